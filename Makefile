@@ -1,0 +1,31 @@
+# Everything runs in a virtual environment of its own; each target is complete on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint docs clean
+demo: $(INSTALLED)
+	$(BIN)/nextstep generate "red apple, noto style, white background" --seed 1 -o demo.png
+
+test: $(INSTALLED)
+	$(BIN)/pytest -q $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
+
+# The pin of torch comes first: a looser range would fetch a build for CUDA.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build site demo.png

@@ -1,0 +1,121 @@
+"""Train the nano model on single-object pictures; see docs/how-to/train-nano.md.
+
+train_nano.py prepare --tokenizer-folder VAE --folder RUN      texts and latents, once
+train_nano.py train --folder RUN --stage small|full --steps N  64 px first, then 128 px
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from nextstep.config import NextStepConfig
+from nextstep.image.latents import normalise_latents, patchify
+from nextstep.model.nextstep import NextStepModel
+from nextstep.stages.pretrain import sequence_loss
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.train.loop import Loop, LoopConfig
+from nextstep.world import captions
+from nextstep.world.singles import COLOUR_NAMES, LatentStore, SinglesMaker
+from nextstep.world.sources import emoji_names
+from nextstep.world.vocabulary import OBJECTS, STYLES
+
+PIXELS = {"small": 64, "full": 128}
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Train the text tokenizer and encode every picture."""
+    from diffusers import AutoencoderKL
+
+    args.folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    size = NextStepConfig.named("nano").vocab_size
+    TextTokenizer.train(_training_texts(rng), size).save(args.folder)
+    vae = AutoencoderKL.from_pretrained(args.tokenizer_folder).eval()
+
+    @torch.inference_mode()
+    def encode(pictures: list[np.ndarray]) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = vae.encoder(pixels)[:, :16]
+        return patchify(normalise_latents(mean.float()))
+
+    pixels = PIXELS[args.stage]
+    path = args.folder / f"latents-{pixels}.npy"
+    LatentStore.build(path, encode, pixels, ((pixels // 16) ** 2, 64))
+
+
+def _training_texts(rng: random.Random) -> list[str]:
+    texts = [f"{label}." for label in emoji_names()]
+    for name in OBJECTS:
+        for style in STYLES:
+            for colour in COLOUR_NAMES:
+                texts.append(captions.caption(rng, name, style, colour))
+                texts += [captions.style_edit(rng, style), captions.background_edit(rng, colour)]
+    return texts
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run one stage; the second starts from the averaged weights of the first."""
+    torch.manual_seed(0)
+    model = NextStepModel(NextStepConfig.named("nano"))
+    model.reset_parameters()
+    if args.init:
+        model.load_state_dict(
+            torch.load(args.init, weights_only=True)["ema"]["shadow"], strict=False
+        )
+    maker = SinglesMaker(
+        LatentStore(args.folder / f"latents-{PIXELS[args.stage]}.npy"),
+        TextTokenizer.from_folder(args.folder),
+        pictures=args.pictures,
+        edit_share=args.edit_share,
+        seed=args.seed,
+    )
+    config = LoopConfig(
+        steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, decay=args.decay,
+        weight_decay=0.05, ema=args.ema, muon=args.muon, save_minutes=args.save_minutes,
+    )  # fmt: skip
+    loop = Loop(model, maker, sequence_loss, config, args.folder / (args.name or args.stage))
+    loop.resume()
+    loop.run(on_save=_save_average)
+
+
+def _save_average(loop: Loop) -> None:
+    tensors = {name: value.to(torch.bfloat16) for name, value in loop.ema.shadow.items()}
+    save_file(tensors, loop.folder / "ema.safetensors")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    first = commands.add_parser("prepare")
+    first.add_argument("--tokenizer-folder", type=Path, required=True)
+    second = commands.add_parser("train")
+    for command, function in ((first, prepare), (second, train)):
+        command.set_defaults(run=function)
+        command.add_argument("--folder", type=Path, required=True)
+        command.add_argument("--stage", choices=PIXELS, default="small")
+    second.add_argument("--name", help="folder of this run inside FOLDER; default the stage")
+    second.add_argument("--init", type=Path, help="state.pt to take averaged weights from")
+    second.add_argument("--steps", type=int, required=True)
+    second.add_argument("--decay", type=int, default=0)
+    second.add_argument("--warmup", type=int, default=100)
+    second.add_argument("--pictures", type=int, default=128)
+    second.add_argument("--edit-share", type=float, default=0.3)
+    second.add_argument("--learning-rate", type=float, default=1.5e-3)
+    second.add_argument("--ema", type=float, default=0.995)
+    second.add_argument("--muon", action="store_true")
+    second.add_argument("--seed", type=int, default=0)
+    second.add_argument("--save-minutes", type=float, default=10)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

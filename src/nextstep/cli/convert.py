@@ -1,0 +1,42 @@
+"""`nextstep convert`: one model folder layout into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextstep.cli import options as o
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="Model folder, 'nano', or a hub id.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    layout: Annotated[str, typer.Option(help="'ours' or 'released'.")] = "ours",
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16; default as stored.")
+    ] = None,
+    vae: o.Vae = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="SOURCE is a plain Qwen2 language model: add this fresh flow head "
+                          "(small, base, large), projectors and special tokens; needs --vae."),
+    ] = None,
+) -> None:  # fmt: skip
+    """Read a model of any known layout and write it in ours or in the released one."""
+    from nextstep import folders
+    from nextstep.config import HEADS
+
+    if layout not in ("ours", "released"):
+        raise ValueError(f"unknown layout '{layout}'; choose from ours, released")
+    if head is not None and head not in HEADS:
+        raise ValueError(f"unknown flow head '{head}'; choose from {', '.join(HEADS)}")
+    folders.refuse_existing(target)
+    chosen = o.parse_dtype(dtype)
+    if head is None:
+        parts = folders.load_parts(source, chosen, vae=vae, keep_dtype=True)
+    else:
+        parts = folders.start_parts(source, head, vae, chosen)
+    folders.save_parts(parts, target, released=layout == "released")
+    typer.echo(f"wrote {target} in {'our' if layout == 'ours' else 'the released'} layout")

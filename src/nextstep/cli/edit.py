@@ -1,0 +1,63 @@
+"""`nextstep edit`: a picture from pictures and an instruction."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextstep.cli import options as o
+
+
+def command(
+    instruction: Annotated[str, typer.Argument(help="What to change; may hold <image> tags.")],
+    image: Annotated[
+        list[Path], typer.Option("--image", "-i", help="Source picture; repeat for several.")
+    ],
+    output: o.Output = Path("edited.png"),
+    model: o.Model = "nano",
+    vae: o.Vae = None,
+    dtype: o.Dtype = None,
+    device: o.Device = "cpu",
+    height: o.Height = None,
+    width: o.Width = None,
+    num_images: o.NumImages = 1,
+    seed: o.Seed = 0,
+    guidance: o.Guidance = None,
+    image_guidance: o.ImageGuidance = None,
+    schedule: o.Schedule = None,
+    solver: o.Solver = None,
+    steps: o.Steps = None,
+    shift: o.Shift = None,
+    noise_level: o.NoiseLevel = None,
+    token_norm: o.TokenNorm = None,
+    positive: o.Positive = None,
+    negative: o.Negative = None,
+    batch_size: o.BatchSize = 8,
+    as_json: o.Json = False,
+) -> None:
+    """Change a picture as an instruction says.
+
+    Example: nextstep edit "make the background blue" -i apple.png -o blue.png
+    """
+    from nextstep.cli import report
+    from nextstep.image.pictures import open_picture
+
+    report.check_output(output)
+    sources = [open_picture(path) for path in image]
+    begun = time.monotonic()
+    pipeline = o.load_pipeline(model, dtype, device, vae)
+    loaded = time.monotonic()
+    with report.progress_bar(num_images, quiet=as_json) as told:
+        results = pipeline.edit(
+            sources, instruction, height=height, width=width, num_images=num_images, seed=seed,
+            batch_size=batch_size, on_progress=told, guidance=guidance,
+            image_guidance=image_guidance, schedule=schedule, solver=solver, steps=steps,
+            shift=shift, noise_level=noise_level, token_norm=token_norm,
+            positive_prompt=positive, negative_prompt=negative,
+        )  # fmt: skip
+    paths = report.save_all(results, output)
+    times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
+    report.say(results, paths, times, as_json)

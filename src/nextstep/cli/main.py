@@ -1,0 +1,68 @@
+"""The `nextstep` command: one sub-command a file, loaded when it is run.
+
+Exit status: 0 done, 2 bad input (one sentence on stderr), 1 failure of ours. Set
+NEXTSTEP_TRACEBACK=1 to see where an error came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from nextstep.cli import convert, edit, generate, info, show_settings
+
+app = typer.Typer(
+    name="nextstep",
+    help="Pictures and text from one causal transformer over continuous image tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate.command)
+app.command("edit")(edit.command)
+app.command("info")(info.command)
+app.command("convert")(convert.command)
+app.command("show-settings")(show_settings.command)
+
+BAD_INPUT = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from nextstep.version import __version__
+
+        typer.echo(f"open-nextstep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Options before the sub-command."""
+
+
+def run() -> None:
+    """Entry point: errors become one sentence and an exit status."""
+    try:
+        app()
+    except BAD_INPUT as error:
+        _leave(error, str(error), 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        _leave(error, f"failed: {type(error).__name__}: {error}", 1)
+
+
+def _leave(error: BaseException, message: str, status: int) -> None:
+    if os.environ.get("NEXTSTEP_TRACEBACK"):
+        raise error
+    typer.echo(f"nextstep: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,99 @@
+"""Options that several sub-commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from nextstep.pipeline import NextStepPipeline
+
+MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
+
+
+def _option(help_: str, *names: str, panel: str = SAMPLING_PANEL) -> Any:
+    return typer.Option(*names, help=help_, rich_help_panel=panel, show_default=False)
+
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Model folder, 'nano', or a hub id.",
+                      rich_help_panel=MODEL_PANEL)
+]  # fmt: skip
+Vae = Annotated[Path | None, _option("Folder of another image tokenizer.", panel=MODEL_PANEL)]
+Dtype = Annotated[
+    str | None, _option("fp32, bf16 or fp16; default fp32 on the CPU.", panel=MODEL_PANEL)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda ...", rich_help_panel=MODEL_PANEL)]
+Height = Annotated[int | None, _option("Pixels, a multiple of 16.")]
+Width = Annotated[int | None, _option("Pixels, a multiple of 16.")]
+NumImages = Annotated[int, typer.Option("--num-images", "-n", help="Pictures per prompt.",
+                                        rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="Picture i depends on the seed and i alone.",
+                                   rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
+Guidance = Annotated[float | None, _option("Text guidance scale; 1 is none.")]
+ImageGuidance = Annotated[float | None, _option("Source-picture guidance scale; 1 is none.")]
+Schedule = Annotated[str | None, _option("Guidance schedule: constant, linear, linear-rising.")]
+Solver = Annotated[
+    str | None, _option("v1, v1.1, sde, cps, ode, midpoint, heun or ab2.", "--solver")
+]
+Steps = Annotated[int | None, _option("Solver steps per image token.")]
+Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
+NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
+TokenNorm = Annotated[
+    bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")
+]
+Positive = Annotated[str | None, _option("Text put after every prompt.", "--positive")]
+Negative = Annotated[str | None, _option("Text of the unguided branches.", "--negative")]
+BatchSize = Annotated[int, typer.Option(help="Pictures made together.",
+                                        rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="PNG file; several pictures get -0, -1 ...",
+                       rich_help_panel=OUTPUT_PANEL)
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of words.",
+                                    rich_help_panel=OUTPUT_PANEL)]  # fmt: skip
+
+
+def load_pipeline(model: str, dtype: str | None, device: str, vae: Path | None) -> NextStepPipeline:
+    """The pipeline that the options name.
+
+    Raises:
+        ValueError: for an unknown dtype or device.
+    """
+    from nextstep.pipeline import NextStepPipeline
+
+    return NextStepPipeline.from_pretrained(model, parse_dtype(dtype), check_device(device), vae)
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """A torch dtype by its short name.
+
+    Raises:
+        ValueError: for another name.
+    """
+    import torch
+
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name is not None and name not in known:
+        raise ValueError(f"unknown dtype '{name}'; choose from {', '.join(known)}")
+    return known[name] if name else None
+
+
+def check_device(name: str) -> str:
+    """The device name, if this machine has it.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device '{name}' cannot be used here: {reason}") from None
+    return name

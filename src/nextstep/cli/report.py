@@ -1,0 +1,102 @@
+"""Progress while pictures are made, and what is said about them at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nextstep.pipeline import GeneratedPicture, Progress
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that cannot be written before any work is done.
+
+    Raises:
+        NextStepError: saying why.
+    """
+    import os
+
+    from nextstep.errors import NextStepError
+
+    if path.suffix.lower() != ".png":
+        raise NextStepError(f"pictures are written as PNG; '{path}' does not end in .png")
+    if path.is_dir():
+        raise NextStepError(f"{path} is a folder, not a file to write")
+    if not path.parent.is_dir():
+        raise NextStepError(f"the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise NextStepError(f"the folder {path.parent} may not be written")
+
+
+@contextmanager
+def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar over image tokens with tokens per second, on stderr; nothing when quiet."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.fields[label]}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} tokens"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    begun = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, label="picture 1", rate="")
+        made = 0
+
+        def told(progress: Progress) -> None:
+            nonlocal made
+            made += 1
+            rate = f"{made / (time.monotonic() - begun):.1f} tokens/s"
+            label = f"picture {progress.pictures + 1} of {pictures}"
+            bar.update(
+                task, completed=progress.tokens, total=progress.total, label=label, rate=rate
+            )
+
+        yield told  # type: ignore[misc]
+
+
+def save_all(results: list[GeneratedPicture], output: Path) -> list[Path]:
+    """Write one picture to `output`, several to `output` with -0, -1 ... before the ending."""
+    if len(results) == 1:
+        paths = [output]
+    else:
+        paths = [output.with_stem(f"{output.stem}-{i}") for i in range(len(results))]
+    for picture, path in zip(results, paths, strict=True):
+        picture.save(path)
+    return paths
+
+
+def say(
+    results: list[GeneratedPicture], paths: list[Path], times: dict[str, float], as_json: bool
+) -> None:
+    """Report files and times, in words or as one line of JSON."""
+    if as_json:
+        made = [
+            {"path": str(path), **picture.settings}
+            for picture, path in zip(results, paths, strict=True)
+        ]
+        rounded = {name: round(value, 3) for name, value in times.items()}
+        typer.echo(json.dumps({"pictures": made, **rounded}, ensure_ascii=False))
+        return
+    for picture, path in zip(results, paths, strict=True):
+        said = picture.settings
+        typer.echo(f"{path}  {said['width']}x{said['height']}  seed {said['seed']}.{said['index']}")
+    typer.echo(
+        f"{len(results)} picture(s) in {times['generate_s']:.1f} s "
+        f"after {times['load_s']:.1f} s of loading"
+    )

@@ -1,0 +1,191 @@
+"""From prompts to image tokens: prefill, then one token after another.
+
+Legend: B pictures, b branches, R = b*B rows (branch-major), S prompt positions, N tokens of a
+picture, D values per token, E hidden size, W head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nextstep.flow.guidance import GuidanceSettings, combine
+from nextstep.flow.noise import NoiseSource
+from nextstep.flow.solvers import SolverSettings, solve
+from nextstep.image.latents import token_norm
+from nextstep.model.cache import KVCache
+from nextstep.model.nextstep import NextStepModel
+
+OnToken = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the batch before its first image token.
+
+    Attributes:
+        ids: token ids up to and including begin-of-image.
+        image_tokens: one [n, D] tensor per source picture, in reading order.
+    """
+
+    ids: Sequence[int]
+    image_tokens: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How tokens are sampled.
+
+    Attributes:
+        grid: (rows, columns) of every picture in the batch.
+        solver, guidance: see their classes.
+        token_norm: normalise each sampled token before it is fed back and decoded.
+        has_images: whether the prompts hold source pictures.
+    """
+
+    grid: tuple[int, int]
+    solver: SolverSettings
+    guidance: GuidanceSettings
+    token_norm: bool = True
+    has_images: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def branches(self) -> list[str]:
+        """Names of the branches that must run."""
+        return self.guidance.branches(self.tokens, self.has_images)
+
+
+@torch.inference_mode()
+def decode_tokens(
+    model: NextStepModel,
+    prompts: dict[str, list[Prompt]],
+    settings: DecodeSettings,
+    noise: NoiseSource,
+    on_token: OnToken | None = None,
+) -> Tensor:
+    """Sample the pictures of one batch together.
+
+    Args:
+        model: in eval mode.
+        prompts: for every branch of `settings.branches`, B prompts.
+        settings: shared by the batch.
+        noise: draws for the B pictures; nothing else is random.
+        on_token: called with (tokens done, tokens so far [B, done, D]).
+
+    Returns:
+        [B, N, D] fp32.
+    """
+    branches = settings.branches
+    rows = [prompt for name in branches for prompt in prompts[name]]
+    state, hidden = _prefill(model, rows, settings.tokens)
+    sampler = TokenSampler(model, settings, branches)
+    tokens: list[Tensor] = []
+    for index in range(settings.tokens):
+        token = sampler.sample(hidden, noise.token(index), index)
+        tokens.append(token)
+        if on_token is not None:
+            on_token(index + 1, torch.stack(tokens, dim=1))
+        if index + 1 < settings.tokens:
+            hidden = state.step(token.repeat(len(branches), 1))
+    return torch.stack(tokens, dim=1)
+
+
+class TokenSampler:
+    """Samples one image token of every picture from the rows' hidden states."""
+
+    def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
+        self.model, self.settings, self.branches = model, settings, branches
+        self._times: dict[float, Tensor] = {}
+
+    def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
+        """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
+        model, settings = self.model, self.settings
+        place = torch.full((len(hidden),), index, device=hidden.device)
+        condition = model.image_head.embed_condition(
+            model.image_condition(hidden, place, settings.grid)
+        )
+        weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
+        b = len(self.branches)
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            x_rows = x.to(condition.dtype).repeat(b, 1)
+            v = model.image_head.velocity(x_rows, self._time(t, condition), condition)
+            return combine(v.float().view(b, *x.shape), self.branches, weights)
+
+        stream = iter(draws.to(hidden.device))
+        token = solve(velocity, lambda: next(stream), settings.solver)
+        return token_norm(token) if settings.token_norm else token
+
+    def _time(self, t: float, like: Tensor) -> Tensor:
+        """Embedded time [1, W]; the same few times come back for every token."""
+        if t not in self._times:
+            self._times[t] = self.model.image_head.embed_time(torch.tensor([t], device=like.device))
+        return self._times[t]
+
+
+class DecodeState:
+    """Cache and positions of the rows while a picture grows."""
+
+    def __init__(self, model: NextStepModel, cache: KVCache, valid: Tensor) -> None:
+        self.model, self.cache = model, cache
+        self.lengths = valid.sum(dim=1)
+        padded = bool((self.lengths < valid.shape[1]).any())
+        self.valid: Tensor | None = valid if padded else None
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed one image token a row, [R, D] -> hidden [R, E]."""
+        model = self.model
+        embedded = model.image_in_projector(tokens.to(model.image_in_projector.weight.dtype))
+        mask = None
+        if self.valid is not None:
+            self.valid = torch.cat((self.valid, self.valid.new_ones(len(tokens), 1)), dim=1)
+            mask = self.valid[:, None, None]
+        hidden = model.hidden(embedded[:, None], self.lengths[:, None], mask, self.cache)
+        self.lengths = self.lengths + 1
+        return hidden[:, 0]
+
+
+def _prefill(
+    model: NextStepModel, rows: list[Prompt], new_tokens: int
+) -> tuple[DecodeState, Tensor]:
+    """Read all prompts, padded on the left; hidden states [R, E] of their last positions."""
+    device = model.embed_tokens.weight.device
+    ids, valid = left_pad([list(row.ids) for row in rows], model.config.pad_id)
+    ids, valid = ids.to(device), valid.to(device)
+    pictures = [tokens.to(device) for row in rows for tokens in row.image_tokens]
+    embeddings = model.embed(ids, torch.cat(pictures) if pictures else None)
+    cache = KVCache(model.config, len(rows), ids.shape[1] + new_tokens, embeddings.dtype, device)
+    positions, mask = padded_positions(valid)
+    hidden = model.hidden(embeddings, positions, mask, cache)
+    return DecodeState(model, cache, valid), hidden[:, -1]
+
+
+def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids [R, S], valid [R, S]) with padding in front."""
+    S = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (S - len(row)) + row for row in rows])
+    valid = torch.tensor([[False] * (S - len(row)) + [True] * len(row) for row in rows])
+    return ids, valid
+
+
+def padded_positions(valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rotary positions [R, S] that count from each row's first real id, and the mask.
+
+    A row's positions do not depend on its neighbours' lengths. Padding looks at itself, because
+    a softmax over nothing is not a number.
+    """
+    positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
+    if bool(valid.all()):
+        return positions, None
+    S = valid.shape[1]
+    causal = torch.ones(S, S, dtype=torch.bool, device=valid.device).tril()
+    itself = torch.eye(S, dtype=torch.bool, device=valid.device)
+    return positions, (causal & valid[:, None, :] | itself)[:, None]

@@ -1,0 +1,56 @@
+"""Noise that belongs to a picture: neighbours, batch size and order cannot change it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class NoiseSource(Protocol):
+    """Gives each token's draws for all pictures of a batch."""
+
+    def token(self, index: int) -> Tensor:
+        """Draws of token `index`, [draws, B, D]; called once per token, in order."""
+
+
+def picture_key(seed: int, index: int) -> int:
+    """63-bit key of picture `index` of a request with `seed`."""
+    digest = hashlib.sha256(f"nextstep noise {seed} {index}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class KeyedNoise:
+    """One generator per picture, read in token and step order.
+
+    Args:
+        keys: (seed, index) of every picture in the batch.
+        draws: standard normal vectors each token takes.
+        size: D, values per vector.
+
+    Draws are made in fp32 on the CPU, so the device does not change them either.
+    """
+
+    def __init__(self, keys: list[tuple[int, int]], draws: int, size: int) -> None:
+        self.draws, self.size = draws, size
+        self.generators = [
+            torch.Generator().manual_seed(picture_key(seed, index)) for seed, index in keys
+        ]
+
+    def token(self, index: int) -> Tensor:
+        """The next token's draws, [draws, B, D]."""
+        shape = (self.draws, self.size)
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators], dim=1)
+
+
+class RecordedNoise:
+    """Draws given beforehand, for parity with recordings: [tokens, draws, B, D]."""
+
+    def __init__(self, draws: Tensor) -> None:
+        self.recorded = draws
+
+    def token(self, index: int) -> Tensor:
+        """Draws of token `index`, [draws, B, D]."""
+        return self.recorded[index]

@@ -1,0 +1,192 @@
+"""Solvers: from noise to one image token by integrating a velocity.
+
+A solver sees a velocity function (x [..., D], t float) -> [..., D] and a stream of standard
+normal draws of the shape of x; it knows no network. All arithmetic is in the dtype of the draws
+(fp32 in practice). In every rule n and d are the predicted noise and data at (x, t).
+
+Released variants (four code lines disagree, docs/concepts/solvers.md):
+    v1      stochastic Euler to t = 0.96, then a deterministic step of 0.04
+    v1.1    the same rule on a full grid, noise at the last step included
+    sde     Flow-GRPO form with noise level
+    cps     Flow-CPS form: coefficients keep the variance of the path; last step noise free
+    ode     Euler
+Ours:
+    midpoint, heun   second order, two velocities a step
+    ab2              second order Adams-Bashforth on an uneven grid, one velocity a step
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from nextstep.flow.grid import V1_LAST_TIME, uniform_grid, v1_grid
+from nextstep.flow.path import predicted_data, predicted_noise
+
+Velocity = Callable[[Tensor, float], Tensor]
+Draw = Callable[[], Tensor]
+DEFAULT_NOISE_LEVEL = 0.8
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How one image token is integrated.
+
+    Attributes:
+        name: one of `SOLVERS`.
+        steps: intervals of the time grid (v1: points of it).
+        shift: time shift s >= 0, 1 is none.
+        noise_level: strength of `sde` and `cps`; the others ignore it.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+    """
+
+    name: str = "ode"
+    steps: int = 20
+    shift: float = 1.0
+    noise_level: float = DEFAULT_NOISE_LEVEL
+
+    def __post_init__(self) -> None:
+        if self.name not in SOLVERS:
+            raise ValueError(f"unknown solver '{self.name}'; choose from {', '.join(SOLVERS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if not (math.isfinite(self.shift) and self.shift > 0):
+            raise ValueError(f"time shift must be a positive number, not {self.shift}")
+        if not (math.isfinite(self.noise_level) and 0 <= self.noise_level <= 1):
+            raise ValueError(f"noise level must lie between 0 and 1, not {self.noise_level}")
+
+    @property
+    def draws(self) -> int:
+        """Normal draws one token takes, the starting point included."""
+        extra = {"v1": self.steps - 1, "v1.1": self.steps, "sde": self.steps}
+        return 1 + extra.get(self.name, self.steps - 1 if self.name == "cps" else 0)
+
+
+def solve(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    """One token per row: start from a draw, integrate to data.
+
+    Args:
+        velocity: (x [..., D], t) -> velocity [..., D], guidance already applied.
+        draw: each call gives the next standard normal tensor [..., D] of the stream.
+        settings: which solver, how many steps.
+
+    Returns:
+        [..., D].
+    """
+    return SOLVERS[settings.name](velocity, draw, settings)
+
+
+def _langevin_step(x: Tensor, v: Tensor, t: float, dt: float, xi: Tensor) -> Tensor:
+    """x + (v - n)*dt + sqrt(2(1-t)dt)*xi: Euler on the SDE whose marginals are the path's."""
+    n = predicted_noise(x, v, t)
+    return x + (v - n) * dt + math.sqrt(2 * (1 - t) * dt) * xi
+
+
+def _solve_v1(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    times = v1_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        x = _langevin_step(x, velocity(x, t), t, after - t, draw())
+    return x + (1 - V1_LAST_TIME) * velocity(x, times[-1])
+
+
+def _solve_v1_1(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        x = _langevin_step(x, velocity(x, t), t, after - t, draw())
+    return x
+
+
+def _solve_sde(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    """std = level*sqrt(sigma/(1-sigma)), sigma = 1-t; noise at the last step too."""
+    times = uniform_grid(settings.steps, settings.shift)
+    # At t = 0 the denominator 1 - sigma vanishes; the released code puts the second time there.
+    first = times[1] if settings.steps > 1 else 1.0
+    x = draw()
+    for t, after in pairwise(times):
+        v, dt, sigma = velocity(x, t), after - t, 1 - t
+        std = settings.noise_level * math.sqrt(sigma / (t if t > 0 else first))
+        n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
+        drift = std**2 * dt / (2 * sigma)
+        x = n * (1 - after - drift) + d * after + std * math.sqrt(dt) * draw()
+    return x
+
+
+def _solve_cps(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    """std = (1-t')*sin(level*pi/2); what noise is left keeps the total at (1-t')."""
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        v = velocity(x, t)
+        n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
+        std = (1 - after) * math.sin(settings.noise_level * math.pi / 2)
+        kept = math.sqrt(max((1 - after) ** 2 - std**2, 0.0))
+        x = n * kept + d * after
+        if after < 1:
+            x = x + std * draw()
+    return x
+
+
+def _solve_ode(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        x = x + (after - t) * velocity(x, t)
+    return x
+
+
+def _solve_midpoint(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        dt = after - t
+        middle = x + dt / 2 * velocity(x, t)
+        x = x + dt * velocity(middle, t + dt / 2)
+    return x
+
+
+def _solve_heun(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        dt = after - t
+        v = velocity(x, t)
+        x = x + dt / 2 * (v + velocity(x + dt * v, after))
+    return x
+
+
+def _solve_ab2(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+    """Line through the last two velocities, integrated over the step; midpoint to begin with."""
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    before: tuple[float, Tensor] | None = None
+    for t, after in pairwise(times):
+        dt = after - t
+        v = velocity(x, t)
+        if before is None:
+            slope_step = dt * velocity(x + dt / 2 * v, t + dt / 2)
+        else:
+            ratio = dt / (2 * (t - before[0]))
+            slope_step = dt * (v + ratio * (v - before[1]))
+        before = (t, v)
+        x = x + slope_step
+    return x
+
+
+SOLVERS: dict[str, Callable[[Velocity, Draw, SolverSettings], Tensor]] = {
+    "v1": _solve_v1,
+    "v1.1": _solve_v1_1,
+    "sde": _solve_sde,
+    "cps": _solve_cps,
+    "ode": _solve_ode,
+    "midpoint": _solve_midpoint,
+    "heun": _solve_heun,
+    "ab2": _solve_ab2,
+}

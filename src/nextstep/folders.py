@@ -1,0 +1,179 @@
+"""Model folders: finding them, reading all their parts, writing them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from nextstep.config import NextStepConfig
+from nextstep.errors import ModelFileError, NextStepError
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.vae_files import load_image_tokenizer, save_image_tokenizer, save_released
+from nextstep.model.checkpoints import (
+    fingerprint,
+    load_model,
+    read_model_config,
+    save_model,
+    write_json,
+)
+from nextstep.settings import FILE as SETTINGS_FILE
+from nextstep.settings import ModelDefaults
+from nextstep.text.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from nextstep.model.nextstep import NextStepModel
+
+SHIPPED = {"nano": Path(__file__).parent / "weights" / "nano"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Parts(NamedTuple):
+    """What a pipeline is made of."""
+
+    model: NextStepModel
+    image_tokenizer: ImageTokenizer
+    text_tokenizer: TextTokenizer
+    defaults: ModelDefaults
+    model_hash: str
+
+
+def find_folder(model: str | Path) -> Path:
+    """Folder of a model: a path, the name of a shipped model, or a hub id when a network is there.
+
+    Raises:
+        ModelFileError: when nothing of that name can be had.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if str(model) in SHIPPED:
+        return SHIPPED[str(model)]
+    if isinstance(model, str) and HUB_ID.fullmatch(model):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(model))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelFileError(
+                f"'{model}' is no folder and could not be fetched from the hub: {reason}"
+            ) from None
+    raise ModelFileError(
+        f"there is no model folder '{model}'; give a folder, a hub id, or {', '.join(SHIPPED)}"
+    )
+
+
+def vae_folder(folder: Path, config: NextStepConfig, vae: str | Path | None = None) -> Path:
+    """Folder of the image tokenizer that belongs to a model.
+
+    Raises:
+        ModelFileError: when there is none.
+    """
+    if vae is not None:
+        return find_folder(vae)
+    named = config.vae_name_or_path
+    for candidate in (folder / named if named else folder / "vae", folder / "vae"):
+        if candidate.is_dir():
+            return candidate
+    if named and HUB_ID.fullmatch(named):
+        return find_folder(named)
+    raise ModelFileError(f"{folder} has no image tokenizer in vae/; name its folder with --vae")
+
+
+def load_parts(
+    model: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    vae: str | Path | None = None,
+    keep_dtype: bool = False,
+) -> Parts:
+    """Read everything a pipeline needs; see `NextStepPipeline.from_pretrained`.
+
+    `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default.
+    """
+    folder = find_folder(model)
+    if dtype is None and device == "cpu" and not keep_dtype:
+        dtype = torch.float32
+    config = read_model_config(folder)
+    text_tokenizer = TextTokenizer.from_folder(folder)
+    image_tokenizer = load_image_tokenizer(
+        vae_folder(folder, config, vae), dtype or torch.float32, device
+    )
+    if image_tokenizer.config.patch != config.latent_patch_size:
+        # The 1.1 code left `psz` at 1 in some files; the transformer's patch is what counts.
+        image_tokenizer.config = replace(image_tokenizer.config, patch=config.latent_patch_size)
+    return Parts(
+        load_model(folder, dtype, device),
+        image_tokenizer,
+        text_tokenizer,
+        ModelDefaults.of_folder(folder),
+        fingerprint(folder),
+    )
+
+
+def start_parts(
+    source: str | Path, head: str, vae: str | Path | None, dtype: torch.dtype | None = None
+) -> Parts:
+    """A stock Qwen2/2.5 folder with fresh image parts, special tokens and a given tokenizer.
+
+    Raises:
+        ModelFileError: when the language model or the image tokenizer cannot be read.
+    """
+    from nextstep.model.checkpoints import load_language_model
+
+    if vae is None:
+        raise ModelFileError("a language model has no image tokenizer; name one with --vae")
+    folder = find_folder(source)
+    text_tokenizer = TextTokenizer.from_folder(folder)
+    text_tokenizer.add_image_tokens()
+    model = load_language_model(folder, head, dtype)
+    image_tokenizer = load_image_tokenizer(find_folder(vae))
+    return Parts(model, image_tokenizer, text_tokenizer, ModelDefaults(), "")
+
+
+def refuse_existing(folder: Path) -> None:
+    """Make sure nothing would be overwritten.
+
+    Raises:
+        NextStepError: when the folder exists.
+    """
+    if folder.exists():
+        raise NextStepError(f"{folder} exists already; choose another folder")
+
+
+def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
+    """Write a whole model folder beside `folder`, then put it in its place.
+
+    Args:
+        parts: what to write.
+        folder: must not exist yet.
+        released: in the released v1 layout instead of ours.
+
+    Raises:
+        NextStepError: when the folder exists, or cannot be written.
+    """
+    refuse_existing(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise NextStepError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        save_model(parts.model, scratch, released)
+        parts.text_tokenizer.save(scratch)
+        write = save_released if released else save_image_tokenizer
+        write(parts.image_tokenizer, scratch / "vae")
+        if not released:
+            write_json(scratch / SETTINGS_FILE, parts.defaults.to_dict())
+        scratch.chmod(0o755)
+        scratch.replace(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise

@@ -1,0 +1,74 @@
+"""Sizes of pictures: aspect buckets and what to do with a picture of another shape.
+
+A bucket is a grid of image tokens (rows, columns), height first.
+"""
+
+from __future__ import annotations
+
+BASE_SIDE = 16
+"""Side in tokens of the square bucket at base area (256 px)."""
+
+_TALL = ((32, 8), (28, 9), (25, 10), (23, 11), (21, 12), (19, 13), (18, 14), (17, 15))
+
+ASPECT_BUCKETS: tuple[tuple[int, int], ...] = (
+    *((rows, columns) for columns, rows in _TALL),
+    (16, 16),
+    *reversed(_TALL),
+)
+"""The 17 released buckets from 8x32 to 32x8, all of about 256 tokens."""
+
+AREAS: tuple[int, ...] = (256, 512, 768, 1024)
+"""Areas in squared pixels' root that multi-area training uses: 256^2 to 1024^2."""
+
+
+def scaled_buckets(area_side: int) -> list[tuple[int, int]]:
+    """The 17 buckets for pictures of about area_side^2 pixels.
+
+    Args:
+        area_side: multiple of 256.
+
+    Raises:
+        ValueError: for another value.
+    """
+    if area_side < 256 or area_side % 256:
+        raise ValueError(f"the side of an area must be a multiple of 256, not {area_side}")
+    factor = area_side // 256
+    return [(rows * factor, columns * factor) for rows, columns in ASPECT_BUCKETS]
+
+
+def nearest_bucket(
+    height: int, width: int, buckets: list[tuple[int, int]] | None = None
+) -> tuple[int, int]:
+    """The bucket whose rows/columns is nearest to height/width; the first of equals."""
+    wanted = height / width
+    return min(buckets or list(ASPECT_BUCKETS), key=lambda b: abs(b[0] / b[1] - wanted))
+
+
+def multi_area_bucket(height: int, width: int, token_pixels: int = 16) -> tuple[int, int]:
+    """The largest area whose nearest bucket fits inside the picture's area.
+
+    A picture smaller than every bucket gets the smallest one.
+    """
+    best = nearest_bucket(height, width)
+    for side in AREAS:
+        bucket = nearest_bucket(height, width, scaled_buckets(side))
+        if bucket[0] * bucket[1] * token_pixels**2 <= height * width:
+            best = bucket
+    return best
+
+
+def fitting_size(
+    height: int, width: int, multiple: int, max_pixels: int | None = None
+) -> tuple[int, int]:
+    """The nearest (height, width) with sides that are multiples, keeping the aspect.
+
+    Args:
+        height, width: of the picture.
+        multiple: pixels per image token.
+        max_pixels: shrink to at most about this area.
+    """
+    scale = 1.0
+    if max_pixels is not None and height * width > max_pixels:
+        scale = (max_pixels / (height * width)) ** 0.5
+    sides = (max(1, round(side * scale / multiple)) * multiple for side in (height, width))
+    return next(sides), next(sides)

@@ -1,0 +1,224 @@
+"""Reading and writing the image tokenizer's files.
+
+Two layouts: diffusers' (config.json and diffusion_pytorch_model.safetensors) and the released one
+(config.json and checkpoint.pt, Flux names). Both are read with every name and shape checked.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextstep.errors import ModelFileError
+from nextstep.image.autoencoder import AutoencoderConfig
+from nextstep.image.tokenizer import ImageTokenizer
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+RELEASED_WEIGHTS = "checkpoint.pt"
+PATCH_KEYS = {"patch": "patch", "token_norm": "token_norm", "deterministic": "deterministic"}
+
+
+def load_image_tokenizer(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> ImageTokenizer:
+    """Read an image tokenizer folder of either layout.
+
+    Raises:
+        ModelFileError: naming what is missing, extra, damaged or misshapen.
+    """
+    config = read_config(folder)
+    if (folder / DIFFUSERS_WEIGHTS).exists():
+        weights = _read_safetensors(folder / DIFFUSERS_WEIGHTS)
+    elif (folder / RELEASED_WEIGHTS).exists():
+        weights = convert_released(_read_pickle(folder / RELEASED_WEIGHTS), config)
+    else:
+        raise ModelFileError(f"{folder} has neither {DIFFUSERS_WEIGHTS} nor {RELEASED_WEIGHTS}")
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(config)
+    network = tokenizer.autoencoder
+    check_tensors(weights, dict(network.state_dict()), folder)
+    network.load_state_dict({k: v.to(device, dtype) for k, v in weights.items()}, assign=True)
+    return tokenizer.requires_grad_(False).eval()
+
+
+def read_config(folder: Path) -> AutoencoderConfig:
+    """The shape written in config.json, whichever layout it is of.
+
+    Raises:
+        ModelFileError: when there is none or a value is missing.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelFileError(f"{folder} has no config.json for the image tokenizer")
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _from_diffusers(raw) if "block_out_channels" in raw else _from_released(raw)
+    except KeyError as error:
+        raise ModelFileError(f"{path} lacks {error}") from None
+
+
+def _from_released(raw: dict[str, Any]) -> AutoencoderConfig:
+    # A width that no 32 groups divide does not exist in the release; GroupNorm is always 32 there.
+    return AutoencoderConfig(
+        block_channels=tuple(raw["ch"] * factor for factor in raw["ch_mult"]),
+        layers_per_block=raw["num_res_blocks"],
+        latent_channels=raw["z_channels"],
+        patch=raw.get("psz") or 1,
+        token_norm=bool(raw.get("encoder_norm", False)),
+        deterministic=bool(raw.get("deterministic", False)),
+        scaling_factor=raw.get("scaling_factor", 1.0),
+        shift_factor=raw.get("shift_factor", 0.0),
+    )
+
+
+def _from_diffusers(raw: dict[str, Any]) -> AutoencoderConfig:
+    if raw.get("use_quant_conv", True) or raw.get("use_post_quant_conv", True):
+        raise ModelFileError("an autoencoder with quant convolutions is not a NextStep tokenizer")
+    return AutoencoderConfig(
+        block_channels=tuple(raw["block_out_channels"]),
+        layers_per_block=raw["layers_per_block"],
+        latent_channels=raw["latent_channels"],
+        norm_groups=raw["norm_num_groups"],
+        patch=raw.get("patch", raw.get("patch_size", 2)),
+        token_norm=bool(raw.get("token_norm", raw.get("encoder_norm", False))),
+        deterministic=bool(raw.get("deterministic", True)),
+        scaling_factor=raw.get("scaling_factor", 1.0),
+        shift_factor=raw.get("shift_factor") or 0.0,
+    )
+
+
+def save_image_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:
+    """Write the diffusers layout with our three normalisation keys in config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.autoencoder.save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw.pop("_name_or_path", None)
+    raw |= {key: getattr(tokenizer.config, name) for key, name in PATCH_KEYS.items()}
+    path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def save_released(tokenizer: ImageTokenizer, folder: Path) -> None:
+    """Write the released layout: checkpoint.pt with Flux names, and its config.json.
+
+    Raises:
+        ModelFileError: when the shape cannot be said in that layout.
+    """
+    config = tokenizer.config
+    base = config.block_channels[0]
+    if config.norm_groups != 32 or any(c % base for c in config.block_channels):
+        raise ModelFileError(
+            "the released tokenizer layout needs 32 norm groups and widths that are multiples of "
+            "the first; keep this tokenizer in the diffusers layout"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    renamed = {
+        released_name(name, len(config.block_channels)): value
+        for name, value in tokenizer.autoencoder.state_dict().items()
+    }
+    for name in renamed:
+        if ".attn_1." in name and name.endswith("weight") and ".norm." not in name:
+            renamed[name] = renamed[name][:, :, None, None]
+    torch.save({k: v.contiguous() for k, v in renamed.items()}, folder / RELEASED_WEIGHTS)
+    raw = {
+        "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": base,
+        "ch_mult": [c // base for c in config.block_channels],
+        "num_res_blocks": config.layers_per_block, "z_channels": config.latent_channels,
+        "scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor,
+        "deterministic": config.deterministic, "encoder_norm": config.token_norm,
+        "psz": config.patch,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def released_name(name: str, levels: int) -> str:
+    """The Flux name of a diffusers tensor name (decoder levels count the other way there)."""
+    side, rest = name.split(".", 1)
+    rest = rest.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(.*)", rest)
+    if match:
+        kind, level, tail = match.group(1), int(match.group(2)), match.group(3)
+        level = level if kind == "down" else levels - 1 - level
+        tail = re.sub(r"^resnets\.", "block.", tail)
+        tail = re.sub(r"^(down|up)samplers\.0\.", r"\1sample.", tail)
+        return f"{side}.{kind}.{level}.{tail}"
+    rest = re.sub(r"^mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m.group(1)) + 1}", rest)
+    match = re.match(r"mid_block\.attentions\.0\.(.*)\.(weight|bias)$", rest)
+    if match:
+        rest = f"mid.attn_1.{_ATTENTION[match.group(1)]}.{match.group(2)}"
+    return f"{side}.{rest}"
+
+
+def convert_released(weights: dict[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
+    """Flux names -> diffusers names, 1x1 attention convolutions -> Linears.
+
+    Raises:
+        ModelFileError: naming a tensor that the file lacks or has too many.
+    """
+    with torch.device("meta"):
+        wanted = ImageTokenizer(config).autoencoder.state_dict()
+    table = {released_name(name, len(config.block_channels)): name for name in wanted}
+    missing, extra = sorted(table.keys() - weights.keys()), sorted(weights.keys() - table.keys())
+    if missing or extra:
+        raise ModelFileError(_difference(missing, extra, RELEASED_WEIGHTS))
+    converted = {}
+    for name, value in weights.items():
+        as_matrix = ".attn_1." in name and value.ndim == 4
+        converted[table[name]] = value[:, :, 0, 0] if as_matrix else value
+    return converted
+
+
+def check_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], where: Path) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        ModelFileError: naming every kind of difference.
+    """
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or extra:
+        raise ModelFileError(_difference(missing, extra, str(where)))
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise ModelFileError(
+                f"tensor '{name}' in {where} has shape {tuple(found[name].shape)}, "
+                f"the config asks for {tuple(tensor.shape)}"
+            )
+
+
+def _difference(missing: list[str], extra: list[str], where: str) -> str:
+    said = []
+    if missing:
+        said.append(f"lacks {len(missing)} tensor(s): {', '.join(missing[:4])}")
+    if extra:
+        said.append(f"has {len(extra)} unknown tensor(s): {', '.join(extra[:4])}")
+    return f"{where} {' and '.join(said)}"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f"{path} is damaged or not plain weights: {reason}") from None
+    loaded = loaded.get("state_dict", loaded)
+    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}

@@ -1,0 +1,51 @@
+"""Keys and values of the positions already read, kept in buffers of fixed size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nextstep.config import NextStepConfig
+
+
+class KVCache:
+    """Static key/value cache.
+
+    Args:
+        config: gives layers, key/value heads and head size.
+        rows: B.
+        capacity: largest number of positions.
+        dtype, device: of the stored tensors.
+    """
+
+    def __init__(
+        self,
+        config: NextStepConfig,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (rows, config.num_key_value_heads, capacity, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.capacity = capacity
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, G, S, d] after what is there; returns all T positions of this layer.
+
+        Raises:
+            ValueError: when the positions do not fit.
+        """
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} positions, {end} were asked for")
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def advance(self, positions: int) -> None:
+        """Count positions as read, after every layer has stored them."""
+        self.length += positions

@@ -1,0 +1,254 @@
+"""Reading and writing model weights, shard by shard.
+
+Our tensor names are the released ones (no `model.` prefix), so reading differs only in what a
+stock Qwen2 folder puts in front and lacks. Nothing is ever silently random: every missing, extra
+or misshapen tensor is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.config import NextStepConfig
+from nextstep.errors import ModelFileError
+from nextstep.model.nextstep import NextStepModel
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+IMAGE_PARTS = ("image_in_projector.", "image_out_projector.", "image_head.")
+TOLERATED = ("gen_pos_embed", "rotary_emb.inv_freq")
+"""Buffers that some released files carry and that are computed here."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in the order of the index.
+
+    Raises:
+        ModelFileError: when the folder, a shard or all weights are missing.
+    """
+    if not folder.is_dir():
+        raise ModelFileError(f"there is no model folder {folder}")
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    index = folder / INDEX
+    if not index.exists():
+        raise ModelFileError(f"{folder} has neither {SINGLE} nor {INDEX}")
+    names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    for name in names:
+        if not (folder / name).exists():
+            raise ModelFileError(f"{folder} lacks the shard {name} that its index names")
+    return [folder / name for name in names]
+
+
+def read_tensors(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor by its name here, one in memory at a time.
+
+    Raises:
+        ModelFileError: when a shard is cut off or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device="cpu") as shard:
+                for stored in shard.keys():  # noqa: SIM118 - not a mapping
+                    name = stored.removeprefix("model.")
+                    if wanted(name):
+                        yield name, shard.get_tensor(stored)
+        except SafetensorError as error:
+            raise ModelFileError(f"the weight file {path} is cut off or damaged: {error}") from None
+
+
+def load_model(
+    folder: Path, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> NextStepModel:
+    """Read a model folder of any known layout.
+
+    Args:
+        folder: with config.json and weights.
+        dtype: of the loaded weights; default as stored.
+        device: where they go, tensor by tensor.
+
+    Raises:
+        ModelFileError: naming what does not fit.
+    """
+    config = read_model_config(folder)
+    with torch.device("meta"):
+        model = NextStepModel(config)
+    missing = _fill(model, folder, dtype, device)
+    if missing:
+        image = all(name.startswith(IMAGE_PARTS) for name in missing)
+        hint = "; it is a plain language model, start from it with from_language_model" * image
+        raise ModelFileError(
+            f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:4])}{hint}"
+        )
+    return model.eval()
+
+
+def load_language_model(
+    folder: Path,
+    head: str = "base",
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> NextStepModel:
+    """Start from a stock Qwen2/2.5 folder; projectors and flow head are fresh.
+
+    Args:
+        folder: with config.json and weights, names with or without `model.`.
+        head: named flow head.
+        dtype, device: as in `load_model`.
+        seed: of the fresh weights.
+
+    Raises:
+        ModelFileError: when anything but the image parts is missing.
+    """
+    from nextstep.config import HEADS
+
+    config = read_model_config(folder).with_values(eos_id=151643, **HEADS[head])
+    with torch.device("meta"):
+        model = NextStepModel(config)
+    missing = _fill(model, folder, dtype, device)
+    lacking = [name for name in missing if not name.startswith(IMAGE_PARTS)]
+    if lacking:
+        raise ModelFileError(f"{folder} lacks {len(lacking)} tensor(s): {', '.join(lacking[:4])}")
+    kept = model.embed_tokens.weight.dtype
+    for name in missing:
+        shape = model.get_parameter(name).shape
+        _assign(model, name, torch.empty(shape, dtype=kept, device=device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for projector in (model.image_in_projector, model.image_out_projector):
+            nn.init.normal_(projector.weight, std=config.initializer_range)
+            nn.init.zeros_(projector.bias)
+        for block in model.image_head.modules():
+            if isinstance(block, nn.LayerNorm):
+                block.reset_parameters()
+        model.image_head.reset_parameters()
+    return model.eval()
+
+
+def read_model_config(folder: Path) -> NextStepConfig:
+    """The config of a model folder.
+
+    Raises:
+        ModelFileError: when the folder or its config.json is missing or unreadable.
+    """
+    if not folder.is_dir():
+        raise ModelFileError(f"there is no model folder {folder}")
+    if not (folder / "config.json").exists():
+        raise ModelFileError(f"{folder} has no config.json")
+    try:
+        return NextStepConfig.from_file(folder / "config.json")
+    except ValueError as error:
+        raise ModelFileError(str(error)) from None
+
+
+def _fill(model: NextStepModel, folder: Path, dtype: torch.dtype | None, device: str) -> list[str]:
+    """Put stored tensors into a meta model; names that found none come back."""
+    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
+    tied = model.config.tie_word_embeddings
+    extra = []
+    for name, value in read_tensors(folder):
+        if (tied and name == "lm_head.weight") or name.endswith(TOLERATED):
+            continue
+        if name not in wanted:
+            extra.append(name)
+            continue
+        if value.shape != wanted[name]:
+            raise ModelFileError(
+                f"tensor '{name}' in {folder} has shape {tuple(value.shape)}, "
+                f"config.json asks for {tuple(wanted[name])}"
+            )
+        _assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+        del wanted[name]
+    if extra:
+        raise ModelFileError(
+            f"{folder} has {len(extra)} unknown tensor(s): {', '.join(sorted(extra)[:4])}"
+        )
+    if tied:
+        model.lm_head.weight = model.embed_tokens.weight
+    return sorted(wanted)
+
+
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def save_model(
+    model: NextStepModel, folder: Path, released: bool = False, shard_bytes: int = 5 * 10**9
+) -> None:
+    """Write config.json and the weights, in shards when they exceed `shard_bytes`.
+
+    Args:
+        model: to be written in its present dtype.
+        folder: must exist; files are written beside and renamed.
+        released: config.json under the released v1 names, and lm_head written even when tied.
+        shard_bytes: largest shard.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    config = model.config.to_released_dict() if released else model.config.to_dict()
+    if released and model.config.tie_word_embeddings:
+        tensors["lm_head.weight"] = tensors["embed_tokens.weight"].clone()
+    shards = _plan_shards(tensors, shard_bytes)
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        part = {name: tensors[name].contiguous() for name in names}
+        save_file(part, folder / f"{file}.part", metadata={"format": "pt"})
+        (folder / f"{file}.part").replace(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(t.numel() * t.element_size() for t in tensors.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / "config.json", config)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON beside `path`, then put it in its place."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def _plan_shards(tensors: dict[str, Tensor], limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        bytes_ = tensor.numel() * tensor.element_size()
+        if shards[-1] and size + bytes_ > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += bytes_
+    return shards
+
+
+def fingerprint(folder: Path, blocks: int = 64, block_bytes: int = 65536) -> str:
+    """16 hex digits that tell one set of weights from another.
+
+    SHA-256 over every file's size, its beginning (names, shapes) and evenly spread blocks, so
+    that a 60 GB model is told apart in well under a second.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        digest.update(f"{size};".encode())
+        with path.open("rb") as file:
+            for i in range(blocks):
+                file.seek(max(0, size - block_bytes) * i // max(1, blocks - 1))
+                digest.update(file.read(block_bytes))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,131 @@
+"""NextStepModel: one sequence of text ids and image tokens, read and predicted.
+
+Legend: B rows, S positions, E hidden size, M image tokens of all rows in reading order,
+D values per token, V vocabulary, K head batch multiplier.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nextstep.config import NextStepConfig
+from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
+from nextstep.model.backbone import Backbone
+from nextstep.model.flow_head import FlowHead
+from nextstep.model.positions import grid_sinusoid
+
+IGNORE = -100
+"""Label of positions that take no part in the cross-entropy."""
+
+
+class NextStepModel(Backbone):
+    """Backbone, projectors, flow head and language-model head."""
+
+    def __init__(self, config: NextStepConfig) -> None:
+        super().__init__(config)
+        E = config.hidden_size
+        self.lm_head = nn.Linear(E, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        self.image_in_projector = nn.Linear(config.token_size, E)
+        self.image_out_projector = nn.Linear(E, E)
+        self.image_head = FlowHead(config)
+
+    def reset_parameters(self) -> None:
+        """Fresh weights: N(0, initializer_range) with zero biases, the head by its own rule."""
+        std = self.config.initializer_range
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and "image_head" not in name:
+                nn.init.normal_(module.weight, std=std)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+        self.image_head.reset_parameters()
+
+    def embed(self, ids: Tensor, image_tokens: Tensor | None = None) -> Tensor:
+        """Input embeddings.
+
+        Args:
+            ids: [B, S]; image places hold the placeholder id.
+            image_tokens: [M, D] for all placeholders, row by row.
+
+        Returns:
+            [B, S, E].
+
+        Raises:
+            ValueError: when placeholders and image tokens differ in number.
+        """
+        places = ids == self.config.image_placeholder_id
+        count = int(places.sum())
+        given = 0 if image_tokens is None else len(image_tokens)
+        if count != given:
+            raise ValueError(f"the sequence has {count} image places but {given} image tokens")
+        embeddings = self.embed_tokens(ids)
+        if image_tokens is None or not given:
+            return embeddings
+        projected = self.image_in_projector(image_tokens.to(self.image_in_projector.weight.dtype))
+        return embeddings.masked_scatter(places[..., None], projected.to(embeddings.dtype))
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """[..., E] -> [..., V]."""
+        return self.lm_head(hidden)
+
+    def image_condition(
+        self, hidden: Tensor, index: Tensor | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """What the flow head is conditioned on.
+
+        Args:
+            hidden: [M, E], states of the positions before the tokens to be predicted.
+            index: [M] raster index of those tokens; needed with `use_gen_pos_embed`.
+            grid: (rows, columns) of their picture; needed with `use_gen_pos_embed`.
+
+        Returns:
+            [M, E].
+        """
+        if self.config.use_gen_pos_embed:
+            if index is None or grid is None:
+                raise ValueError("use_gen_pos_embed needs the index and grid of the tokens")
+            hidden = hidden + grid_sinusoid(grid, hidden.shape[-1]).to(hidden)[index]
+        return self.image_out_projector(hidden)
+
+    def text_loss(self, hidden: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the next id, where its label counts.
+
+        Args:
+            hidden: [B, S, E].
+            ids: [B, S]; a position whose next id is a placeholder is left out.
+            labels: [B, S] with IGNORE where nothing is asked.
+
+        Returns:
+            Scalar; 0 when no position counts.
+        """
+        following = labels[:, 1:]
+        counted = (following != IGNORE) & (ids[:, 1:] != self.config.image_placeholder_id)
+        if not bool(counted.any()):
+            return hidden.sum() * 0.0
+        logits = self.text_logits(hidden[:, :-1][counted])
+        return F.cross_entropy(logits.float(), following[counted])
+
+    def image_loss(self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor) -> Tensor:
+        """Flow matching: mean squared error of the velocity, fp32.
+
+        Args:
+            condition: [M, E] after the out-projector.
+            tokens: [M, D] targets.
+            u: [K*M] standard normal; t = sigmoid(u).
+            noise: [K*M, D]; the tokens are tiled K times to meet it.
+
+        Returns:
+            Scalar, mean over values and tokens.
+        """
+        repeats = len(noise) // len(tokens)
+        data = tokens.float().repeat(repeats, 1)
+        t = logit_normal_time(u)
+        x = interpolate(data, noise, t[:, None])
+        # The condition is embedded before it is tiled: the same numbers for a K-th of the work.
+        embedded = self.image_head.embed_condition(condition).repeat(repeats, 1)
+        velocity = self.image_head.velocity(
+            x.to(embedded.dtype), self.image_head.embed_time(t), embedded
+        )
+        return F.mse_loss(velocity.float(), target_velocity(data, noise))

@@ -1,0 +1,328 @@
+"""NextStepPipeline: a prompt becomes a picture, a picture and an instruction another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nextstep import folders, provenance
+from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.errors import NextStepError
+from nextstep.flow import guidance as branches
+from nextstep.flow.noise import KeyedNoise, NoiseSource
+from nextstep.image import pictures
+from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.text import sequence as grammar
+
+if TYPE_CHECKING:
+    from nextstep.image.tokenizer import ImageTokenizer
+    from nextstep.model.nextstep import NextStepModel
+    from nextstep.text.tokenizer import TextTokenizer
+
+Grid = tuple[int, int]
+MAX_SEED = 2**63
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told after every image token.
+
+    Attributes:
+        tokens: done so far in this batch, and `total` of them.
+        pictures: how many pictures of the request are finished.
+        preview: call it for the batch as it looks now (undrawn places are grey).
+    """
+
+    tokens: int
+    total: int
+    pictures: int
+    preview: Callable[[], list[Image.Image]]
+
+
+@dataclass(frozen=True)
+class GeneratedPicture:
+    """A picture with everything needed to make it again."""
+
+    image: Image.Image
+    settings: dict[str, Any]
+
+    def png(self) -> bytes:
+        """PNG contents with the settings as text chunks."""
+        return pictures.png_bytes(self.image, provenance.as_texts(self.settings))
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG; nothing is left behind when writing fails."""
+        provenance.write_file(Path(path), self.png())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture of a request."""
+
+    prompt: str
+    seed: int
+    index: int
+    parts: list[grammar.Part]
+    sources: list[Tensor]
+
+
+class NextStepPipeline:
+    """Model, image tokenizer and text tokenizer, ready to make pictures.
+
+    Args:
+        model, image_tokenizer, text_tokenizer: that belong together.
+        defaults: settings used where a call says nothing.
+        model_hash: fingerprint of the weights, put into pictures.
+    """
+
+    def __init__(
+        self,
+        model: NextStepModel,
+        image_tokenizer: ImageTokenizer,
+        text_tokenizer: TextTokenizer,
+        defaults: ModelDefaults | None = None,
+        model_hash: str = "",
+    ) -> None:
+        text_tokenizer.check_against(model.config)
+        self.model = model
+        self.image_tokenizer = image_tokenizer
+        self.text_tokenizer = text_tokenizer
+        self.defaults = defaults or ModelDefaults()
+        self.model_hash = model_hash
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "nano",
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        vae: str | Path | None = None,
+    ) -> NextStepPipeline:
+        """Load a model folder, the shipped "nano", or a hub id.
+
+        Args:
+            model: folder, "nano" or "organisation/name".
+            dtype: of the weights; default fp32 on the CPU, else as stored.
+            device: such as "cpu" or "cuda".
+            vae: folder of the image tokenizer when it is not the model's own.
+
+        Raises:
+            ModelFileError: naming what is missing or does not fit.
+        """
+        parts = folders.load_parts(model, dtype, device, vae)
+        return cls(*parts)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 8,
+        on_progress: Callable[[Progress], None] | None = None,
+        noise: NoiseSource | None = None,
+        **settings: Any,
+    ) -> list[GeneratedPicture]:
+        """Pictures from text.
+
+        Args:
+            prompt: one or several.
+            height, width: pixels, multiples of an image token's 16; default the model's own.
+            num_images: pictures per prompt.
+            seed: one for all, or one per prompt. Picture i of a prompt uses (seed, i), so it does
+                not depend on what else is asked for.
+            batch_size: pictures made together; does not change them.
+            on_progress: told after every image token.
+            noise: recorded draws instead of the seed's, for comparisons.
+            **settings: fields of `GenerationSettings`.
+
+        Returns:
+            Pictures in order of prompt, then index.
+
+        Raises:
+            ValueError: for a setting that is out of range or a prompt that is too long.
+        """
+        chosen = self.defaults.generate.with_values(**settings)
+        grid = self._grid(height or self.defaults.height, width or self.defaults.width)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        jobs = [
+            _Job(text, s, i, grammar.text_to_image(self._with_positive(text, chosen), grid), [])
+            for text, s in zip(prompts, _seeds(seed, len(prompts)), strict=True)
+            for i in range(_count(num_images))
+        ]
+        return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
+
+    def edit(
+        self,
+        image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
+        instruction: str | Sequence[str],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 8,
+        on_progress: Callable[[Progress], None] | None = None,
+        noise: NoiseSource | None = None,
+        **settings: Any,
+    ) -> list[GeneratedPicture]:
+        """Pictures from pictures and an instruction.
+
+        Args:
+            image: one source, or several; all instructions share them. They are resized so that
+                their area is at most the model's own, keeping the shape.
+            instruction: one or several; may place the sources with `<image>` or `<image_n>` tags,
+                which otherwise come first.
+            height, width: of the result; default the first source's size after resizing.
+            num_images, seed, batch_size, on_progress, noise, **settings: as in `generate`.
+
+        Raises:
+            ValueError: for a setting out of range, a bad picture, or tags that do not match.
+        """
+        chosen = self.defaults.edit.with_values(**settings)
+        given = [image] if isinstance(image, Image.Image | str | Path) else list(image)
+        if not given:
+            raise NextStepError("an edit needs at least one source picture")
+        sources = [self._encode_source(pictures.open_picture(source)) for source in given]
+        first = sources[0][1]
+        side = self.image_tokenizer.config.token_pixels
+        grid = self._grid(height or first[0] * side, width or first[1] * side)
+        texts = [instruction] if isinstance(instruction, str) else list(instruction)
+        jobs = []
+        for text, s in zip(texts, _seeds(seed, len(texts)), strict=True):
+            written = self._with_positive(text, chosen)
+            parts = grammar.editing(written, [g for _, g in sources], grid)
+            order = grammar.picture_order(written, len(sources))
+            tokens = [sources[place][0] for place in order]
+            jobs += [_Job(text, s, i, parts, tokens) for i in range(_count(num_images))]
+        return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
+
+    def _grid(self, height: int, width: int) -> Grid:
+        return self.image_tokenizer.grid(height, width)
+
+    @staticmethod
+    def _with_positive(text: str, settings: GenerationSettings) -> str:
+        return f"{text} {settings.positive_prompt}" if settings.positive_prompt else text
+
+    def _encode_source(self, picture: Image.Image) -> tuple[Tensor, Grid]:
+        """A source's image tokens [n, D] and its grid."""
+        from nextstep.image.sizes import fitting_size
+
+        side = self.image_tokenizer.config.token_pixels
+        area = self.defaults.height * self.defaults.width
+        height, width = fitting_size(picture.height, picture.width, side, area)
+        pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
+        tokens = self.image_tokenizer.encode_tokens(pixels)[0].float()
+        return tokens, (height // side, width // side)
+
+    def _run(
+        self,
+        jobs: list[_Job],
+        grid: Grid,
+        settings: GenerationSettings,
+        batch_size: int,
+        on_progress: Callable[[Progress], None] | None,
+        noise: NoiseSource | None,
+    ) -> list[GeneratedPicture]:
+        if batch_size < 1:
+            raise NextStepError(f"batch size must be at least 1, not {batch_size}")
+        decode = DecodeSettings(
+            grid,
+            settings.solver_settings,
+            settings.guidance_settings,
+            settings.token_norm,
+            has_images=bool(jobs and jobs[0].sources),
+        )
+        prompts = {
+            name: [self._prompt(job, name, settings) for job in jobs] for name in decode.branches
+        }
+        done: list[GeneratedPicture] = []
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            rows = {name: row[start : start + batch_size] for name, row in prompts.items()}
+            tokens = self._decode(batch, rows, decode, on_progress, start, noise)
+            images = pictures.to_pictures(self.image_tokenizer.decode_tokens(tokens, grid))
+            done += [
+                GeneratedPicture(image, self._record(job, grid, settings))
+                for job, image in zip(batch, images, strict=True)
+            ]
+        return done
+
+    def _decode(
+        self,
+        batch: list[_Job],
+        rows: dict[str, list[Prompt]],
+        decode: DecodeSettings,
+        on_progress: Callable[[Progress], None] | None,
+        finished: int,
+        noise: NoiseSource | None,
+    ) -> Tensor:
+        keys = [(job.seed, job.index) for job in batch]
+        size = self.model.config.token_size
+        stream = noise or KeyedNoise(keys, decode.solver.draws, size)
+
+        def told(count: int, tokens: Tensor) -> None:
+            if on_progress is not None:
+                preview = lambda: self._preview(tokens, decode)  # noqa: E731
+                on_progress(Progress(count, decode.tokens, finished, preview))
+
+        return decode_tokens(self.model, rows, decode, stream, told)
+
+    def _preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
+        B, done, D = tokens.shape
+        rest = tokens.new_zeros(B, decode.tokens - done, D)
+        filled = torch.cat((tokens, rest), dim=1)
+        return pictures.to_pictures(self.image_tokenizer.decode_tokens(filled, decode.grid))
+
+    def _prompt(self, job: _Job, branch: str, settings: GenerationSettings) -> Prompt:
+        """The row of one picture in one branch."""
+        parts, sources = job.parts, job.sources
+        if branch == branches.IMAGE_ONLY:
+            parts = grammar.without_text(parts, settings.negative_prompt)
+        elif branch == branches.UNCONDITIONAL:
+            parts = grammar.without_text_and_pictures(parts, settings.negative_prompt)
+            sources = []
+        whole = grammar.build_sequence(parts, self.text_tokenizer)
+        limit = self.model.config.max_position_embeddings
+        if len(whole) > limit:
+            raise NextStepError(
+                f"prompt and picture together take {len(whole)} tokens; this model reads at most "
+                f"{limit}, so shorten the prompt or ask for a smaller picture"
+            )
+        return Prompt(whole.prompt().ids, sources)
+
+    def _record(self, job: _Job, grid: Grid, settings: GenerationSettings) -> dict[str, Any]:
+        side = self.image_tokenizer.config.token_pixels
+        return provenance.record(
+            prompt=job.prompt,
+            seed=job.seed,
+            index=job.index,
+            size=(grid[0] * side, grid[1] * side),
+            task="edit" if job.sources else "generate",
+            settings=settings,
+            model_hash=self.model_hash,
+        )
+
+
+def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
+    seeds = [seed] * prompts if isinstance(seed, int) else list(seed)
+    if len(seeds) != prompts:
+        raise NextStepError(f"{len(seeds)} seeds were given for {prompts} prompts")
+    for value in seeds:
+        if not 0 <= value < MAX_SEED:
+            raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {value}")
+    return seeds
+
+
+def _count(num_images: int) -> int:
+    if num_images < 1:
+        raise NextStepError(f"the number of pictures must be at least 1, not {num_images}")
+    return num_images

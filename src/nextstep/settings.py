@@ -1,0 +1,118 @@
+"""What a request for pictures may say, and what each model recommends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nextstep.errors import ModelFileError
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
+
+FILE = "generation.json"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Everything beside prompt, seed and size that decides what a picture looks like.
+
+    Attributes:
+        guidance, image_guidance, schedule: see `GuidanceSettings`.
+        solver, steps, shift, noise_level: see `SolverSettings`.
+        token_norm: normalise sampled tokens.
+        positive_prompt: put after every prompt, with a space.
+        negative_prompt: text of the branches without the prompt.
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    guidance: float = 7.5
+    image_guidance: float = 1.0
+    schedule: str = "constant"
+    solver: str = "v1"
+    steps: int = 28
+    shift: float = 1.0
+    noise_level: float = DEFAULT_NOISE_LEVEL
+    token_norm: bool = True
+    positive_prompt: str = ""
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        # Building both checks every value before any work is done.
+        _ = self.solver_settings, self.guidance_settings
+
+    @property
+    def solver_settings(self) -> SolverSettings:
+        """The solver's part."""
+        return SolverSettings(self.solver, self.steps, self.shift, self.noise_level)
+
+    @property
+    def guidance_settings(self) -> GuidanceSettings:
+        """The guidance part."""
+        return GuidanceSettings(self.guidance, self.image_guidance, self.schedule)
+
+    def with_values(self, **changes: Any) -> GenerationSettings:
+        """A copy in which every value that is not None replaces the one here.
+
+        Raises:
+            ValueError: for an unknown name or a value out of range.
+        """
+        known = {field.name for field in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise ValueError(
+                    f"unknown setting '{name}'; choose from {', '.join(sorted(known))}"
+                )
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a model folder recommends.
+
+    Attributes:
+        height, width: of a picture in pixels.
+        generate, edit: settings for the two tasks.
+    """
+
+    height: int = 512
+    width: int = 512
+    generate: GenerationSettings = GenerationSettings()
+    edit: GenerationSettings = GenerationSettings(image_guidance=2.0, steps=50, shift=3.2)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> ModelDefaults:
+        """Read generation.json; released folders, which have none, get the published values.
+
+        Raises:
+            ModelFileError: when the file is damaged.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return cls._released(folder)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                height=raw["height"],
+                width=raw["width"],
+                generate=GenerationSettings(**raw["generate"]),
+                edit=GenerationSettings(**raw["edit"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}") from None
+
+    @classmethod
+    def _released(cls, folder: Path) -> ModelDefaults:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "genloss_width" in raw:
+            # NextStep-1.1: inference.py of its release.
+            sde = GenerationSettings(solver="sde", steps=30, token_norm=False)
+            return cls(generate=sde, edit=sde.with_values(image_guidance=2.0))
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What generation.json holds."""
+        return asdict(self)

@@ -1,0 +1,41 @@
+"""Stage `pretrain`: cross-entropy on text, flow matching on image tokens.
+
+Total = lm_loss_weight * CE + im_loss_weight * FM (arXiv 2508.10711 table 1: 0.01 and 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nextstep.data.batch import SequenceBatch
+from nextstep.model.nextstep import NextStepModel
+
+
+def sequence_loss(
+    model: NextStepModel, batch: SequenceBatch, head_batch_mul: int | None = None
+) -> dict[str, Tensor]:
+    """Loss of one batch of sequences.
+
+    Args:
+        model: the unified model.
+        batch: see `SequenceBatch`.
+        head_batch_mul: noise levels per token; default from the model's config.
+
+    Returns:
+        Scalars `loss`, `lm_loss`, `im_loss`.
+    """
+    config = model.config
+    tokens = batch.image_tokens if batch.image_tokens.numel() else None
+    hidden = model.hidden(model.embed(batch.ids, tokens))
+    lm_loss = model.text_loss(hidden, batch.ids, batch.labels)
+    im_loss = hidden.new_zeros(())
+    if len(batch.condition_places):
+        condition = model.image_condition(hidden.flatten(0, 1)[batch.condition_places])
+        targets = batch.image_tokens[batch.target_rows]
+        count = len(targets) * (head_batch_mul or config.fm_head_batch_mul)
+        u = torch.randn(count, device=hidden.device)
+        noise = torch.randn(count, config.token_size, device=hidden.device)
+        im_loss = model.image_loss(condition, targets, u, noise)
+    loss = config.lm_loss_weight * lm_loss + config.im_loss_weight * im_loss
+    return {"loss": loss, "lm_loss": lm_loss.detach(), "im_loss": im_loss.detach()}

@@ -1,0 +1,49 @@
+"""Stage `tokenizer`: train the autoencoder to decode what it encoded, noise in between.
+
+Pixels [B, 3, H, W] in [-1, 1] -> latents, token norm, perturbation -> pixels. The loss is L1 plus
+L2 plus L1 on finite differences, which keeps edges sharp without a perceptual network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nextstep.image.latents import normalise_latents, perturb
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """L1 + L2 + gradient L1 of two pixel tensors [B, 3, H, W]; scalars by name."""
+    output = output.float()
+    l1 = F.l1_loss(output, target)
+    l2 = F.mse_loss(output, target)
+    gradient = F.l1_loss(output.diff(dim=-1), target.diff(dim=-1)) + F.l1_loss(
+        output.diff(dim=-2), target.diff(dim=-2)
+    )
+    return {"loss": l1 + l2 + gradient, "l1": l1.detach(), "l2": l2.detach()}
+
+
+def tokenizer_loss(
+    autoencoder: AutoencoderKL, pixels: Tensor, gamma: float, patch: int = 2
+) -> dict[str, Tensor]:
+    """Encode, normalise, perturb with a ~ U[0, gamma], decode, compare (arXiv 2508.10711 eq. 3)."""
+    channels = int(autoencoder.config["latent_channels"])
+    mean = autoencoder.encoder(pixels)[:, :channels].float()
+    latents = perturb(normalise_latents(mean, patch), gamma)
+    return reconstruction_loss(autoencoder.decoder(latents), pixels)
+
+
+def refinement_loss(
+    autoencoder: AutoencoderKL, batch: tuple[Tensor, Tensor], gamma: float
+) -> dict[str, Tensor]:
+    """Decoder-only training on (latents, pixels) pairs made with the frozen encoder."""
+    latents, pixels = batch
+    with torch.no_grad():
+        noisy = perturb(latents.float(), gamma)
+    return reconstruction_loss(autoencoder.decoder(noisy), pixels)

@@ -1,0 +1,191 @@
+"""Text tokenizer: a thin wrapper over `tokenizers` that knows the special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nextstep.config import NextStepConfig
+from nextstep.text import special
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the tokens the grammar uses."""
+
+    eos: int
+    pad: int
+    image_area: int
+    begin_of_image: int
+    end_of_image: int
+    image_placeholder: int
+
+
+class TextTokenizer:
+    """Text to ids and back.
+
+    Ids of special tokens are read from the vocabulary, never assumed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.backend = tokenizer
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TextTokenizer:
+        """Read `tokenizer.json`, or the older vocab.json and merges.txt pair.
+
+        Raises:
+            FileNotFoundError: when the folder has neither.
+            ValueError: when the file cannot be read.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if path.exists():
+            try:
+                return cls(Tokenizer.from_file(str(path)))
+            except Exception as error:  # tokenizers raises bare Exception
+                raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            from transformers import AutoTokenizer
+
+            return cls(AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer)
+        raise FileNotFoundError(f"{folder} has no tokenizer.json")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+        """A byte-level BPE in the Qwen2.5 form (single digits) over `texts`.
+
+        The special tokens take the first ids: end of text 0, then `special.ADDED_TOKENS`.
+        """
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+        from tokenizers.trainers import BpeTrainer
+
+        words = Regex(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(words, "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[special.END_OF_TEXT, *special.ADDED_TOKENS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    def add_image_tokens(self) -> None:
+        """Give a stock Qwen2/2.5 vocabulary the special tokens at the released ids.
+
+        Raises:
+            ValueError: when they would not land there.
+        """
+        if self.backend.token_to_id(special.IMAGE_AREA) is not None:
+            return
+        filler = special.QWEN_TEXT_VOCABULARY - self.backend.get_vocab_size(with_added_tokens=True)
+        if filler > 0:
+            # Tokens only Qwen2.5 has; a Qwen2 vocabulary gets unused ones in their place.
+            self.backend.add_special_tokens([f"<|unused_{i}|>" for i in range(filler)])
+        self.backend.add_special_tokens(list(special.ADDED_TOKENS))
+        found = self.backend.token_to_id(special.PAD)
+        if found != special.QWEN_TEXT_VOCABULARY:
+            raise ValueError(
+                f"the vocabulary is not Qwen2's: {special.PAD} would get id {found}, "
+                f"not {special.QWEN_TEXT_VOCABULARY}"
+            )
+
+    @cached_property
+    def ids(self) -> SpecialIds:
+        """Ids of the grammar's special tokens.
+
+        Raises:
+            ValueError: naming a token that the vocabulary lacks.
+        """
+        return SpecialIds(
+            eos=self._id(special.END_OF_TEXT),
+            pad=self._id(special.PAD),
+            image_area=self._id(special.IMAGE_AREA),
+            begin_of_image=self._id(special.BEGIN_OF_IMAGE),
+            end_of_image=self._id(special.END_OF_IMAGE),
+            image_placeholder=self._id(special.IMAGE_PLACEHOLDER),
+        )
+
+    def _id(self, token: str) -> int:
+        found = self.backend.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no '{token}' token")
+        return int(found)
+
+    def check_against(self, config: NextStepConfig) -> None:
+        """Make sure tokenizer and model agree.
+
+        Raises:
+            ValueError: naming the first id that differs, or a vocabulary that is too large.
+        """
+        pairs = {
+            "begin_of_image_id": self.ids.begin_of_image,
+            "end_of_image_id": self.ids.end_of_image,
+            "image_placeholder_id": self.ids.image_placeholder,
+        }
+        for name, found in pairs.items():
+            if getattr(config, name) != found:
+                raise ValueError(
+                    f"config.json says {name} = {getattr(config, name)}, the tokenizer says {found}"
+                )
+        if len(self) > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(self)} tokens, the model only {config.vocab_size}"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; special tokens spelled out in it are not recognised as such."""
+        ids: list[int] = []
+        # User text must not be able to open or close an image block.
+        for piece in _split_special(text, self._guarded):
+            ids += self.backend.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _guarded(self) -> tuple[str, ...]:
+        return tuple(t.content for t in self.backend.get_added_tokens_decoder().values())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json."""
+        self.backend.save(str(folder / "tokenizer.json"))
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+
+def _split_special(text: str, tokens: tuple[str, ...]) -> list[str]:
+    """Cut every special token in two, so that its text is read as plain characters."""
+    pieces = [text]
+    for token in tokens:
+        cut: list[str] = []
+        for piece in pieces:
+            parts = piece.split(token)
+            for i, part in enumerate(parts):
+                cut.append(
+                    (token[1:] if i else "") + part + (token[:1] if i + 1 < len(parts) else "")
+                )
+        pieces = cut
+    return [piece for piece in pieces if piece]

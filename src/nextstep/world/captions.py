@@ -1,0 +1,49 @@
+"""What is said about a picture, and how a change is asked for."""
+
+from __future__ import annotations
+
+import random
+
+CAPTIONS: tuple[tuple[str, float], ...] = (
+    ("{name}, {style} style, {colour} background", 0.55),
+    ("a {name} in {style} style on a {colour} background", 0.15),
+    ("{style} style {name}, {colour} background", 0.1),
+    ("{name} on a {colour} background, {style} style", 0.1),
+    ("{name}", 0.05),
+    ("{name}, {style} style", 0.05),
+)
+"""Caption forms with their shares; the first is the one that galleries use."""
+
+STYLE_EDITS: tuple[str, ...] = (
+    "make it {style} style",
+    "change the style to {style}",
+    "redraw it in {style} style",
+)
+
+BACKGROUND_EDITS: tuple[str, ...] = (
+    "make the background {colour}",
+    "change the background to {colour}",
+    "put it on a {colour} background",
+)
+
+
+def caption(rng: random.Random, name: str, style: str, colour: str) -> str:
+    """One phrasing of a single-object picture."""
+    forms, shares = zip(*CAPTIONS, strict=True)
+    form: str = rng.choices(forms, shares)[0]
+    return form.format(name=name, style=style, colour=colour)
+
+
+def default_caption(name: str, style: str, colour: str) -> str:
+    """The phrasing that galleries and examples use."""
+    return CAPTIONS[0][0].format(name=name, style=style, colour=colour)
+
+
+def style_edit(rng: random.Random, style: str) -> str:
+    """One phrasing of a change of style."""
+    return rng.choice(STYLE_EDITS).format(style=style)
+
+
+def background_edit(rng: random.Random, colour: str) -> str:
+    """One phrasing of a change of background."""
+    return rng.choice(BACKGROUND_EDITS).format(colour=colour)
