@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
+
+from nextstep.config import NextStepConfig
+from nextstep.folders import Parts, save_parts
+from nextstep.image.autoencoder import AutoencoderConfig
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.model.nextstep import NextStepModel
+from nextstep.pipeline import NextStepPipeline
+from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.text.tokenizer import TextTokenizer
+
+# Times on a shared machine say nothing about the code, and examples must be the same every time.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,3 +29,61 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder with model/ and cases/ recorded from the released inference code",
     )
+
+
+TINY = NextStepConfig(
+    vocab_size=320,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=256,
+    fm_head_dim=24,
+    fm_head_layers=2,
+    eos_id=0,
+    pad_id=1,
+    begin_of_image_id=3,
+    end_of_image_id=4,
+    image_placeholder_id=5,
+)
+TINY_VAE = AutoencoderConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
+QUICK = GenerationSettings(guidance=2.0, solver="ode", steps=2)
+
+
+def random_model(config: NextStepConfig, seed: int = 0) -> NextStepModel:
+    """A model in which every weight counts: zero-initialised layers are made random too."""
+    torch.manual_seed(seed)
+    model = NextStepModel(config)
+    model.reset_parameters()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not bool(parameter.any()):
+                parameter.normal_(std=0.05)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer() -> TextTokenizer:
+    return TextTokenizer.train(["a red apple", "make it blue", "two cats"] * 3, 300)
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(text_tokenizer: TextTokenizer) -> Parts:
+    torch.manual_seed(1)
+    image_tokenizer = ImageTokenizer(TINY_VAE)
+    defaults = ModelDefaults(32, 32, QUICK, QUICK.with_values(image_guidance=1.5))
+    return Parts(random_model(TINY), image_tokenizer, text_tokenizer, defaults, "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_parts(tiny_parts, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_folder: Path) -> NextStepPipeline:
+    return NextStepPipeline.from_pretrained(tiny_folder)

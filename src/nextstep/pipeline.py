@@ -151,7 +151,7 @@ class NextStepPipeline:
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
         chosen = self.defaults.generate.with_values(**settings)
-        grid = self._grid(height or self.defaults.height, width or self.defaults.width)
+        grid = self._grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [
             _Job(text, s, i, grammar.text_to_image(self._with_positive(text, chosen), grid), [])
@@ -192,9 +192,9 @@ class NextStepPipeline:
         if not given:
             raise NextStepError("an edit needs at least one source picture")
         sources = [self._encode_source(pictures.open_picture(source)) for source in given]
-        first = sources[0][1]
         side = self.image_tokenizer.config.token_pixels
-        grid = self._grid(height or first[0] * side, width or first[1] * side)
+        rows, columns = sources[0][1]
+        grid = self._grid(height, width, (rows * side, columns * side))
         texts = [instruction] if isinstance(instruction, str) else list(instruction)
         jobs = []
         for text, s in zip(texts, _seeds(seed, len(texts)), strict=True):
@@ -205,8 +205,10 @@ class NextStepPipeline:
             jobs += [_Job(text, s, i, parts, tokens) for i in range(_count(num_images))]
         return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
 
-    def _grid(self, height: int, width: int) -> Grid:
-        return self.image_tokenizer.grid(height, width)
+    def _grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
+        return self.image_tokenizer.grid(
+            default[0] if height is None else height, default[1] if width is None else width
+        )
 
     @staticmethod
     def _with_positive(text: str, settings: GenerationSettings) -> str:

@@ -43,18 +43,18 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
     if quiet:
         yield None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.fields[label]}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} tokens"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[label]}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.completed}/{task.total} tokens"),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
     )
     begun = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, label="picture 1", rate="")
         made = 0
 
@@ -67,7 +67,7 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
                 task, completed=progress.tokens, total=progress.total, label=label, rate=rate
             )
 
-        yield told  # type: ignore[misc]
+        yield told
 
 
 def save_all(results: list[GeneratedPicture], output: Path) -> list[Path]:

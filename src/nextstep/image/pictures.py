@@ -6,6 +6,7 @@ Pixels are float tensors [B, 3, H, W] in [-1, 1].
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +28,10 @@ def open_picture(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
     """
     name = source if isinstance(source, str | Path) else "the picture"
     try:
-        picture = source if isinstance(source, Image.Image) else Image.open(source)
+        with warnings.catch_warnings():
+            # Pillow warns above its own limit; ours is checked right below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = source if isinstance(source, Image.Image) else Image.open(source)
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(
                 f"{name} has {picture.width}x{picture.height} pixels; "

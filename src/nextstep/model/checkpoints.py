@@ -202,7 +202,7 @@ def save_model(
     if released and model.config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["embed_tokens.weight"].clone()
     shards = _plan_shards(tensors, shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = SINGLE
         if len(shards) > 1:

@@ -7,6 +7,7 @@ Structure and parameter names follow the release (arXiv 2508.10711 section 2.2, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """[M] -> [M, W]."""
-        return self.mlp(time_sinusoid(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(time_sinusoid(t).to(next(self.parameters()).dtype))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -86,6 +87,12 @@ class FlowNet(nn.Module):
         self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.fm_head_layers))
         self.final_layer = FinalLayer(width, config.token_size)
 
+    def blocks(self) -> Iterator[ResidualBlock]:
+        """The residual blocks in order."""
+        for block in self.res_blocks:
+            assert isinstance(block, ResidualBlock)
+            yield block
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x [M, D], y [M, W] (time plus condition) -> velocity [M, D]."""
         x = self.input_proj(x)
@@ -127,10 +134,11 @@ class FlowHead(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for index in (0, 2):
-            nn.init.normal_(self.net.time_embed.mlp[index].weight, std=0.02)
-        zeroed = [block.adaLN_modulation[-1] for block in self.net.res_blocks]
-        zeroed += [self.net.final_layer.adaLN_modulation[-1], self.net.final_layer.linear]
-        for linear in zeroed:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for module in self.net.time_embed.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        zeroed = [block.adaLN_modulation for block in self.net.blocks()]
+        final = self.net.final_layer
+        for part in (*zeroed, final.adaLN_modulation, final.linear):
+            for parameter in part.parameters():
+                nn.init.zeros_(parameter)

@@ -38,7 +38,7 @@ class NextStepModel(Backbone):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding) and "image_head" not in name:
                 nn.init.normal_(module.weight, std=std)
-                if getattr(module, "bias", None) is not None:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.image_head.reset_parameters()
 

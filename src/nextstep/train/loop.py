@@ -114,7 +114,7 @@ class Loop:
                 losses = self.loss(self.model, batch)
             (losses["loss"] / len(batches)).backward()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         factor = self.schedule(self.step)
         if math.isfinite(sums["loss"]) and math.isfinite(float(norm)):

@@ -1,0 +1,131 @@
+"""ImageTokenizer against diffusers' AutoencoderKL and its own layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from nextstep.errors import ModelFileError
+from nextstep.image.autoencoder import AutoencoderConfig
+from nextstep.image.latents import normalise_latents
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.vae_files import (
+    load_image_tokenizer,
+    save_image_tokenizer,
+    save_released,
+)
+
+RELEASABLE = AutoencoderConfig(block_channels=(32, 64, 64), layers_per_block=2)
+
+
+def make(config: AutoencoderConfig) -> ImageTokenizer:
+    torch.manual_seed(0)
+    return ImageTokenizer(config)
+
+
+def test_equals_diffusers(tmp_path: Path) -> None:
+    """A folder that diffusers wrote gives diffusers' own numbers, then our normalisation."""
+    reference = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 32, 64),
+        layers_per_block=1,
+        latent_channels=8,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+    ).eval()
+    reference.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"token_norm": True, "patch": 2}))
+    ours = load_image_tokenizer(tmp_path)
+    pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        mean = reference.encode(pixels).latent_dist.mode()
+        latents = (normalise_latents(mean) - 0.1) * 0.5
+        decoded = reference.decode(latents / 0.5 + 0.1).sample.clamp(-1, 1)
+    assert torch.allclose(ours.encode(pixels), latents, atol=1e-6)
+    assert torch.allclose(ours.decode(latents), decoded, atol=1e-6)
+
+
+@pytest.mark.parametrize("save", [save_image_tokenizer, save_released])
+def test_round_trip_through_both_layouts(save, tmp_path: Path) -> None:
+    tokenizer = make(RELEASABLE)
+    save(tokenizer, tmp_path / "vae")
+    again = load_image_tokenizer(tmp_path / "vae")
+    assert again.config == tokenizer.config
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    tokens = tokenizer.encode_tokens(pixels)
+    assert torch.equal(again.encode_tokens(pixels), tokens)
+    assert torch.equal(again.decode_tokens(tokens, (4, 4)), tokenizer.decode_tokens(tokens, (4, 4)))
+
+
+def test_sampled_encoding_is_seeded() -> None:
+    sampling = ImageTokenizer(
+        AutoencoderConfig((32, 32), 1, 8, deterministic=False),
+        make(AutoencoderConfig((32, 32), 1, 8)).autoencoder,
+    )
+    pixels = torch.rand(1, 3, 16, 16)
+    draw = lambda seed: sampling.encode(pixels, torch.Generator().manual_seed(seed))  # noqa: E731
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("size", [(15, 16), (16, 40), (0, 16)])
+def test_sizes_that_are_no_multiple(size: tuple[int, int]) -> None:
+    tokenizer = ImageTokenizer(AutoencoderConfig((8, 8, 8, 8), 1, 16, 4))
+    with pytest.raises(ValueError, match="multiples of 16"):
+        tokenizer.grid(*size)
+
+
+def test_released_layout_refuses_what_it_cannot_say(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="32 norm groups"):
+        save_released(ImageTokenizer(AutoencoderConfig((8, 8), 1, 16, 4)), tmp_path / "vae")
+
+
+def test_every_mismatch_is_named(tmp_path: Path) -> None:
+    save_released(make(RELEASABLE), tmp_path)
+    weights = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+
+    def written(change: dict, drop: tuple[str, ...] = ()) -> Path:
+        kept = {k: v for k, v in weights.items() if k not in drop}
+        torch.save(kept | change, tmp_path / "checkpoint.pt")
+        return tmp_path
+
+    with pytest.raises(ModelFileError, match=r"lacks 1 tensor.*decoder\.conv_in\.bias"):
+        load_image_tokenizer(written({}, ("decoder.conv_in.bias",)))
+    with pytest.raises(ModelFileError, match=r"1 unknown tensor.*loss\.weight"):
+        load_image_tokenizer(written({"loss.weight": torch.zeros(1)}))
+    with pytest.raises(ModelFileError, match=r"conv_in\.bias.*shape \(3,\)"):
+        load_image_tokenizer(written({"encoder.conv_in.bias": torch.zeros(3)}))
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_pickles_with_code_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_released(make(RELEASABLE), tmp_path)
+    torch.save({"weights": _Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelFileError, match="not plain weights"):
+        load_image_tokenizer(tmp_path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_truncated_and_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"no config\.json"):
+        load_image_tokenizer(tmp_path)
+    save_released(make(RELEASABLE), tmp_path)
+    data = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_image_tokenizer(tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(ModelFileError, match="neither"):
+        load_image_tokenizer(tmp_path)

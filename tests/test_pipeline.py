@@ -1,0 +1,157 @@
+"""NextStepPipeline: what a caller may rely on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextstep.folders import load_parts, save_parts
+from nextstep.image.pictures import open_picture
+from nextstep.pipeline import NextStepPipeline, Progress
+from nextstep.provenance import read_record
+from nextstep.settings import ModelDefaults
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+
+def test_same_seed_alone_in_a_batch_and_in_another_order(tiny_pipeline: NextStepPipeline) -> None:
+    prompts = [f"picture {i} {'x ' * i}" for i in range(8)]
+    together = tiny_pipeline.generate(prompts, seed=list(range(8)))
+    backwards = tiny_pipeline.generate(prompts[::-1], seed=list(range(8))[::-1])[::-1]
+    for i in range(8):
+        alone = tiny_pipeline.generate(prompts[i], seed=i)[0]
+        assert difference(alone.image, together[i].image) <= 1
+        assert difference(alone.image, backwards[i].image) <= 1
+        assert alone.settings == together[i].settings
+
+
+def test_chunks_of_any_size_make_the_same_pictures(tiny_pipeline: NextStepPipeline) -> None:
+    call = dict(num_images=3, seed=4)
+    whole = tiny_pipeline.generate(["a", "b b b"], batch_size=6, **call)
+    parts = tiny_pipeline.generate(["a", "b b b"], batch_size=2, **call)
+    assert [p.settings for p in whole] == [p.settings for p in parts]
+    assert all(difference(a.image, b.image) <= 1 for a, b in zip(whole, parts, strict=True))
+    assert [(p.settings["prompt"], p.settings["index"]) for p in whole] == [
+        (text, i) for text in ("a", "b b b") for i in range(3)
+    ]
+
+
+def test_seeds_and_indices_make_different_pictures(tiny_pipeline: NextStepPipeline) -> None:
+    made = [
+        *tiny_pipeline.generate("a", num_images=2, seed=1),
+        *tiny_pipeline.generate("a", seed=2),
+    ]
+    assert len({p.image.tobytes() for p in made}) == 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 48), (48, 16), (32, 64), (16, 16)])
+def test_any_size_that_is_a_multiple(
+    tiny_pipeline: NextStepPipeline, height: int, width: int
+) -> None:
+    assert tiny_pipeline.generate("a", height=height, width=width)[0].image.size == (width, height)
+
+
+def test_empty_prompt_is_allowed(tiny_pipeline: NextStepPipeline) -> None:
+    assert tiny_pipeline.generate("")[0].settings["prompt"] == ""
+
+
+@pytest.mark.parametrize(
+    ("guidance", "image_guidance"),
+    [(1.0, 1.0), (0.0, 1.0), (0.5, 1.0), (1.0, 3.0), (4.0, 4.0), (2.0, 0.5), (7.5, 1.5)],
+)
+@pytest.mark.parametrize("schedule", ["constant", "linear", "linear-rising"])
+def test_any_scales(
+    tiny_pipeline: NextStepPipeline, guidance: float, image_guidance: float, schedule: str
+) -> None:
+    scales = dict(guidance=guidance, image_guidance=image_guidance, schedule=schedule)
+    tiny_pipeline.generate("a", height=16, width=32, **scales)
+    tiny_pipeline.edit(picture(size=(32, 16)), "b", **scales)
+
+
+def test_editing_reads_its_sources(tiny_pipeline: NextStepPipeline) -> None:
+    edit = lambda source, text="make it blue": tiny_pipeline.edit(source, text)[0].image  # noqa: E731
+    first = edit(picture(0))
+    assert edit(picture(0)).tobytes() == first.tobytes()
+    assert edit(picture(1)).tobytes() != first.tobytes()
+    assert edit(picture(0), "<image>make it blue").tobytes() == first.tobytes()
+    assert edit(picture(0), "make it blue<image>").tobytes() != first.tobytes()
+
+
+def test_sources_follow_their_tags(tiny_pipeline: NextStepPipeline) -> None:
+    one, two = picture(0), picture(1, (48, 16))
+    tagged = tiny_pipeline.edit([one, two], "<image_1> and <image_0>", height=32, width=32)
+    plain = tiny_pipeline.edit([two, one], "<image> and <image>", height=32, width=32)
+    assert tagged[0].image.tobytes() == plain[0].image.tobytes()
+
+
+def test_result_takes_the_size_of_the_first_source(tiny_pipeline: NextStepPipeline) -> None:
+    assert tiny_pipeline.edit(picture(0, (64, 16)), "a")[0].image.size == (64, 16)
+    # Larger than the model's own area: shrunk to about it, the shape kept.
+    assert tiny_pipeline.edit(picture(0, (512, 128)), "a")[0].image.size == (64, 16)
+
+
+def test_settings_travel_inside_the_png(tiny_pipeline: NextStepPipeline, tmp_path: Path) -> None:
+    made = tiny_pipeline.generate('ünïcode 🍎 "quoted"', seed=3, guidance=1.5)[0]
+    made.save(tmp_path / "a.png")
+    record = read_record(tmp_path / "a.png")
+    assert record == made.settings
+    assert record["prompt"] == 'ünïcode 🍎 "quoted"'
+    assert record["guidance"] == 1.5
+    assert record["model"] == tiny_pipeline.model_hash
+    known = {k: record[k] for k in ("guidance", "solver", "steps", "shift", "token_norm")}
+    again = tiny_pipeline.generate(record["prompt"], seed=record["seed"], **known)[0]
+    assert again.image.tobytes() == made.image.tobytes()
+    assert open_picture(tmp_path / "a.png").tobytes() == made.image.tobytes()
+
+
+def test_progress_and_previews(tiny_pipeline: NextStepPipeline) -> None:
+    told: list[tuple[int, int, int]] = []
+    shown: list[Image.Image] = []
+
+    def watch(progress: Progress) -> None:
+        told.append((progress.tokens, progress.total, progress.pictures))
+        if progress.tokens in (2, 4):
+            shown.extend(progress.preview())
+
+    made = tiny_pipeline.generate(["a", "b"], batch_size=1, on_progress=watch)
+    assert told == [(n, 4, p) for p in (0, 1) for n in (1, 2, 3, 4)]
+    assert len(shown) == 4
+    assert shown[1].tobytes() == made[0].image.tobytes()
+    assert shown[0].tobytes() != made[0].image.tobytes()
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -> None:
+    from nextstep.image.autoencoder import AutoencoderConfig
+    from nextstep.image.tokenizer import ImageTokenizer
+
+    parts = load_parts(tiny_folder)
+    if released:  # its tokenizer layout knows 32 groups only
+        wide = AutoencoderConfig((32, 32, 32, 32), layers_per_block=1)
+        parts = parts._replace(image_tokenizer=ImageTokenizer(wide))
+    save_parts(parts, tmp_path / "copy", released)
+    again = load_parts(tmp_path / "copy")
+    defaults = ModelDefaults() if released else parts.defaults
+    assert again.defaults == defaults
+    call = dict(height=32, width=32, guidance=2.0, solver="ode", steps=2)
+    before = NextStepPipeline(*parts).generate("a red apple", **call)[0]
+    after = NextStepPipeline(*again).generate("a red apple", **call)[0]
+    assert before.image.tobytes() == after.image.tobytes()
+
+
+def test_bf16_draws_too(tiny_folder: Path) -> None:
+    import torch
+
+    pipeline = NextStepPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    assert pipeline.generate("a")[0].image.size == (32, 32)
+    assert pipeline.edit(picture(), "a")[0].image.size == (32, 32)
