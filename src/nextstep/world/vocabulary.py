@@ -52,6 +52,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 STYLES: tuple[str, ...] = ("noto", "twemoji", "flat", "3d", "mono")
 """Training styles as they are called in captions; `sources.STYLE_PACKAGES` says whose they are."""
 
+TOKENIZER_STYLES: tuple[str, ...] = (*STYLES, "blob")
+"""Styles the image tokenizer is trained on: one more, whose drawings need no captions."""
+
 HELD_OUT_STYLES: tuple[str, ...] = ("openmoji", "emojione-v1")
 """Never trained on: their licence is share-alike, and an unseen style is a fair test."""
 

@@ -1,0 +1,47 @@
+"""Put averaged weights, tokenizers and settings together as a model folder in bf16."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from nextstep.config import NextStepConfig
+from nextstep.folders import Parts, save_parts
+from nextstep.image.autoencoder import NANO_AUTOENCODER
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.model.nextstep import NextStepModel
+from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.text.tokenizer import TextTokenizer
+
+GENERATE = GenerationSettings(guidance=2.5, solver="ab2", steps=12)
+EDIT = GENERATE.with_values(image_guidance=1.5)
+
+
+def main() -> None:
+    """Read a training folder, write a model folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="of scripts/train_nano.py")
+    parser.add_argument("--stage", default="full")
+    parser.add_argument("--tokenizer-folder", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=128)
+    args = parser.parse_args()
+    model = NextStepModel(NextStepConfig.named("nano"))
+    state = torch.load(args.folder / args.stage / "state.pt", weights_only=True)
+    model.load_state_dict(state["ema"]["shadow"], strict=False)
+    network = AutoencoderKL.from_pretrained(args.tokenizer_folder)
+    parts = Parts(
+        model.to(torch.bfloat16),
+        ImageTokenizer(NANO_AUTOENCODER, network.to(torch.bfloat16)),
+        TextTokenizer.from_folder(args.folder),
+        ModelDefaults(args.size, args.size, GENERATE, EDIT),
+        "",
+    )
+    save_parts(parts, args.output)
+
+
+if __name__ == "__main__":
+    main()

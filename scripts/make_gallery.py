@@ -1,0 +1,134 @@
+"""Draw the sheets of docs/gallery: fixed prompts, fixed seed, nothing chosen by hand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from nextstep import NextStepPipeline
+from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS, default_caption
+from nextstep.world.scenes import single
+from nextstep.world.vocabulary import (
+    COLOURS,
+    OBJECTS,
+    STYLES,
+    background_allowed,
+    is_held_out,
+    sample_objects,
+)
+
+SHEET_STYLES = ("noto", "3d", "mono")
+SEED = 1
+LABEL = 22
+Cell = tuple[list[Image.Image], str]
+Scene = tuple[str, str, str]
+
+
+def colour_of(place: int, style: str) -> str:
+    """Background of the place-th cell: the ten colours in turn, skipping invisible pairs."""
+    names = list(COLOURS)
+    while not background_allowed(style, names[place % len(names)]):
+        place += 1
+    return names[place % len(names)]
+
+
+def pictures_of(scenes: list[Scene], pipeline: NextStepPipeline) -> list[Cell]:
+    """Text to image for every scene."""
+    prompts = [default_caption(*scene) for scene in scenes]
+    made = pipeline.generate(prompts, seed=SEED)
+    return [([p.image], t) for p, t in zip(made, prompts, strict=True)]
+
+
+def single_scenes() -> list[Scene]:
+    """20 objects drawn by seed 0 in three styles; pairs that training never saw are another sheet."""
+    scenes = []
+    for name in sample_objects(len(OBJECTS), 0):
+        if not any(is_held_out(name, style) for style in SHEET_STYLES):
+            k = len(scenes)
+            scenes += [(name, s, colour_of(k + 4 * i, s)) for i, s in enumerate(SHEET_STYLES)]
+        if len(scenes) == 60:
+            break
+    return scenes
+
+
+def held_out_scenes() -> list[Scene]:
+    """Every pair of object and style that training never saw."""
+    pairs = [(n, s) for n in OBJECTS for s in STYLES if is_held_out(n, s)]
+    return [(name, style, colour_of(i, style)) for i, (name, style) in enumerate(pairs)]
+
+
+def edits(pipeline: NextStepPipeline, count: int, style_edits: bool) -> list[Cell]:
+    """Source drawing and edited picture, one instruction each."""
+    cells = []
+    for i, name in enumerate(sample_objects(count, 7)):
+        seen = [s for s in STYLES if not is_held_out(name, s)]
+        n = len(seen)
+        style = seen[i % n]
+        if style_edits:
+            other = seen[(i + 1 + i // n % (n - 1)) % n]
+            colour = colour_of(i, "mono")
+            text = STYLE_EDITS[i % 3].format(style=other)
+        else:
+            colour = colour_of(i, style)
+            text = BACKGROUND_EDITS[i % 3].format(colour=colour_of(i + 3, style))
+        source = single(name, style, colour)
+        made = pipeline.edit(source, text, seed=SEED)[0]
+        cells.append(([source, made.image], text))
+    return cells
+
+
+def sheet(cells: list[Cell], columns: int) -> Image.Image:
+    """A grid of pictures with their texts underneath."""
+    width = sum(p.width for p in cells[0][0]) + 8
+    height = cells[0][0][0].height + LABEL + 8
+    rows = -(-len(cells) // columns)
+    canvas = Image.new("RGB", (columns * width, rows * height), "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(9)
+    for i, (pictures, text) in enumerate(cells):
+        x, y = i % columns * width + 4, i // columns * height + 4
+        for picture in pictures:
+            canvas.paste(picture, (x, y))
+            x += picture.width
+        left = i % columns * width + 4
+        words, lines = text.split(), [""]
+        for word in words:
+            longer = f"{lines[-1]} {word}".strip()
+            if font.getlength(longer) > width - 8:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        draw.multiline_text(
+            (left, y + cells[0][0][0].height + 1), "\n".join(lines[:2]), "black", font, spacing=0
+        )
+    return canvas
+
+
+def main() -> None:
+    """Write the sheets that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--output", type=Path, default=Path("docs/gallery"))
+    parser.add_argument(
+        "--sheets", nargs="*", default=["singles", "held-out", "style", "background"]
+    )
+    args = parser.parse_args()
+    pipeline = NextStepPipeline.from_pretrained(args.model)
+    makers: dict[str, tuple[Callable[[], list[Cell]], int]] = {
+        "singles": (lambda: pictures_of(single_scenes(), pipeline), 12),
+        "held-out": (lambda: pictures_of(held_out_scenes(), pipeline), 9),
+        "style": (lambda: edits(pipeline, 30, style_edits=True), 5),
+        "background": (lambda: edits(pipeline, 30, style_edits=False), 5),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.sheets:
+        make, columns = makers[name]
+        sheet(make(), columns).save(args.output / f"{name}.png")
+        print(f"wrote {args.output / name}.png", flush=True)
+
+
+if __name__ == "__main__":
+    main()

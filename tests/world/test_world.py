@@ -1,0 +1,219 @@
+"""Vocabulary, drawings and training sequences, on a small made-up emoji set."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world import captions, scenes, sources
+from nextstep.world.crops import CropMaker
+from nextstep.world.singles import COLOUR_NAMES, LatentStore, SinglesMaker
+from nextstep.world.vocabulary import (
+    COLOURS,
+    OBJECTS,
+    STYLES,
+    background_allowed,
+    is_held_out,
+    sample_objects,
+)
+
+
+def test_vocabulary() -> None:
+    assert len(set(OBJECTS)) == len(OBJECTS) == 144
+    assert not background_allowed("mono", "black")
+    assert sample_objects(20, 0) == sample_objects(20, 0)
+    assert len(set(sample_objects(20, 0))) == 20
+
+
+def test_held_out_pairs_are_few_and_every_object_keeps_styles() -> None:
+    held = [(n, s) for n in OBJECTS for s in STYLES if is_held_out(n, s)]
+    assert 0.03 < len(held) / (len(OBJECTS) * len(STYLES)) < 0.08
+    for name in OBJECTS:
+        assert sum(not is_held_out(name, style) for style in STYLES) >= 3
+
+
+@pytest.fixture
+def made_up_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two packages as npm would leave them: an SVG set with an alias, and a WebP set."""
+    monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
+    for cached in (sources.emoji_names, sources._icon_names_by_code, scenes.emoji_set):
+        cached.cache_clear()
+    scenes.drawing.cache_clear()
+    npm = tmp_path / "npm"
+
+    def package(name: str, version: str) -> Path:
+        folder = npm / f"{name.replace('/', '__')}-{version}"
+        folder.mkdir(parents=True)
+        return folder
+
+    names = package(*sources.NAMES_PACKAGE)
+    (names / "en").mkdir()
+    entries = [
+        {"label": "red apple", "hexcode": "1F34E", "group": 4},
+        {"label": "red heart", "hexcode": "2764-FE0F", "group": 0},
+        {"label": "ewe", "hexcode": "1F411", "group": 3},
+        {"label": "flag: X", "hexcode": "1F1FD", "group": 9},
+        {"label": "part", "hexcode": "1F3FB"},
+    ]
+    (names / "en" / "data.json").write_text(json.dumps(entries))
+    square = '<path fill="{}" d="M2 4h12v8H2z"/>'
+    icons = {
+        "width": 16,
+        "height": 16,
+        "icons": {
+            "apple": {"body": square.format("#f00")},
+            "heart": {"body": square.format("currentColor")},
+        },
+        "aliases": {"sheep": {"parent": "apple"}},
+    }
+    chars = {"1f34e": "apple", "2764": "heart", "1f411": "sheep"}
+    for style in ("noto", "twemoji", "openmoji", "blob"):
+        source = sources.STYLE_PACKAGES[style]
+        folder = package(source.package, source.version)
+        (folder / "icons.json").write_text(json.dumps(icons))
+        # The "blob" set has no table of its own and finds names through the others.
+        (folder / "chars.json").write_text(json.dumps({} if style == "blob" else chars))
+    source = sources.STYLE_PACKAGES["3d"]
+    folder = package(source.package, source.version) / "assets"
+    folder.mkdir()
+    picture = Image.new("RGBA", (64, 64))
+    picture.paste((0, 0, 255, 255), (16, 8, 48, 56))
+    picture.save(folder / "2764-fe0f.webp", lossless=True)
+    yield tmp_path
+    for cached in (sources.emoji_names, sources._icon_names_by_code, scenes.emoji_set):
+        cached.cache_clear()
+    scenes.drawing.cache_clear()
+
+
+def test_names_and_sets(made_up_sets: Path) -> None:
+    assert sources.emoji_names() == {
+        "red apple": "1f34e", "red heart": "2764", "ewe": "1f411", "sheep": "1f411",
+    }  # fmt: skip
+    for style in ("noto", "blob"):
+        assert "1f34e" in sources.EmojiSet(style)
+        assert "1f999" not in sources.EmojiSet(style)
+    assert [n for n, _ in sources.all_drawings("3d", 20)] == ["red heart"]
+
+
+def test_drawings_are_cut_to_their_outline(made_up_sets: Path) -> None:
+    apple = sources.EmojiSet("noto").draw("1f34e", 60)
+    assert apple.size == (60, 40)
+    assert apple.getpixel((30, 20)) == (255, 0, 0, 255)
+    assert sources.EmojiSet("noto").draw("1f411", 60).size == (60, 40)  # through the alias
+    assert sources.EmojiSet("noto").draw("2764", 60).getpixel((30, 20))[:3] == (27, 27, 27)
+    assert sources.EmojiSet("3d").draw("2764", 48).size == (32, 48)
+    with pytest.raises(KeyError, match="no emoji 1f999"):
+        sources.EmojiSet("3d").draw("1f999", 10)
+
+
+def test_a_scene_is_centred_on_its_colour(made_up_sets: Path) -> None:
+    picture = scenes.single("red apple", "noto", "blue", 100)
+    assert picture.size == (100, 100)
+    assert picture.getpixel((2, 2)) == COLOURS["blue"]
+    assert picture.getpixel((50, 50)) == (255, 0, 0)
+
+
+def test_npm_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="npm, which is not installed"):
+        sources.fetch_package("nothing", "1.0.0")
+    assert not list((tmp_path / "npm").iterdir())
+
+
+def test_captions_name_everything() -> None:
+    rng = random.Random(0)
+    said = {captions.caption(rng, "fox", "noto", "red") for _ in range(300)}
+    assert len(said) == len(captions.CAPTIONS)
+    assert all("fox" in text for text in said)
+    assert captions.default_caption("fox", "3d", "red") == "fox, 3d style, red background"
+    assert "mono" in captions.style_edit(rng, "mono")
+    assert "pink" in captions.background_edit(rng, "pink")
+
+
+def test_crops_are_a_function_of_the_step() -> None:
+    icons = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 4), dtype=np.uint8)
+    photo = Image.effect_noise((90, 70), 60).convert("RGB")
+    maker = CropMaker(icons, [photo], size=32, batch=12)
+    one, again, other = maker(3), maker(3), maker(4)
+    assert one.shape == (12, 3, 32, 32)
+    assert float(one.min()) >= -1
+    assert float(one.max()) <= 1
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LatentStore:
+    """Tokens that tell which picture they are of."""
+    shape = (len(OBJECTS), len(STYLES), len(COLOURS), 4, 3)
+    values = np.arange(np.prod(shape[:3]), dtype=np.float32).reshape(*shape[:3], 1, 1)
+    np.save(tmp_path / "store.npy", np.broadcast_to(values, shape))
+    return LatentStore(tmp_path / "store.npy")
+
+
+def scene_of(tokens: torch.Tensor) -> tuple[str, str, str]:
+    number = int(tokens[0, 0])
+    colour, rest = number % len(COLOURS), number // len(COLOURS)
+    style, name = rest % len(STYLES), rest // len(STYLES)
+    return OBJECTS[name], STYLES[style], COLOUR_NAMES[colour]
+
+
+def test_training_never_sees_held_out_pairs(
+    store: LatentStore, text_tokenizer: TextTokenizer
+) -> None:
+    maker = SinglesMaker(store, text_tokenizer, pictures=64, edit_share=0.5)
+    for step in range(40):
+        batch = maker(step)
+        for tokens in batch.image_tokens.view(-1, 4, 3):
+            name, style, colour = scene_of(tokens)
+            assert not is_held_out(name, style)
+            assert background_allowed(style, colour)
+
+
+def test_edits_change_one_thing(store: LatentStore, text_tokenizer: TextTokenizer) -> None:
+    maker = SinglesMaker(store, text_tokenizer, pictures=2, edit_share=1.0, drop_text=0.0)
+    for step in range(60):
+        batch = maker(step)
+        assert len(batch.target_rows) == 4  # one edit, its target alone is trained
+        source, target = map(scene_of, batch.image_tokens.view(2, 4, 3))
+        assert batch.target_rows.tolist() == [4, 5, 6, 7]
+        assert source[0] == target[0]
+        text = text_tokenizer.decode(batch.ids[0].tolist())
+        changed = target[1] if "style" in text else target[2]
+        assert changed in text
+        assert source[1:][1 if "style" in text else 0] == target[1:][1 if "style" in text else 0]
+
+
+def test_batches_are_a_function_of_the_step(
+    store: LatentStore, text_tokenizer: TextTokenizer
+) -> None:
+    maker = SinglesMaker(store, text_tokenizer, pictures=8)
+    one, again = maker(5), maker(5)
+    assert torch.equal(one.ids, again.ids)
+    assert torch.equal(one.image_tokens, again.image_tokens)
+
+
+def test_store_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "nextstep.world.singles.single",
+        lambda n, s, c, size: Image.new("RGB", (size, size), COLOURS[c]),
+    )
+
+    def encode(pictures: list[np.ndarray]) -> torch.Tensor:
+        return torch.stack([torch.full((4, 3), float(p[0, 0, 0])) for p in pictures])
+
+    path = tmp_path / "latents.npy"
+    LatentStore.build(path, encode, 32, (4, 3))
+    store = LatentStore(path)
+    assert store.grid == (2, 2)
+    for colour, (red, _, _) in COLOURS.items():
+        assert store("bomb", "mono", colour).unique().tolist() == [float(red)]
+    assert [p.name for p in tmp_path.iterdir()] == ["latents.npy"]
