@@ -43,7 +43,7 @@ def pictures_of(scenes: list[Scene], pipeline: NextStepPipeline) -> list[Cell]:
 
 
 def single_scenes() -> list[Scene]:
-    """20 objects drawn by seed 0 in three styles; pairs that training never saw are another sheet."""
+    """20 objects drawn by seed 0 in three styles; pairs never trained on have their own sheet."""
     scenes = []
     for name in sample_objects(len(OBJECTS), 0):
         if not any(is_held_out(name, style) for style in SHEET_STYLES):
@@ -112,9 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--output", type=Path, default=Path("docs/gallery"))
-    parser.add_argument(
-        "--sheets", nargs="*", default=["singles", "held-out", "style", "background"]
-    )
+    parser.add_argument("--sheets", nargs="*", help="default: all")
     args = parser.parse_args()
     pipeline = NextStepPipeline.from_pretrained(args.model)
     makers: dict[str, tuple[Callable[[], list[Cell]], int]] = {
@@ -124,7 +122,7 @@ def main() -> None:
         "background": (lambda: edits(pipeline, 30, style_edits=False), 5),
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in args.sheets:
+    for name in args.sheets or makers:
         make, columns = makers[name]
         sheet(make(), columns).save(args.output / f"{name}.png")
         print(f"wrote {args.output / name}.png", flush=True)

@@ -122,7 +122,7 @@ def test_a_scene_is_centred_on_its_colour(made_up_sets: Path) -> None:
 
 def test_npm_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(RuntimeError, match="npm, which is not installed"):
         sources.fetch_package("nothing", "1.0.0")
     assert not list((tmp_path / "npm").iterdir())
