@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 
 from nextstep.config import NextStepConfig
 from nextstep.folders import Parts, save_parts
-from nextstep.image.autoencoder import NANO_AUTOENCODER
-from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.vae_files import load_image_tokenizer
 from nextstep.model.nextstep import NextStepModel
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text.tokenizer import TextTokenizer
@@ -32,10 +30,9 @@ def main() -> None:
     model = NextStepModel(NextStepConfig.named("nano"))
     state = torch.load(args.folder / args.stage / "state.pt", weights_only=True)
     model.load_state_dict(state["ema"]["shadow"], strict=False)
-    network = AutoencoderKL.from_pretrained(args.tokenizer_folder)
     parts = Parts(
         model.to(torch.bfloat16),
-        ImageTokenizer(NANO_AUTOENCODER, network.to(torch.bfloat16)),
+        load_image_tokenizer(args.tokenizer_folder, torch.bfloat16),
         TextTokenizer.from_folder(args.folder),
         ModelDefaults(args.size, args.size, GENERATE, EDIT),
         "",

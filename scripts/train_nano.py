@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from nextstep.config import NextStepConfig
-from nextstep.image.latents import normalise_latents, patchify
+from nextstep.image.vae_files import load_image_tokenizer
 from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.pretrain import sequence_loss
 from nextstep.text.tokenizer import TextTokenizer
@@ -30,20 +30,16 @@ PIXELS = {"small": 64, "full": 128}
 
 def prepare(args: argparse.Namespace) -> None:
     """Train the text tokenizer and encode every picture."""
-    from diffusers import AutoencoderKL
-
     args.folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
     size = NextStepConfig.named("nano").vocab_size
     TextTokenizer.train(_training_texts(rng), size).save(args.folder)
-    vae = AutoencoderKL.from_pretrained(args.tokenizer_folder).eval()
+    tokenizer = load_image_tokenizer(args.tokenizer_folder)
 
-    @torch.inference_mode()
     def encode(pictures: list[np.ndarray]) -> torch.Tensor:
         pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            mean = vae.encoder(pixels)[:, :16]
-        return patchify(normalise_latents(mean.float()))
+            return tokenizer.encode_tokens(pixels).float()
 
     pixels = PIXELS[args.stage]
     path = args.folder / f"latents-{pixels}.npy"

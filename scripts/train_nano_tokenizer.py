@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nextstep.image.autoencoder import NANO_AUTOENCODER, build_autoencoder
+from nextstep.image.autoencoder import NANO_AUTOENCODER, Autoencoder
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.vae_files import save_image_tokenizer
 from nextstep.stages.tokenizer import tokenizer_loss
 from nextstep.train.loop import Loop, LoopConfig
 from nextstep.world.crops import CropMaker, load_photos
@@ -28,7 +31,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
     torch.manual_seed(0)
-    model = build_autoencoder(NANO_AUTOENCODER)
+    model = Autoencoder(NANO_AUTOENCODER)
     photos = load_photos(args.photos) if args.photos else []
     crops = CropMaker(np.load(args.icons, mmap_mode="r"), photos, size=64, batch=args.batch)
     config = LoopConfig(
@@ -42,9 +45,9 @@ def main() -> None:
 
 
 def save_average(loop: Loop, folder: Path) -> None:
-    """Write the averaged autoencoder as a diffusers folder."""
+    """Write the averaged tokenizer folder."""
     with loop.ema.applied(loop.model):
-        loop.model.save_pretrained(folder)
+        save_image_tokenizer(ImageTokenizer(NANO_AUTOENCODER, copy.deepcopy(loop.model)), folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nextstep.data.batch import collate
-from nextstep.image.autoencoder import AutoencoderConfig, build_autoencoder
+from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
 from nextstep.stages.pretrain import sequence_loss
 from nextstep.stages.tokenizer import reconstruction_loss, refinement_loss, tokenizer_loss
 from nextstep.text.sequence import Picture, Text, build_sequence
@@ -28,7 +28,7 @@ def test_reconstruction_loss() -> None:
 
 
 def test_refinement_leaves_the_encoder_alone() -> None:
-    network = build_autoencoder(AutoencoderConfig((8, 8), 1, 4, 4))
+    network = Autoencoder(AutoencoderConfig((8, 8), 1, 4, 4))
     batch = torch.randn(2, 4, 8, 8), torch.rand(2, 3, 16, 16)
     refinement_loss(network, batch, gamma=0.3)["loss"].backward()
     assert all(p.grad is None for p in network.encoder.parameters())
@@ -37,12 +37,12 @@ def test_refinement_leaves_the_encoder_alone() -> None:
 
 def test_tokenizer_learns(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = build_autoencoder(AutoencoderConfig((8, 8), 1, 4, 4))
+    network = Autoencoder(AutoencoderConfig((8, 8), 1, 4, 4))
     pixels = torch.rand(4, 3, 16, 16) * 2 - 1
     config = LoopConfig(steps=15, learning_rate=3e-3, warmup=1, bf16=False)
-    first = float(tokenizer_loss(network, pixels, 0.1)["loss"])
+    first = tokenizer_loss(network, pixels, 0.1)["loss"].item()
     Loop(network, lambda s: pixels, lambda m, b: tokenizer_loss(m, b, 0.1), config, tmp_path).run()
-    assert float(tokenizer_loss(network, pixels, 0.1)["loss"]) < 0.9 * first
+    assert tokenizer_loss(network, pixels, 0.1)["loss"].item() < 0.9 * first
 
 
 def test_model_learns_text_and_pictures(tmp_path: Path, text_tokenizer: TextTokenizer) -> None:

@@ -5,16 +5,11 @@ Legend: B pictures, H W pixels, h w latents, N image tokens, D values per token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from nextstep.image.autoencoder import AutoencoderConfig, build_autoencoder
+from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
 from nextstep.image.latents import normalise_latents, patchify, unpatchify
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 
 class ImageTokenizer(nn.Module):
@@ -24,10 +19,10 @@ class ImageTokenizer(nn.Module):
     un-normalised, because the decoder was trained on normalised latents.
     """
 
-    def __init__(self, config: AutoencoderConfig, autoencoder: AutoencoderKL | None = None) -> None:
+    def __init__(self, config: AutoencoderConfig, autoencoder: Autoencoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.autoencoder = autoencoder if autoencoder is not None else build_autoencoder(config)
+        self.autoencoder = autoencoder if autoencoder is not None else Autoencoder(config)
         self.requires_grad_(False)
         self.eval()
 

@@ -22,7 +22,6 @@ from nextstep.image.tokenizer import ImageTokenizer
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 RELEASED_WEIGHTS = "checkpoint.pt"
-PATCH_KEYS = {"patch": "patch", "token_norm": "token_norm", "deterministic": "deterministic"}
 
 
 def load_image_tokenizer(
@@ -95,14 +94,27 @@ def _from_diffusers(raw: dict[str, Any]) -> AutoencoderConfig:
 
 
 def save_image_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:
-    """Write the diffusers layout with our three normalisation keys in config.json."""
+    """Write the diffusers layout with `patch`, `token_norm` and `deterministic` beside it."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.autoencoder.save_pretrained(folder, safe_serialization=True)
-    path = folder / "config.json"
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    raw.pop("_name_or_path", None)
-    raw |= {key: getattr(tokenizer.config, name) for key, name in PATCH_KEYS.items()}
-    path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    config = tokenizer.config
+    levels = len(config.block_channels)
+    raw = {
+        "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": list(config.block_channels),
+        "layers_per_block": config.layers_per_block, "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_groups, "act_fn": "silu", "mid_block_add_attention": True,
+        "use_quant_conv": False, "use_post_quant_conv": False,
+        "scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor,
+        "patch": config.patch, "token_norm": config.token_norm,
+        "deterministic": config.deterministic,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    weights = {k: v.contiguous() for k, v in tokenizer.autoencoder.state_dict().items()}
+    save_file(weights, folder / DIFFUSERS_WEIGHTS, metadata={"format": "pt"})
 
 
 def save_released(tokenizer: ImageTokenizer, folder: Path) -> None:

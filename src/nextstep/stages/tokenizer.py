@@ -6,16 +6,12 @@ L2 plus L1 on finite differences, which keeps edges sharp without a perceptual n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextstep.image.autoencoder import Autoencoder
 from nextstep.image.latents import normalise_latents, perturb
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -29,18 +25,15 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"loss": l1 + l2 + gradient, "l1": l1.detach(), "l2": l2.detach()}
 
 
-def tokenizer_loss(
-    autoencoder: AutoencoderKL, pixels: Tensor, gamma: float, patch: int = 2
-) -> dict[str, Tensor]:
+def tokenizer_loss(autoencoder: Autoencoder, pixels: Tensor, gamma: float) -> dict[str, Tensor]:
     """Encode, normalise, perturb with a ~ U[0, gamma], decode, compare (arXiv 2508.10711 eq. 3)."""
-    channels = int(autoencoder.config["latent_channels"])
-    mean = autoencoder.encoder(pixels)[:, :channels].float()
-    latents = perturb(normalise_latents(mean, patch), gamma)
+    mean = autoencoder.mean(pixels).float()
+    latents = perturb(normalise_latents(mean, autoencoder.config.patch), gamma)
     return reconstruction_loss(autoencoder.decoder(latents), pixels)
 
 
 def refinement_loss(
-    autoencoder: AutoencoderKL, batch: tuple[Tensor, Tensor], gamma: float
+    autoencoder: Autoencoder, batch: tuple[Tensor, Tensor], gamma: float
 ) -> dict[str, Tensor]:
     """Decoder-only training on (latents, pixels) pairs made with the frozen encoder."""
     latents, pixels = batch
