@@ -149,6 +149,45 @@ def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -
     assert before.image.tobytes() == after.image.tobytes()
 
 
+def test_public_names_read_folders(tiny_pipeline: NextStepPipeline, tmp_path: Path) -> None:
+    import torch
+
+    import nextstep
+
+    tiny_pipeline.save_pretrained(tmp_path / "copy")
+    model = nextstep.NextStepModel.from_pretrained(tmp_path / "copy", torch.bfloat16)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert model.config == nextstep.NextStepConfig.from_file(tmp_path / "copy" / "config.json")
+    tokenizer = nextstep.ImageTokenizer.from_pretrained(tmp_path / "copy" / "vae")
+    assert tokenizer.config == tiny_pipeline.image_tokenizer.config
+    with pytest.raises(ValueError, match="exists already"):
+        tiny_pipeline.save_pretrained(tmp_path / "copy")
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = nextstep.Nothing
+
+
+def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from nextstep.folders import find_folder
+
+    asked = []
+
+    def fetch(name: str) -> str:
+        asked.append(name)
+        if name == "no/network":
+            raise OSError("the network is unreachable")
+        return str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert find_folder("some/model") == tiny_folder
+    with pytest.raises(ValueError, match="could not be fetched from the hub: the network is"):
+        find_folder("no/network")
+    with pytest.raises(ValueError, match="no model folder 'plain'"):
+        find_folder("plain")
+    assert asked == ["some/model", "no/network"]
+
+
 def test_bf16_draws_too(tiny_folder: Path) -> None:
     import torch
 

@@ -118,6 +118,17 @@ class NextStepPipeline:
         parts = folders.load_parts(model, dtype, device, vae)
         return cls(*parts)
 
+    def save_pretrained(self, folder: str | Path, released: bool = False) -> None:
+        """Write a model folder, in the released v1 layout if asked for.
+
+        Raises:
+            NextStepError: when the folder exists or cannot be written.
+        """
+        parts = folders.Parts(
+            self.model, self.image_tokenizer, self.text_tokenizer, self.defaults, self.model_hash
+        )
+        folders.save_parts(parts, Path(folder), released)
+
     def generate(
         self,
         prompt: str | Sequence[str],

@@ -5,6 +5,8 @@ Legend: B pictures, H W pixels, h w latents, N image tokens, D values per token.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,15 @@ class ImageTokenizer(nn.Module):
         self.autoencoder = autoencoder if autoencoder is not None else Autoencoder(config)
         self.requires_grad_(False)
         self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> ImageTokenizer:
+        """Read a tokenizer folder of either layout; see `vae_files.load_image_tokenizer`."""
+        from nextstep.image.vae_files import load_image_tokenizer
+
+        return load_image_tokenizer(Path(folder), dtype, device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,6 +6,9 @@ D values per token, V vocabulary, K head batch multiplier.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +34,24 @@ class NextStepModel(Backbone):
         self.image_in_projector = nn.Linear(config.token_size, E)
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> NextStepModel:
+        """Read a model folder of any known layout; see `checkpoints.load_model`."""
+        from nextstep.model.checkpoints import load_model
+
+        return load_model(Path(folder), dtype, device)
+
+    @classmethod
+    def from_language_model(
+        cls, folder: str | Path, head: str = "base", dtype: torch.dtype | None = None
+    ) -> NextStepModel:
+        """Start from a stock Qwen2/2.5 folder; see `checkpoints.load_language_model`."""
+        from nextstep.model.checkpoints import load_language_model
+
+        return load_language_model(Path(folder), head, dtype)
 
     def reset_parameters(self) -> None:
         """Fresh weights: N(0, initializer_range) with zero biases, the head by its own rule."""
