@@ -79,3 +79,14 @@ def test_what_is_shipped_fits() -> None:
     size = sum(f.stat().st_size for f in SHIPPED["nano"].rglob("*") if f.is_file())
     assert size < 50 * 10**6
     assert (SHIPPED["nano"] / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "pictures"),
+    [("draw_and_edit", ["apple-blue.png", "apple-mono.png", "apple.png"]),
+     ("watch_it_grow", [f"row-{i}.png" for i in range(1, 9)])],
+)  # fmt: skip
+def test_examples_run(script: str, pictures: list[str], tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / f"{script}.py"
+    subprocess.run([sys.executable, str(path)], check=True, cwd=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == pictures
