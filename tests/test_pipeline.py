@@ -140,6 +140,7 @@ def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -
         wide = AutoencoderConfig((32, 32, 32, 32), layers_per_block=1)
         parts = parts._replace(image_tokenizer=ImageTokenizer(wide))
     save_parts(parts, tmp_path / "copy", released)
+    assert all(f.stat().st_mode & 0o044 for f in (tmp_path / "copy").rglob("*"))
     again = load_parts(tmp_path / "copy")
     defaults = ModelDefaults() if released else parts.defaults
     assert again.defaults == defaults

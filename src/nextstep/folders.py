@@ -172,7 +172,10 @@ def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
         write(parts.image_tokenizer, scratch / "vae")
         if not released:
             write_json(scratch / SETTINGS_FILE, parts.defaults.to_dict())
+        # mkdtemp and safetensors write for the owner alone; a model folder is for everybody.
         scratch.chmod(0o755)
+        for file in scratch.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
         scratch.replace(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
