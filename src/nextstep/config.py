@@ -29,7 +29,6 @@ class NextStepConfig:
         fm_head_dim, fm_head_layers: width and depth of the flow head.
         fm_head_batch_mul: noise levels every token is trained at in one step.
         lm_loss_weight, im_loss_weight: weights of cross-entropy and flow matching.
-        use_gen_pos_embed: add a 2-D sinusoid of the next token's place before the out-projector.
         *_id: ids of the special tokens.
         vae_name_or_path: where the image tokenizer is, relative to the model folder.
     """
@@ -56,7 +55,6 @@ class NextStepConfig:
     fm_head_batch_mul: int = 4
     lm_loss_weight: float = 0.01
     im_loss_weight: float = 1.0
-    use_gen_pos_embed: bool = False
     eos_id: int = 151643
     pad_id: int = 151665
     begin_of_image_id: int = 151667
@@ -98,14 +96,16 @@ class NextStepConfig:
         Unknown keys are ignored, because released files carry many that mean nothing here.
 
         Raises:
-            ValueError: when a value that fixes a shape is missing.
+            ValueError: when a value that fixes a shape is missing, is of another type, or asks
+                for arithmetic that is not implemented.
         """
-        known = {field.name for field in fields(cls)}
+        refuse_unimplemented(raw)
+        known = {field.name: field for field in fields(cls)}
         values: dict[str, Any] = {}
         for key, value in raw.items():
             name = RELEASED_NAMES.get(key, key)
             if name in known and value is not None:
-                values[name] = value
+                values[name] = _checked(key, value, str(known[name].type))
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if name not in values:
                 raise ValueError(f"config.json has no '{name}'")
@@ -134,8 +134,8 @@ class NextStepConfig:
         """What our config.json holds."""
         return {"format": FORMAT, "model_type": "nextstep", **asdict(self)}
 
-    def to_released_dict(self) -> dict[str, Any]:
-        """The same values under the released v1 names."""
+    def to_released_dict(self, dtype: str = "float32") -> dict[str, Any]:
+        """The same values under the released v1 names, with the number format of the weights."""
         ours = {v: k for k, v in RELEASED_NAMES.items() if k not in LEGACY_1_1_NAMES}
         out: dict[str, Any] = {ours.get(k, k): v for k, v in asdict(self).items()}
         return out | {
@@ -144,13 +144,47 @@ class NextStepConfig:
             "hidden_act": "silu",
             "bos_token_id": self.eos_id,
             "latent_size": 64,
-            "torch_dtype": "float32",
+            "torch_dtype": dtype,
         }
 
     def with_values(self, **changes: Any) -> NextStepConfig:
         """A copy with some values changed."""
         return replace(self, **changes)
 
+
+def refuse_unimplemented(raw: dict[str, Any]) -> None:
+    """Refuse a config whose numbers would come out otherwise here.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
+    found = {
+        f"rope type '{kind}'": kind != "default",
+        f"hidden_act '{raw.get('hidden_act')}'": raw.get("hidden_act", "silu") != "silu",
+        "use_sliding_window": bool(raw.get("use_sliding_window")),
+        # Present in the released code, used by no released weights.
+        "use_gen_pos_embed": bool(raw.get("use_gen_pos_embed")),
+    }
+    for name, asked in found.items():
+        if asked:
+            raise ValueError(f"config.json asks for {name}, which is not implemented")
+
+
+def _checked(key: str, value: Any, kind: str) -> Any:
+    """The value, if it is of the field's type and, for counts and sizes, positive."""
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    wanted = {"int": int, "float": float, "bool": bool}.get(kind, str)
+    right = isinstance(value, wanted) and (wanted is not int or not isinstance(value, bool))
+    if not right or (wanted is int and not key.endswith(ID_ENDINGS) and value < 1):
+        raise ValueError(f"config.json: '{key}' must be a positive {kind}, not {value!r}")
+    return value
+
+
+ID_ENDINGS = ("_id", "boi", "eoi", "_id_added")
+"""Keys whose integers may be 0."""
 
 LEGACY_1_1_NAMES = frozenset(
     ("patch_size", "num_channels", "image_loss_weight", "genloss_width", "genloss_depth",

@@ -108,6 +108,14 @@ def test_token_norm_is_applied_before_feeding_back() -> None:
     assert len(fed) == how.tokens - 1  # the last token is never fed
 
 
+def test_tokens_that_are_not_finite_are_an_error() -> None:
+    model, how = random_model(TINY), settings(guidance=1.0)
+    with torch.no_grad():
+        model.image_head.net.final_layer.linear.bias.fill_(float("inf"))
+    with pytest.raises(ValueError, match="token 0 is not a finite number"):
+        decode_tokens(model, prompts([3], how.branches), how, KeyedNoise([(0, 0)], 1, 64))
+
+
 def test_progress_is_told_after_every_token() -> None:
     model, how = random_model(TINY), settings(guidance=1.0)
     told: list[tuple[int, tuple[int, ...]]] = []

@@ -23,7 +23,7 @@ scales = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-2, 20))
 
 def released(settings: GuidanceSettings, index: int, count: int, v: dict, images: bool):
     text, image = settings.at(index, count)
-    if not images:
+    if not images or settings.image_guidance == 1:
         return v[UNCONDITIONAL] + text * (v[CONDITIONAL] - v[UNCONDITIONAL])
     return (
         v[UNCONDITIONAL]
@@ -58,7 +58,9 @@ def test_only_needed_branches_run() -> None:
     assert names(1.0, 1.0, False) == [CONDITIONAL]
     assert names(1.0, 3.0, False) == [CONDITIONAL]  # no picture: image guidance means nothing
     assert names(0.5, 1.0, False) == [CONDITIONAL, UNCONDITIONAL]
-    assert names(7.5, 1.0, True) == [CONDITIONAL, IMAGE_ONLY]
+    assert names(7.5, 1.0, True) == [CONDITIONAL, UNCONDITIONAL]  # as the release does
+    assert names(1.0, 1.0, True) == [CONDITIONAL]
+    assert names(2.0, 0.0, True) == [CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL]
     assert names(1.0, 2.0, True) == [CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL]
     assert names(3.0, 3.0, True) == [CONDITIONAL, UNCONDITIONAL]
     assert names(7.5, 1.5, True) == [CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL]

@@ -140,13 +140,31 @@ def test_no_noise_level_is_the_ode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [2, 3, 5])
 def test_draws_are_counted(name: str, steps: int) -> None:
     taken, draw = stream(8, (2, 2))
     settings = SolverSettings(name, steps=steps)
     x = solve(lambda x, t: -x, draw, settings)
     assert len(taken) == settings.draws
     assert bool(torch.isfinite(x).all())
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.2])
+def test_first_step_of_sde(shift: float) -> None:
+    """At t = 0 the noise is level / sqrt(1 - second-last time), as in the training release."""
+    steps, level = 6, 0.8
+    times = uniform_grid(steps, shift)
+    seen = []
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    draws = [torch.zeros(1), torch.ones(1), *[torch.zeros(1)] * (steps - 1)]
+    feed = iter(draws)
+    solve(velocity, lambda: next(feed), SolverSettings("sde", steps, shift, level))
+    expected = level / math.sqrt(1 - times[-2]) * math.sqrt(times[1])
+    assert float(seen[1]) == pytest.approx(expected)
 
 
 def test_grids() -> None:
@@ -164,6 +182,9 @@ def test_grids() -> None:
     [
         {"name": "euler"},
         {"steps": 0},
+        {"steps": 10**9},
+        {"name": "v1", "steps": 1},
+        {"shift": 1e-20},
         {"shift": 0.0},
         {"shift": math.nan},
         {"noise_level": -0.1},

@@ -67,6 +67,14 @@ def test_alpha_lies_on_white() -> None:
     assert pictures.open_picture(half).getpixel((0, 0)) == (127, 127, 127)
 
 
+def test_sixteen_bits_are_scaled() -> None:
+    ramp = np.linspace(0, 65535, 16, dtype=np.uint16).reshape(4, 4)
+    loaded = np.asarray(pictures.open_picture(Image.fromarray(ramp)))[..., 0]
+    assert np.array_equal(loaded, ramp // 257)
+    with pytest.raises(ValueError, match="floating-point"):
+        pictures.open_picture(Image.new("F", (4, 4)))
+
+
 def test_exif_orientation(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 4))
     exif = Image.Exif()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model
@@ -44,8 +46,9 @@ def test_cached_equals_uncached() -> None:
     embeddings = model.embed(torch.randint(6, 320, (2, 12)))
     whole = model.hidden(embeddings)
     cache = KVCache(TINY, 2, 12)
-    pieces = [model.hidden(embeddings[:, :5], cache=cache)]
-    pieces += [model.hidden(embeddings[:, i : i + 1], cache=cache) for i in range(5, 12)]
+    # Several positions at once, first and later, and single ones.
+    cuts = [0, 5, 9, 10, 11, 12]
+    pieces = [model.hidden(embeddings[:, start:end], cache=cache) for start, end in pairwise(cuts)]
     assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-6)
 
 

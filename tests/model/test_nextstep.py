@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from nextstep.data.batch import collate
 from nextstep.model.flow_head import time_sinusoid
-from nextstep.model.nextstep import IGNORE, NextStepModel
-from nextstep.model.positions import grid_sinusoid
+from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.pretrain import sequence_loss
-from nextstep.text.sequence import Picture, Text, build_sequence
+from nextstep.text.sequence import IGNORE, Picture, Text, build_sequence
 from nextstep.text.tokenizer import TextTokenizer
 from tests.conftest import TINY, random_model
 
@@ -71,24 +70,6 @@ def test_image_loss_is_what_the_formula_says() -> None:
     velocity = model.image_head(t * data + (1 - t) * noise, t[:, 0], condition.repeat(2, 1))
     expected = (velocity - (data - noise)).square().mean()
     assert torch.allclose(model.image_loss(condition, tokens, u, noise), expected, atol=1e-6)
-
-
-def test_positions_for_the_head_are_needed_only_when_asked_for() -> None:
-    model = random_model(TINY.with_values(use_gen_pos_embed=True))
-    hidden = torch.randn(2, 32)
-    with pytest.raises(ValueError, match="index and grid"):
-        model.image_condition(hidden)
-    index = torch.tensor([0, 5])
-    expected = model.image_out_projector(hidden + grid_sinusoid((2, 3), 32)[index])
-    assert torch.allclose(model.image_condition(hidden, index, (2, 3)), expected)
-
-
-def test_grid_sinusoid_tells_every_place_apart() -> None:
-    table = grid_sinusoid((3, 4), 32)
-    assert len(torch.unique(table, dim=0)) == 12
-    # The first half is the column's: equal down a column; the second the row's.
-    assert torch.equal(table[1, :16], table[5, :16])
-    assert torch.equal(table[4, 16:], table[7, 16:])
 
 
 def test_batched_loss_equals_single(text_tokenizer: TextTokenizer) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings, combine
 from nextstep.flow.noise import NoiseSource
 from nextstep.flow.solvers import SolverSettings, solve
@@ -82,6 +83,9 @@ def decode_tokens(
 
     Returns:
         [B, N, D] fp32.
+
+    Raises:
+        NextStepError: when a token is not finite.
     """
     branches = settings.branches
     rows = [prompt for name in branches for prompt in prompts[name]]
@@ -90,6 +94,11 @@ def decode_tokens(
     tokens: list[Tensor] = []
     for index in range(settings.tokens):
         token = sampler.sample(hidden, noise.token(index), index)
+        if not bool(torch.isfinite(token).all()):
+            raise NextStepError(
+                f"image token {index} is not a finite number; lower the guidance or the shift, "
+                "or use a wider number format (bf16 instead of fp16)"
+            )
         tokens.append(token)
         if on_token is not None:
             on_token(index + 1, torch.stack(tokens, dim=1))
@@ -108,10 +117,7 @@ class TokenSampler:
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
         model, settings = self.model, self.settings
-        place = torch.full((len(hidden),), index, device=hidden.device)
-        condition = model.image_head.embed_condition(
-            model.image_condition(hidden, place, settings.grid)
-        )
+        condition = model.image_head.embed_condition(model.image_condition(hidden))
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
         b = len(self.branches)
 

@@ -22,6 +22,4 @@ def v1_grid(steps: int, shift: float = 1.0) -> list[float]:
     Under a shift other than 1 the last time is no longer 0.96, so the final step of 0.04 does not
     reach 1. That is how the released code behaves, and v1 reproduces it.
     """
-    if steps == 1:
-        return [0.0]
     return [shift_time(V1_LAST_TIME * i / (steps - 1), shift) for i in range(steps)]

@@ -6,17 +6,20 @@ text), unconditional (the negative text alone). The released rule
     v = v_u + image_guidance*(v_i - v_u) + guidance*(v_c - v_i)
 
 is a weighted sum, so a branch whose weight is 0 for every token need not run at all. That
-decides the layout once per request, for any scales: below 1, or image guidance alone.
+decides the layout once per request, for any scales: below 1, or image guidance alone. With image
+guidance 1, which means none, the release drops text and pictures together, and so do we:
+
+    v = v_u + guidance*(v_c - v_u)
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL = "conditional", "image-only", "unconditional"
+MAX_SCALE = 1000.0
 SCHEDULES = ("constant", "linear", "linear-rising")
 
 
@@ -41,9 +44,12 @@ class GuidanceSettings:
 
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):
-            if not math.isfinite(getattr(self, name)):
+            value = getattr(self, name)
+            if not abs(value) <= MAX_SCALE:
                 label = name.replace("_", " ")
-                raise ValueError(f"{label} must be a finite number, not {getattr(self, name)}")
+                raise ValueError(
+                    f"{label} must be a finite number of at most {MAX_SCALE:.0f}, not {value}"
+                )
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"unknown guidance schedule '{self.schedule}'; choose from {', '.join(SCHEDULES)}"
@@ -65,7 +71,7 @@ class GuidanceSettings:
     def weights(self, index: int, count: int, has_images: bool) -> dict[str, float]:
         """Weight of every branch's velocity for one token; they add up to 1."""
         text, image = self.at(index, count)
-        if not has_images:
+        if not has_images or self.image_guidance == 1:
             return {CONDITIONAL: text, UNCONDITIONAL: 1 - text}
         return {CONDITIONAL: text, IMAGE_ONLY: image - text, UNCONDITIONAL: 1 - image}
 

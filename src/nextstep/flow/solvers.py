@@ -30,6 +30,8 @@ from nextstep.flow.path import predicted_data, predicted_noise
 Velocity = Callable[[Tensor, float], Tensor]
 Draw = Callable[[], Tensor]
 DEFAULT_NOISE_LEVEL = 0.8
+MAX_STEPS = 10_000
+SHIFT_RANGE = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class SolverSettings:
 
     Attributes:
         name: one of `SOLVERS`.
-        steps: intervals of the time grid (v1: points of it).
-        shift: time shift s >= 0, 1 is none.
+        steps: intervals of the time grid (v1: points of it, at least 2).
+        shift: time shift, 1 is none.
         noise_level: strength of `sde` and `cps`; the others ignore it.
 
     Raises:
@@ -54,10 +56,17 @@ class SolverSettings:
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
             raise ValueError(f"unknown solver '{self.name}'; choose from {', '.join(SOLVERS)}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if not (math.isfinite(self.shift) and self.shift > 0):
-            raise ValueError(f"time shift must be a positive number, not {self.shift}")
+        least = 2 if self.name == "v1" else 1
+        if not least <= self.steps <= MAX_STEPS:
+            raise ValueError(
+                f"steps must be at least {least} and at most {MAX_STEPS} for solver "
+                f"'{self.name}', not {self.steps}"
+            )
+        if not SHIFT_RANGE[0] <= self.shift <= SHIFT_RANGE[1]:
+            raise ValueError(
+                f"time shift must lie between {SHIFT_RANGE[0]} and {SHIFT_RANGE[1]:.0f}, "
+                f"not {self.shift}"
+            )
         if not (math.isfinite(self.noise_level) and 0 <= self.noise_level <= 1):
             raise ValueError(f"noise level must lie between 0 and 1, not {self.noise_level}")
 
@@ -107,8 +116,9 @@ def _solve_v1_1(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Ten
 def _solve_sde(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
     """std = level*sqrt(sigma/(1-sigma)), sigma = 1-t; noise at the last step too."""
     times = uniform_grid(settings.steps, settings.shift)
-    # At t = 0 the denominator 1 - sigma vanishes; the released code puts the second time there.
-    first = times[1] if settings.steps > 1 else 1.0
+    # At t = 0 the denominator 1 - sigma vanishes; the released code takes 1 minus the second-last
+    # time of the grid there, which is the second time only without a shift.
+    first = 1 - times[-2]
     x = draw()
     for t, after in pairwise(times):
         v, dt, sigma = velocity(x, t), after - t, 1 - t

@@ -44,12 +44,23 @@ def open_picture(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
         raise ValueError(f"{name} is too large to be read safely") from None
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a picture that can be read") from None
-    except (OSError, SyntaxError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # decoders of rare formats raise what they like
         raise ValueError(f"{name} cannot be read: {error}") from None
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """RGB with transparency laid on white."""
+    """RGB with transparency laid on white; 16-bit values are scaled to 8.
+
+    Raises:
+        ValueError: for floating-point pictures, whose range nothing tells.
+    """
+    if picture.mode == "F":
+        raise ValueError("pictures of floating-point values are not read; save it as PNG or JPEG")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layered = picture.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))

@@ -68,6 +68,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     S, T = q.shape[2], k.shape[2]
     grouped = q.shape[1] != k.shape[1]
     causal = mask is None and S > 1
+    if causal and T > S:
+        # Queries stand at the end of the cache; torch's own causal mask begins at its start.
+        mask = torch.ones(S, T, dtype=torch.bool, device=q.device).tril(T - S)
+        causal = False
     if not (causal and q.requires_grad and q.device.type == "cpu" and T <= SHORT):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped

@@ -16,10 +16,7 @@ from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
 from nextstep.model.backbone import Backbone
 from nextstep.model.flow_head import FlowHead
-from nextstep.model.positions import grid_sinusoid
-
-IGNORE = -100
-"""Label of positions that take no part in the cross-entropy."""
+from nextstep.text.sequence import IGNORE
 
 
 class NextStepModel(Backbone):
@@ -91,23 +88,15 @@ class NextStepModel(Backbone):
         """[..., E] -> [..., V]."""
         return self.lm_head(hidden)
 
-    def image_condition(
-        self, hidden: Tensor, index: Tensor | None = None, grid: tuple[int, int] | None = None
-    ) -> Tensor:
+    def image_condition(self, hidden: Tensor) -> Tensor:
         """What the flow head is conditioned on.
 
         Args:
             hidden: [M, E], states of the positions before the tokens to be predicted.
-            index: [M] raster index of those tokens; needed with `use_gen_pos_embed`.
-            grid: (rows, columns) of their picture; needed with `use_gen_pos_embed`.
 
         Returns:
             [M, E].
         """
-        if self.config.use_gen_pos_embed:
-            if index is None or grid is None:
-                raise ValueError("use_gen_pos_embed needs the index and grid of the tokens")
-            hidden = hidden + grid_sinusoid(grid, hidden.shape[-1]).to(hidden)[index]
         return self.image_out_projector(hidden)
 
     def text_loss(self, hidden: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
