@@ -13,6 +13,7 @@ from nextstep.image.vae_files import load_image_tokenizer
 from nextstep.model.nextstep import NextStepModel
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.train.ema import load_average
 
 GENERATE = GenerationSettings(guidance=2.5, solver="ab2", steps=12)
 EDIT = GENERATE.with_values(image_guidance=1.5)
@@ -29,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     model = NextStepModel(NextStepConfig.named("nano"))
     state = torch.load(args.folder / args.stage / "state.pt", weights_only=True)
-    model.load_state_dict(state["ema"]["shadow"], strict=False)
+    load_average(model, state["ema"]["shadow"])
     parts = Parts(
         model.to(torch.bfloat16),
         load_image_tokenizer(args.tokenizer_folder, torch.bfloat16),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from nextstep.config import NextStepConfig
 from nextstep.image.vae_files import load_image_tokenizer
@@ -62,9 +61,7 @@ def train(args: argparse.Namespace) -> None:
     model = NextStepModel(NextStepConfig.named("nano"))
     model.reset_parameters()
     if args.init:
-        model.load_state_dict(
-            torch.load(args.init, weights_only=True)["ema"]["shadow"], strict=False
-        )
+        load_average(model, torch.load(args.init, weights_only=True)["ema"]["shadow"])
     maker = SinglesMaker(
         LatentStore(args.folder / f"latents-{PIXELS[args.stage]}.npy"),
         TextTokenizer.from_folder(args.folder),
@@ -78,12 +75,7 @@ def train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     loop = Loop(model, maker, sequence_loss, config, args.folder / (args.name or args.stage))
     loop.resume()
-    loop.run(on_save=_save_average)
-
-
-def _save_average(loop: Loop) -> None:
-    tensors = {name: value.to(torch.bfloat16) for name, value in loop.ema.shadow.items()}
-    save_file(tensors, loop.folder / "ema.safetensors")
+    loop.run()
 
 
 def main() -> None:

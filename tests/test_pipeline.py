@@ -132,13 +132,7 @@ def test_progress_and_previews(tiny_pipeline: NextStepPipeline) -> None:
 
 @pytest.mark.parametrize("released", [False, True])
 def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -> None:
-    from nextstep.image.autoencoder import AutoencoderConfig
-    from nextstep.image.tokenizer import ImageTokenizer
-
     parts = load_parts(tiny_folder)
-    if released:  # its tokenizer layout knows 32 groups only
-        wide = AutoencoderConfig((32, 32, 32, 32), layers_per_block=1)
-        parts = parts._replace(image_tokenizer=ImageTokenizer(wide))
     save_parts(parts, tmp_path / "copy", released)
     assert all(f.stat().st_mode & 0o044 for f in (tmp_path / "copy").rglob("*"))
     again = load_parts(tmp_path / "copy")
@@ -148,6 +142,29 @@ def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -
     before = NextStepPipeline(*parts).generate("a red apple", **call)[0]
     after = NextStepPipeline(*again).generate("a red apple", **call)[0]
     assert before.image.tobytes() == after.image.tobytes()
+
+
+def test_parts_must_fit(tiny_folder: Path, tmp_path: Path) -> None:
+    from nextstep.image.autoencoder import AutoencoderConfig
+    from nextstep.image.tokenizer import ImageTokenizer
+    from nextstep.image.vae_files import save_image_tokenizer
+
+    save_image_tokenizer(ImageTokenizer(AutoencoderConfig((8, 8), 1, 4, 4)), tmp_path / "vae")
+    with pytest.raises(ValueError, match="4 channels in tokens of 2x2, the model reads 16"):
+        load_parts(tiny_folder, vae=tmp_path / "vae")
+
+
+def test_stored_dtype_is_kept_when_asked_for(tiny_folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    NextStepPipeline.from_pretrained(tiny_folder, torch.bfloat16).save_pretrained(tmp_path / "b")
+    kept = load_parts(tmp_path / "b", keep_dtype=True)
+    assert kept.image_tokenizer.dtype == kept.model.lm_head.weight.dtype == torch.bfloat16
+    assert load_parts(tmp_path / "b", device="cpu:0").image_tokenizer.dtype == torch.float32
+
+
+def test_extreme_shapes_are_cropped(tiny_pipeline: NextStepPipeline) -> None:
+    assert tiny_pipeline.edit(picture(0, (5000, 100)), "a")[0].image.size == (64, 16)
 
 
 def test_public_names_read_folders(tiny_pipeline: NextStepPipeline, tmp_path: Path) -> None:
@@ -174,7 +191,8 @@ def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = []
 
-    def fetch(name: str) -> str:
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        assert not any(p.endswith(".py") for p in allow_patterns)
         asked.append(name)
         if name == "no/network":
             raise OSError("the network is unreachable")
@@ -187,6 +205,12 @@ def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no model folder 'plain'"):
         find_folder("plain")
     assert asked == ["some/model", "no/network"]
+    monkeypatch.chdir(tiny_folder.parent)
+    for path in ("./none", "../none", "tiny/none"):  # paths, and no hub ids
+        with pytest.raises(ValueError, match="no model folder"):
+            find_folder(path)
+    (tiny_folder.parent / "nano").mkdir(exist_ok=True)
+    assert find_folder("nano") != Path("nano")  # a folder here does not hide the shipped model
 
 
 def test_bf16_draws_too(tiny_folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from nextstep.errors import ModelFileError
+from nextstep.files import read_json
 
 FORMAT = "open-nextstep"
 """`format` of the config.json we write; a folder without it is read as a released layout."""
@@ -108,7 +110,7 @@ class NextStepConfig:
                 values[name] = _checked(key, value, str(known[name].type))
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if name not in values:
-                raise ValueError(f"config.json has no '{name}'")
+                raise ValueError(f"there is no '{name}'")
         values.setdefault("num_key_value_heads", values["num_attention_heads"])
         values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
         if raw.get("model_type") == "qwen2":
@@ -122,13 +124,13 @@ class NextStepConfig:
         """Read a config.json.
 
         Raises:
-            ValueError: when it is not JSON or a value is missing.
+            ModelFileError: naming the file and what is wrong with it.
         """
+        raw = read_json(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
-        return cls.from_dict(raw)
+            return cls.from_dict(raw)
+        except ValueError as error:
+            raise ModelFileError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """What our config.json holds."""
@@ -169,7 +171,7 @@ def refuse_unimplemented(raw: dict[str, Any]) -> None:
     }
     for name, asked in found.items():
         if asked:
-            raise ValueError(f"config.json asks for {name}, which is not implemented")
+            raise ValueError(f"it asks for {name}, which is not implemented")
 
 
 def _checked(key: str, value: Any, kind: str) -> Any:
@@ -179,7 +181,7 @@ def _checked(key: str, value: Any, kind: str) -> Any:
     wanted = {"int": int, "float": float, "bool": bool}.get(kind, str)
     right = isinstance(value, wanted) and (wanted is not int or not isinstance(value, bool))
     if not right or (wanted is int and not key.endswith(ID_ENDINGS) and value < 1):
-        raise ValueError(f"config.json: '{key}' must be a positive {kind}, not {value!r}")
+        raise ValueError(f"'{key}' must be a positive {kind}, not {value!r}")
     return value
 
 

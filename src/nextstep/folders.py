@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,14 +12,20 @@ import torch
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError, NextStepError
+from nextstep.files import write_json
 from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.image.vae_files import load_image_tokenizer, save_image_tokenizer, save_released
+from nextstep.image.vae_files import (
+    load_image_tokenizer,
+    save_image_tokenizer,
+    save_released,
+    weights_file,
+)
 from nextstep.model.checkpoints import (
     fingerprint,
     load_model,
     read_model_config,
     save_model,
-    write_json,
+    weight_files,
 )
 from nextstep.settings import FILE as SETTINGS_FILE
 from nextstep.settings import ModelDefaults
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
 
 SHIPPED = {"nano": Path(__file__).parent / "weights" / "nano"}
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "checkpoint.pt", "vae/checkpoint.pt")
+"""What is fetched from the hub: never code."""
 
 
 class Parts(NamedTuple):
@@ -49,17 +56,22 @@ def find_folder(model: str | Path) -> Path:
     Raises:
         ModelFileError: when nothing of that name can be had.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
     if str(model) in SHIPPED:
         return SHIPPED[str(model)]
-    if isinstance(model, str) and HUB_ID.fullmatch(model):
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError) as error:
+        raise ModelFileError(f"'{model}' cannot be a model folder: {error}") from None
+    # A name whose first part lies here, or that says where it lies, is a path and no hub id.
+    local = Path(str(model).split("/")[0]).exists()
+    if isinstance(model, str) and HUB_ID.fullmatch(model) and not local:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(model))
+            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelFileError(
@@ -99,23 +111,41 @@ def load_parts(
     `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default.
     """
     folder = find_folder(model)
-    if dtype is None and device == "cpu" and not keep_dtype:
+    if dtype is None and torch.device(device).type == "cpu" and not keep_dtype:
         dtype = torch.float32
     config = read_model_config(folder)
     text_tokenizer = TextTokenizer.from_folder(folder)
-    image_tokenizer = load_image_tokenizer(
-        vae_folder(folder, config, vae), dtype or torch.float32, device
-    )
-    if image_tokenizer.config.patch != config.latent_patch_size:
-        # The 1.1 code left `psz` at 1 in some files; the transformer's patch is what counts.
-        image_tokenizer.config = replace(image_tokenizer.config, patch=config.latent_patch_size)
+    tokenizer_folder = vae_folder(folder, config, vae)
+    image_tokenizer = load_image_tokenizer(tokenizer_folder, dtype, device)
+    check_fit(config, image_tokenizer, text_tokenizer)
     return Parts(
         load_model(folder, dtype, device),
         image_tokenizer,
         text_tokenizer,
         ModelDefaults.of_folder(folder),
-        fingerprint(folder),
+        fingerprint([*weight_files(folder), weights_file(tokenizer_folder)]),
     )
+
+
+def check_fit(
+    config: NextStepConfig, image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+) -> None:
+    """Make sure that the three parts of a model belong together.
+
+    Raises:
+        ModelFileError: naming what differs.
+    """
+    theirs = image_tokenizer.config
+    if (theirs.latent_channels, theirs.patch) != (config.latent_channels, config.latent_patch_size):
+        raise ModelFileError(
+            f"the image tokenizer has {theirs.latent_channels} channels in tokens of "
+            f"{theirs.patch}x{theirs.patch}, the model reads {config.latent_channels} in "
+            f"{config.latent_patch_size}x{config.latent_patch_size}"
+        )
+    try:
+        text_tokenizer.check_against(config)
+    except ValueError as error:
+        raise ModelFileError(str(error)) from None
 
 
 def start_parts(
@@ -134,7 +164,8 @@ def start_parts(
     text_tokenizer = TextTokenizer.from_folder(folder)
     text_tokenizer.add_image_tokens()
     model = load_language_model(folder, head, dtype)
-    image_tokenizer = load_image_tokenizer(find_folder(vae))
+    image_tokenizer = load_image_tokenizer(find_folder(vae), dtype)
+    check_fit(model.config, image_tokenizer, text_tokenizer)
     return Parts(model, image_tokenizer, text_tokenizer, ModelDefaults(), "")
 
 
@@ -168,6 +199,8 @@ def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
     try:
         save_model(parts.model, scratch, released)
         parts.text_tokenizer.save(scratch)
+        if released:
+            parts.text_tokenizer.save_released_config(scratch)
         write = save_released if released else save_image_tokenizer
         write(parts.image_tokenizer, scratch / "vae")
         if not released:

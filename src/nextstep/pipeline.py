@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 MAX_SEED = 2**63
+MAX_IMAGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Progress:
     """Told after every image token.
 
     Attributes:
-        tokens: done so far in this batch, and `total` of them.
+        tokens: done so far for every picture of this batch, and `total` of them.
+        batch: pictures in this batch.
         pictures: how many pictures of the request are finished.
         preview: call it for the batch as it looks now (undrawn places are grey).
     """
 
     tokens: int
     total: int
+    batch: int
     pictures: int
     preview: Callable[[], list[Image.Image]]
 
@@ -89,7 +92,7 @@ class NextStepPipeline:
         defaults: ModelDefaults | None = None,
         model_hash: str = "",
     ) -> None:
-        text_tokenizer.check_against(model.config)
+        folders.check_fit(model.config, image_tokenizer, text_tokenizer)
         self.model = model
         self.image_tokenizer = image_tokenizer
         self.text_tokenizer = text_tokenizer
@@ -217,21 +220,33 @@ class NextStepPipeline:
         return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
 
     def _grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
-        return self.image_tokenizer.grid(
+        rows, columns = self.image_tokenizer.grid(
             default[0] if height is None else height, default[1] if width is None else width
         )
+        limit = self.model.config.max_position_embeddings
+        if rows * columns >= limit:
+            raise NextStepError(
+                f"a picture of {rows}x{columns} image tokens is too large: "
+                f"this model reads at most {limit} tokens"
+            )
+        return rows, columns
 
     @staticmethod
     def _with_positive(text: str, settings: GenerationSettings) -> str:
         return f"{text} {settings.positive_prompt}" if settings.positive_prompt else text
 
     def _encode_source(self, picture: Image.Image) -> tuple[Tensor, Grid]:
-        """A source's image tokens [n, D] and its grid."""
+        """A source's image tokens [n, D] and its grid.
+
+        Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
+        """
         from nextstep.image.sizes import fitting_size
 
         side = self.image_tokenizer.config.token_pixels
         area = self.defaults.height * self.defaults.width
-        height, width = fitting_size(picture.height, picture.width, side, area)
+        tall, wide = picture.height, picture.width
+        tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)
+        height, width = fitting_size(tall, wide, side, area)
         pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
         tokens = self.image_tokenizer.encode_tokens(pixels)[0].float()
         return tokens, (height // side, width // side)
@@ -285,7 +300,7 @@ class NextStepPipeline:
         def told(count: int, tokens: Tensor) -> None:
             if on_progress is not None:
                 preview = lambda: self._preview(tokens, decode)  # noqa: E731
-                on_progress(Progress(count, decode.tokens, finished, preview))
+                on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
 
         return decode_tokens(self.model, rows, decode, stream, told)
 
@@ -298,6 +313,8 @@ class NextStepPipeline:
     def _prompt(self, job: _Job, branch: str, settings: GenerationSettings) -> Prompt:
         """The row of one picture in one branch."""
         parts, sources = job.parts, job.sources
+        if job.prompt.encode("utf-8", "replace").decode() != job.prompt:
+            raise NextStepError("the prompt holds bytes that are not UTF-8 text")
         if branch == branches.IMAGE_ONLY:
             parts = grammar.without_text(parts, settings.negative_prompt)
         elif branch == branches.UNCONDITIONAL:
@@ -322,6 +339,8 @@ class NextStepPipeline:
             task="edit" if job.sources else "generate",
             settings=settings,
             model_hash=self.model_hash,
+            dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
         )
 
 
@@ -336,6 +355,8 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
 
 
 def _count(num_images: int) -> int:
-    if num_images < 1:
-        raise NextStepError(f"the number of pictures must be at least 1, not {num_images}")
+    if not 1 <= num_images <= MAX_IMAGES:
+        raise NextStepError(
+            f"the number of pictures must be at least 1 and at most {MAX_IMAGES}, not {num_images}"
+        )
     return num_images

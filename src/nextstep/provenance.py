@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from nextstep.errors import NextStepError
 from nextstep.settings import GenerationSettings
 from nextstep.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = "nextstep"
 """PNG text chunk that holds the record as JSON."""
@@ -28,8 +32,10 @@ def record(
     task: str,
     settings: GenerationSettings,
     model_hash: str,
+    dtype: str,
+    sources: list[str],
 ) -> dict[str, Any]:
-    """Everything a picture depends on, as plain values."""
+    """Everything a picture depends on, as plain values; sources by a hash of their tokens."""
     return {
         "task": task,
         "prompt": prompt,
@@ -39,6 +45,8 @@ def record(
         "width": size[1],
         **asdict(settings),
         "model": model_hash,
+        "dtype": dtype,
+        **({"sources": sources} if sources else {}),
         "version": __version__,
     }
 
@@ -65,12 +73,23 @@ def read_record(path: Path) -> dict[str, Any]:
             text = picture.info.get(KEY)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of rare formats raise what they like
         raise NextStepError(f"{path} cannot be read as a picture: {error}") from None
     if not isinstance(text, str):
         raise NextStepError(f"{path} carries no NextStep settings")
-    loaded: dict[str, Any] = json.loads(text)
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        loaded = None
+    if not isinstance(loaded, dict):
+        raise NextStepError(f"the settings inside {path} are damaged")
     return loaded
+
+
+def tensor_hash(values: Tensor) -> str:
+    """16 hex digits of a tensor's values."""
+    data = values.detach().float().cpu().contiguous().numpy().tobytes()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nextstep.errors import ModelFileError
+from nextstep.files import read_json
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
 
@@ -94,7 +94,7 @@ class ModelDefaults:
         if not path.exists():
             return cls._released(folder)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
             return cls(
                 height=raw["height"],
                 width=raw["width"],
@@ -106,7 +106,7 @@ class ModelDefaults:
 
     @classmethod
     def _released(cls, folder: Path) -> ModelDefaults:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        raw = read_json(folder / "config.json")
         if "genloss_width" in raw:
             # NextStep-1.1: inference.py of its release.
             sde = GenerationSettings(solver="sde", steps=30, token_norm=False)

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nextstep.cli import main as cli
+from nextstep.image.pictures import png_bytes
 
 
 def nextstep(capsys: pytest.CaptureFixture, *args: object) -> tuple[int, str, str]:
@@ -80,7 +81,9 @@ def test_info(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     facts = json.loads(said)
     assert facts["parameters"]["flow head"] == 157_228_096
     assert facts["parameters"]["total"] == 14_953_814_080
-    assert round(facts["memory_gib"]["bf16"], 2) == 27.85
+    assert facts["parameters"]["image tokenizer"] == 83_819_683
+    # 27.85 GiB of the model and 0.16 of its image tokenizer.
+    assert round(facts["memory_gib"]["bf16"], 2) == 28.01
     assert "128x512" in facts["sizes"] or "256x1024" in facts["sizes"]
     status, said, _ = nextstep(capsys, "info", tiny_folder)
     assert status == 0
@@ -90,12 +93,15 @@ def test_info(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
 def test_convert_there_and_back(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    status, _, err = nextstep(
-        capsys, "convert", tiny_folder, tmp_path / "r", "--layout", "released"
-    )
-    assert status == 2  # a tiny tokenizer with 4 norm groups does not exist in that layout
-    assert "32 norm groups" in err
-    assert not (tmp_path / "r").exists()
+    there, back = tmp_path / "there", tmp_path / "back"
+    status, _, err = nextstep(capsys, "convert", tiny_folder, there, "--layout", "released")
+    assert (status, err) == (0, "")
+    released = {p.name for p in there.iterdir()}
+    assert {"tokenizer_config.json", "special_tokens_map.json"} <= released
+    assert nextstep(capsys, "convert", there, back)[0] == 0
+    before, after = (load_file(f / "model.safetensors") for f in (tiny_folder, back))
+    assert before.keys() == after.keys()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
     status, _, _ = nextstep(capsys, "convert", tiny_folder, tmp_path / "b", "--dtype", "bf16")
     assert status == 0
     weights = load_file(tmp_path / "b" / "model.safetensors")
@@ -126,6 +132,17 @@ BAD = [
     ("infinite shift", ["generate", "a", "--shift", "inf"], "time shift"),
     ("long prompt", ["generate", "word " * 2000], "tokens"),
     ("unknown solver", ["generate", "a", "--solver", "dpm"], "unknown solver 'dpm'"),
+    ("huge size", ["generate", "a", "--height", "1600000", "--width", "1600000"], "too large"),
+    ("endless steps", ["generate", "a", "--steps", "1000000000"], "at most 10000"),
+    ("too many pictures", ["generate", "a", "-n", "200000"], "at most 100000"),
+    ("not text", ["generate", "bad\udcff"], "not UTF-8"),
+    ("long name", ["generate", "a", "-o", "{tmp}/" + "x" * 300 + ".png"], "too long"),
+    ("long model name", ["generate", "a", "-m", "x" * 5000], "cannot be a model folder"),
+    ("nobody's home", ["generate", "a", "-m", "~nosuchuser/x"], "cannot be a model folder"),
+    ("meta device", ["generate", "a", "--device", "meta"], "unknown device 'meta'"),
+    ("huge guidance", ["generate", "a", "--guidance", "1e38"], "at most 1000"),
+    ("second of two taken", ["generate", "a", "-n", "2", "-o", "{tmp}/two.png"], "is a folder"),
+    ("damaged settings", ["show-settings", "{tmp}/five.png"], "settings inside"),
     ("unknown schedule", ["generate", "a", "--schedule", "cosine"], "unknown guidance schedule"),
     ("no steps", ["generate", "a", "--steps", "0"], "steps must be at least 1"),
     ("no pictures", ["generate", "a", "-n", "0"], "at least 1"),
@@ -159,6 +176,8 @@ def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     (tmp / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 10)
     Image.new("RGB", (32, 32)).save(tmp / "good.png")
     Image.new("1", (12_000, 9_000)).save(tmp / "huge.png")
+    (tmp / "two-1.png").mkdir()
+    (tmp / "five.png").write_bytes(png_bytes(Image.new("RGB", (8, 8)), {"nextstep": "5"}))
     return {
         "tmp": str(tmp),
         "truncated": str(damaged("truncated", tiny_folder, tmp)),

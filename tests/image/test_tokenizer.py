@@ -74,6 +74,8 @@ def test_sampled_encoding_is_seeded() -> None:
     draw = lambda seed: sampling.encode(pixels, torch.Generator().manual_seed(seed))  # noqa: E731
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+    # Without a generator nothing is drawn from global state: the mean.
+    assert torch.equal(sampling.encode(pixels), sampling.encode(pixels))
 
 
 @pytest.mark.parametrize("size", [(15, 16), (16, 40), (0, 16)])
@@ -83,9 +85,24 @@ def test_sizes_that_are_no_multiple(size: tuple[int, int]) -> None:
         tokenizer.grid(*size)
 
 
-def test_released_layout_refuses_what_it_cannot_say(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="32 norm groups"):
-        save_released(ImageTokenizer(AutoencoderConfig((8, 8), 1, 16, 4)), tmp_path / "vae")
+def test_a_shape_the_released_layout_cannot_say_is_written_in_diffusers(tmp_path: Path) -> None:
+    tokenizer = make(AutoencoderConfig((8, 8), 1, 16, 4))
+    save_released(tokenizer, tmp_path / "vae")
+    assert not (tmp_path / "vae" / "checkpoint.pt").exists()
+    assert load_image_tokenizer(tmp_path / "vae").config == tokenizer.config
+
+
+def test_what_a_released_config_leaves_out_is_as_in_the_release(tmp_path: Path) -> None:
+    save_released(make(RELEASABLE), tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    for name in ("psz", "encoder_norm", "deterministic", "scaling_factor", "shift_factor"):
+        del raw[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert load_image_tokenizer(tmp_path).config == RELEASABLE
+    del raw["ch"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelFileError, match="lacks 'ch'"):
+        load_image_tokenizer(tmp_path)
 
 
 def test_every_mismatch_is_named(tmp_path: Path) -> None:
@@ -99,7 +116,9 @@ def test_every_mismatch_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ModelFileError, match=r"lacks 1 tensor.*decoder\.conv_in\.bias"):
         load_image_tokenizer(written({}, ("decoder.conv_in.bias",)))
-    with pytest.raises(ModelFileError, match=r"1 unknown tensor.*loss\.weight"):
+    with pytest.raises(ModelFileError, match=r"1 unknown tensor.*decoder\.more"):
+        load_image_tokenizer(written({"decoder.more": torch.zeros(1)}))
+    with pytest.warns(UserWarning, match=r"outside encoder and decoder.*loss\.weight"):
         load_image_tokenizer(written({"loss.weight": torch.zeros(1)}))
     with pytest.raises(ModelFileError, match=r"conv_in\.bias.*shape \(3,\)"):
         load_image_tokenizer(written({"encoder.conv_in.bias": torch.zeros(3)}))
@@ -116,6 +135,17 @@ def test_pickles_with_code_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(ModelFileError, match="not plain weights"):
         load_image_tokenizer(tmp_path)
     assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}q"])
+def test_files_that_are_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    save_released(make(RELEASABLE), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"checkpoint\.pt is damaged"):
+        load_image_tokenizer(tmp_path)
+    torch.save([torch.zeros(1)], tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelFileError, match="no table of tensors"):
+        load_image_tokenizer(tmp_path)
 
 
 def test_truncated_and_missing(tmp_path: Path) -> None:

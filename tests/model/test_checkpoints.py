@@ -19,6 +19,7 @@ from nextstep.model.checkpoints import (
     load_language_model,
     load_model,
     save_model,
+    weight_files,
 )
 from nextstep.model.nextstep import NextStepModel
 from tests.conftest import TINY, random_model
@@ -146,8 +147,8 @@ def test_start_from_a_stock_qwen2(prefix: str, tmp_path: Path) -> None:
         load_model(tmp_path)
     model = load_language_model(tmp_path, head="small", dtype=torch.float32)
     ids = torch.randint(0, 320, (1, 9))
-    theirs = reference.eval()(input_ids=ids).last_hidden_state
-    assert float((model.hidden(model.embed(ids)) - theirs).abs().max()) <= 2e-5
+    theirs = reference.eval()(input_ids=ids).last_hidden_state.detach()
+    assert (model.hidden(model.embed(ids)) - theirs).abs().max().item() <= 2e-5
     assert bool(torch.isfinite(model.image_in_projector.weight).all())
     assert model.config.fm_head_dim == 1024
     again = load_language_model(tmp_path, head="small", dtype=torch.float32)
@@ -160,8 +161,42 @@ def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
         folder = tmp_path / str(seed)
         folder.mkdir()
         save_model(random_model(TINY, seed), folder)
-        marks |= {fingerprint(folder), fingerprint(folder)}
+        marks |= {fingerprint(weight_files(folder)), fingerprint(weight_files(folder))}
     assert len(marks) == 3
+
+
+def test_fingerprint_sees_every_byte_of_small_files(tmp_path: Path) -> None:
+    save_model(random_model(TINY), tmp_path)
+    before = fingerprint(weight_files(tmp_path))
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    path.write_bytes(data)
+    assert fingerprint(weight_files(tmp_path)) != before
+
+
+BAD_CONFIGS = {
+    "[]": "must hold a JSON object",
+    '{"vocab_size": 8, "hidden_size": "64"}': "'hidden_size' must be a positive int",
+    '{"vocab_size": 8, "num_attention_heads": 0}': "'num_attention_heads' must be a positive int",
+    '{"rope_scaling": {"type": "yarn", "factor": 4}}': "rope type 'yarn'",
+    '{"hidden_act": "gelu"}': "hidden_act 'gelu'",
+    '{"use_gen_pos_embed": true}': "use_gen_pos_embed",
+}
+
+
+@pytest.mark.parametrize("text", BAD_CONFIGS)
+def test_configs_that_cannot_be_followed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelFileError, match=BAD_CONFIGS[text]):
+        load_model(tmp_path)
+
+
+def test_damaged_index(tmp_path: Path) -> None:
+    save_model(random_model(TINY), tmp_path, shard_bytes=20_000)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelFileError, match="no 'weight_map'"):
+        load_model(tmp_path)
 
 
 def test_peak_memory_is_about_the_model(tmp_path: Path) -> None:

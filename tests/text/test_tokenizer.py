@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,55 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
         TextTokenizer.from_folder(tmp_path)
     with pytest.raises(ValueError, match="has no"):
         _ = stock_qwen(10).ids
+
+
+def test_vocabulary_and_merges_without_tokenizer_json(tmp_path: Path) -> None:
+    """The older pair of files gives the same ids; listed tokens get theirs, or an error says so."""
+    whole = TextTokenizer.train(["a red apple, two cats"] * 4, 290)
+    raw = json.loads(whole.backend.to_str())["model"]
+    plain = {t: i for t, i in raw["vocab"].items() if i > 10}
+    shifted = {t: i - 11 for t, i in plain.items()}
+    (tmp_path / "vocab.json").write_text(json.dumps(shifted))
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in raw["merges"]))
+    tokens = {
+        t: len(shifted) + i for i, t in enumerate((special.END_OF_TEXT, *special.ADDED_TOKENS))
+    }
+    (tmp_path / "added_tokens.json").write_text(json.dumps(tokens))
+    # A remote-code entry is never followed.
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "evil.py"}}))
+    pair = TextTokenizer.from_folder(tmp_path)
+    assert [i + 11 for i in pair.encode("two red apples")] == whole.encode("two red apples")
+    assert pair.ids.eos == len(shifted)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({special.PAD: 9999}))
+    with pytest.raises(ValueError, match=r"'\[PAD\]' with id 9999"):
+        TextTokenizer.from_folder(tmp_path)
+    (tmp_path / "merges.txt").write_text("one two three four\n")
+    with pytest.raises(ValueError, match=r"merges\.txt is not a readable"):
+        TextTokenizer.from_folder(tmp_path)
+
+
+def test_tokens_listed_beside_tokenizer_json(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    text_tokenizer.save(tmp_path)
+    text_tokenizer.save_released_config(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    dropped = "<|beginoftext|>"
+    raw["added_tokens"] = [t for t in raw["added_tokens"] if t["content"] != dropped]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    again = TextTokenizer.from_folder(tmp_path)
+    assert again.ids == text_tokenizer.ids
+    wanted = text_tokenizer.backend.token_to_id(dropped)
+    assert again.backend.token_to_id(dropped) == wanted
+
+
+def test_released_tokenizer_files_serve_transformers(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    text_tokenizer.save(tmp_path)
+    text_tokenizer.save_released_config(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.pad_token_id == text_tokenizer.ids.pad
+    assert theirs.eos_token_id == text_tokenizer.ids.eos
+    assert theirs.padding_side == "left"
+    assert theirs.encode("a red apple") == text_tokenizer.encode("a red apple")

@@ -45,7 +45,7 @@ def command(
     from nextstep.cli import report
     from nextstep.image.pictures import open_picture
 
-    report.check_output(output)
+    paths = report.output_paths(output, num_images)
     sources = [open_picture(path) for path in image]
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae)
@@ -58,6 +58,5 @@ def command(
             shift=shift, noise_level=noise_level, token_norm=token_norm,
             positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
-    paths = report.save_all(results, output)
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
-    report.say(results, paths, times, as_json)
+    report.save_and_say(results, paths, times, as_json)

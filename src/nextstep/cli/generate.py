@@ -40,7 +40,7 @@ def command(
     """
     from nextstep.cli import report
 
-    report.check_output(output)
+    paths = report.output_paths(output, len(prompts) * num_images)
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae)
     loaded = time.monotonic()
@@ -51,6 +51,5 @@ def command(
             solver=solver, steps=steps, shift=shift, noise_level=noise_level,
             token_norm=token_norm, positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
-    paths = report.save_all(results, output)
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
-    report.say(results, paths, times, as_json)
+    report.save_and_say(results, paths, times, as_json)

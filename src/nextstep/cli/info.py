@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5}
 GIB = 2**30
+PLAIN = "language model without image parts"
 
 
 def command(
@@ -32,7 +33,7 @@ def command(
     typer.echo(f"{facts['model']}  ({facts['layout']})")
     for part, count in facts["parameters"].items():
         typer.echo(f"  {part:<20}{count:>18,}")
-    typer.echo("memory of the weights")
+    typer.echo("memory of the weights, image tokenizer included")
     for name, size in facts["memory_gib"].items():
         typer.echo(f"  {name:<20}{size:>14.3f} GiB")
     typer.echo("shape")
@@ -57,12 +58,13 @@ def describe(model: str) -> dict[str, Any]:
     else:
         folder = folders.find_folder(model)
         config, layout = read_model_config(folder), _layout(folder)
-    counts = _count(config)
+    counts = _count(config, folder)
     return {
         "model": model,
         "layout": layout,
         "parameters": counts,
-        "memory_gib": {name: counts["total"] * size / GIB for name, size in BYTES.items()},
+        "memory_gib": {name: (counts["total"] + counts.get("image tokenizer", 0)) * size / GIB
+            for name, size in BYTES.items()},
         "shape": {
             name: getattr(config, name)
             for name in (
@@ -75,9 +77,13 @@ def describe(model: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _count(config: NextStepConfig) -> dict[str, int]:
+def _count(config: NextStepConfig, folder: Path | None) -> dict[str, int]:
+    """Parameters of the model by part, their total, and those of its image tokenizer."""
     import torch
 
+    from nextstep.folders import vae_folder
+    from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
+    from nextstep.image.vae_files import read_config
     from nextstep.model.nextstep import NextStepModel
 
     with torch.device("meta"):
@@ -92,18 +98,29 @@ def _count(config: NextStepConfig) -> dict[str, int]:
         "out-projector": size(network.image_out_projector),
     }
     total = size(network)
-    return {"language model": total - sum(image.values()), **image, "total": total}
+    language_model = total - sum(image.values())
+    if folder is not None and _layout(folder) == PLAIN:
+        return {"language model": language_model, "total": language_model}
+    shape = AutoencoderConfig()
+    if folder is not None:
+        shape = read_config(vae_folder(folder, config))
+    with torch.device("meta"):
+        tokenizer = size(Autoencoder(shape))
+    parts = {"language model": language_model, **image}
+    return {**parts, "total": total, "image tokenizer": tokenizer}
 
 
 def _layout(folder: Path) -> str:
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    from nextstep.files import read_json
+
+    raw = read_json(folder / "config.json")
     if "format" in raw:
         return "our layout"
     if "genloss_width" in raw:
         return "released layout, 1.1 names"
     if "fm_head_dim" in raw:
         return "released layout, v1 names"
-    return "language model without image parts"
+    return PLAIN
 
 
 def _sizes(folder: Path | None) -> list[str]:

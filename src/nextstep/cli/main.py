@@ -6,6 +6,7 @@ NEXTSTEP_TRACEBACK=1 to see where an error came from.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -27,7 +28,11 @@ app.command("info")(info.command)
 app.command("convert")(convert.command)
 app.command("show-settings")(show_settings.command)
 
-BAD_INPUT = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+BAD_NAMES = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
+}  # fmt: skip
+"""Operating-system errors that come from a name somebody gave; others are failures."""
 
 
 def _version(asked: bool) -> None:
@@ -51,14 +56,23 @@ def run() -> None:
     """Entry point: errors become one sentence and an exit status."""
     try:
         app()
-    except BAD_INPUT as error:
+    except ValueError as error:
         _leave(error, str(error), 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        _leave(error, _told(error), 2 if error.errno in BAD_NAMES or not error.errno else 1)
     except Exception as error:
         _leave(error, f"failed: {type(error).__name__}: {error}", 1)
+
+
+def _told(error: OSError) -> str:
+    """An operating-system error in words, without its number."""
+    if not error.errno:
+        return str(error)
+    return f"{str(error.filename)[:200]}: {error.strerror}"
 
 
 def _leave(error: BaseException, message: str, status: int) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 def _option(help_: str, *names: str, panel: str = SAMPLING_PANEL) -> Any:
     return typer.Option(*names, help=help_, rich_help_panel=panel, show_default=False)
 
@@ -92,6 +95,9 @@ def check_device(name: str) -> str:
     import torch
 
     try:
+        kind = torch.device(name).type
+        if kind not in DEVICES:
+            raise ValueError(f"unknown device '{name}'; choose from {', '.join(DEVICES)}")
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

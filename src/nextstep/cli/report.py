@@ -16,13 +16,27 @@ if TYPE_CHECKING:
 
     from nextstep.pipeline import GeneratedPicture, Progress
 
+TOKEN_AREA = 16 * 16
+"""Pixels per image token."""
 
-def check_output(path: Path) -> None:
-    """Refuse an output that cannot be written before any work is done.
+
+def output_paths(output: Path, count: int) -> list[Path]:
+    """Where `count` pictures go: one to `output`, several with -0, -1 ... before the ending.
 
     Raises:
-        NextStepError: saying why.
+        NextStepError: when one of them cannot be written, before any work is done.
     """
+    if count == 1:
+        paths = [output]
+    else:
+        paths = [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+    for path in paths:
+        _check_output(path)
+    return paths
+
+
+def _check_output(path: Path) -> None:
+    """Refuse an output that cannot be written."""
     import os
 
     from nextstep.errors import NextStepError
@@ -60,7 +74,7 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
 
         def told(progress: Progress) -> None:
             nonlocal made
-            made += 1
+            made += progress.batch
             rate = f"{made / (time.monotonic() - begun):.1f} tokens/s"
             label = f"picture {progress.pictures + 1} of {pictures}"
             bar.update(
@@ -70,33 +84,27 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
         yield told
 
 
-def save_all(results: list[GeneratedPicture], output: Path) -> list[Path]:
-    """Write one picture to `output`, several to `output` with -0, -1 ... before the ending."""
-    if len(results) == 1:
-        paths = [output]
-    else:
-        paths = [output.with_stem(f"{output.stem}-{i}") for i in range(len(results))]
-    for picture, path in zip(results, paths, strict=True):
-        picture.save(path)
-    return paths
-
-
-def say(
+def save_and_say(
     results: list[GeneratedPicture], paths: list[Path], times: dict[str, float], as_json: bool
 ) -> None:
-    """Report files and times, in words or as one line of JSON."""
+    """Write the pictures and report files and times, in words or as one line of JSON."""
+    for picture, path in zip(results, paths, strict=True):
+        picture.save(path)
+    tokens = sum(p.image.width * p.image.height for p in results) // TOKEN_AREA
+    rate = tokens / max(times["generate_s"], 1e-9)
     if as_json:
         made = [
             {"path": str(path), **picture.settings}
             for picture, path in zip(results, paths, strict=True)
         ]
         rounded = {name: round(value, 3) for name, value in times.items()}
-        typer.echo(json.dumps({"pictures": made, **rounded}, ensure_ascii=False))
+        told = {"pictures": made, **rounded, "tokens_per_s": round(rate, 1)}
+        typer.echo(json.dumps(told, ensure_ascii=False))
         return
     for picture, path in zip(results, paths, strict=True):
         said = picture.settings
         typer.echo(f"{path}  {said['width']}x{said['height']}  seed {said['seed']}.{said['index']}")
     typer.echo(
-        f"{len(results)} picture(s) in {times['generate_s']:.1f} s "
+        f"{len(results)} picture(s) in {times['generate_s']:.1f} s ({rate:.0f} tokens/s) "
         f"after {times['load_s']:.1f} s of loading"
     )

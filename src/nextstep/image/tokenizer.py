@@ -30,7 +30,7 @@ class ImageTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
     ) -> ImageTokenizer:
         """Read a tokenizer folder of either layout; see `vae_files.load_image_tokenizer`."""
         from nextstep.image.vae_files import load_image_tokenizer
@@ -66,14 +66,15 @@ class ImageTokenizer(nn.Module):
 
         Args:
             pixels: sides are multiples of a token's pixels.
-            generator: for the sample of a tokenizer that is not deterministic.
+            generator: of the sample that a tokenizer which is not deterministic takes; without
+                one it gives the mean too, so that nothing depends on global state.
         """
         self.grid(pixels.shape[-2], pixels.shape[-1])
         moments = self.autoencoder.encoder(pixels.to(self.device, self.dtype))
         mean, logvar = moments.chunk(2, dim=1)
         if self.config.token_norm:
             mean = normalise_latents(mean, self.config.patch)
-        if not self.config.deterministic:
+        if not self.config.deterministic and generator is not None:
             std = torch.exp(0.5 * logvar.clamp(-30, 20))
             noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
             mean = mean + std * noise.to(mean)

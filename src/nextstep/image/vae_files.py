@@ -7,9 +7,8 @@ Two layouts: diffusers' (config.json and diffusion_pytorch_model.safetensors) an
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nextstep.errors import ModelFileError
+from nextstep.files import read_json
 from nextstep.image.autoencoder import AutoencoderConfig
 from nextstep.image.tokenizer import ImageTokenizer
 
@@ -25,25 +25,25 @@ RELEASED_WEIGHTS = "checkpoint.pt"
 
 
 def load_image_tokenizer(
-    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: Path, dtype: torch.dtype | None = None, device: str = "cpu"
 ) -> ImageTokenizer:
-    """Read an image tokenizer folder of either layout.
+    """Read an image tokenizer folder of either layout; without a dtype as it is stored.
 
     Raises:
         ModelFileError: naming what is missing, extra, damaged or misshapen.
     """
     config = read_config(folder)
-    if (folder / DIFFUSERS_WEIGHTS).exists():
-        weights = _read_safetensors(folder / DIFFUSERS_WEIGHTS)
-    elif (folder / RELEASED_WEIGHTS).exists():
-        weights = convert_released(_read_pickle(folder / RELEASED_WEIGHTS), config)
+    path = weights_file(folder)
+    if path.name == DIFFUSERS_WEIGHTS:
+        weights = _read_safetensors(path)
     else:
-        raise ModelFileError(f"{folder} has neither {DIFFUSERS_WEIGHTS} nor {RELEASED_WEIGHTS}")
+        weights = convert_released(_read_pickle(path), config)
     with torch.device("meta"):
         tokenizer = ImageTokenizer(config)
     network = tokenizer.autoencoder
     check_tensors(weights, dict(network.state_dict()), folder)
-    network.load_state_dict({k: v.to(device, dtype) for k, v in weights.items()}, assign=True)
+    placed = {k: v.to(device=device, dtype=dtype or v.dtype) for k, v in weights.items()}
+    network.load_state_dict(placed, assign=True)
     return tokenizer.requires_grad_(False).eval()
 
 
@@ -56,22 +56,37 @@ def read_config(folder: Path) -> AutoencoderConfig:
     path = folder / "config.json"
     if not path.exists():
         raise ModelFileError(f"{folder} has no config.json for the image tokenizer")
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_json(path)
     try:
         return _from_diffusers(raw) if "block_out_channels" in raw else _from_released(raw)
     except KeyError as error:
         raise ModelFileError(f"{path} lacks {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from None
+
+
+def weights_file(folder: Path) -> Path:
+    """The file with the weights of a tokenizer folder.
+
+    Raises:
+        ModelFileError: when there is none.
+    """
+    for name in (DIFFUSERS_WEIGHTS, RELEASED_WEIGHTS):
+        if (folder / name).exists():
+            return folder / name
+    raise ModelFileError(f"{folder} has neither {DIFFUSERS_WEIGHTS} nor {RELEASED_WEIGHTS}")
 
 
 def _from_released(raw: dict[str, Any]) -> AutoencoderConfig:
-    # A width that no 32 groups divide does not exist in the release; GroupNorm is always 32 there.
+    # What the file leaves out is as in the released weights (facts differ between code versions,
+    # whose own defaults contradict each other). GroupNorm always has 32 groups there.
     return AutoencoderConfig(
         block_channels=tuple(raw["ch"] * factor for factor in raw["ch_mult"]),
         layers_per_block=raw["num_res_blocks"],
         latent_channels=raw["z_channels"],
-        patch=raw.get("psz") or 1,
-        token_norm=bool(raw.get("encoder_norm", False)),
-        deterministic=bool(raw.get("deterministic", False)),
+        patch=raw.get("psz") or 2,
+        token_norm=bool(raw.get("encoder_norm", True)),
+        deterministic=bool(raw.get("deterministic", True)),
         scaling_factor=raw.get("scaling_factor", 1.0),
         shift_factor=raw.get("shift_factor", 0.0),
     )
@@ -86,7 +101,7 @@ def _from_diffusers(raw: dict[str, Any]) -> AutoencoderConfig:
         latent_channels=raw["latent_channels"],
         norm_groups=raw["norm_num_groups"],
         patch=raw.get("patch", raw.get("patch_size", 2)),
-        token_norm=bool(raw.get("token_norm", raw.get("encoder_norm", False))),
+        token_norm=bool(raw.get("token_norm", raw.get("encoder_norm", True))),
         deterministic=bool(raw.get("deterministic", True)),
         scaling_factor=raw.get("scaling_factor", 1.0),
         shift_factor=raw.get("shift_factor") or 0.0,
@@ -117,19 +132,23 @@ def save_image_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:
     save_file(weights, folder / DIFFUSERS_WEIGHTS, metadata={"format": "pt"})
 
 
+def fits_released(config: AutoencoderConfig) -> bool:
+    """Whether the released layout can say this shape: 32 groups, widths in multiples."""
+    base = config.block_channels[0]
+    return config.norm_groups == 32 and not any(c % base for c in config.block_channels)
+
+
 def save_released(tokenizer: ImageTokenizer, folder: Path) -> None:
     """Write the released layout: checkpoint.pt with Flux names, and its config.json.
 
-    Raises:
-        ModelFileError: when the shape cannot be said in that layout.
+    A shape that this layout cannot say (the nano tokenizer has 16 norm groups) is written in
+    diffusers' layout instead.
     """
     config = tokenizer.config
+    if not fits_released(config):
+        save_image_tokenizer(tokenizer, folder)
+        return
     base = config.block_channels[0]
-    if config.norm_groups != 32 or any(c % base for c in config.block_channels):
-        raise ModelFileError(
-            "the released tokenizer layout needs 32 norm groups and widths that are multiples of "
-            "the first; keep this tokenizer in the diffusers layout"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {
         released_name(name, len(config.block_channels)): value
@@ -181,6 +200,16 @@ def convert_released(weights: dict[str, Tensor], config: AutoencoderConfig) -> d
         wanted = ImageTokenizer(config).autoencoder.state_dict()
     table = {released_name(name, len(config.block_channels)): name for name in wanted}
     missing, extra = sorted(table.keys() - weights.keys()), sorted(weights.keys() - table.keys())
+    strangers = [name for name in extra if not name.startswith(("encoder.", "decoder."))]
+    if strangers:
+        # Training leftovers such as a loss network; the released code ignores them silently.
+        warnings.warn(
+            f"{RELEASED_WEIGHTS} holds {len(strangers)} tensor(s) outside encoder and decoder, "
+            f"which are ignored: {', '.join(strangers[:4])}",
+            stacklevel=2,
+        )
+        weights = {name: value for name, value in weights.items() if name not in strangers}
+        extra = [name for name in extra if name not in strangers]
     if missing or extra:
         raise ModelFileError(_difference(missing, extra, RELEASED_WEIGHTS))
     converted = {}
@@ -229,8 +258,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle can raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelFileError(f"{path} is damaged or not plain weights: {reason}") from None
-    loaded = loaded.get("state_dict", loaded)
+    if isinstance(loaded, dict):
+        loaded = loaded.get("state_dict", loaded)
+    if not isinstance(loaded, dict):
+        raise ModelFileError(f"{path} holds no table of tensors")
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}

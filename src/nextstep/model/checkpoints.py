@@ -8,8 +8,7 @@ or misshapen tensor is an error that names it.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
+from nextstep.files import read_json, write_json
 from nextstep.model.nextstep import NextStepModel
 
 INDEX = "model.safetensors.index.json"
@@ -39,16 +39,17 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.exists():
         raise ModelFileError(f"{folder} has neither {SINGLE} nor {INDEX}")
-    names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelFileError(f"{index} has no 'weight_map'")
+    names = dict.fromkeys(map(str, weight_map.values()))
     for name in names:
         if not (folder / name).exists():
             raise ModelFileError(f"{folder} lacks the shard {name} that its index names")
     return [folder / name for name in names]
 
 
-def read_tensors(
-    folder: Path, wanted: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor by its name here, one in memory at a time.
 
     Raises:
@@ -60,9 +61,7 @@ def read_tensors(
         try:
             with safe_open(path, framework="pt", device="cpu") as shard:
                 for stored in shard.keys():  # noqa: SIM118 - not a mapping
-                    name = stored.removeprefix("model.")
-                    if wanted(name):
-                        yield name, shard.get_tensor(stored)
+                    yield stored.removeprefix("model."), shard.get_tensor(stored)
         except SafetensorError as error:
             raise ModelFileError(f"the weight file {path} is cut off or damaged: {error}") from None
 
@@ -146,10 +145,7 @@ def read_model_config(folder: Path) -> NextStepConfig:
         raise ModelFileError(f"there is no model folder {folder}")
     if not (folder / "config.json").exists():
         raise ModelFileError(f"{folder} has no config.json")
-    try:
-        return NextStepConfig.from_file(folder / "config.json")
-    except ValueError as error:
-        raise ModelFileError(str(error)) from None
+    return NextStepConfig.from_file(folder / "config.json")
 
 
 def _fill(model: NextStepModel, folder: Path, dtype: torch.dtype | None, device: str) -> list[str]:
@@ -198,7 +194,8 @@ def save_model(
     from safetensors.torch import save_file
 
     tensors = {name: p.detach() for name, p in model.named_parameters()}
-    config = model.config.to_released_dict() if released else model.config.to_dict()
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    config = model.config.to_released_dict(dtype) if released else model.config.to_dict()
     if released and model.config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["embed_tokens.weight"].clone()
     shards = _plan_shards(tensors, shard_bytes)
@@ -217,13 +214,6 @@ def save_model(
     write_json(folder / "config.json", config)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON beside `path`, then put it in its place."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)
-
-
 def _plan_shards(tensors: dict[str, Tensor], limit: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
@@ -237,18 +227,25 @@ def _plan_shards(tensors: dict[str, Tensor], limit: int) -> list[list[str]]:
     return shards
 
 
-def fingerprint(folder: Path, blocks: int = 64, block_bytes: int = 65536) -> str:
-    """16 hex digits that tell one set of weights from another.
+WHOLE = 256 * 2**20
+"""Files up to this size are hashed whole."""
 
-    SHA-256 over every file's size, its beginning (names, shapes) and evenly spread blocks, so
-    that a 60 GB model is told apart in well under a second.
+
+def fingerprint(files: Iterable[Path], blocks: int = 256, block_bytes: int = 65536) -> str:
+    """16 hex digits that tell one set of weight files from another.
+
+    SHA-256 over every file; of one larger than 256 MiB its size, its beginning (names, shapes) and
+    evenly spread blocks, so that a 60 GB model is told apart in about a second.
     """
     digest = hashlib.sha256()
-    for path in weight_files(folder):
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{size};".encode())
         with path.open("rb") as file:
+            if size <= WHOLE:
+                digest.update(file.read())
+                continue
             for i in range(blocks):
-                file.seek(max(0, size - block_bytes) * i // max(1, blocks - 1))
+                file.seek((size - block_bytes) * i // (blocks - 1))
                 digest.update(file.read(block_bytes))
     return digest.hexdigest()[:16]

@@ -25,18 +25,15 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"loss": l1 + l2 + gradient, "l1": l1.detach(), "l2": l2.detach()}
 
 
-def tokenizer_loss(autoencoder: Autoencoder, pixels: Tensor, gamma: float) -> dict[str, Tensor]:
-    """Encode, normalise, perturb with a ~ U[0, gamma], decode, compare (arXiv 2508.10711 eq. 3)."""
-    mean = autoencoder.mean(pixels).float()
-    latents = perturb(normalise_latents(mean, autoencoder.config.patch), gamma)
-    return reconstruction_loss(autoencoder.decoder(latents), pixels)
-
-
-def refinement_loss(
-    autoencoder: Autoencoder, batch: tuple[Tensor, Tensor], gamma: float
+def tokenizer_loss(
+    autoencoder: Autoencoder, pixels: Tensor, gamma: float, decoder_only: bool = False
 ) -> dict[str, Tensor]:
-    """Decoder-only training on (latents, pixels) pairs made with the frozen encoder."""
-    latents, pixels = batch
-    with torch.no_grad():
-        noisy = perturb(latents.float(), gamma)
-    return reconstruction_loss(autoencoder.decoder(noisy), pixels)
+    """Encode, normalise, perturb with a ~ U[0, gamma], decode, compare (arXiv 2508.10711 eq. 3).
+
+    With `decoder_only` the encoder stays as it is, so latents keep their meaning for a transformer
+    that was trained on them.
+    """
+    with torch.set_grad_enabled(not decoder_only):
+        mean = autoencoder.mean(pixels).float()
+        latents = perturb(normalise_latents(mean, autoencoder.config.patch), gamma)
+    return reconstruction_loss(autoencoder.decoder(latents), pixels)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
+from nextstep.files import read_json, write_json
 from nextstep.text import special
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.models import BPE
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,21 @@ class TextTokenizer:
             ValueError: when the file cannot be read.
         """
         from tokenizers import Tokenizer
+        from tokenizers.models import BPE
 
-        path = folder / "tokenizer.json"
-        if path.exists():
-            try:
-                return cls(Tokenizer.from_file(str(path)))
-            except Exception as error:  # tokenizers raises bare Exception
-                raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
-        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            from transformers import AutoTokenizer
-
-            return cls(AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer)
-        raise FileNotFoundError(f"{folder} has no tokenizer.json")
+        path, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+        if not path.exists() and not (vocab.exists() and merges.exists()):
+            raise FileNotFoundError(f"{folder} has no tokenizer.json")
+        try:
+            if path.exists():
+                tokenizer = Tokenizer.from_file(str(path))
+            else:
+                tokenizer = byte_level(BPE.from_file(str(vocab), str(merges)))
+        except Exception as error:  # tokenizers raises bare Exception
+            broken = path if path.exists() else merges
+            raise ValueError(f"{broken} is not a readable tokenizer: {error}") from None
+        add_listed_tokens(tokenizer, folder)
+        return cls(tokenizer)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
@@ -64,26 +69,15 @@ class TextTokenizer:
 
         The special tokens take the first ids: end of text 0, then `special.ADDED_TOKENS`.
         """
-        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel
         from tokenizers.trainers import BpeTrainer
 
-        words = Regex(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        )
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(words, "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = byte_level(BPE())
         trainer = BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[special.END_OF_TEXT, *special.ADDED_TOKENS],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=ByteLevel.alphabet(),
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
@@ -172,8 +166,71 @@ class TextTokenizer:
         """Write tokenizer.json."""
         self.backend.save(str(folder / "tokenizer.json"))
 
+    def save_released_config(self, folder: Path) -> None:
+        """Write the two files that the released code's tokenizer class reads beside it."""
+        listed = {
+            str(number): {
+                "content": token.content, "lstrip": token.lstrip, "normalized": token.normalized,
+                "rstrip": token.rstrip, "single_word": token.single_word, "special": token.special,
+            }
+            for number, token in sorted(self.backend.get_added_tokens_decoder().items())
+        }  # fmt: skip
+        names = {"eos_token": special.END_OF_TEXT, "pad_token": special.PAD}
+        others = [t for t in special.ADDED_TOKENS if t != special.PAD]
+        extra = [t for t in others if self.backend.token_to_id(t) is not None]
+        names_and_extra = {**names, "additional_special_tokens": extra}
+        config = {
+            "added_tokens_decoder": listed, **names_and_extra, "bos_token": None,
+            "clean_up_tokenization_spaces": False, "padding_side": "left",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }  # fmt: skip
+        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "special_tokens_map.json", names_and_extra)
+
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+
+def byte_level(model: BPE) -> Tokenizer:
+    """A byte-level BPE in the Qwen2.5 form: NFC, its word pattern, single digits."""
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+
+    words = Regex(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def add_listed_tokens(tokenizer: Tokenizer, folder: Path) -> None:
+    """Add the tokens that tokenizer_config.json or added_tokens.json list and the file lacks.
+
+    Raises:
+        ValueError: when a token would not get the id that is listed for it.
+    """
+    listed: dict[int, str] = {}
+    if (folder / "added_tokens.json").exists():
+        listed |= {int(i): t for t, i in read_json(folder / "added_tokens.json").items()}
+    if (folder / "tokenizer_config.json").exists():
+        entries = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        listed |= {int(i): entry["content"] for i, entry in entries.items()}
+    for number, token in sorted(listed.items()):
+        if tokenizer.token_to_id(token) is None:
+            tokenizer.add_special_tokens([token])
+        if tokenizer.token_to_id(token) != number:
+            raise ValueError(
+                f"{folder} lists token '{token}' with id {number}, "
+                f"but it has id {tokenizer.token_to_id(token)}"
+            )
 
 
 def _split_special(text: str, tokens: tuple[str, ...]) -> list[str]:

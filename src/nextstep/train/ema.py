@@ -9,6 +9,20 @@ import torch
 from torch import Tensor, nn
 
 
+def load_average(model: nn.Module, shadow: dict[str, Tensor]) -> None:
+    """Put averaged weights into a model of the same shape.
+
+    Raises:
+        ValueError: when names differ; a tied parameter has one name.
+    """
+    wanted = {name for name, _ in model.named_parameters()}
+    if wanted != shadow.keys():
+        raise ValueError(f"the average is of another model: {sorted(wanted ^ shadow.keys())[:4]}")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(shadow[name])
+
+
 class EMA:
     """fp32 running mean of a module's parameters, with a short horizon at the beginning.
 
@@ -35,17 +49,11 @@ class EMA:
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Inside the block the model carries the averaged weights."""
         kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self._load(model, self.shadow)
+        load_average(model, self.shadow)
         try:
             yield
         finally:
-            self._load(model, kept)
-
-    @staticmethod
-    @torch.no_grad()
-    def _load(model: nn.Module, values: dict[str, Tensor]) -> None:
-        for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
+            load_average(model, kept)
 
     def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs."""

@@ -41,7 +41,7 @@ class LoopConfig:
     accumulate: int = 1
     save_minutes: float = 10.0
     log_every: int = 20
-    bf16: bool = True
+    bf16: bool = True  # compute under autocast, with fp32 master weights
     seed: int = 0
 
 
@@ -72,6 +72,7 @@ class Loop:
             model, config.learning_rate, config.weight_decay, config.muon
         )
         self.ema = EMA(model, config.ema)
+        self.device = next(model.parameters()).device
         self.step = 0
         self.skipped = 0
 
@@ -110,7 +111,7 @@ class Loop:
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         sums: dict[str, float] = {}
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = self.loss(self.model, batch)
             (losses["loss"] / len(batches)).backward()
             for name, value in losses.items():

@@ -82,12 +82,11 @@ class SinglesMaker:
     edit_share: float = 0.3
     drop_text: float = 0.1
     seed: int = 0
-    names: tuple[str, ...] = OBJECTS
     trained_styles: dict[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.trained_styles = {
-            name: [style for style in STYLES if not is_held_out(name, style)] for name in self.names
+            name: [style for style in STYLES if not is_held_out(name, style)] for name in OBJECTS
         }
 
     def __call__(self, step: int) -> SequenceBatch:
@@ -102,8 +101,8 @@ class SinglesMaker:
     def _rows(self, edit: bool) -> int:
         return self.pictures // 2 if edit else self.pictures
 
-    def _scene(self, rng: random.Random, name: str | None = None) -> tuple[str, str, str]:
-        name = name or rng.choice(self.names)
+    def _scene(self, rng: random.Random) -> tuple[str, str, str]:
+        name = rng.choice(OBJECTS)
         style = rng.choice(self.trained_styles[name])
         return name, style, self._colour(rng, style)
 
