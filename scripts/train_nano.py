@@ -18,6 +18,7 @@ from nextstep.image.vae_files import load_image_tokenizer
 from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.pretrain import sequence_loss
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.train.ema import load_average
 from nextstep.train.loop import Loop, LoopConfig
 from nextstep.world import captions
 from nextstep.world.singles import COLOUR_NAMES, LatentStore, SinglesMaker
