@@ -7,6 +7,7 @@ train_nano.py train --folder RUN --stage small|full --steps N  64 px first, then
 from __future__ import annotations
 
 import argparse
+import functools
 import random
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def train(args: argparse.Namespace) -> None:
         steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, decay=args.decay,
         weight_decay=0.05, ema=args.ema, muon=args.muon, save_minutes=args.save_minutes,
     )  # fmt: skip
-    loop = Loop(model, maker, sequence_loss, config, args.folder / (args.name or args.stage))
+    loss = functools.partial(sequence_loss, head_batch_mul=args.head_batch_mul)
+    loop = Loop(model, maker, loss, config, args.folder / (args.name or args.stage))
     loop.resume()
     loop.run()
 
@@ -100,6 +102,7 @@ def main() -> None:
     second.add_argument("--learning-rate", type=float, default=1.5e-3)
     second.add_argument("--ema", type=float, default=0.995)
     second.add_argument("--muon", action="store_true")
+    second.add_argument("--head-batch-mul", type=int, default=4, help="noise levels per token")
     second.add_argument("--seed", type=int, default=0)
     second.add_argument("--save-minutes", type=float, default=10)
     args = parser.parse_args()
