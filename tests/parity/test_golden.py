@@ -123,11 +123,22 @@ def test_train_loss(golden: Path, pipeline: NextStepPipeline) -> None:
     model.requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", ["t2i_plain", "t2i_cfg", "t2i_linear", "edit_cfg"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every picture that the recording's index describes with settings is a test."""
+    if "picture_case" not in metafunc.fixturenames:
+        return
+    folder = metafunc.config.getoption("--golden")
+    names = ["none given"]
+    if folder is not None:
+        described = json.loads((Path(folder) / "cases" / "index.json").read_text())
+        names = [name for name, said in described.items() if isinstance(said, dict)]
+    metafunc.parametrize("picture_case", names)
+
+
 def test_pictures(
-    name: str, golden: Path, index: dict[str, Any], pipeline: NextStepPipeline
+    picture_case: str, golden: Path, index: dict[str, Any], pipeline: NextStepPipeline
 ) -> None:
-    said, recorded = index[name], case(golden, name)
+    said, recorded = index[picture_case], case(golden, picture_case)
     height, width = said["hw"]
     common = {
         "height": height,
@@ -143,13 +154,14 @@ def test_pictures(
         "token_norm": said["use_norm"],
         "positive_prompt": said.get("positive", ""),
         "negative_prompt": said.get("negative", ""),
+        "noise_level": said.get("noise_level"),
     }
-    with torch.random.fork_rng():
-        if "source" in said:
-            source = Image.open(golden / "cases" / said["source"])
-            tokens = _tokens_of(pipeline, "edit", source, said["caption"], **common)
-        else:
-            tokens = _tokens_of(pipeline, "generate", said["caption"], **common)
+    if "source" in said:
+        named = [said["source"]] if isinstance(said["source"], str) else said["source"]
+        sources = [Image.open(golden / "cases" / name) for name in named]
+        tokens = _tokens_of(pipeline, "edit", sources, said["caption"], **common)
+    else:
+        tokens = _tokens_of(pipeline, "generate", said["caption"], **common)
     assert distance(tokens, recorded["tokens"]) <= LOOSE
     grid = pipeline.image_tokenizer.grid(height, width)
     ours = to_bytes(pipeline.image_tokenizer.decode_tokens(tokens, grid)).astype(int)
