@@ -75,7 +75,9 @@ def train(args: argparse.Namespace) -> None:
         steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, decay=args.decay,
         weight_decay=0.05, ema=args.ema, muon=args.muon, save_minutes=args.save_minutes,
     )  # fmt: skip
-    loss = functools.partial(sequence_loss, head_batch_mul=args.head_batch_mul)
+    loss = functools.partial(
+        sequence_loss, head_batch_mul=args.head_batch_mul, context_noise=args.context_noise
+    )
     loop = Loop(model, maker, loss, config, args.folder / (args.name or args.stage))
     loop.resume()
     loop.run()
@@ -102,6 +104,7 @@ def main() -> None:
     second.add_argument("--learning-rate", type=float, default=1.5e-3)
     second.add_argument("--ema", type=float, default=0.995)
     second.add_argument("--muon", action="store_true")
+    second.add_argument("--context-noise", type=float, default=0.0)
     second.add_argument("--head-batch-mul", type=int, default=4, help="noise levels per token")
     second.add_argument("--seed", type=int, default=0)
     second.add_argument("--save-minutes", type=float, default=10)

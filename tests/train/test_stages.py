@@ -8,7 +8,8 @@ import torch
 
 from nextstep.data.batch import collate
 from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
-from nextstep.stages.pretrain import sequence_loss
+from nextstep.image.latents import token_norm
+from nextstep.stages.pretrain import noisy_context, sequence_loss
 from nextstep.stages.tokenizer import reconstruction_loss, tokenizer_loss
 from nextstep.text.sequence import Picture, Text, build_sequence
 from nextstep.text.tokenizer import TextTokenizer
@@ -55,3 +56,24 @@ def test_model_learns_text_and_pictures(tmp_path: Path, text_tokenizer: TextToke
     last = sequence_loss(model, batch, head_batch_mul=64)
     assert float(last["lm_loss"]) < 0.7 * float(first["lm_loss"])
     assert float(last["im_loss"]) < 0.9 * float(first["im_loss"])
+
+
+def test_noisy_context_stays_normalised_and_leaves_targets_alone(
+    text_tokenizer: TextTokenizer,
+) -> None:
+    torch.manual_seed(0)
+    tokens = token_norm(torch.randn(500, 64))
+    noisy = noisy_context(tokens, 0.5)
+    assert torch.allclose(noisy.var(-1, unbiased=False), torch.ones(500), atol=1e-3)
+    moved = (noisy - tokens).square().mean(-1).sqrt()
+    assert 0 < float(moved.min()) < 0.05
+    assert 0.3 < float(moved.max()) < 0.6
+    model = random_model(TINY)
+    sequence = build_sequence([Text("a"), Picture((2, 2))], text_tokenizer)
+    batch = collate([sequence], [tokens[:4]], 1)
+    kept = batch.image_tokens.clone()
+    torch.manual_seed(1)
+    clean = sequence_loss(model, batch)["im_loss"]
+    torch.manual_seed(1)
+    assert not torch.equal(sequence_loss(model, batch, context_noise=0.5)["im_loss"], clean)
+    assert torch.equal(batch.image_tokens, kept)

@@ -9,11 +9,32 @@ import torch
 from torch import Tensor
 
 from nextstep.data.batch import SequenceBatch
+from nextstep.image.latents import token_norm
 from nextstep.model.nextstep import NextStepModel
 
 
+def noisy_context(tokens: Tensor, strength: float) -> Tensor:
+    """What the backbone reads while it trains: tokens moved off their place, still normalised.
+
+    A model that only ever reads perfect tokens is lost as soon as one of its own is a little off;
+    noise of independent levels on the context (xAR, arXiv 2502.20388) teaches it to go on.
+
+    Args:
+        tokens: [M, D], normalised.
+        strength: largest standard deviation; every token draws its own level from U[0, strength].
+
+    Returns:
+        [M, D], normalised again.
+    """
+    level = torch.rand(len(tokens), 1, device=tokens.device) * strength
+    return token_norm(tokens + level * torch.randn_like(tokens))
+
+
 def sequence_loss(
-    model: NextStepModel, batch: SequenceBatch, head_batch_mul: int | None = None
+    model: NextStepModel,
+    batch: SequenceBatch,
+    head_batch_mul: int | None = None,
+    context_noise: float = 0.0,
 ) -> dict[str, Tensor]:
     """Loss of one batch of sequences.
 
@@ -21,12 +42,16 @@ def sequence_loss(
         model: the unified model.
         batch: see `SequenceBatch`.
         head_batch_mul: noise levels per token; default from the model's config.
+        context_noise: strength of `noisy_context`; 0 reads the tokens as they are. Targets are
+            always clean.
 
     Returns:
         Scalars `loss`, `lm_loss`, `im_loss`.
     """
     config = model.config
     tokens = batch.image_tokens if batch.image_tokens.numel() else None
+    if tokens is not None and context_noise:
+        tokens = noisy_context(tokens, context_noise)
     hidden = model.hidden(model.embed(batch.ids, tokens))
     lm_loss = model.text_loss(hidden, batch.ids, batch.labels)
     im_loss = hidden.new_zeros(())
