@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/nextstep generate "red apple, noto style, white background" --seed 1 -o demo.png
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q $(PYTEST_ARGS)
+	$(BIN)/pytest -q tests $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
