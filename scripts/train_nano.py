@@ -16,6 +16,7 @@ import torch
 
 from nextstep.config import NextStepConfig
 from nextstep.image.vae_files import load_image_tokenizer
+from nextstep.model.checkpoints import load_model
 from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.pretrain import sequence_loss
 from nextstep.text.tokenizer import TextTokenizer
@@ -60,8 +61,18 @@ def _training_texts(rng: random.Random) -> list[str]:
 def train(args: argparse.Namespace) -> None:
     """Run one stage; the second starts from the averaged weights of the first."""
     torch.manual_seed(0)
-    model = NextStepModel(NextStepConfig.named("nano"))
+    model = NextStepModel(
+        NextStepConfig.named("nano").with_values(image_position_side=args.position_side)
+    )
     model.reset_parameters()
+    if args.init_model:
+        start = load_model(args.init_model, torch.float32).state_dict()
+        missing, extra = model.load_state_dict(start, strict=False)
+        if extra or any("image_row" not in n and "image_column" not in n for n in missing):
+            raise SystemExit(f"{args.init_model} is of another model: {missing} {extra}")
+    if args.compile:
+        model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
+        model.image_loss = torch.compile(model.image_loss, dynamic=False)  # type: ignore[method-assign]
     if args.init:
         load_average(model, torch.load(args.init, weights_only=True)["ema"]["shadow"])
     maker = SinglesMaker(
@@ -96,6 +107,9 @@ def main() -> None:
         command.add_argument("--stage", choices=PIXELS, default="small")
     second.add_argument("--name", help="folder of this run inside FOLDER; default the stage")
     second.add_argument("--init", type=Path, help="state.pt to take averaged weights from")
+    second.add_argument("--init-model", type=Path, help="model folder to start from")
+    second.add_argument("--compile", action="store_true")
+    second.add_argument("--position-side", type=int, default=0)
     second.add_argument("--steps", type=int, required=True)
     second.add_argument("--decay", type=int, default=0)
     second.add_argument("--warmup", type=int, default=100)

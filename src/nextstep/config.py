@@ -28,6 +28,8 @@ class NextStepConfig:
         tie_word_embeddings: the language-model head shares the embedding.
         initializer_range: standard deviation of fresh backbone and projector weights.
         latent_channels, latent_patch_size: an image token has channels * patch^2 values.
+        image_position_side: learned row and column embeddings are added to embedded image tokens,
+            for grids up to this many rows and columns; 0, as released, adds none.
         fm_head_dim, fm_head_layers: width and depth of the flow head.
         fm_head_batch_mul: noise levels every token is trained at in one step.
         lm_loss_weight, im_loss_weight: weights of cross-entropy and flow matching.
@@ -52,6 +54,7 @@ class NextStepConfig:
     initializer_range: float = 0.02
     latent_channels: int = 16
     latent_patch_size: int = 2
+    image_position_side: int = 0
     fm_head_dim: int = 1536
     fm_head_layers: int = 12
     fm_head_batch_mul: int = 4
@@ -185,7 +188,7 @@ def _checked(key: str, value: Any, kind: str) -> Any:
     return value
 
 
-ID_ENDINGS = ("_id", "boi", "eoi", "_id_added")
+ID_ENDINGS = ("_id", "boi", "eoi", "_id_added", "image_position_side")
 """Keys whose integers may be 0."""
 
 LEGACY_1_1_NAMES = frozenset(

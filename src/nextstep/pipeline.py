@@ -327,7 +327,8 @@ class NextStepPipeline:
                 f"prompt and picture together take {len(whole)} tokens; this model reads at most "
                 f"{limit}, so shorten the prompt or ask for a smaller picture"
             )
-        return Prompt(whole.prompt().ids, sources)
+        prompt = whole.prompt()
+        return Prompt(prompt.ids, sources, [span.grid for span in prompt.images])
 
     def _record(self, job: _Job, grid: Grid, settings: GenerationSettings) -> dict[str, Any]:
         side = self.image_tokenizer.config.token_pixels

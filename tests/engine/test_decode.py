@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from nextstep.engine.decode import (
 from nextstep.flow.guidance import CONDITIONAL, GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SOLVERS, SolverSettings
+from nextstep.image.latents import raster_coordinates
 from tests.conftest import TINY, random_model
 
 BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id
@@ -78,6 +81,26 @@ def test_cached_equals_uncached(guidance: float, image: float) -> None:
         hidden = model.hidden(model.embed(ids, torch.cat(pictures)), *padded_positions(valid))
         token = sampler.sample(hidden[:, -1], noise.token(index), index)
         assert torch.allclose(token, tokens[:, index], atol=1e-4)
+
+
+def test_learned_positions_cached_equals_uncached() -> None:
+    model, how = random_model(replace(TINY, image_position_side=4)), settings(guidance=1.0)
+    row = prompts([4], how.branches)[CONDITIONAL][0]
+    row = Prompt(row.ids, row.image_tokens, [(1, 2)])
+    tokens = decode_tokens(model, {CONDITIONAL: [row]}, how, KeyedNoise([(0, 0)], 1, 64))
+    sampler = TokenSampler(model, how, how.branches)
+    whole = torch.cat((row.image_tokens[0], tokens[0]))
+    places = torch.cat((raster_coordinates((1, 2)), raster_coordinates(how.grid)))
+    for index in range(how.tokens):
+        ids = torch.tensor([[*row.ids, *[PLACE] * index]])
+        read = 2 + index
+        hidden = model.hidden(model.embed(ids, whole[:read], places[:read]))
+        token = sampler.sample(hidden[:, -1], KeyedNoise([(0, 0)], 1, 64).token(index), index)
+        assert torch.allclose(token[0], tokens[0, index], atol=1e-4)
+    with pytest.raises(ValueError, match="coordinates"):
+        model.embed(ids, whole[:read])
+    with pytest.raises(ValueError, match="4 rows"):
+        model.embed(ids, whole[:read], places[:read] + 3)
 
 
 def test_padding_does_not_reach_the_state() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.image.latents import raster_coordinates
 from nextstep.text.sequence import IGNORE, Sequence
 
 
@@ -22,6 +23,7 @@ class SequenceBatch:
         ids: [B, S], padded on the right, which causal attention never looks at.
         labels: [B, S], IGNORE where nothing is asked.
         image_tokens: [M, D].
+        coordinates: [M, 2] row and column of every image token in its picture.
         condition_places: [T] flat indices b*S + s of the states that predict the trained tokens.
         target_rows: [T] indices of those tokens in `image_tokens`.
     """
@@ -29,17 +31,21 @@ class SequenceBatch:
     ids: Tensor
     labels: Tensor
     image_tokens: Tensor
+    coordinates: Tensor
     condition_places: Tensor
     target_rows: Tensor
 
 
-def collate(sequences: Seq[Sequence], image_tokens: Seq[Tensor], pad_id: int) -> SequenceBatch:
+def collate(
+    sequences: Seq[Sequence], image_tokens: Seq[Tensor], pad_id: int, multiple: int = 1
+) -> SequenceBatch:
     """Pad sequences to the longest one.
 
     Args:
         sequences: B sequences.
         image_tokens: one [rows*columns, D] tensor per picture, in reading order over all rows.
         pad_id: id of the padding token.
+        multiple: S is rounded up to one of it, so that compiled code meets few shapes.
 
     Raises:
         ValueError: when the pictures do not fit the spans.
@@ -50,13 +56,14 @@ def collate(sequences: Seq[Sequence], image_tokens: Seq[Tensor], pad_id: int) ->
         raise ValueError(
             f"pictures of {counts} tokens do not fit spans of {[s.count for _, s in spans]}"
         )
-    S = max(len(s) for s in sequences)
+    S = -(-max(len(s) for s in sequences) // multiple) * multiple
     ids = torch.full((len(sequences), S), pad_id)
     labels = torch.full((len(sequences), S), IGNORE)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence.ids)
         labels[row, : len(sequence)] = torch.tensor(sequence.labels)
-    places, targets, first = [torch.empty(0, dtype=torch.long)], [], 0
+    none = torch.empty(0, dtype=torch.long)
+    places, targets, first = [none], [none], 0
     for row, span in spans:
         if span.trained:
             start = row * S + span.start - 1
@@ -67,6 +74,7 @@ def collate(sequences: Seq[Sequence], image_tokens: Seq[Tensor], pad_id: int) ->
         ids,
         labels,
         torch.cat(list(image_tokens)) if counts else torch.empty(0, 0),
+        torch.cat([none.view(0, 2), *(raster_coordinates(span.grid) for _, span in spans)]),
         torch.cat(places),
-        torch.cat([torch.empty(0, dtype=torch.long), *targets]),
+        torch.cat(targets),
     )

@@ -16,7 +16,7 @@ from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings, combine
 from nextstep.flow.noise import NoiseSource
 from nextstep.flow.solvers import SolverSettings, solve
-from nextstep.image.latents import token_norm
+from nextstep.image.latents import raster_coordinates, token_norm
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 
@@ -30,10 +30,12 @@ class Prompt:
     Attributes:
         ids: token ids up to and including begin-of-image.
         image_tokens: one [n, D] tensor per source picture, in reading order.
+        grids: (rows, columns) of each source picture.
     """
 
     ids: Sequence[int]
     image_tokens: Sequence[Tensor] = ()
+    grids: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def decode_tokens(
     """
     branches = settings.branches
     rows = [prompt for name in branches for prompt in prompts[name]]
-    state, hidden = _prefill(model, rows, settings.tokens)
+    state, hidden = _prefill(model, rows, settings.grid)
     sampler = TokenSampler(model, settings, branches)
     tokens: list[Tensor] = []
     for index in range(settings.tokens):
@@ -140,8 +142,11 @@ class TokenSampler:
 class DecodeState:
     """Cache and positions of the rows while a picture grows."""
 
-    def __init__(self, model: NextStepModel, cache: KVCache, valid: Tensor) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self, model: NextStepModel, cache: KVCache, valid: Tensor, coordinates: Tensor
+    ) -> None:
+        self.model, self.cache, self.coordinates = model, cache, coordinates
+        self.index = 0
         self.lengths = valid.sum(dim=1)
         padded = bool((self.lengths < valid.shape[1]).any())
         self.valid: Tensor | None = valid if padded else None
@@ -149,7 +154,8 @@ class DecodeState:
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one image token a row, [R, D] -> hidden [R, E]."""
         model = self.model
-        embedded = model.image_in_projector(tokens.to(model.image_in_projector.weight.dtype))
+        embedded = model.embed_image(tokens, self.coordinates[self.index : self.index + 1])
+        self.index += 1
         mask = None
         if self.valid is not None:
             self.valid = torch.cat((self.valid, self.valid.new_ones(len(tokens), 1)), dim=1)
@@ -160,18 +166,25 @@ class DecodeState:
 
 
 def _prefill(
-    model: NextStepModel, rows: list[Prompt], new_tokens: int
+    model: NextStepModel, rows: list[Prompt], grid: tuple[int, int]
 ) -> tuple[DecodeState, Tensor]:
     """Read all prompts, padded on the left; hidden states [R, E] of their last positions."""
     device = model.embed_tokens.weight.device
     ids, valid = left_pad([list(row.ids) for row in rows], model.config.pad_id)
     ids, valid = ids.to(device), valid.to(device)
     pictures = [tokens.to(device) for row in rows for tokens in row.image_tokens]
-    embeddings = model.embed(ids, torch.cat(pictures) if pictures else None)
-    cache = KVCache(model.config, len(rows), ids.shape[1] + new_tokens, embeddings.dtype, device)
+    given = [raster_coordinates(grid).to(device) for row in rows for grid in row.grids]
+    embeddings = model.embed(
+        ids,
+        torch.cat(pictures) if pictures else None,
+        torch.cat(given) if given else None,
+    )
+    capacity = ids.shape[1] + grid[0] * grid[1]
+    cache = KVCache(model.config, len(rows), capacity, embeddings.dtype, device)
     positions, mask = padded_positions(valid)
     hidden = model.hidden(embeddings, positions, mask, cache)
-    return DecodeState(model, cache, valid), hidden[:, -1]
+    coordinates = raster_coordinates(grid).to(device)
+    return DecodeState(model, cache, valid, coordinates), hidden[:, -1]
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

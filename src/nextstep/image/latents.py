@@ -82,3 +82,9 @@ def perturb(latents: Tensor, gamma: float, generator: torch.Generator | None = N
     a = torch.rand(len(latents), 1, 1, 1, generator=generator, device=latents.device) * gamma
     eps = torch.randn(latents.shape, generator=generator, device=latents.device)
     return latents + (a * eps).to(latents.dtype)
+
+
+def raster_coordinates(grid: tuple[int, int]) -> Tensor:
+    """Row and column of every image token of a (rows, columns) grid, in order: [rows*columns, 2]."""
+    rows, columns = torch.arange(grid[0]), torch.arange(grid[1])
+    return torch.cartesian_prod(rows, columns).view(-1, 2)

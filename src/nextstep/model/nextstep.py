@@ -29,6 +29,9 @@ class NextStepModel(Backbone):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.image_in_projector = nn.Linear(config.token_size, E)
+        if config.image_position_side:
+            self.image_row_embed = nn.Embedding(config.image_position_side, E)
+            self.image_column_embed = nn.Embedding(config.image_position_side, E)
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
 
@@ -60,12 +63,42 @@ class NextStepModel(Backbone):
                     nn.init.zeros_(module.bias)
         self.image_head.reset_parameters()
 
-    def embed(self, ids: Tensor, image_tokens: Tensor | None = None) -> Tensor:
+    def embed_image(self, tokens: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """Input embeddings of image tokens.
+
+        Args:
+            tokens: [M, D].
+            coordinates: [M, 2] row and column of each; read only by a model with learned positions.
+
+        Returns:
+            [M, E].
+
+        Raises:
+            ValueError: when learned positions have no coordinates, or too small a table.
+        """
+        embedded = self.image_in_projector(tokens.to(self.image_in_projector.weight.dtype))
+        side = self.config.image_position_side
+        if not side:
+            return embedded
+        if coordinates is None:
+            raise ValueError("this model adds learned positions, so image tokens need coordinates")
+        if int(coordinates.max()) >= side:
+            raise ValueError(
+                f"this model's learned positions reach {side} rows and columns of image tokens, "
+                f"the picture has {int(coordinates.max()) + 1}"
+            )
+        rows, columns = coordinates.unbind(-1)
+        return embedded + self.image_row_embed(rows) + self.image_column_embed(columns)
+
+    def embed(
+        self, ids: Tensor, image_tokens: Tensor | None = None, coordinates: Tensor | None = None
+    ) -> Tensor:
         """Input embeddings.
 
         Args:
             ids: [B, S]; image places hold the placeholder id.
             image_tokens: [M, D] for all placeholders, row by row.
+            coordinates: see `embed_image`.
 
         Returns:
             [B, S, E].
@@ -81,7 +114,7 @@ class NextStepModel(Backbone):
         embeddings = self.embed_tokens(ids)
         if image_tokens is None or not given:
             return embeddings
-        projected = self.image_in_projector(image_tokens.to(self.image_in_projector.weight.dtype))
+        projected = self.embed_image(image_tokens, coordinates)
         return embeddings.masked_scatter(places[..., None], projected.to(embeddings.dtype))
 
     def text_logits(self, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from nextstep.image.latents import token_norm
 from nextstep.model.nextstep import NextStepModel
 
 
-def noisy_context(tokens: Tensor, strength: float) -> Tensor:
+def noisy_context(tokens: Tensor, strength: float, rows: Tensor) -> Tensor:
     """What the backbone reads while it trains: tokens moved off their place, still normalised.
 
     A model that only ever reads perfect tokens is lost as soon as one of its own is a little off;
@@ -22,12 +22,15 @@ def noisy_context(tokens: Tensor, strength: float) -> Tensor:
     Args:
         tokens: [M, D], normalised.
         strength: largest standard deviation; every token draws its own level from U[0, strength].
+        rows: [T] which tokens; those of given pictures (the sources of an edit) stay as they are,
+            because generation reads them perfect too.
 
     Returns:
         [M, D], normalised again.
     """
-    level = torch.rand(len(tokens), 1, device=tokens.device) * strength
-    return token_norm(tokens + level * torch.randn_like(tokens))
+    clean = tokens[rows]
+    level = torch.rand(len(rows), 1, device=tokens.device) * strength
+    return tokens.index_copy(0, rows, token_norm(clean + level * torch.randn_like(clean)))
 
 
 def sequence_loss(
@@ -51,8 +54,8 @@ def sequence_loss(
     config = model.config
     tokens = batch.image_tokens if batch.image_tokens.numel() else None
     if tokens is not None and context_noise:
-        tokens = noisy_context(tokens, context_noise)
-    hidden = model.hidden(model.embed(batch.ids, tokens))
+        tokens = noisy_context(tokens, context_noise, batch.target_rows)
+    hidden = model.hidden(model.embed(batch.ids, tokens, batch.coordinates))
     lm_loss = model.text_loss(hidden, batch.ids, batch.labels)
     im_loss = hidden.new_zeros(())
     if len(batch.condition_places):

@@ -96,7 +96,7 @@ class SinglesMaker:
         rows = [self._edit(rng) if edit else self._picture(rng) for _ in range(self._rows(edit))]
         sequences = [build_sequence(parts, self.tokenizer) for parts, _ in rows]
         tokens = [picture for _, pictures in rows for picture in pictures]
-        return collate(sequences, tokens, self.tokenizer.ids.pad)
+        return collate(sequences, tokens, self.tokenizer.ids.pad, multiple=8)
 
     def _rows(self, edit: bool) -> int:
         return self.pictures // 2 if edit else self.pictures
