@@ -90,12 +90,13 @@ def test_learned_positions_cached_equals_uncached() -> None:
     tokens = decode_tokens(model, {CONDITIONAL: [row]}, how, KeyedNoise([(0, 0)], 1, 64))
     sampler = TokenSampler(model, how, how.branches)
     whole = torch.cat((row.image_tokens[0], tokens[0]))
+    noise = KeyedNoise([(0, 0)], 1, 64)
     places = torch.cat((raster_coordinates((1, 2)), raster_coordinates(how.grid)))
     for index in range(how.tokens):
         ids = torch.tensor([[*row.ids, *[PLACE] * index]])
         read = 2 + index
         hidden = model.hidden(model.embed(ids, whole[:read], places[:read]))
-        token = sampler.sample(hidden[:, -1], KeyedNoise([(0, 0)], 1, 64).token(index), index)
+        token = sampler.sample(hidden[:, -1], noise.token(index), index)
         assert torch.allclose(token[0], tokens[0, index], atol=1e-4)
     with pytest.raises(ValueError, match="coordinates"):
         model.embed(ids, whole[:read])

@@ -85,6 +85,6 @@ def perturb(latents: Tensor, gamma: float, generator: torch.Generator | None = N
 
 
 def raster_coordinates(grid: tuple[int, int]) -> Tensor:
-    """Row and column of every image token of a (rows, columns) grid, in order: [rows*columns, 2]."""
+    """Row and column of each image token of a (rows, columns) grid: [rows*columns, 2]."""
     rows, columns = torch.arange(grid[0]), torch.arange(grid[1])
     return torch.cartesian_prod(rows, columns).view(-1, 2)
