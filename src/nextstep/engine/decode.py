@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.engine.head import SamplingHead
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings, combine
 from nextstep.flow.noise import NoiseSource
@@ -114,29 +115,22 @@ class TokenSampler:
 
     def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
         self.model, self.settings, self.branches = model, settings, branches
-        self._times: dict[float, Tensor] = {}
+        self.head = SamplingHead(model.image_head)
 
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
         model, settings = self.model, self.settings
-        condition = model.image_head.embed_condition(model.image_condition(hidden))
+        self.head.begin(model.image_condition(hidden))
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
         b = len(self.branches)
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            x_rows = x.to(condition.dtype).repeat(b, 1)
-            v = model.image_head.velocity(x_rows, self._time(t, condition), condition)
+            v = self.head.velocity(x.to(hidden.dtype).repeat(b, 1), t)
             return combine(v.float().view(b, *x.shape), self.branches, weights)
 
         stream = iter(draws.to(hidden.device))
         token = solve(velocity, lambda: next(stream), settings.solver)
         return token_norm(token) if settings.token_norm else token
-
-    def _time(self, t: float, like: Tensor) -> Tensor:
-        """Embedded time [1, W]; the same few times come back for every token."""
-        if t not in self._times:
-            self._times[t] = self.model.image_head.embed_time(torch.tensor([t], device=like.device))
-        return self._times[t]
 
 
 class DecodeState:

@@ -83,6 +83,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(later, float("-inf")).softmax(dim=-1).to(v.dtype) @ v
 
 
+def embedding(rows: int, size: int) -> nn.Embedding:
+    """A table without first values: drawing them on the meta device would import half of torch."""
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+
+
 class Attention(nn.Module):
     """Grouped-query attention with biases on q, k and v."""
 
@@ -162,7 +167,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
-from nextstep.model.backbone import Backbone
+from nextstep.model.backbone import Backbone, embedding
 from nextstep.model.flow_head import FlowHead
 from nextstep.text.sequence import IGNORE
 
@@ -30,8 +30,8 @@ class NextStepModel(Backbone):
             self.lm_head.weight = self.embed_tokens.weight
         self.image_in_projector = nn.Linear(config.token_size, E)
         if config.image_position_side:
-            self.image_row_embed = nn.Embedding(config.image_position_side, E)
-            self.image_column_embed = nn.Embedding(config.image_position_side, E)
+            self.image_row_embed = embedding(config.image_position_side, E)
+            self.image_column_embed = embedding(config.image_position_side, E)
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
 
