@@ -157,8 +157,12 @@ def editing(instruction: str, sources: Seq[Grid], target: Grid) -> list[Part]:
 IMAGE_TAG = re.compile(r"<image(?:_(\d+))?>")
 
 
-def interleaved(text: str, grids: Seq[Grid], trained: bool = True) -> list[Part]:
-    """Text whose tags `<image>` (next in order) or `<image_n>` (that picture) become pictures.
+def split_tags(text: str, count: int) -> list[str | int]:
+    """Text cut at its picture tags: stretches of text, and numbers of pictures between them.
+
+    Args:
+        text: with tags `<image>` (next in order) or `<image_n>` (that picture).
+        count: pictures there are.
 
     Raises:
         ValueError: when tags and pictures do not match one to one.
@@ -166,18 +170,25 @@ def interleaved(text: str, grids: Seq[Grid], trained: bool = True) -> list[Part]
     pieces = IMAGE_TAG.split(text)
     tags = pieces[1::2]
     order = [place if number is None else int(number) for place, number in enumerate(tags)]
-    if sorted(order) != list(range(len(grids))):
+    if sorted(order) != list(range(count)):
         raise ValueError(
-            f"the text names pictures {order or 'none'} but {len(grids)} were given; "
+            f"the text names pictures {order or 'none'} but {count} were given; "
             "every picture needs one <image> or <image_n> tag"
         )
-    parts: list[Part] = []
-    for place, piece in enumerate(pieces[::2]):
-        if piece:
-            parts.append(Text(piece))
-        if place < len(order):
-            parts.append(Picture(grids[order[place]], trained))
-    return parts
+    mixed = [order[place // 2] if place % 2 else piece for place, piece in enumerate(pieces)]
+    return [piece for piece in mixed if piece != ""]
+
+
+def interleaved(text: str, grids: Seq[Grid], trained: bool = True) -> list[Part]:
+    """Text whose tags `<image>` (next in order) or `<image_n>` (that picture) become pictures.
+
+    Raises:
+        ValueError: when tags and pictures do not match one to one.
+    """
+    return [
+        Text(piece) if isinstance(piece, str) else Picture(grids[piece], trained)
+        for piece in split_tags(text, len(grids))
+    ]
 
 
 def picture_order(text: str, count: int) -> list[int]:
