@@ -46,6 +46,10 @@ class CropMaker:
         crops = np.stack([np.asarray(self._crop(rng)) for _ in range(self.batch)])
         return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
 
+    def crop(self, number: int, seed: int) -> np.ndarray:
+        """One crop, uint8 [size, size, 3], that depends on `seed` alone."""
+        return np.asarray(self._crop(random.Random(seed)))
+
     def _crop(self, rng: random.Random) -> Image.Image:
         if self.photos and rng.random() < 0.25:
             return self._photo(rng)
