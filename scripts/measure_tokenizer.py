@@ -1,4 +1,4 @@
-"""Reconstruction PSNR of an image tokenizer on held-out drawing styles and photographs."""
+"""PSNR, SSIM and feature distance of an image tokenizer on every drawing style and photographs."""
 
 from __future__ import annotations
 
@@ -6,30 +6,17 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
+from nextstep.evaluate.reconstruction import measure
 from nextstep.folders import find_folder, load_parts
-from nextstep.image.pictures import open_picture, resize_and_crop, to_pixels
-from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.features import FeatureNet
+from nextstep.image.pictures import open_picture, resize_and_crop
 from nextstep.world.scenes import compose, emoji_set
 from nextstep.world.sources import emoji_names
 from nextstep.world.vocabulary import COLOURS, HELD_OUT_STYLES, OBJECTS, STYLES
 
 SIZE = 128
-
-
-def psnr(tokenizer: ImageTokenizer, pictures: list[Image.Image]) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio in dB."""
-    values = []
-    for picture in pictures:
-        pixels = to_pixels([picture])
-        tokens = tokenizer.encode_tokens(pixels)
-        grid = tokenizer.grid(picture.height, picture.width)
-        error = (tokenizer.decode_tokens(tokens, grid) - pixels).square().mean()
-        values.append(float(10 * torch.log10(4 / error)))
-    return round(float(np.mean(values)), 2)
 
 
 def drawings(style: str) -> list[Image.Image]:
@@ -57,10 +44,11 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="held-out photographs")
     args = parser.parse_args()
     tokenizer = load_parts(find_folder(args.model)).image_tokenizer
-    found = {style: psnr(tokenizer, drawings(style)) for style in (*STYLES, *HELD_OUT_STYLES)}
+    features = FeatureNet.from_package()
+    sets = {style: drawings(style) for style in (*STYLES, *HELD_OUT_STYLES)}
     if args.photos:
-        pictures = [crop for path in args.photos for crop in crops(open_picture(path))]
-        found["photographs"] = psnr(tokenizer, pictures)
+        sets["photographs"] = [crop for path in args.photos for crop in crops(open_picture(path))]
+    found = {name: measure(tokenizer, given, features).rounded() for name, given in sets.items()}
     print(json.dumps(found))
 
 

@@ -1,0 +1,87 @@
+"""How well an image tokenizer gives back what it was shown: PSNR, SSIM, feature distance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from nextstep.errors import NextStepError
+from nextstep.image.pictures import resize_and_crop, to_pixels
+from nextstep.image.sizes import fitting_size
+
+if TYPE_CHECKING:
+    from nextstep.image.features import FeatureNet
+    from nextstep.image.tokenizer import ImageTokenizer
+
+RANGE = 2.0
+"""Pixels lie in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Means over pictures.
+
+    Attributes:
+        pictures: how many.
+        psnr: peak signal-to-noise ratio in dB.
+        ssim: structural similarity (11-pixel Gaussian window), 1 for equal pictures.
+        feature_distance: EfficientNet-Lite0 feature distance, 0 for equal pictures; None when it
+            was not asked for.
+    """
+
+    pictures: int
+    psnr: float
+    ssim: float
+    feature_distance: float | None = None
+
+    def rounded(self) -> dict[str, float | int | None]:
+        """For tables and JSON."""
+        return {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def measure(
+    tokenizer: ImageTokenizer,
+    pictures: Iterable[Image.Image],
+    features: FeatureNet | None = None,
+    max_pixels: int | None = None,
+) -> Reconstruction:
+    """Encode and decode every picture and compare.
+
+    Args:
+        tokenizer: the image tokenizer, without any noise on its latents.
+        pictures: RGB; each is cut to the nearest size that image tokens can cover.
+        features: network of the feature distance; None leaves it out.
+        max_pixels: larger pictures are shrunk to about this area first.
+
+    Raises:
+        NextStepError: when there is no picture, or torchmetrics is not installed.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+    except ImportError:
+        raise NextStepError("SSIM needs torchmetrics: pip install 'open-nextstep[eval]'") from None
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for picture in pictures:
+        side = tokenizer.config.token_pixels
+        height, width = fitting_size(picture.height, picture.width, side, max_pixels)
+        pixels = to_pixels([resize_and_crop(picture, height, width)]).to(tokenizer.device)
+        tokens = tokenizer.encode_tokens(pixels)
+        output = tokenizer.decode_tokens(tokens, tokenizer.grid(height, width))
+        error = (output - pixels).square().mean().clamp(min=1e-12)
+        distance = torch.zeros(()) if features is None else features.distance(output, pixels)[0]
+        # Structural similarity compares brightness too, so its values must begin at black.
+        similarity = ssim((output + 1) / 2, (pixels + 1) / 2, data_range=1.0)
+        values = 10 * torch.log10(RANGE**2 / error), similarity, distance
+        sums += torch.stack([torch.as_tensor(value).cpu().double() for value in values])
+        count += 1
+    if not count:
+        raise NextStepError("there are no pictures to measure the image tokenizer on")
+    psnr, structure, feature = (sums / count).tolist()
+    return Reconstruction(count, psnr, structure, None if features is None else feature)
