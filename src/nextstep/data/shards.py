@@ -1,0 +1,243 @@
+"""Sets of tar shards: random access to samples by index, safe for many threads and processes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nextstep.data import set_file
+from nextstep.data.captions import MISSING_CAPTION, captions_of, check_captions, parse_record
+from nextstep.data.documents import SampleError
+from nextstep.data.set_file import ShardFile, check_kind
+from nextstep.data.shard_index import (
+    TRUNCATED,
+    SampleRecord,
+    ShardIndex,
+    Span,
+    build_index,
+    member_keys,
+    read_index,
+    write_index,
+)
+from nextstep.data.shard_writer import RawSample, ShardWriter
+from nextstep.data.stored import decode
+from nextstep.errors import NextStepError
+
+__all__ = ["Entry", "RawSample", "ShardSet", "ShardWriter", "build_index"]
+
+MISSING_SHARD = "missing shard"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a sample before any picture is decoded.
+
+    Attributes:
+        key: "SET/SHARD/KEY".
+        captions: texts by field: a string, or a list or object of alternatives.
+        sizes: (width, height) of each picture, upright.
+        numbers: numeric fields, for filters.
+    """
+
+    key: str
+    captions: dict[str, Any]
+    sizes: tuple[tuple[int, int], ...]
+    numbers: dict[str, float]
+
+
+class ShardSet:
+    """Reads a folder of shards, ours or released ones.
+
+    Samples that a truncated or missing shard has lost keep their places in the order and raise
+    SampleError, so that the order of all others does not change. Files are opened for each read:
+    nothing is shared between threads, and the object can be sent to other processes.
+
+    Args:
+        folder: with `set.json`, with the released `meta.json`, or with shards alone.
+        name: of the set; by default as it was written, else the folder's name.
+        kind: one of `documents.KINDS`; needed where neither `set.json` nor the first sample
+            tells it.
+
+    Raises:
+        NextStepError: when there are no shards, or the kind is not known.
+    """
+
+    def __init__(
+        self, folder: str | Path, name: str | None = None, kind: str | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        told = set_file.read_set(self.folder)
+        self.name = name or told.name
+        self.shards: tuple[ShardFile, ...] = told.shards
+        self._indexes: dict[int, ShardIndex] = {}
+        self._available: dict[int, int] = {}
+        lengths = [
+            shard.samples if told.ours and shard.samples is not None
+            else max(shard.samples or 0, len(self.shard_index(number)))
+            for number, shard in enumerate(told.shards)
+        ]  # fmt: skip
+        self._starts = np.cumsum([0, *lengths])
+        self.kind = check_kind(kind or told.kind or self._guess_kind())
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def entry(self, index: int) -> Entry:
+        """What is known of a sample; its JSON is read, its pictures are not.
+
+        Raises:
+            SampleError: when it is known to be broken: lost, without caption or picture, with
+                tags that do not fit its pictures, or with a picture whose header is bad.
+        """
+        record, shard, key = self._record(index)
+        captions = captions_of(self._json(record, shard, key))
+        check_captions(self.kind, captions, len(record.pictures), key)
+        return Entry(key, captions, record.sizes, record.numbers or {})
+
+    def pictures(self, index: int) -> list[Image.Image]:
+        """A sample's pictures in the order of their numbers: RGB, upright, alpha on white.
+
+        Raises:
+            SampleError: when one is corrupt, cut off, missing, or too large to be decoded.
+        """
+        record, shard, key = self._record(index)
+        return [decode(self._read(shard, span, key), key) for span in record.pictures]
+
+    def picture_files(self, index: int) -> list[bytes]:
+        """A sample's pictures as they are stored.
+
+        Raises:
+            SampleError: when one is cut off or missing.
+        """
+        record, shard, key = self._record(index)
+        return [self._read(shard, span, key) for span in record.pictures]
+
+    def record(self, index: int) -> dict[str, Any]:
+        """All JSON fields of a sample.
+
+        Raises:
+            SampleError: when they cannot be read.
+        """
+        return self._json(*self._record(index))
+
+    def key(self, index: int) -> str:
+        """The full key, "SET/SHARD/KEY"; KEY is "#number" for a sample whose key is lost."""
+        try:
+            return self._record(index)[2]
+        except SampleError as error:
+            return error.key
+
+    def samples_of(self, shard: int) -> range:
+        """Indices of a shard's samples."""
+        return range(int(self._starts[shard]), int(self._starts[shard + 1]))
+
+    def path(self, shard: int) -> Path:
+        """Where a shard lies."""
+        return self.folder / self.shards[shard].path
+
+    def shard_index(self, shard: int) -> ShardIndex:
+        """The index of a shard: the one beside it, or made anew when that does not fit.
+
+        Raises:
+            OSError: when the shard is there but cannot be read.
+        """
+        if shard not in self._indexes:
+            index, available = _open_index(self.path(shard))
+            # In this order: another thread may look as soon as the index is there.
+            self._available[shard] = available
+            self._indexes[shard] = index
+        return self._indexes[shard]
+
+    def _record(self, index: int) -> tuple[SampleRecord, int, str]:
+        """The index's record of a whole sample, its shard and its full key."""
+        shard, number = self._place(index)
+        lines, available = self.shard_index(shard), self._available[shard]
+        key = f"{self.name}/{self.shards[shard].name}/#{number}"
+        if number < len(lines):
+            try:
+                record = lines.sample(number)
+            except SampleError as error:
+                raise SampleError(key, error.reason, error.detail) from None
+            key = f"{self.name}/{self.shards[shard].name}/{record.key}"
+        if available < 0:
+            raise SampleError(key, MISSING_SHARD, f"there is no {self.path(shard)}")
+        if number >= len(lines):
+            raise SampleError(key, TRUNCATED, "the shard ends before this sample")
+        if record.end > available:
+            raise SampleError(key, TRUNCATED, f"the shard ends at byte {available}")
+        if record.problem:
+            raise SampleError(key, *record.problem)
+        return record, shard, key
+
+    def _json(self, record: SampleRecord, shard: int, key: str) -> dict[str, Any]:
+        if record.record is None:
+            raise SampleError(key, MISSING_CAPTION)
+        return parse_record(self._read(shard, record.record, key), key)
+
+    def _read(self, shard: int, span: Span, key: str) -> bytes:
+        try:
+            with self.path(shard).open("rb", buffering=0) as file:
+                file.seek(span.offset)
+                data = file.read(span.size)
+        except FileNotFoundError:
+            raise SampleError(key, MISSING_SHARD, f"there is no {self.path(shard)}") from None
+        except (OSError, ValueError) as error:
+            raise SampleError(key, "unreadable shard", str(error)) from None
+        if len(data) < span.size:
+            raise SampleError(key, TRUNCATED, "the shard became shorter")
+        return data
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, not {index}")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
+
+    def _guess_kind(self) -> str:
+        """Plain text and plain captions show themselves; tags may mean two kinds."""
+        for index in range(min(len(self), 100)):
+            try:
+                pictures = len(self.picture_files(index))
+            except SampleError:
+                continue
+            if pictures == 0:
+                return "text"
+            if pictures == 1:
+                return "image_text"
+            break
+        raise NextStepError(
+            f"{self.folder} does not say which kind of data it holds; name it: image_to_image "
+            "for edits, interleaved for text and pictures in any order"
+        )
+
+
+def _open_index(shard: Path) -> tuple[ShardIndex, int]:
+    """A shard's index, and how many bytes of the shard are there; -1 when it is missing."""
+    stored = read_index(shard)
+    if not shard.is_file():
+        return stored or ShardIndex(0, True, ()), -1
+    size = shard.stat().st_size
+    if stored is not None and (stored.size == size or _was_cut(shard, stored, size)):
+        return stored, size
+    index = build_index(shard)
+    # A folder that cannot be written is indexed again the next time.
+    with suppress(OSError):
+        write_index(shard, index)
+    return index, size
+
+
+def _was_cut(shard: Path, stored: ShardIndex, size: int) -> bool:
+    """Whether a shard is the beginning of the one that the index was made from."""
+    if size >= stored.size:
+        return False
+    try:
+        keys = stored.keys()
+    except SampleError:
+        return False
+    left = member_keys(shard)
+    return left == keys[: len(left)]
