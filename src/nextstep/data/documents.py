@@ -28,11 +28,16 @@ class SampleError(NextStepError):
     Attributes:
         key: which sample, as "SET/SHARD/KEY".
         reason: a short stable word for counting, e.g. "corrupt picture".
+        detail: what exactly was found, if more can be said.
     """
 
     def __init__(self, key: str, reason: str, detail: str = "") -> None:
         super().__init__(f"{key}: {reason}{f' ({detail})' if detail else ''}")
-        self.key, self.reason = key, reason
+        self.key, self.reason, self.detail = key, reason, detail
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str]]:
+        # Without it a worker process could not hand the error over.
+        return type(self), (self.key, self.reason, self.detail)
 
 
 @dataclass(frozen=True)
