@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nextstep.config import NextStepConfig
 
@@ -49,3 +52,29 @@ class KVCache:
     def advance(self, positions: int) -> None:
         """Count positions as read, after every layer has stored them."""
         self.length += positions
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` positions in all; what is stored stays."""
+        if capacity <= self.capacity:
+            return
+        more = capacity - self.capacity
+        self.keys = [F.pad(k, (0, 0, 0, more)) for k in self.keys]
+        self.values = [F.pad(v, (0, 0, 0, more)) for v in self.values]
+        self.capacity = capacity
+
+    def rewind(self, length: int) -> None:
+        """Forget all positions from `length` on.
+
+        Raises:
+            ValueError: when there are fewer.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} positions, not {length}")
+        self.length = length
+
+    def copy(self) -> KVCache:
+        """A cache of its own with the same contents."""
+        other = copy.copy(self)
+        other.keys = [k.clone() for k in self.keys]
+        other.values = [v.clone() for v in self.values]
+        return other

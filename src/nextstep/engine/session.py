@@ -1,0 +1,246 @@
+"""One sequence that grows: text and pictures are read and written in any order, with one cache.
+
+What was read once is never read again: an edit of an edit, the next picture of a story, an answer
+about a picture all go on from the same keys and values.
+
+Legend: S new positions, E hidden size, D values per token, N tokens of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nextstep.engine.decode import DecodeSettings, TokenSampler
+from nextstep.errors import NextStepError
+from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
+from nextstep.flow.noise import NoiseSource
+from nextstep.image.latents import raster_coordinates
+from nextstep.model.cache import KVCache
+from nextstep.model.nextstep import NextStepModel
+from nextstep.text.sequence import Picture, Text, build_sequence
+from nextstep.text.tokenizer import TextTokenizer
+
+Grid = tuple[int, int]
+Choose = Callable[[Tensor], int]
+OnToken = Callable[[int, Tensor], None]
+ROOM = 256
+"""Positions by which a full cache grows at least."""
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """A picture in the sequence: its tokens [N, D] and grid."""
+
+    tokens: Tensor
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class TextEnd:
+    """Why writing text stopped: at a `picture`, at the `end` of the text, or at the `limit`."""
+
+    ids: list[int]
+    reason: str
+
+
+def greedy(logits: Tensor) -> int:
+    """The likeliest id."""
+    return int(logits.argmax())
+
+
+class NucleusChoice:
+    """Draws ids from a stream of its own.
+
+    Args:
+        temperature: divides the logits; above 0.
+        top_p: the smallest set of ids with this probability is drawn from.
+        seed: of the stream.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        self.temperature, self.top_p = temperature, top_p
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, logits: Tensor) -> int:
+        """logits [V] -> an id."""
+        shares, ids = (logits.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
+        # An id stays when those before it have not yet filled top_p; the first always stays.
+        shares[(shares.cumsum(-1) - shares) >= self.top_p] = 0
+        return int(ids[torch.multinomial(shares, 1, generator=self.generator)])
+
+
+class Session:
+    """A growing sequence of one row.
+
+    Args:
+        model: in eval mode.
+        tokenizer: that belongs to it.
+    """
+
+    def __init__(self, model: NextStepModel, tokenizer: TextTokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        weight = model.embed_tokens.weight
+        self.cache = KVCache(model.config, 1, ROOM, weight.dtype, weight.device)
+        self.hidden: Tensor | None = None
+        self.ids: list[int] = []
+        self.pictures: list[ReadPicture] = []
+        forbidden = [tokenizer.ids.pad, tokenizer.ids.begin_of_image, tokenizer.ids.end_of_image]
+        self._forbidden = [*forbidden, tokenizer.ids.image_placeholder]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def fork(self) -> Session:
+        """A session of its own that goes on from here; this one stays as it is."""
+        other = Session.__new__(Session)
+        other.__dict__.update(self.__dict__)
+        other.cache, other.ids, other.pictures = self.cache.copy(), [*self.ids], [*self.pictures]
+        return other
+
+    @torch.inference_mode()
+    def read_text(self, text: str) -> None:
+        """Take up text."""
+        self._read(build_sequence([Text(text)], self.tokenizer, end=False).ids)
+
+    @torch.inference_mode()
+    def read_picture(self, picture: ReadPicture) -> None:
+        """Take up a picture."""
+        sequence = build_sequence([Picture(picture.grid)], self.tokenizer, end=False)
+        self._read(sequence.ids, picture.tokens, raster_coordinates(picture.grid))
+        self.pictures.append(picture)
+
+    @torch.inference_mode()
+    def write_text(self, limit: int, choose: Choose = greedy, pictures: bool = True) -> TextEnd:
+        """Let the language-model head go on until a picture, the end, or `limit` ids.
+
+        Args:
+            limit: most ids to write.
+            choose: logits [V] -> id.
+            pictures: whether the text may stop for a picture; else it goes on to its end.
+
+        Raises:
+            NextStepError: when nothing was read before.
+        """
+        special, written = self.tokenizer.ids, list[int]()
+        forbidden = self._forbidden + ([] if pictures else [special.image_area])
+        while len(written) < limit:
+            logits = self.model.text_logits(self._last())[0].clone()
+            logits[forbidden] = -torch.inf
+            chosen = choose(logits)
+            if chosen == special.eos:
+                return TextEnd(written, "end")
+            if chosen == special.image_area:
+                return TextEnd(written, "picture")
+            self._read([chosen])
+            written.append(chosen)
+        return TextEnd(written, "limit")
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        settings: DecodeSettings,
+        noise: NoiseSource,
+        negative: str = "",
+        on_token: OnToken | None = None,
+    ) -> ReadPicture:
+        """Write one picture of the settings' grid; it is part of the sequence afterwards.
+
+        Args:
+            settings: `has_images` must say whether pictures were read or written before.
+            noise: draws of one picture.
+            negative: text of the branches without the text.
+            on_token: called with (tokens done, tokens so far [1, done, D]).
+
+        Raises:
+            NextStepError: when a token is not finite; the session is then as it was before.
+        """
+        before, grid = len(self), settings.grid
+        rows = {name: self._branch(name, negative) for name in settings.branches}
+        whole = build_sequence([Picture(grid)], self.tokenizer, end=False)
+        for row in rows.values():
+            row._read(whole.ids[: whole.images[0].start])
+        sampler = TokenSampler(self.model, settings, settings.branches)
+        places, tokens = raster_coordinates(grid), list[Tensor]()
+        special = self.tokenizer.ids
+        for index in range(settings.tokens):
+            hidden = torch.cat([row._last() for row in rows.values()])
+            token = sampler.sample(hidden, noise.token(index), index)
+            if not bool(torch.isfinite(token).all()):
+                self.rewind(before)
+                raise NextStepError(
+                    f"image token {index} is not a finite number; lower the guidance or the shift"
+                )
+            tokens.append(token)
+            if on_token is not None:
+                on_token(index + 1, torch.stack(tokens, dim=1))
+            for name, row in rows.items():
+                if name == CONDITIONAL or index + 1 < settings.tokens:
+                    row._read([special.image_placeholder], token, places[index : index + 1])
+        self._read([special.end_of_image])
+        picture = ReadPicture(torch.cat(tokens), grid)
+        self.pictures.append(picture)
+        return picture
+
+    def rewind(self, length: int) -> None:
+        """Forget everything from position `length` on; what comes next must be read or drawn.
+
+        Raises:
+            ValueError: when the sequence is shorter, or `length` lies inside a picture.
+        """
+        kept, special = self.ids[:length], self.tokenizer.ids
+        begun = kept.count(special.begin_of_image)
+        if begun != kept.count(special.end_of_image):
+            raise ValueError(f"position {length} lies inside a picture")
+        self.cache.rewind(length)
+        self.ids, self.pictures, self.hidden = kept, self.pictures[:begun], None
+
+    def _branch(self, name: str, negative: str) -> Session:
+        """The session whose states give one branch's velocities."""
+        if name == CONDITIONAL:
+            return self
+        other = Session(self.model, self.tokenizer)
+        for picture in self.pictures if name == IMAGE_ONLY else ():
+            other.read_picture(picture)
+        if negative:
+            other.read_text(negative)
+        return other
+
+    def _last(self) -> Tensor:
+        """State of the last position, [1, E]; after a rewind it is worked out once more."""
+        if self.hidden is None:
+            if not self.ids:
+                raise NextStepError(
+                    "there is nothing to go on from: read a text or a picture first"
+                )
+            last = self.ids.pop()
+            if last == self.tokenizer.ids.image_placeholder:
+                raise NextStepError("a picture cannot be taken up in its middle")
+            self.cache.rewind(len(self.ids))
+            self._read([last])
+            assert self.hidden is not None
+        return self.hidden
+
+    def _read(
+        self, ids: list[int], tokens: Tensor | None = None, coordinates: Tensor | None = None
+    ) -> None:
+        """Extend the cache by ids, whose placeholders stand for `tokens`."""
+        if not ids:
+            return
+        model, length = self.model, len(self.ids) + len(ids)
+        limit = model.config.max_position_embeddings
+        if length > limit:
+            raise NextStepError(
+                f"text and pictures together take {length} tokens; this model reads at most {limit}"
+            )
+        if length > self.cache.capacity:
+            self.cache.reserve(max(length, min(limit, self.cache.capacity + ROOM)))
+        device = model.embed_tokens.weight.device
+        places = None if coordinates is None else coordinates.to(device)
+        given = None if tokens is None else tokens.to(device)
+        embeddings = model.embed(torch.tensor([ids], device=device), given, places)
+        self.hidden = model.hidden(embeddings, cache=self.cache)[:, -1]
+        self.ids.extend(ids)
