@@ -105,3 +105,26 @@ def test_bad_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="pixels; at most"):
         pictures.open_picture(Image.new("RGB", (20, 20)))
+
+
+@given(st.integers(1, 15))
+def test_small_areas_have_buckets_by_the_released_rule(tokens: int) -> None:
+    buckets = scaled_buckets(16 * tokens)
+    assert (tokens, tokens) in buckets
+    assert {(w, h) for h, w in buckets} == set(buckets)
+    assert all(h * w <= tokens**2 < (max(h, w) + 1) * min(h, w) for h, w in buckets)
+
+
+def test_areas_may_be_chosen() -> None:
+    assert multi_area_bucket(4000, 4000, areas=(128, 256)) == (16, 16)
+    assert multi_area_bucket(200, 200, areas=(128, 256)) == (8, 8)
+    assert multi_area_bucket(10, 40, areas=(128, 256)) == (4, 16)
+
+
+def test_a_crop_lies_where_it_is_asked() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8), (10, 1))).convert("RGB")
+    left, centre, right = (
+        np.asarray(pictures.resize_and_crop(ramp, 10, 10, (0.5, across)))[0, 0, 0]
+        for across in (0.0, 0.5, 1.0)
+    )
+    assert (left, centre, right) == (0, 15, 30)

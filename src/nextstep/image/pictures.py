@@ -68,9 +68,21 @@ def flatten(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def resize_and_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Cover height x width with Lanczos, then crop the centre."""
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+def resize_and_crop(
+    picture: Image.Image, height: int, width: int, place: tuple[float, float] = (0.5, 0.5)
+) -> Image.Image:
+    """Cover height x width with Lanczos, then crop.
+
+    Args:
+        picture: of any size.
+        height, width: of the result.
+        place: where the crop lies, (down, across): 0 keeps the upper or left edge, 1 the other one,
+            0.5 the centre.
+    """
+    down, across = place
+    return ImageOps.fit(
+        picture, (width, height), Image.Resampling.LANCZOS, centering=(across, down)
+    )
 
 
 def to_pixels(pictures: list[Image.Image]) -> Tensor:

@@ -5,6 +5,8 @@ A bucket is a grid of image tokens (rows, columns), height first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 BASE_SIDE = 16
 """Side in tokens of the square bucket at base area (256 px)."""
 
@@ -22,35 +24,51 @@ AREAS: tuple[int, ...] = (256, 512, 768, 1024)
 
 
 def scaled_buckets(area_side: int) -> list[tuple[int, int]]:
-    """The 17 buckets for pictures of about area_side^2 pixels.
+    """The buckets for pictures of about area_side^2 pixels.
 
     Args:
-        area_side: multiple of 256.
+        area_side: multiple of 256 for the 17 released buckets scaled up; or a multiple of 16 below,
+            for buckets made by the same rule: for every number of columns from half the square's
+            the most rows that its area holds, and the transposes.
 
     Raises:
         ValueError: for another value.
     """
+    tokens = area_side // 16
+    if 16 <= area_side < 256 and area_side % 16 == 0:
+        tall = [(tokens**2 // c, c) for c in range(-(-tokens // 2), tokens)]
+        wide = [(columns, rows) for rows, columns in tall]
+        return [*wide, (tokens, tokens), *reversed(tall)]
     if area_side < 256 or area_side % 256:
-        raise ValueError(f"the side of an area must be a multiple of 256, not {area_side}")
+        raise ValueError(
+            f"the side of an area must be a multiple of 256, or of 16 below it, not {area_side}"
+        )
     factor = area_side // 256
     return [(rows * factor, columns * factor) for rows, columns in ASPECT_BUCKETS]
 
 
 def nearest_bucket(
-    height: int, width: int, buckets: list[tuple[int, int]] | None = None
+    height: int, width: int, buckets: Sequence[tuple[int, int]] | None = None
 ) -> tuple[int, int]:
     """The bucket whose rows/columns is nearest to height/width; the first of equals."""
     wanted = height / width
     return min(buckets or list(ASPECT_BUCKETS), key=lambda b: abs(b[0] / b[1] - wanted))
 
 
-def multi_area_bucket(height: int, width: int, token_pixels: int = 16) -> tuple[int, int]:
+def multi_area_bucket(
+    height: int, width: int, token_pixels: int = 16, areas: Sequence[int] = AREAS
+) -> tuple[int, int]:
     """The largest area whose nearest bucket fits inside the picture's area.
 
     A picture smaller than every bucket gets the smallest one.
+
+    Args:
+        height, width: of the picture.
+        token_pixels: side of an image token.
+        areas: sides of the areas to choose from, ascending.
     """
-    best = nearest_bucket(height, width)
-    for side in AREAS:
+    best = nearest_bucket(height, width, scaled_buckets(areas[0]))
+    for side in areas:
         bucket = nearest_bucket(height, width, scaled_buckets(side))
         if bucket[0] * bucket[1] * token_pixels**2 <= height * width:
             best = bucket
