@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from nextstep.config import NextStepConfig
-from nextstep.errors import ModelFileError, NextStepError
-from nextstep.files import write_json
+from nextstep.errors import ModelFileError
+from nextstep.files import new_folder, write_json
 from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.image.vae_files import (
     load_image_tokenizer,
@@ -127,6 +125,23 @@ def load_parts(
     )
 
 
+def merge_adapter_folder(parts: Parts, adapter: str | Path, scale: float = 1.0) -> dict[str, Any]:
+    """Merge a LoRA adapter into loaded parts; says what pictures record about it.
+
+    Raises:
+        ModelFileError: when the folder is missing, damaged or does not fit the model.
+    """
+    from nextstep.model.adapters import check_base, merge_adapter, read_adapter
+
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        raise ModelFileError(f"there is no adapter folder {adapter}")
+    read = read_adapter(folder)
+    check_base(read, parts.model_hash)
+    merge_adapter(parts.model, read, scale)
+    return {"adapter": read.hash, "adapter_scale": scale}
+
+
 def check_fit(
     config: NextStepConfig, image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
 ) -> None:
@@ -169,16 +184,6 @@ def start_parts(
     return Parts(model, image_tokenizer, text_tokenizer, ModelDefaults(), "")
 
 
-def refuse_existing(folder: Path) -> None:
-    """Make sure nothing would be overwritten.
-
-    Raises:
-        NextStepError: when the folder exists.
-    """
-    if folder.exists():
-        raise NextStepError(f"{folder} exists already; choose another folder")
-
-
 def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
     """Write a whole model folder beside `folder`, then put it in its place.
 
@@ -190,13 +195,7 @@ def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
     Raises:
         NextStepError: when the folder exists, or cannot be written.
     """
-    refuse_existing(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise NextStepError(f"{folder} cannot be written: {error.strerror}") from None
-    try:
+    with new_folder(folder) as scratch:
         save_model(parts.model, scratch, released)
         parts.text_tokenizer.save(scratch)
         if released:
@@ -205,11 +204,3 @@ def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
         write(parts.image_tokenizer, scratch / "vae")
         if not released:
             write_json(scratch / SETTINGS_FILE, parts.defaults.to_dict())
-        # mkdtemp and safetensors write for the owner alone; a model folder is for everybody.
-        scratch.chmod(0o755)
-        for file in scratch.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        scratch.replace(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise

@@ -82,6 +82,9 @@ class NextStepPipeline:
         model, image_tokenizer, text_tokenizer: that belong together.
         defaults: settings used where a call says nothing.
         model_hash: fingerprint of the weights, put into pictures.
+
+    Attributes:
+        adapter: what pictures record about a merged adapter; empty without one.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class NextStepPipeline:
         self.text_tokenizer = text_tokenizer
         self.defaults = defaults or ModelDefaults()
         self.model_hash = model_hash
+        self.adapter: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -106,6 +110,8 @@ class NextStepPipeline:
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         vae: str | Path | None = None,
+        adapter: str | Path | None = None,
+        adapter_scale: float = 1.0,
     ) -> NextStepPipeline:
         """Load a model folder, the shipped "nano", or a hub id.
 
@@ -114,12 +120,17 @@ class NextStepPipeline:
             dtype: of the weights; default fp32 on the CPU, else as stored.
             device: such as "cpu" or "cuda".
             vae: folder of the image tokenizer when it is not the model's own.
+            adapter: folder of a LoRA adapter, merged into the weights.
+            adapter_scale: how strongly; 0 is the model without it.
 
         Raises:
             ModelFileError: naming what is missing or does not fit.
         """
         parts = folders.load_parts(model, dtype, device, vae)
-        return cls(*parts)
+        pipeline = cls(*parts)
+        if adapter is not None:
+            pipeline.adapter = folders.merge_adapter_folder(parts, adapter, adapter_scale)
+        return pipeline
 
     def save_pretrained(self, folder: str | Path, released: bool = False) -> None:
         """Write a model folder, in the released v1 layout if asked for.
@@ -342,6 +353,7 @@ class NextStepPipeline:
             model_hash=self.model_hash,
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
             sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
+            adapter=self.adapter,
         )
 
 

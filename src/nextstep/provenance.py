@@ -34,6 +34,7 @@ def record(
     model_hash: str,
     dtype: str,
     sources: list[str],
+    adapter: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything a picture depends on, as plain values; sources by a hash of their tokens."""
     return {
@@ -45,6 +46,7 @@ def record(
         "width": size[1],
         **asdict(settings),
         "model": model_hash,
+        **(adapter or {}),
         "dtype": dtype,
         **({"sources": sources} if sources else {}),
         "version": __version__,

@@ -18,6 +18,10 @@ def command(
         str | None, typer.Option(help="fp32, bf16 or fp16; default as stored.")
     ] = None,
     vae: o.Vae = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="LoRA adapter to merge into the weights.")
+    ] = None,
+    adapter_scale: Annotated[float, typer.Option(help="How strongly the adapter counts.")] = 1.0,
     head: Annotated[
         str | None,
         typer.Option(help="SOURCE is a plain Qwen2 language model: add this fresh flow head "
@@ -27,16 +31,19 @@ def command(
     """Read a model of any known layout and write it in ours or in the released one."""
     from nextstep import folders
     from nextstep.config import HEADS
+    from nextstep.files import refuse_existing
 
     if layout not in ("ours", "released"):
         raise ValueError(f"unknown layout '{layout}'; choose from ours, released")
     if head is not None and head not in HEADS:
         raise ValueError(f"unknown flow head '{head}'; choose from {', '.join(HEADS)}")
-    folders.refuse_existing(target)
+    refuse_existing(target)
     chosen = o.parse_dtype(dtype)
     if head is None:
         parts = folders.load_parts(source, chosen, vae=vae, keep_dtype=True)
     else:
         parts = folders.start_parts(source, head, vae, chosen)
+    if adapter is not None:
+        folders.merge_adapter_folder(parts, adapter, adapter_scale)
     folders.save_parts(parts, target, released=layout == "released")
     typer.echo(f"wrote {target} in {'our' if layout == 'ours' else 'the released'} layout")

@@ -19,6 +19,8 @@ def command(
     output: o.Output = Path("edited.png"),
     model: o.Model = "nano",
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     device: o.Device = "cpu",
     height: o.Height = None,
@@ -48,7 +50,7 @@ def command(
     paths = report.output_paths(output, num_images)
     sources = [open_picture(path) for path in image]
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae)
+    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
     loaded = time.monotonic()
     with report.progress_bar(num_images, quiet=as_json) as told:
         results = pipeline.edit(

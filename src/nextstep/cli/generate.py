@@ -16,6 +16,8 @@ def command(
     output: o.Output = Path("picture.png"),
     model: o.Model = "nano",
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     device: o.Device = "cpu",
     height: o.Height = None,
@@ -42,7 +44,7 @@ def command(
 
     paths = report.output_paths(output, len(prompts) * num_images)
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae)
+    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
     loaded = time.monotonic()
     with report.progress_bar(len(prompts) * num_images, quiet=as_json) as told:
         results = pipeline.generate(

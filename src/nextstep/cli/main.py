@@ -9,10 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 
 import typer
 
-from nextstep.cli import convert, edit, generate, info, show_settings
+from nextstep.cli import (
+    convert,
+    edit,
+    generate,
+    info,
+    predict,
+    read,
+    show_settings,
+    story,
+)
 
 app = typer.Typer(
     name="nextstep",
@@ -24,6 +34,9 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("edit")(edit.command)
+app.command("story")(story.command)
+app.command("read")(read.command)
+app.command("predict")(predict.command)
 app.command("info")(info.command)
 app.command("convert")(convert.command)
 app.command("show-settings")(show_settings.command)
@@ -54,6 +67,8 @@ def options(
 
 def run() -> None:
     """Entry point: errors become one sentence and an exit status."""
+    # Only how a warning reads: which of our lines it came from helps nobody.
+    warnings.formatwarning = lambda message, *_, **__: f"nextstep: warning: {message}\n"
     try:
         app()
     except ValueError as error:

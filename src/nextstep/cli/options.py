@@ -27,6 +27,11 @@ Model = Annotated[
                       rich_help_panel=MODEL_PANEL)
 ]  # fmt: skip
 Vae = Annotated[Path | None, _option("Folder of another image tokenizer.", panel=MODEL_PANEL)]
+Adapter = Annotated[
+    Path | None, _option("Folder of a LoRA adapter, as written by finetune.", panel=MODEL_PANEL)
+]
+AdapterScale = Annotated[float, typer.Option(help="How strongly the adapter counts; 0 is not.",
+                                             rich_help_panel=MODEL_PANEL)]  # fmt: skip
 Dtype = Annotated[
     str | None, _option("fp32, bf16 or fp16; default fp32 on the CPU.", panel=MODEL_PANEL)
 ]
@@ -53,6 +58,10 @@ Positive = Annotated[str | None, _option("Text put after every prompt.", "--posi
 Negative = Annotated[str | None, _option("Text of the unguided branches.", "--negative")]
 BatchSize = Annotated[int, typer.Option(help="Pictures made together.",
                                         rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most text tokens to write.",
+                                        rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
+Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the likeliest.",
+                                            rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="PNG file; several pictures get -0, -1 ...",
                        rich_help_panel=OUTPUT_PANEL)
@@ -61,7 +70,14 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of 
                                     rich_help_panel=OUTPUT_PANEL)]  # fmt: skip
 
 
-def load_pipeline(model: str, dtype: str | None, device: str, vae: Path | None) -> NextStepPipeline:
+def load_pipeline(
+    model: str,
+    dtype: str | None,
+    device: str,
+    vae: Path | None,
+    adapter: Path | None = None,
+    adapter_scale: float = 1.0,
+) -> NextStepPipeline:
     """The pipeline that the options name.
 
     Raises:
@@ -69,7 +85,9 @@ def load_pipeline(model: str, dtype: str | None, device: str, vae: Path | None) 
     """
     from nextstep.pipeline import NextStepPipeline
 
-    return NextStepPipeline.from_pretrained(model, parse_dtype(dtype), check_device(device), vae)
+    return NextStepPipeline.from_pretrained(
+        model, parse_dtype(dtype), check_device(device), vae, adapter, adapter_scale
+    )
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
