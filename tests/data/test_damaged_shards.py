@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextstep.data import shard_index
@@ -108,6 +108,7 @@ def test_a_thousand_samples_with_four_kinds_of_damage(tmp_path: Path) -> None:
     assert [(shards.entry(i), shards.picture_files(i)) for i in good] == [whole[i] for i in good]
 
 
+@settings(max_examples=60)
 @given(st.integers(0, 17 * 1024))
 def test_a_shard_cut_anywhere_keeps_what_is_whole(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -83,6 +83,7 @@ def test_names_fit_into_ustar(key: str, number: int) -> None:
     assert (info.name, info.size, len(name) <= 100) == (name, 8 * 2**30 - 1, True)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_any_set_round_trips(
     tmp_path_factory: pytest.TempPathFactory, count: int, per_shard: int, draw: random.Random
@@ -177,14 +178,13 @@ with ShardWriter(sys.argv[1], "slow", "text", 3) as writer:
 """
 
 
-@pytest.mark.parametrize("written", [1, 7])
-def test_a_killed_writer_leaves_no_half_set(tmp_path: Path, written: int) -> None:
+def test_a_killed_writer_leaves_no_half_set(tmp_path: Path) -> None:
     target = tmp_path / "place" / "set"
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_WRITER, str(target)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    for _ in range(written):
+    for _ in range(7):  # two shards and a third
         assert process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

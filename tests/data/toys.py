@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -20,10 +24,26 @@ def picture(value: int = 0, size: tuple[int, int] = (24, 16), form: str = "PNG")
     return buffer.getvalue()
 
 
+@functools.cache
 def bomb(side: int = 30_000) -> bytes:
-    """A PNG of side x side white pixels in some hundred kilobytes."""
+    """A whole PNG of side x side black pixels in some hundred kilobytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc32(name + data))
+
+    packer = zlib.compressobj(1)
+    row = bytes(1 + -(-side // 8))
+    data = b"".join(packer.compress(row * 100) for _ in range(side // 100)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def noise(side: int = 64) -> bytes:
+    """A JPEG of some kilobytes that is still a JPEG when its end is cut off."""
     buffer = io.BytesIO()
-    Image.new("1", (side, side)).save(buffer, "PNG")
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -56,11 +76,8 @@ def reason(shards: ShardSet, index: int) -> str:
 
 def damage(folder: Path, shards: ShardSet) -> None:
     """Break sample 110, 220 and 330 and cut the sixth shard in the middle."""
-    jpeg = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(jpeg, "JPEG")
     other = {
-        110: (b'{"caption": "a"}', jpeg.getvalue()[: len(jpeg.getvalue()) // 2]),
+        110: (b'{"caption": "a"}', noise()[: len(noise()) // 2]),
         220: (b'{"caption": "<image_0> and <image_1>"}', picture()),
         330: (b'{"caption": "a"}', bomb()),
     }

@@ -153,7 +153,7 @@ class ShardWriter:
             raise SampleError(named, "bad key", f"'{key}' is not of at most 64 hex digits")
         check_captions(self.kind, captions_of(sample.record), len(sample.pictures), named)
         try:
-            record = json.dumps(dict(sample.record), ensure_ascii=False).encode()
+            record = json.dumps(dict(sample.record), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError) as error:
             raise SampleError(named, CORRUPT_CAPTION, str(error)) from None
         parse_record(record, named)
