@@ -1,0 +1,90 @@
+"""`nextstep plan`: what a recipe will take, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextstep.cli import options as o
+
+if TYPE_CHECKING:
+    from nextstep.recipe.plan import Plan, Totals
+
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, as for `nextstep train`.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="h100, a100, rtx4090 ... or cpu; default by size.")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default the recipe's.")
+    ] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
+    from nextstep.errors import NextStepError
+    from nextstep.recipe.devices import find_device
+    from nextstep.recipe.plan import make_plan
+
+    chosen = find_device(device or ("cpu" if "nano" in recipe.stem else "h100"))
+    plan = make_plan(recipe, chosen, ranks, changes or [])
+    typer.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(lines(plan)))
+    if not plan.fits:
+        raise NextStepError(plan.refusal())
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan in words."""
+    device = plan.device
+    out = [f"{plan.recipe}  (stage {plan.stage}, {plan.ranks} x {device.name})", "parameters"]
+    out += [f"  {name:<34}{count:>20,}" for name, count in plan.parameters.items()]
+    out.append("memory of a rank")
+    out += [f"  {name:<34}{size / 1e9:>17.3f} GB" for name, size in plan.memory.items() if size]
+    out.append(f"  {'total':<34}{plan.memory_total / 1e9:>17.3f} GB")
+    out.append(f"  {'usable on ' + device.name:<34}{plan.memory_usable / 1e9:>17.3f} GB")
+    rate = f"{device.efficiency:.0%} of {device.flops / 1e12:,.1f} TFLOP/s bf16"
+    out += [
+        "work",
+        f"  {'tokens a step':<34}{plan.tokens_per_step:>20,.0f}",
+        f"  {'tokens in all':<34}{short(plan.tokens):>20}",
+        f"  {'FLOPs a step':<34}{plan.flops_per_step:>20.3g}",
+        f"  {'hours':<34}{plan.hours:>20,.1f}",
+        f"  at {rate} ({device.source})",
+        "disk",
+    ]
+    out += [f"  {name:<34}{size / 1e9:>17,.1f} GB" for name, size in plan.disk.items()]
+    return [*out, *totals(plan.published)]
+
+
+def totals(stages: list[Totals]) -> list[str]:
+    """The row of stages as a table, computed beside published."""
+    if not stages:
+        return []
+    head = (
+        f"{'recipe':<24}{'steps':>9}{'ranks':>7}{'tokens/rank':>13}{'tokens':>12}{'published':>12}"
+    )
+    out = ["tokens of this stage and of those that follow", f"  {head}"]
+    for stage in stages:
+        agreed = {True: "  agrees", False: "  DIFFERS", None: ""}[stage.agree]
+        per_rank = f"{stage.tokens_per_rank:,.0f}"
+        out.append(
+            f"  {stage.recipe:<24}{stage.steps:>9,}{stage.ranks:>7}{per_rank:>13}"
+            f"{short(stage.tokens):>12}{stage.published or '-':>12}{agreed}"
+        )
+    return out
+
+
+def short(value: float) -> str:
+    """A large number with K, M, B or T and four digits."""
+    for size, unit in UNITS:
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
