@@ -32,6 +32,7 @@ from nextstep.text.tokenizer import TextTokenizer
 
 NEAR_SHAPE = 0.1
 """Pictures of one edit whose height/width differs by less than this are brought to one shape."""
+CENTRE = (0.5, 0.5)
 
 
 class IndexEntry(Protocol):
@@ -143,6 +144,21 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Stills:
+    """All pictures of a sample in their own order, each at its bucket, cut at the centre.
+
+    Attributes:
+        key: of the sample.
+        grids: image tokens of each.
+        pictures: uint8 [H, W, 3] each.
+    """
+
+    key: str
+    grids: list[Grid]
+    pictures: list[np.ndarray]
+
+
+@dataclass(frozen=True)
 class _Use:
     index: int
     fits: tuple[Fit, ...]
@@ -209,7 +225,7 @@ class ShardSource:
             raise SampleError(key, MISSING_PICTURE)
         sequence, pieces = self._laid_out(pieces, fits, rng)
         images = tuple(piece for piece in pieces if isinstance(piece, int))
-        place = (0.5, 0.5)
+        place = CENTRE
         if self.options.crop == "random":
             place = rng.random(), rng.random()
         return Document(key, sequence, images, seed, _Use(index, fits, place))
@@ -226,8 +242,8 @@ class ShardSource:
         found = self._found(use.index, len(use.fits), document.key)
         return [self._fitted(found[n], use.fits[n], use.place) for n in document.images]
 
-    def grids(self, index: int) -> list[Grid] | None:
-        """The bucket of every picture of a sample; None when its sizes or numbers leave it out.
+    def stills(self, index: int) -> Stills | None:
+        """What a sample shows whatever is chosen for it; None when a filter leaves it out.
 
         Raises:
             SampleError: when it is broken.
@@ -235,18 +251,10 @@ class ShardSource:
         entry = self.samples.entry(index)
         if not self.options.filters.keep(entry.sizes, entry.numbers):
             return None
-        return [fit.grid for fit in self.fits(entry.sizes)]
-
-    def every_picture(self, index: int) -> list[np.ndarray]:
-        """All pictures of a sample in their own order, each at its bucket, cut at the centre.
-
-        Raises:
-            SampleError: when one cannot be decoded or is missing.
-        """
-        entry = self.samples.entry(index)
         fits = self.fits(entry.sizes)
         found = self._found(index, len(fits), entry.key)
-        return [self._fitted(p, f, (0.5, 0.5)) for p, f in zip(found, fits, strict=True)]
+        pictures = [self._fitted(p, f, CENTRE) for p, f in zip(found, fits, strict=True)]
+        return Stills(entry.key, [fit.grid for fit in fits], pictures)
 
     def fits(self, sizes: Seq[tuple[int, int]]) -> tuple[Fit, ...]:
         """What each picture of a sample with these (width, height) is brought to."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -85,8 +86,8 @@ def resize_and_crop(
     )
 
 
-def to_pixels(pictures: list[Image.Image]) -> Tensor:
-    """RGB pictures of one size -> pixels [B, 3, H, W]."""
+def to_pixels(pictures: Sequence[Image.Image | np.ndarray]) -> Tensor:
+    """RGB pictures (or uint8 [H, W, 3] arrays) of one size -> pixels [B, 3, H, W]."""
     arrays = np.stack([np.asarray(picture) for picture in pictures])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
