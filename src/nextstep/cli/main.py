@@ -15,13 +15,16 @@ import typer
 
 from nextstep.cli import (
     convert,
+    data,
     edit,
     generate,
     info,
+    plan,
     predict,
     read,
     show_settings,
     story,
+    train,
 )
 
 app = typer.Typer(
@@ -39,6 +42,9 @@ app.command("read")(read.command)
 app.command("predict")(predict.command)
 app.command("info")(info.command)
 app.command("convert")(convert.command)
+app.add_typer(data.data_app, name="data")
+app.command("train")(train.command)
+app.command("plan")(plan.command)
 app.command("show-settings")(show_settings.command)
 
 BAD_NAMES = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from nextstep.data import set_file
@@ -81,11 +82,11 @@ class ShardSet:
             else max(shard.samples or 0, len(self.shard_index(number)))
             for number, shard in enumerate(told.shards)
         ]  # fmt: skip
-        self._starts = np.cumsum([0, *lengths])
+        self._starts = list(accumulate(lengths, initial=0))
         self.kind = check_kind(kind or told.kind or self._guess_kind())
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def entry(self, index: int) -> Entry:
         """What is known of a sample; its JSON is read, its pictures are not.
@@ -134,7 +135,7 @@ class ShardSet:
 
     def samples_of(self, shard: int) -> range:
         """Indices of a shard's samples."""
-        return range(int(self._starts[shard]), int(self._starts[shard + 1]))
+        return range(self._starts[shard], self._starts[shard + 1])
 
     def path(self, shard: int) -> Path:
         """Where a shard lies."""
@@ -195,8 +196,8 @@ class ShardSet:
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, not {index}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return shard, index - int(self._starts[shard])
+        shard = bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]
 
     def _guess_kind(self) -> str:
         """Plain text and plain captions show themselves; tags may mean two kinds."""
