@@ -191,7 +191,11 @@ def test_a_killed_writer_leaves_no_half_set(tmp_path: Path) -> None:
     process.stdout.close()
     assert not target.exists()
     assert all(path.name.startswith(".set.") for path in target.parent.iterdir())
-    assert len(write(target, 3)) == 3, "the next run is not in its way"
+    assert list(target.parent.rglob("*.tar")), "what it had written is still there"
+    with pytest.raises(NextStepError, match="holds no shards"):
+        ShardSet(target.parent)
+    assert len(write(target, 3)) == 3, "and not in the way of the next run"
+    assert len(ShardSet(target.parent, kind="image_text")) == 3
 
 
 def test_an_index_is_made_for_others_shards(tmp_path: Path) -> None:

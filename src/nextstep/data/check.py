@@ -150,8 +150,8 @@ def check_set(
             sizes.update(seen.sizes)
             lengths[seen.length] += 1
     known = {shard.path for shard in shards.shards}
-    for path in sorted(shards.folder.rglob("*.tar")):
-        if (name := path.relative_to(shards.folder).as_posix()) not in known:
+    for name in set_file.shards_below(shards.folder):
+        if name not in known:
             report.shard_problems[name] = f"not listed in {set_file.FILE}"
     report.duplicates, report.shared_pictures = contents.repeated(), pictures.repeated()
     report.histograms = _histograms(sizes, lengths)

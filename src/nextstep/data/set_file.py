@@ -110,7 +110,7 @@ def read_set(folder: Path) -> SetFile:
         kind = check_kind(str(told.get("kind")))
         shards = _shards(folder / FILE, told.get("shards"))
         return SetFile(str(told.get("name") or folder.name), kind, shards, ours=True)
-    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*.tar")]
+    found = shards_below(folder)
     if not found:
         raise NextStepError(f"{folder} holds no shards; make some with nextstep data build")
     listed = {path: ShardFile(path) for path in found}
@@ -119,6 +119,16 @@ def read_set(folder: Path) -> SetFile:
         listed |= {shard.path: shard for shard in _shards(told_by, read_json(told_by))}
     ordered = tuple(listed[path] for path in sorted(listed, key=_natural))
     return SetFile(folder.resolve().name, None, ordered)
+
+
+def shards_below(folder: Path) -> list[str]:
+    """Paths of all shards in a folder, sorted; hidden folders are passed over.
+
+    A hidden folder may be what a killed writer has left.
+    """
+    paths = (path.relative_to(folder) for path in folder.rglob("*.tar"))
+    shown = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return sorted((path.as_posix() for path in shown), key=_natural)
 
 
 def checksum(path: Path) -> int:
