@@ -51,6 +51,14 @@ def test_a_pair_is_the_released_template(text_tokenizer: TextTokenizer) -> None:
     assert source.samples.decoded == [], "planning decodes nothing"  # type: ignore[attr-defined]
 
 
+def test_a_tag_in_a_caption_is_not_text(text_tokenizer: TextTokenizer) -> None:
+    plain, tagged = (
+        drawn(source_of(text_tokenizer, one(caption, (64, 64)), "image_text"))
+        for caption in ("a red apple", "<image_0> a red apple")
+    )
+    assert tagged.sequence == plain.sequence
+
+
 def test_caption_and_picture_change_places_and_conditions_are_left_out(
     text_tokenizer: TextTokenizer,
 ) -> None:

@@ -20,6 +20,7 @@ from nextstep.errors import NextStepError
 from nextstep.image import sizes as buckets
 from nextstep.image.pictures import resize_and_crop
 from nextstep.text.sequence import (
+    IMAGE_TAG,
     Grid,
     Part,
     Picture,
@@ -293,6 +294,8 @@ class ShardSource:
     def _captioned(self, caption: str, rng: random.Random) -> list[Piece]:
         """Caption and picture in one of their orders, or the picture alone."""
         options = self.options
+        # A tag would say where the picture stands, which is decided here.
+        caption = IMAGE_TAG.sub("", caption).strip() if IMAGE_TAG.search(caption) else caption
         caption = augment.in_template(caption, options.templates, rng)
         if augment.happens(rng, options.upper_first):
             caption = augment.upper_first(caption)
