@@ -205,6 +205,7 @@ def test_released_buckets_and_given_grids() -> None:
     assert SourceOptions(areas=(256, 512)).grid(2000, 2000) == (32, 32)
     assert SourceOptions(areas=(256, 512)).grid(300, 300) == (16, 16)
     assert SourceOptions(grids=((8, 8), (4, 16))).grid(100, 500) == (4, 16)
+    assert SourceOptions(areas=(384,), grids=((24, 24),)).grid(100, 500) == (24, 24)
 
 
 def test_a_random_crop_is_one_for_all_pictures_of_a_sample(text_tokenizer: TextTokenizer) -> None:

@@ -119,7 +119,7 @@ class SourceOptions:
             raise NextStepError(f"max_length must be at least 1, not {self.max_length}")
         if not self.grids and not self.areas:
             raise NextStepError("a source of pictures needs areas or grids")
-        for side in self.areas:
+        for side in () if self.grids else self.areas:
             buckets.scaled_buckets(side)
         if any(rows < 1 or columns < 1 for rows, columns in self.grids):
             raise NextStepError(f"grids must be rows and columns from 1 up, not {self.grids}")
