@@ -21,7 +21,8 @@ class TrainConfig:
         steps: optimizer steps of the whole run.
         learning_rate: peak of the schedule.
         optimizer: "adamw", or "muon" (Muon for hidden matrices, AdamW for the rest).
-        betas: AdamW's running means.
+        betas: decay of AdamW's running means.
+        eps: AdamW's smallest divisor.
         weight_decay: on matrices and embeddings; norms and biases never decay.
         clip: largest global norm of the gradient; 0 does not clip.
         schedule: "constant" (after the warm-up), "cosine" or "warmup-stable-decay".
@@ -44,6 +45,8 @@ class TrainConfig:
         save_every: steps between two checkpoints; 0 goes by `save_minutes` alone.
         save_minutes: minutes between two checkpoints; 0 goes by `save_every` alone.
         save_in_background: write checkpoints while training goes on.
+        save_frozen: put frozen weights into checkpoints too; without them a resumed run takes
+            those from the model it is given.
         keep: newest checkpoints that are kept.
         keep_every: checkpoints of steps divisible by this are kept for good; 0 keeps none so.
         sample_every: steps between two calls of `on_sample`; 0 calls it never.
@@ -59,6 +62,7 @@ class TrainConfig:
     learning_rate: float
     optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
     schedule: str = "warmup-stable-decay"
@@ -78,6 +82,7 @@ class TrainConfig:
     save_every: int = 0
     save_minutes: float = 15.0
     save_in_background: bool = True
+    save_frozen: bool = True
     keep: int = 2
     keep_every: int = 0
     sample_every: int = 0
@@ -126,6 +131,6 @@ class TrainConfig:
 
 
 NOT_NEGATIVE = (
-    "learning_rate", "weight_decay", "clip", "warmup", "decay", "final_rate", "save_every",
+    "learning_rate", "eps", "weight_decay", "clip", "warmup", "decay", "final_rate", "save_every",
     "save_minutes", "keep_every", "sample_every",
 )  # fmt: skip

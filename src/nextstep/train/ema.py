@@ -23,17 +23,28 @@ def load_average(model: nn.Module, shadow: dict[str, Tensor]) -> None:
             parameter.copy_(shadow[name])
 
 
+def local(tensor: Tensor) -> Tensor:
+    """The memory of this rank's part of a tensor that may be sharded."""
+    inner = getattr(tensor, "_local_tensor", None)
+    return tensor if inner is None else inner
+
+
 class EMA:
-    """fp32 running mean of a module's parameters, with a short horizon at the beginning.
+    """Running mean of a module's trained parameters, with a short horizon at the beginning.
 
     The decay at step n is min(decay, (1 + n) / (10 + n)), so that the first weights, which are
-    noise, are forgotten soon.
+    noise, are forgotten soon. It is kept in fp32 (or wider, as the parameters are), and sharded as
+    they are: every rank averages its own rows. Frozen parameters are their own average.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.shadow = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.shadow = {
+            name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -41,19 +52,24 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         present = dict(model.named_parameters())
-        torch._foreach_lerp_(
-            list(self.shadow.values()), [present[name].float() for name in self.shadow], 1 - decay
-        )
+        mean = [local(value) for value in self.shadow.values()]
+        now = [local(present[name]).to(m.dtype) for name, m in zip(self.shadow, mean, strict=True)]
+        torch._foreach_lerp_(mean, now, 1 - decay)
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Inside the block the model carries the averaged weights."""
-        kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-        load_average(model, self.shadow)
+        trained = {name: p for name, p in model.named_parameters() if name in self.shadow}
+        kept = {name: local(p).detach().clone() for name, p in trained.items()}
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                local(parameter).copy_(local(self.shadow[name]))
         try:
             yield
         finally:
-            load_average(model, kept)
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    local(parameter).copy_(kept[name])
 
     def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs."""

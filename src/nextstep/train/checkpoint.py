@@ -1,0 +1,277 @@
+"""Checkpoints of a run: sharded, written in the background, whole or not there at all.
+
+    RUN/checkpoints/step-00000200/   one file of tensors a rank, `.metadata`, `record.json`
+    RUN/checkpoints/latest           name of the newest one, for people and other programs
+
+A checkpoint is written to `step-N.part`, forced to disk and then renamed; a run that is killed at
+any moment leaves the last whole one and at most a `.part`, which is never read and is cleared away
+at the next start. Tensors are stored by name and global shape (torch.distributed.checkpoint), so
+any number of ranks may read what any other number wrote.
+
+Only open checkpoints that you trust: torch stores their `.metadata` as a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextstep.errors import ModelFileError
+from nextstep.files import read_json, write_json
+
+RECORD = "record.json"
+POINTER = "latest"
+WHOLE = re.compile(r"step-(\d+)")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if WHOLE.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Steps trained when a checkpoint was made, from its name."""
+    match = WHOLE.fullmatch(path.name)
+    if match is None:
+        raise ModelFileError(f"{path} is not a checkpoint folder; they are named step-N")
+    return int(match.group(1))
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder, or None."""
+    found = checkpoints(folder)
+    return found[-1] if found else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors.
+
+    Raises:
+        ModelFileError: when it is no checkpoint.
+    """
+    return read_json(path / RECORD)
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and whole shapes of a checkpoint's tensors, read without them.
+
+    Raises:
+        ModelFileError: when it is damaged.
+    """
+    return {name: tuple(item.size) for name, item in _stored(path).items()}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Shape and format of every tensor in a checkpoint."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    try:
+        return FileSystemReader(path).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise ModelFileError(f"the checkpoint {path} cannot be read: {error}") from None
+
+
+def read_tensors(path: Path, tensors: dict[str, Tensor], group: Any = None) -> None:
+    """Fill tensors, which may be sharded in any way, in place from a checkpoint.
+
+    Args:
+        path: of a whole checkpoint.
+        tensors: by stored name; what the checkpoint has beyond them is left unread.
+        group: process group of the ranks that read; None for a process on its own.
+
+    Raises:
+        ModelFileError: when the files are damaged.
+    """
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    _quiet()
+    try:
+        load(tensors, checkpoint_id=path, process_group=group, no_dist=group is None)
+    except Exception as error:
+        told = str(error).strip().splitlines()
+        raise ModelFileError(
+            f"the checkpoint {path} is damaged ({told[-1] if told else type(error).__name__}); "
+            "remove it, and the one before will be taken"
+        ) from error
+
+
+def read_weights(path: Path, average: bool = True) -> dict[str, Tensor]:
+    """A checkpoint's weights by parameter name, whole, without a model or other ranks.
+
+    Args:
+        path: of a whole checkpoint.
+        average: take the averaged weights where there are any.
+
+    Raises:
+        ModelFileError: when it is damaged.
+    """
+    stored = _stored(path)
+    kinds = ("model", "ema") if average else ("model",)
+    source = {
+        key.partition("/")[2]: key for kind in kinds for key in stored if key.startswith(f"{kind}/")
+    }
+    tensors = {
+        key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype)
+        for key in source.values()
+    }
+    read_tensors(path, tensors)
+    return {name: tensors[key] for name, key in source.items()}
+
+
+def must_match(
+    path: Path, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]
+) -> None:
+    """Refuse a checkpoint that does not hold `wanted` in its shapes.
+
+    Raises:
+        ModelFileError: naming what differs.
+    """
+    lacking = [name for name in wanted if name not in stored]
+    other = [
+        f"{name} is {list(stored[name])}, not {list(wanted[name].shape)}"
+        for name in wanted
+        if name in stored and stored[name] != tuple(wanted[name].shape)
+    ]
+    kinds = {name.partition("/")[0] for name in wanted}
+    beyond = [n for n in stored if n.partition("/")[0] in kinds and n not in wanted]
+    told = [
+        f"{word} {len(names)} tensor(s) ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        for word, names in (
+            ("it lacks", lacking), ("it has", beyond), ("other shapes in", other),
+        )
+        if names
+    ]  # fmt: skip
+    if told:
+        raise ModelFileError(
+            f"{path} is a checkpoint of another model: {'; '.join(told)}; "
+            "choose another run folder or build the model it was made from"
+        )
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run.
+
+    Every rank calls `save` at the same steps. The state is copied to the host at once, so training
+    may go on; one write is under way at a time.
+
+    Args:
+        folder: of the checkpoints; made when missing. Leftovers of a killed run are cleared away.
+        keep: newest ones that stay.
+        keep_every: those of steps divisible by this stay too; 0 for none.
+        background: write in a thread.
+        group: process group of all ranks, with a CPU backend and used by nobody else; None for one
+            process.
+        leads: whether this rank puts finished checkpoints in their place.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        keep_every: int = 0,
+        background: bool = True,
+        group: Any = None,
+        leads: bool = True,
+    ) -> None:
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self.background, self.group, self.leads = background, group, leads
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        # Plain copies to host memory, which is kept and used again for the next checkpoint.
+        self.stager = DefaultStager(StagingOptions(False, False, False, False))
+        self.pending: Future[None] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        if leads:
+            for path in folder.iterdir():
+                if path.suffix in (".part", ".old") and path.name.startswith("step-"):
+                    shutil.rmtree(path)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Take the state of `step` and write it, in the background if so set.
+
+        Args:
+            step: steps trained.
+            tensors: by name; sharded ones are written by the ranks that hold them.
+            record: small and JSON-like, equal on all ranks.
+
+        Raises:
+            Exception: what went wrong with the write before, if that failed.
+        """
+        self.wait()
+        staged = self.stager.stage({name: tensor.detach() for name, tensor in tensors.items()})
+        assert isinstance(staged, dict)
+        if self.background:
+            self.pending = self.pool.submit(self._write, step, staged, dict(record))
+        else:
+            self._write(step, staged, dict(record))
+
+    def wait(self) -> None:
+        """Until the write under way has ended; raises what went wrong with it."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Finish the write under way and its thread."""
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def _write(self, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        final = self.folder / f"step-{step:08d}"
+        if final.exists():
+            return
+        scratch = final.with_suffix(".part")
+        _quiet()
+        # All ranks meet in `save` before any of them writes, and again after all have written.
+        save(tensors, checkpoint_id=scratch, process_group=self.group, no_dist=self.group is None)
+        if not self.leads:
+            return
+        write_json(scratch / RECORD, {"step": step, **record})
+        _to_disk([scratch / RECORD, scratch])
+        scratch.rename(final)
+        pointer = self.folder / f"{POINTER}.part"
+        pointer.write_text(final.name + "\n", encoding="utf-8")
+        _to_disk([pointer])
+        pointer.replace(self.folder / POINTER)
+        _to_disk([self.folder])
+        self._clear_old()
+
+    def _clear_old(self) -> None:
+        """Remove old checkpoints, first out of sight, so that half of one is never taken."""
+        for path in checkpoints(self.folder)[: -self.keep]:
+            if not (self.keep_every and step_of(path) % self.keep_every == 0):
+                away = path.with_suffix(".old")
+                path.rename(away)
+                shutil.rmtree(away)
+
+
+def _quiet() -> None:
+    """Torch warns when one process reads or writes on its own, which is meant here."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+
+def _to_disk(paths: Iterable[Path]) -> None:
+    """Force files and folders to the disk, so that a rename never outruns what it names."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,174 @@
+"""One optimizer step: the gradient of the mean over all that a step holds, wherever it lies.
+
+The loss is a sum over parts of weight * (sum over all micro-batches and ranks) / (count over the
+same). The counts are exchanged before the first backward pass, so every micro-batch is divided by
+the final count at once and gradients need only be added. So the update does not depend on how a
+step's rows are dealt out to micro-batches and ranks, but for the order of additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.errors import NextStepError
+from nextstep.train.config import TrainConfig
+from nextstep.train.contracts import Stage, Step
+from nextstep.train.ema import EMA
+from nextstep.train.metrics import StepReport
+from nextstep.train.optimizer import build_optimizers, set_rate
+from nextstep.train.parallel import Peers, reduce_gradients, run_gathered, whole
+from nextstep.train.schedule import build_schedule
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the ranks of a step hold together.
+
+    Attributes:
+        counts: of every part of the loss.
+        rounds: micro-batches of the rank that has most.
+        tokens: trained on.
+        flops: of forward and backward; 0 when the stage does not say.
+    """
+
+    counts: dict[str, float]
+    rounds: int
+    tokens: float
+    flops: float
+
+
+class Stepper:
+    """Takes steps: gradients, clipping, update, average.
+
+    Args:
+        model: whole, or sharded by `parallel.shard`; frozen parts already frozen.
+        stage: what is lost.
+        config: see `TrainConfig`.
+        peers: the other ranks.
+    """
+
+    def __init__(self, model: nn.Module, stage: Stage, config: TrainConfig, peers: Peers) -> None:
+        self.model, self.stage, self.config, self.peers = model, stage, config, peers
+        self.device = next(model.parameters()).device
+        self.schedule = build_schedule(
+            config.schedule, config.steps, config.warmup, config.decay, config.final_rate
+        )
+        self.optimizers = build_optimizers(
+            model,
+            config.learning_rate,
+            config.weight_decay,
+            config.optimizer == "muon",
+            config.betas,
+            config.rate_scales,
+            config.eps,
+        )
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.ema = EMA(model, config.ema) if config.ema else None
+
+    def take(self, step: Step, number: int) -> StepReport:
+        """Train on one step.
+
+        When the loss or the gradient is no number anywhere, no rank updates anything.
+
+        Args:
+            step: this rank's part.
+            number: of the step, from 0; it fixes the learning rate and the random state.
+        """
+        self.model.train()
+        # Dropout is drawn anew on every rank, but the same again when a step is repeated.
+        seed = (self.config.seed * 1_000_003 + number) * 65_537 + self.peers.rank
+        torch.manual_seed(seed % 2**63)
+        with torch.no_grad():
+            batches = [self.stage.prepare(batch, self.device) for batch in step.batches]
+        totals = self._totals(batches, step.tokens)
+        mine = self._gradients(batches, totals)
+        sums = dict(zip(totals.counts, self.peers.table(mine).sum(0).tolist(), strict=True))
+        norm = self._clipped_norm()
+        rate = self.config.learning_rate * self.schedule(number)
+        good = all(map(math.isfinite, (*sums.values(), norm)))
+        if good:
+            set_rate(self.optimizers, rate)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.ema:
+                self.ema.update(self.model)
+        for parameter in self.trained:
+            parameter.grad = None
+        suspects = () if good else self._suspects(step.keys, sums, mine)
+        return StepReport(
+            sums, totals.counts, norm, rate, totals.tokens, totals.flops, not good, suspects
+        )
+
+    def _totals(self, batches: list[Any], tokens: int) -> Totals:
+        names = list(self.stage.loss_weights)
+        counts = [self.stage.counts(batch) for batch in batches]
+        count_flops: Callable[[Any], float] | None = getattr(self.stage, "flops", None)
+        mine = [math.fsum(count.get(name, 0.0) for count in counts) for name in names]
+        flops = math.fsum(map(count_flops, batches)) if count_flops else 0.0
+        table = self.peers.table([*mine, float(tokens), flops, float(len(batches))])
+        *sums, all_tokens, all_flops, _ = table.sum(0).tolist()
+        if not table[:, -1].all():
+            raise NextStepError(
+                f"a step has fewer micro-batches than there are processes ({self.peers.world}); "
+                "use more rows a step or fewer processes"
+            )
+        rounds = int(table[:, -1].max())
+        return Totals(dict(zip(names, sums, strict=True)), rounds, all_tokens, all_flops)
+
+    def _gradients(self, batches: list[Any], totals: Totals) -> list[float]:
+        """Add up the gradients of all micro-batches; sums of the parts on this rank come back."""
+        names, weights = list(totals.counts), self.stage.loss_weights
+        seen = []
+        for turn in range(totals.rounds):
+            last = turn == totals.rounds - 1
+            reduce_gradients(self.model, last or self.config.reduce_every_batch)
+            # A rank with fewer micro-batches goes along with its last one, which then weighs
+            # nothing: gathering weights takes all ranks.
+            idle = turn >= len(batches)
+            losses = self._losses(batches[-1 if idle else turn])
+            loss = sum(
+                losses[name] * (0.0 if idle else weights[name] / max(totals.counts[name], 1.0))
+                for name in names
+                if name in losses
+            )
+            if not isinstance(loss, Tensor):
+                raise NextStepError(f"the stage gave none of its losses {', '.join(names)}")
+            loss.backward()
+            if not idle:
+                seen.append(torch.stack([_value(losses, name, loss) for name in names]))
+        # With ranks an unused parameter has a zero gradient, so without them it must have one too.
+        for parameter in self.trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return torch.stack(seen).cpu().double().sum(0).tolist()
+
+    def _losses(self, batch: Any) -> dict[str, Tensor]:
+        half = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return run_gathered(self.model, self.stage.losses, batch)
+
+    def _clipped_norm(self) -> float:
+        """Clip the gradient to the configured norm; the norm before comes back."""
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(self.trained, self.config.clip, norm)
+        return float(norm)
+
+    def _suspects(
+        self, keys: list[str], sums: dict[str, float], mine: list[float]
+    ) -> tuple[str, ...]:
+        """Keys of the ranks whose own loss was no number, or of all if only the gradient was."""
+        everywhere = all(map(math.isfinite, sums.values()))
+        here = not all(map(math.isfinite, mine))
+        return tuple(self.peers.names(keys if here or everywhere else []))
+
+
+def _value(losses: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+    return losses[name].detach() if name in losses else torch.zeros_like(like)

@@ -1,0 +1,335 @@
+"""The one loop: every stage trains in it, on one process or on many.
+
+    Trainer(model, stage, batches, TrainConfig(steps=1000, learning_rate=1e-3), folder).run()
+
+    FOLDER/log.jsonl       figures and events, one JSON object a line
+    FOLDER/checkpoints/    see `nextstep.train.checkpoint`
+
+A run may be killed at any moment; `resume` takes up its newest whole checkpoint, on any number of
+ranks, and on the same number of them goes on to the very same weights (bitwise on one process).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.errors import NextStepError
+from nextstep.train import state
+from nextstep.train.checkpoint import CheckpointWriter, newest
+from nextstep.train.config import TrainConfig
+from nextstep.train.contracts import BatchSource, Stage, Step
+from nextstep.train.flops import matmul_peak
+from nextstep.train.metrics import JsonLines, Meter, Reporter, Row, StepReport, open_reporters
+from nextstep.train.optimizer import freeze
+from nextstep.train.parallel import Peers, gathered, is_sharded, new_host_group, shard
+from nextstep.train.step import Stepper
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["TrainConfig", "Trainer", "TrainingError"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what may help."""
+
+
+class Trainer:
+    """Trains a model with a stage on a stream of steps.
+
+    Args:
+        model: fp32 master weights on the device to train on; or already sharded.
+        stage: what is lost; with a method `flops(batch)` the log also tells FLOP/s.
+        batches: the stream of steps of this rank.
+        config: see `TrainConfig`.
+        folder: of this run; log and checkpoints go there. All ranks must see the same folder.
+        mesh: of all ranks (`parallel.build_mesh`); a model that is not sharded yet is sharded over
+            it. None for one process.
+        on_save: called on every rank after each checkpoint was taken, and at the end.
+        on_sample: called on every rank every `sample_every` steps, and at the end.
+
+    Attributes:
+        step: steps taken.
+        skipped: how many of them left the weights alone.
+
+    Raises:
+        NextStepError: when a pattern in the config fits nothing, or gradient checkpointing is asked
+            of a model that has none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: Stage,
+        batches: BatchSource,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        mesh: DeviceMesh | None = None,
+        on_save: Callable[[Trainer], None] | None = None,
+        on_sample: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        freeze(model, config.freeze)
+        set_gradient_checkpointing(model, config.gradient_checkpointing)
+        if mesh is not None and not is_sharded(model):
+            shard(model, mesh, config.precision, config.reshard_after_forward)
+        self.model, self.stage, self.config, self.folder = model, stage, config, Path(folder)
+        self.on_save, self.on_sample = on_save, on_sample
+        self.peers = Peers(mesh)
+        self.stepper = Stepper(model, stage, config, self.peers)
+        self.stream = StepStream(batches, config.prefetch)
+        self.step = self.skipped = self.bad_in_a_row = 0
+        self.batch_state = batches.state_dict()
+        self.reporters: list[Reporter] = []
+        self.log: JsonLines | None = None
+        self.events: list[Row] = []
+        self.saved_at: int | None = None
+        self.writer = CheckpointWriter(
+            self.folder / "checkpoints",
+            config.keep,
+            config.keep_every,
+            config.save_in_background,
+            None if mesh is None else new_host_group(),
+            self.peers.leads,
+        )
+
+    def run(self) -> bool:
+        """Train to the last step, or until SIGTERM, SIGINT or SIGUSR1, and save.
+
+        Returns:
+            Whether the last step was reached.
+
+        Raises:
+            TrainingError: when the loss or gradient stays no number.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.writer.wait)
+            stack.callback(self._close_reporters)
+            stop = stack.enter_context(StopSignals())
+            meter = self._begin()
+            saved = time.monotonic()
+            while self.step < self.config.steps:
+                report = self.train_step(self.stream.take(self.step + 1 < self.config.steps))
+                meter.add(report)
+                self._watch(report)
+                self._tell(meter)
+                save, stopping = self.peers.any(self._save_due(saved), bool(stop.asked))
+                if stopping:
+                    self._event("stopped", f"by {stop.asked or 'another rank'}")
+                    break
+                if save:
+                    self.save()
+                    saved = time.monotonic()
+                if self._sample_due():
+                    self._sample()
+            self.save()
+            if self.on_sample and self.config.sample_every and not self._sample_due():
+                self._sample()
+        return self.step >= self.config.steps
+
+    def train_step(self, step: Step) -> StepReport:
+        """Take one step and count it."""
+        report = self.stepper.take(step, self.step)
+        self.step += 1
+        self.batch_state = step.state
+        self.skipped += report.skipped
+        self.bad_in_a_row = self.bad_in_a_row + 1 if report.skipped else 0
+        return report
+
+    def save(self) -> None:
+        """Take a checkpoint of the present state; it is written while training goes on."""
+        if self.saved_at == self.step:
+            return
+        record = state.record(self.stepper, self.batch_state, self.skipped, self.peers.world)
+        tensors = state.tensors(self.stepper)
+        self.writer.save(self.step, tensors, record)
+        self.saved_at = self.step
+        if self.on_save:
+            self.on_save(self)
+
+    def resume(self, path: Path | None = None) -> bool:
+        """Go on from a checkpoint.
+
+        Args:
+            path: of a checkpoint; default the newest whole one of this run.
+
+        Returns:
+            False when there is none, and the run begins at step 0.
+
+        Raises:
+            ModelFileError: when it is damaged or of another model, naming what differs.
+            NextStepError: when it was made with another optimizer.
+        """
+        path = path or newest(self.writer.folder)
+        if path is None:
+            return False
+        record = state.restore(self.stepper, path, self.writer.group)
+        self.step, self.skipped = record["step"], record["skipped"]
+        self.batch_state = record["batches"]
+        self.stream.load_state_dict(self.batch_state)
+        self.saved_at = self.step if path.parent == self.writer.folder else None
+        changed = self.config.differences(record["config"])
+        told = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
+        if record["world"] != self.peers.world:
+            told.append(f"ranks {record['world']} -> {self.peers.world}")
+        self._event("resumed", "; ".join(told))
+        return True
+
+    def weights(self, average: bool = True) -> dict[str, Tensor]:
+        """Whole weights in the memory of the leading rank; every rank must ask, others get {}.
+
+        Args:
+            average: the averaged ones, where an average is kept.
+        """
+        return gathered(state.weights(self.stepper, average), self.peers.leads)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Inside the block the model, in eval mode, carries the averaged weights, if any."""
+        ema = self.stepper.ema
+        with ema.applied(self.model) if ema else contextlib.nullcontext(), torch.no_grad():
+            self.model.eval()
+            yield self.model
+
+    def _begin(self) -> Meter:
+        """Open the log and measure what the device can do."""
+        peak = 0.0
+        if self.config.measure_peak and hasattr(self.stage, "flops"):
+            half = self.config.precision == "bf16"
+            device = self.stepper.device
+            mine = matmul_peak(device, torch.bfloat16 if half else torch.float32)
+            peak = float(self.peers.table([mine]).sum())
+        if self.peers.leads:
+            self.log, self.reporters = open_reporters(self.folder, self.config, self.step)
+            events, self.events = self.events, []
+            for row in events:
+                self.log.write(row)
+        return Meter(self.stage.loss_weights, peak, skipped=self.skipped)
+
+    def _tell(self, meter: Meter) -> None:
+        if self.step % self.config.log_every and self.step < self.config.steps:
+            return
+        row = meter.row(self.step, self.config.steps)
+        for reporter in self.reporters:
+            reporter.write(row)
+
+    def _event(self, event: str, detail: str = "", **more: Any) -> None:
+        row = {"step": self.step, "event": event, "detail": detail, **more}
+        if self.log is None:
+            self.events.append(row)
+        for reporter in self.reporters:
+            reporter.write(row)
+
+    def _watch(self, report: StepReport) -> None:
+        """Tell of a skipped step, and stop when there are too many in a row."""
+        if not report.skipped:
+            return
+        wrong = [name for name, value in report.parts().items() if value - value != 0]
+        what = f"{', '.join(wrong)} of the loss" if wrong else "the gradient"
+        self._event("skipped", f"{what} was no number", samples=list(report.suspects))
+        if self.bad_in_a_row >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"{what} was no number in {self.bad_in_a_row} steps in a row, up to step "
+                f"{self.step}; lower the learning rate, or look at the samples that "
+                f"{self.folder / 'log.jsonl'} names"
+            )
+
+    def _save_due(self, saved: float) -> bool:
+        """By the step, or by the leading rank's clock."""
+        every, minutes = self.config.save_every, self.config.save_minutes
+        if every and self.step % every == 0:
+            return True
+        return bool(minutes and self.peers.leads and time.monotonic() - saved > 60 * minutes)
+
+    def _sample_due(self) -> bool:
+        return bool(self.config.sample_every and self.step % self.config.sample_every == 0)
+
+    def _sample(self) -> None:
+        if self.on_sample:
+            self.on_sample(self)
+
+    def _close_reporters(self) -> None:
+        for reporter in self.reporters:
+            reporter.close()
+        self.reporters, self.log = [], None
+
+
+class StepStream:
+    """Takes steps from a source, and makes the next one while this one is trained.
+
+    Args:
+        batches: the source.
+        ahead: whether to make the next step in a thread.
+    """
+
+    def __init__(self, batches: BatchSource, ahead: bool = True) -> None:
+        self.batches, self.ahead = batches, ahead
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.pending: Future[Step] | None = None
+
+    def take(self, more: bool = True) -> Step:
+        """The next step; `more` says whether another one will be asked for."""
+        pending, self.pending = self.pending, None
+        step = pending.result() if pending else self.batches.next_step()
+        if self.ahead and more:
+            self.pending = self.pool.submit(self.batches.next_step)
+        return step
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on elsewhere; a step that was made ahead is dropped."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+        self.batches.load_state_dict(state)
+
+
+class StopSignals:
+    """Turns SIGTERM, SIGUSR1 and the first SIGINT into a wish to stop after this step.
+
+    Attributes:
+        asked: name of the signal that came, or "".
+    """
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number).name
+        if number == signal.SIGINT:
+            # Who asks twice does not want to wait.
+            signal.signal(number, signal.default_int_handler)
+
+
+def set_gradient_checkpointing(model: nn.Module, on: bool) -> None:
+    """Switch it in every module that has it.
+
+    Raises:
+        NextStepError: when it is asked for and none has.
+    """
+    able = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+    if on and not able:
+        raise NextStepError("this model has no gradient checkpointing; switch it off")
+    for module in able:
+        module.gradient_checkpointing = on  # type: ignore[assignment]
