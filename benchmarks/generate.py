@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from nextstep import NextStepPipeline
-from nextstep.pipeline import GeneratedPicture
+from nextstep.results import GeneratedPicture
 from nextstep.world.captions import default_caption
 from nextstep.world.vocabulary import COLOURS, sample_objects
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from nextstep.folders import load_parts, save_parts
 from nextstep.image.pictures import open_picture
-from nextstep.pipeline import NextStepPipeline, Progress
+from nextstep.pipeline import NextStepPipeline
 from nextstep.provenance import read_record
+from nextstep.results import Progress
 from nextstep.settings import ModelDefaults
 
 

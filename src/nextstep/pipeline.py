@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep import folders, provenance
+from nextstep.conversation import Turns
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import pictures
+from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text import sequence as grammar
 
@@ -31,40 +33,6 @@ MAX_IMAGES = 100_000
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Told after every image token.
-
-    Attributes:
-        tokens: done so far for every picture of this batch, and `total` of them.
-        batch: pictures in this batch.
-        pictures: how many pictures of the request are finished.
-        preview: call it for the batch as it looks now (undrawn places are grey).
-    """
-
-    tokens: int
-    total: int
-    batch: int
-    pictures: int
-    preview: Callable[[], list[Image.Image]]
-
-
-@dataclass(frozen=True)
-class GeneratedPicture:
-    """A picture with everything needed to make it again."""
-
-    image: Image.Image
-    settings: dict[str, Any]
-
-    def png(self) -> bytes:
-        """PNG contents with the settings as text chunks."""
-        return pictures.png_bytes(self.image, provenance.as_texts(self.settings))
-
-    def save(self, path: str | Path) -> None:
-        """Write a PNG; nothing is left behind when writing fails."""
-        provenance.write_file(Path(path), self.png())
-
-
-@dataclass(frozen=True)
 class _Job:
     """One picture of a request."""
 
@@ -75,7 +43,7 @@ class _Job:
     sources: list[Tensor]
 
 
-class NextStepPipeline:
+class NextStepPipeline(Turns):
     """Model, image tokenizer and text tokenizer, ready to make pictures.
 
     Args:
@@ -176,7 +144,7 @@ class NextStepPipeline:
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
         chosen = self.defaults.generate.with_values(**settings)
-        grid = self._grid(height, width, (self.defaults.height, self.defaults.width))
+        grid = self.grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [
             _Job(text, s, i, grammar.text_to_image(self._with_positive(text, chosen), grid), [])
@@ -216,10 +184,10 @@ class NextStepPipeline:
         given = [image] if isinstance(image, Image.Image | str | Path) else list(image)
         if not given:
             raise NextStepError("an edit needs at least one source picture")
-        sources = [self._encode_source(pictures.open_picture(source)) for source in given]
+        sources = [self.encode_picture(pictures.open_picture(source)) for source in given]
         side = self.image_tokenizer.config.token_pixels
         rows, columns = sources[0][1]
-        grid = self._grid(height, width, (rows * side, columns * side))
+        grid = self.grid(height, width, (rows * side, columns * side))
         texts = [instruction] if isinstance(instruction, str) else list(instruction)
         jobs = []
         for text, s in zip(texts, _seeds(seed, len(texts)), strict=True):
@@ -230,7 +198,12 @@ class NextStepPipeline:
             jobs += [_Job(text, s, i, parts, tokens) for i in range(_count(num_images))]
         return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
 
-    def _grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
+    def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
+        """Rows and columns of a picture's image tokens, its pixels given or by default.
+
+        Raises:
+            NextStepError: when it is too large for the model, or no multiple of a token.
+        """
         rows, columns = self.image_tokenizer.grid(
             default[0] if height is None else height, default[1] if width is None else width
         )
@@ -246,8 +219,8 @@ class NextStepPipeline:
     def _with_positive(text: str, settings: GenerationSettings) -> str:
         return f"{text} {settings.positive_prompt}" if settings.positive_prompt else text
 
-    def _encode_source(self, picture: Image.Image) -> tuple[Tensor, Grid]:
-        """A source's image tokens [n, D] and its grid.
+    def encode_picture(self, picture: Image.Image) -> tuple[Tensor, Grid]:
+        """A picture's image tokens [n, D] and its grid, resized to at most the model's own area.
 
         Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
         """
@@ -310,12 +283,13 @@ class NextStepPipeline:
 
         def told(count: int, tokens: Tensor) -> None:
             if on_progress is not None:
-                preview = lambda: self._preview(tokens, decode)  # noqa: E731
+                preview = lambda: self.preview(tokens, decode)  # noqa: E731
                 on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
 
         return decode_tokens(self.model, rows, decode, stream, told)
 
-    def _preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
+    def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
+        """Pictures of which only the first tokens [B, done, D] are there; the rest is grey."""
         B, done, D = tokens.shape
         rest = tokens.new_zeros(B, decode.tokens - done, D)
         filled = torch.cat((tokens, rest), dim=1)

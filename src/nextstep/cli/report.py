@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nextstep.pipeline import GeneratedPicture, Progress
+    from nextstep.results import GeneratedPicture, Progress
 
 TOKEN_AREA = 16 * 16
 """Pixels per image token."""

@@ -1,0 +1,85 @@
+"""`nextstep story`, `read` and `predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.test_commands import nextstep
+from tests.test_pipeline import picture
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.png"
+    picture().save(path)
+    return path
+
+
+def test_predict_draws_one_picture_an_action(
+    tiny_folder: Path, tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "next.png"
+    status, said, _ = nextstep(
+        capsys, "predict", scene, "-a", "it moves right", "-a", "and back", "-m", tiny_folder,
+        "-o", out, "--json",
+    )  # fmt: skip
+    assert status == 0
+    made = json.loads(said)["pictures"]
+    assert [m["path"] for m in made] == [str(tmp_path / f"next-{i}.png") for i in range(2)]
+    assert made[1]["prompt"].endswith("it moves right<image>and back")
+    with Image.open(made[0]["path"]) as drawn:
+        assert drawn.size == (32, 32)
+
+
+def test_read_says_something_and_names_what_is_missing(
+    tiny_folder: Path, tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture
+) -> None:
+    status, said, _ = nextstep(
+        capsys, "read", scene, "-q", "what?", "-m", tiny_folder, "--max-tokens", 4, "--json"
+    )
+    assert status == 0
+    assert json.loads(said)["question"] == "what?"
+    status, _, err = nextstep(capsys, "read", tmp_path / "none.png", "-m", tiny_folder)
+    assert (status, len(err.strip().splitlines())) == (2, 1)
+
+
+def test_story_writes_its_pictures_and_text(
+    tiny_folder: Path,
+    tmp_path: Path,
+    scene: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nextstep.engine import session
+
+    said_ids = iter([20, 21])
+
+    def wish(self: session.Session, limit: int, *_: object) -> session.TextEnd:
+        number = next(said_ids, None)
+        if number is None:
+            return session.TextEnd([], "end")
+        self._read([number])
+        return session.TextEnd([number], "picture")
+
+    monkeypatch.setattr(session.Session, "write_text", wish)
+    status, said, _ = nextstep(
+        capsys, "story", "once <image> upon a time", "-i", scene, "-m", tiny_folder,
+        "-o", tmp_path / "s.png", "--json",
+    )  # fmt: skip
+    assert status == 0
+    told = json.loads(said)["story"]
+    assert [next(iter(entry)) for entry in told] == ["text", "picture"] * 2
+    assert all(Path(entry["picture"]).exists() for entry in told[1::2])
+
+
+@pytest.mark.parametrize("text", ["two <image> and <image>", "<image_5>"])
+def test_tags_that_match_no_picture(
+    tiny_folder: Path, scene: Path, capsys: pytest.CaptureFixture, text: str
+) -> None:
+    status, _, err = nextstep(capsys, "story", text, "-i", scene, "-m", tiny_folder)
+    assert status == 2
+    assert "tag" in err
