@@ -22,7 +22,7 @@ SOURCES: dict[str, str] = {
     "single-edits": "nextstep.world.singles_source:SingleEdits",
 }
 """Name -> class of documents."""
-CROPS: dict[str, str] = {"drawings": "nextstep.world.crops:drawn_crops"}
+CROPS: dict[str, str] = {"drawings": "nextstep.world.crop_source:drawn_crops"}
 """Name -> maker of crops for the tokenizer stage: called with `size` and the options."""
 
 

@@ -1,0 +1,50 @@
+"""`nextstep train`: run a recipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, e.g. data.sources[1].weight=2.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/NAME-OF-THE-RECIPE.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--fresh", help="Go on from the newest checkpoint, or move the old run aside."
+        ),
+    ] = True,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default cuda where there is one.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress line.")] = False,
+) -> None:
+    """Train a recipe, alone or as one of the processes of torchrun.
+
+    Example: nextstep train recipes/pretrain-nano.yaml steps=500 --folder runs/try
+    """
+    from nextstep.recipe.load import load_recipe
+    from nextstep.recipe.run import run_recipe
+
+    loaded = load_recipe(recipe, changes or [])
+    run = folder or Path("runs") / recipe.stem
+    outcome = run_recipe(
+        loaded, run, where=str(recipe), resume=resume, device=device, progress=not quiet
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if outcome.model:
+        typer.echo(f"{outcome.model}  after {outcome.step:,} steps")
+    else:
+        typer.echo(
+            f"stopped after {outcome.step:,} of {loaded.steps:,} steps; the same command goes on"
+        )

@@ -1,0 +1,212 @@
+"""Running a recipe: build the parts, train, write model folders and sample sheets.
+
+    RUN/recipe.yaml       the whole recipe as it was run
+    RUN/log.jsonl         figures and events
+    RUN/checkpoints/      see `nextstep.train.checkpoint`
+    RUN/samples/          sheets of pictures
+    RUN/step-N/           model folder of a milestone
+    RUN/model/            model folder at the end
+
+A run that was stopped goes on from its newest checkpoint when it is run again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from nextstep.errors import NextStepError
+from nextstep.recipe import build
+from nextstep.recipe.samples import defaults_of, draw_sheet
+from nextstep.train.parallel import Ranks, joined
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nextstep.batches import BatchSource
+    from nextstep.recipe.schema import Recipe
+    from nextstep.train.trainer import Trainer
+
+MODEL, SAMPLES, SHEETS = "model", "samples", "step-{:08d}.png"
+
+
+class Parts(Protocol):
+    """What a run of any stage is made of."""
+
+    stage: Any
+    mesh: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+
+    @property
+    def batches(self) -> BatchSource:
+        """The stream of steps."""
+
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        """Write a model folder with these whole weights."""
+
+    def draw(self, weights: dict[str, Tensor], path: Path) -> None:
+        """Write a sheet of pictures drawn with these whole weights."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        step: optimizer steps taken.
+        finished: whether that is the last one.
+        model: folder of the trained model, if it is finished.
+    """
+
+    folder: Path
+    step: int
+    finished: bool
+    model: Path | None
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    where: str = "recipe",
+    resume: bool = True,
+    device: str | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Train a recipe in a folder, alone or as one of the processes that torchrun started.
+
+    Args:
+        recipe: checked.
+        folder: of the run; all processes must see the same one.
+        where: name of the recipe file, for complaints.
+        resume: go on from the newest checkpoint in the folder; otherwise a run that is there is
+            moved aside first.
+        device: "cpu" or "cuda"; default CUDA where there is one.
+        progress: show a progress line on a terminal.
+
+    Raises:
+        NextStepError: when a part cannot be had or does not fit.
+        TrainingError: when the loss stays no number.
+    """
+    with joined(device) as ranks:
+        with leading(ranks) as leads:
+            if leads:
+                _prepare(recipe, folder, resume, where)
+        parts = _parts(recipe, folder, ranks, where)
+        return _train(recipe, parts, folder, ranks, progress)
+
+
+@contextmanager
+def leading(ranks: Ranks) -> Iterator[bool]:
+    """Inside, the first rank works; the others pass, and all meet at the end."""
+    try:
+        yield ranks.rank == 0
+    finally:
+        if ranks.world > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+
+def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
+    """What one rank does for all: the run folder, the recipe in it, the text tokenizer."""
+    if not resume:
+        move_aside(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NextStepError(f"{folder} cannot be made: {error.strerror}") from None
+    write_recipe(recipe, folder / "recipe.yaml")
+    if recipe.stage != "tokenizer":
+        build.make_text_tokenizer(recipe, folder, where)
+
+
+def move_aside(folder: Path) -> None:
+    """Rename a folder that is there to the first free name with a number behind it."""
+    if not folder.exists():
+        return
+    number = 1
+    while (other := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(other)
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a whole recipe, defaults included, beside its name and rename it."""
+    import yaml
+
+    scratch = path.with_name(path.name + ".part")
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> Parts:
+    if recipe.stage == "tokenizer":
+        from nextstep.recipe.tokenizer_parts import TokenizerParts
+
+        return TokenizerParts(recipe, ranks, where)
+    from nextstep.recipe.sequence_parts import SequenceParts
+
+    return SequenceParts(recipe, folder, ranks, where)
+
+
+def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: bool) -> Outcome:
+    from nextstep.train.trainer import Trainer
+
+    config = build.train_config(recipe, progress and ranks.rank == 0)
+    trainer = Trainer(
+        parts.model, parts.stage, parts.batches, config, folder,
+        mesh=parts.mesh, on_sample=_callback(recipe, parts, folder),
+    )  # fmt: skip
+    trainer.resume()
+    if trainer.step >= recipe.steps and (folder / MODEL).is_dir():
+        return Outcome(folder, trainer.step, True, folder / MODEL)
+    finished = trainer.run()
+    if finished:
+        _write_model(trainer, parts, folder / MODEL)
+    return Outcome(folder, trainer.step, finished, folder / MODEL if finished else None)
+
+
+def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer], None]:
+    """Called every `build.callback_steps`: draws a sheet and writes a milestone when due."""
+
+    def look(trainer: Trainer) -> None:
+        asked, step = recipe.samples, trainer.step
+        if asked and (step % asked.every == 0 or step >= recipe.steps):
+            weights = trainer.weights()
+            if trainer.peers.leads:
+                parts.draw(weights, folder / SAMPLES / SHEETS.format(step))
+        if step in recipe.saving.milestones:
+            _write_model(trainer, parts, folder / f"step-{step:08d}")
+
+    return look
+
+
+def _write_model(trainer: Trainer, parts: Parts, folder: Path) -> None:
+    """Put a model folder with averaged weights in its place, whatever was there before."""
+    weights = trainer.weights()
+    if not trainer.peers.leads:
+        return
+    scratch, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for path in (scratch, old):
+        shutil.rmtree(path, ignore_errors=True)
+    with torch.no_grad():
+        parts.save(weights, scratch)
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+__all__ = ["Outcome", "defaults_of", "draw_sheet", "move_aside", "run_recipe", "write_recipe"]

@@ -1,0 +1,73 @@
+"""Sheets of pictures during training, and the settings a trained model recommends."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nextstep.provenance import write_file
+from nextstep.settings import GenerationSettings, ModelDefaults
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nextstep.folders import Parts
+    from nextstep.recipe.schema import Recipe
+
+GAP = 4
+"""Pixels between pictures of a sheet."""
+
+
+def defaults_of(recipe: Recipe) -> ModelDefaults:
+    """Size and settings that a model of this recipe recommends: those of its sample sheets.
+
+    Without any, the largest area it is trained at and the settings of the folder it starts from.
+    """
+    from nextstep.recipe.places import local_folder
+
+    start = recipe.model.folder if recipe.model else None
+    folder = local_folder(start) if start else None
+    before = ModelDefaults.of_folder(folder) if folder else ModelDefaults()
+    asked = recipe.samples
+    if asked is None:
+        side = max(recipe.data.areas)
+        return ModelDefaults(side, side, before.generate, before.edit)
+    generate = GenerationSettings().with_values(**asked.settings)
+    edit = generate.with_values(image_guidance=max(generate.image_guidance, EDIT_IMAGE_GUIDANCE))
+    return ModelDefaults(asked.height, asked.width, generate, edit)
+
+
+EDIT_IMAGE_GUIDANCE = 1.5
+"""Source-picture guidance that edits get where a recipe says nothing."""
+
+
+def draw_sheet(parts: Parts, recipe: Recipe, path: Path) -> None:
+    """Draw the recipe's prompts and write them as one PNG, in rows of about a square."""
+    from nextstep.pipeline import NextStepPipeline
+
+    asked = recipe.samples
+    assert asked is not None
+    pipeline = NextStepPipeline(*parts)
+    made = pipeline.generate(
+        asked.prompts, height=asked.height, width=asked.width, seed=asked.seed, **asked.settings
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    sheet([picture.image for picture in made]).save(buffer, "PNG")
+    write_file(path, buffer.getvalue())
+
+
+def sheet(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures of one size side by side."""
+    from PIL import Image
+
+    columns = next(n for n in range(1, len(pictures) + 1) if n * n >= len(pictures))
+    rows = -(-len(pictures) // columns)
+    width, height = pictures[0].size
+    size = columns * (width + GAP) - GAP, rows * (height + GAP) - GAP
+    canvas = Image.new("RGB", size, "white")
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        canvas.paste(picture, (column * (width + GAP), row * (height + GAP)))
+    return canvas

@@ -1,0 +1,92 @@
+"""The tokenizer stage of a recipe: what is trained, on what, and how the result is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nextstep.image.autoencoder import Autoencoder
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.image.vae_files import load_image_tokenizer, save_image_tokenizer
+from nextstep.recipe import build, counting
+from nextstep.recipe.load import RecipeError
+from nextstep.recipe.places import tokenizer_folder
+from nextstep.train.parallel import build_mesh
+
+if TYPE_CHECKING:
+    from nextstep.image.autoencoder import AutoencoderConfig
+    from nextstep.recipe.schema import Recipe
+    from nextstep.train.parallel import Ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TokenizerParts:
+    """A run of the tokenizer stage.
+
+    Args:
+        recipe: of the stage.
+        ranks: this process among all.
+        where: name of the recipe file, for complaints.
+
+    Raises:
+        NextStepError: when a part cannot be had or does not fit.
+    """
+
+    def __init__(self, recipe: Recipe, ranks: Ranks, where: str) -> None:
+        from nextstep.stages.tokenizer import TokenizerStage
+
+        options = recipe.tokenizer
+        assert options is not None
+        self.recipe = recipe
+        self.batches = build.open_crops(recipe, ranks, where)
+        autoencoder = _first_autoencoder(recipe, where)
+        self.config: AutoencoderConfig = autoencoder.config
+        self.stage = TokenizerStage(
+            self.config,
+            options.gamma,
+            options.weights.model_dump(),
+            options.decoder_only,
+            options.adversarial_from,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed + 1)  # of the critic
+            self.model = self.stage.trainee(autoencoder).to(ranks.device)
+        self.mesh = build_mesh(ranks, recipe.parallel.replicas)
+
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        """Write an image tokenizer folder with these whole weights."""
+        dtype, prefix = DTYPES[self.recipe.saving.dtype], "autoencoder."
+        network = counting.on_meta.__wrapped__(Autoencoder, self.config)
+        own = {
+            name.removeprefix(prefix): tensor.to(dtype)
+            for name, tensor in weights.items()
+            if name.startswith(prefix)
+        }
+        network.load_state_dict(own, assign=True)
+        save_image_tokenizer(ImageTokenizer(self.config, network), folder)
+
+    def draw(self, weights: dict[str, Tensor], path: Path) -> None:
+        """The stage has no prompts to draw."""
+        raise NotImplementedError("the tokenizer stage draws no sheets")
+
+
+def _first_autoencoder(recipe: Recipe, where: str) -> Autoencoder:
+    """With the weights of the folder that the recipe names, or fresh ones."""
+    options = recipe.tokenizer
+    assert options is not None
+    config = counting.autoencoder_config(recipe)
+    if options.folder is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            return Autoencoder(replace(config, deterministic=options.deterministic))
+    folder = tokenizer_folder(options.folder)
+    if folder is None:
+        raise RecipeError(f"{where}: tokenizer.folder: there is no folder '{options.folder}'")
+    autoencoder = load_image_tokenizer(folder, torch.float32).autoencoder
+    autoencoder.config = replace(autoencoder.config, deterministic=options.deterministic)
+    return autoencoder

@@ -1,0 +1,104 @@
+"""Where a run's first weights come from, one tensor at a time.
+
+So a process of many never holds more than its own rows of a model and one whole tensor, unless the
+model is fresh from top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.config import NextStepConfig
+from nextstep.errors import ModelFileError
+from nextstep.folders import find_folder
+from nextstep.model.checkpoints import IMAGE_PARTS, TOLERATED, read_tensors
+from nextstep.model.flow_head import FlowHead
+from nextstep.model.nextstep import NextStepModel
+from nextstep.train.parallel import build_mesh, fill, shard
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from nextstep.recipe.schema import Recipe
+    from nextstep.train.parallel import Ranks
+
+POSITIONS = ("image_row_embed.", "image_column_embed.")
+"""Parts that a model without learned positions lacks, and may be given."""
+
+
+class ImageParts(nn.Module):
+    """Projectors, learned positions and flow head alone, under the names of the whole model."""
+
+    def __init__(self, config: NextStepConfig) -> None:
+        super().__init__()
+        E, side = config.hidden_size, config.image_position_side
+        self.image_in_projector = nn.Linear(config.token_size, E)
+        if side:
+            self.image_row_embed = nn.Embedding(side, E)
+            self.image_column_embed = nn.Embedding(side, E)
+        self.image_out_projector = nn.Linear(E, E)
+        self.image_head = FlowHead(config)
+
+    def reset_parameters(self, std: float) -> None:
+        """As `NextStepModel.reset_parameters` does."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith("image_head."):
+                with torch.no_grad():
+                    parameter.normal_(std=std) if parameter.ndim > 1 else parameter.zero_()
+        self.image_head.reset_parameters()
+
+
+def first_weights(recipe: Recipe, config: NextStepConfig) -> Iterator[tuple[str, Tensor]]:
+    """Names and fp32 tensors that the model of a recipe starts from.
+
+    Raises:
+        ModelFileError: when a folder cannot be found or is damaged.
+    """
+    model = recipe.model
+    assert model is not None
+    source = model.folder or model.language_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if source is None:
+            whole = NextStepModel(config)
+            whole.reset_parameters()
+            yield from whole.named_parameters()
+            return
+        fresh = ImageParts(config)
+        fresh.reset_parameters(config.initializer_range)
+    given = set()
+    for name, tensor in read_tensors(find_folder(source)):
+        if not name.endswith(TOLERATED):
+            given.add(name)
+            yield name, tensor.float()
+    may_lack = (*POSITIONS, *(IMAGE_PARTS if model.language_model else ()))
+    for name, tensor in fresh.named_parameters():
+        if name not in given and name.startswith(may_lack):
+            yield name, tensor.detach()
+
+
+def build_model(
+    recipe: Recipe, config: NextStepConfig, ranks: Ranks
+) -> tuple[NextStepModel, DeviceMesh | None]:
+    """The model with its first weights, fp32, on the device; sharded where there are many ranks.
+
+    Raises:
+        ModelFileError: when what it starts from does not fit.
+    """
+    with torch.device("meta"):
+        model = NextStepModel(config)
+    mesh = build_mesh(ranks, recipe.parallel.replicas)
+    if mesh is not None:
+        shard(model, mesh, recipe.precision, recipe.parallel.reshard_after_forward)
+    missing = fill(model, first_weights(recipe, config), ranks.device)
+    if missing:
+        assert recipe.model is not None
+        raise ModelFileError(
+            f"{recipe.model.folder or recipe.model.language_model} lacks {len(missing)} "
+            f"tensor(s) of the model: {', '.join(missing[:4])}"
+        )
+    return model, mesh
