@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.text.sequence import Sequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = ("text", "image_text", "image_to_image", "interleaved")
 """Kinds of sources: plain text; one picture and its caption; sources, instruction and target;
@@ -87,8 +90,11 @@ class Source(Protocol):
             SampleError: when it is broken.
         """
 
-    def pictures(self, document: Document) -> Seq[np.ndarray]:
-        """The document's pictures in reading order, uint8 [H, W, 3] of each span's grid size.
+    def pictures(self, document: Document) -> Seq[np.ndarray | Tensor]:
+        """The document's pictures in reading order, each of its span's grid size.
+
+        Returns:
+            Pixels as arrays, uint8 [H, W, 3]; or image tokens as tensors, [rows*columns, D].
 
         Raises:
             SampleError: when one cannot be decoded.

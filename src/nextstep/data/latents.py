@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nextstep.data.documents import Document, SampleError, derived_seed
 from nextstep.data.ordered import ordered_map
@@ -152,7 +154,7 @@ class LatentCache:
         self._parts: dict[int, _Part] = {}
         self._mapped = lru_cache(OPEN_PARTS)(self._map)
 
-    def tokens(self, index: int, key: str, picture: int, grid: Grid) -> np.ndarray:
+    def tokens(self, index: int, key: str, picture: int, grid: Grid) -> Tensor:
         """Image tokens of one picture, fp16 [rows*columns, D].
 
         Args:
@@ -174,7 +176,8 @@ class LatentCache:
         if place >= part.starts[row + 1] or tuple(part.grids[place]) != grid:
             raise SampleError(key, NOT_CACHED, f"picture {picture} at {grid[0]}x{grid[1]}")
         first, end = part.offsets[place], part.offsets[place + 1]
-        return np.array(self._mapped(number)[first:end])
+        # A copy: tensors over a read-only map are not allowed, and the map may be closed.
+        return torch.from_numpy(np.array(self._mapped(number)[first:end]))
 
     def _part(self, number: int) -> _Part:
         if number not in self._parts:
@@ -229,7 +232,7 @@ class CachedSource:
         document = self.source.document(index, seed)
         return None if document is None else replace(document, payload=index)
 
-    def pictures(self, document: Document) -> list[np.ndarray]:
+    def pictures(self, document: Document) -> list[Tensor]:
         """Image tokens of the document's pictures in reading order, fp16 [rows*columns, D].
 
         Raises:
