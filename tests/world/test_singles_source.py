@@ -1,0 +1,73 @@
+"""Single-object pictures as live sources."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.singles_source import SingleEdits, Singles, trained_scenes
+from nextstep.world.vocabulary import is_held_out
+
+TOKENIZER = TextTokenizer.train(["a red apple", "make it blue"], 300)
+
+
+@pytest.mark.parametrize("kind", [Singles, SingleEdits])
+def test_documents_are_pure_functions_of_index_and_seed(kind: type[Singles]) -> None:
+    one, two = kind(TOKENIZER, 64), kind(TOKENIZER, 64)
+    for index in (0, 7, len(one) - 1):
+        a, b = one.document(index, 5), two.document(index, 5)
+        assert a == b
+        for left, right in zip(one.pictures(a), two.pictures(b), strict=True):
+            assert np.array_equal(left, right)
+    different = {tuple(one.document(3, seed).sequence.ids) for seed in range(20)}
+    assert len(different) > 3
+
+
+def test_a_caption_leads_to_its_picture() -> None:
+    source = Singles(TOKENIZER, 64, no_caption=0)
+    document = source.document(0, 0)
+    (span,) = document.sequence.images
+    assert (span.grid, span.trained, document.images) == ((4, 4), True, (0,))
+    assert source.scenes[0][0] in TOKENIZER.decode(document.sequence.ids)
+    (picture,) = source.pictures(document)
+    assert (picture.shape, picture.dtype) == ((64, 64, 3), np.uint8)
+
+
+def test_an_edit_trains_its_target_alone() -> None:
+    source = SingleEdits(TOKENIZER, 64, no_caption=0)
+    for index in range(10):
+        document = source.document(index, 1)
+        assert [span.trained for span in document.sequence.images] == [False, True]
+        first, second = document.payload.scenes
+        assert first == source.scenes[index]
+        assert sum(a != b for a, b in zip(first, second, strict=True)) <= 1
+
+
+def test_conditions_are_left_out_as_often_as_asked() -> None:
+    source = SingleEdits(TOKENIZER, 64, no_caption=0.5)
+    counts = [len(source.document(i, i).images) for i in range(400)]
+    assert 0.15 < counts.count(1) / 400 < 0.35
+    bare = Singles(TOKENIZER, 64, no_caption=1.0)
+    assert TOKENIZER.decode(bare.document(0, 0).sequence.ids) == "4*4"
+
+
+def test_held_out_pairs_are_never_shown() -> None:
+    scenes = trained_scenes()
+    assert len(set(scenes)) == len(scenes)
+    assert not any(is_held_out(name, style) for name, style, _ in scenes)
+    edits = SingleEdits(TOKENIZER, 64)
+    for index in range(300):
+        for name, style, _ in edits.document(index, 9).payload.scenes:
+            assert not is_held_out(name, style)
+
+
+def test_texts_are_what_documents_say() -> None:
+    texts = list(Singles(TOKENIZER, 64).texts())
+    assert len(texts) > 1000
+    assert any("background" in text for text in texts)
+
+
+def test_a_side_that_is_no_whole_number_of_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 16, not 60"):
+        Singles(TOKENIZER, 60)
