@@ -17,6 +17,7 @@ from nextstep.cli import (
     convert,
     data,
     edit,
+    finetune,
     generate,
     info,
     plan,
@@ -44,6 +45,7 @@ app.command("info")(info.command)
 app.command("convert")(convert.command)
 app.add_typer(data.data_app, name="data")
 app.command("train")(train.command)
+app.command("finetune")(finetune.command)
 app.command("plan")(plan.command)
 app.command("show-settings")(show_settings.command)
 

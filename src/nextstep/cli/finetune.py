@@ -1,0 +1,117 @@
+"""`nextstep finetune`: teach a model from a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextstep.cli import options as o
+
+DATA_PANEL, TRAINING_PANEL = "Data", "Training"
+
+
+def command(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of pictures, with NAME.txt beside NAME.png.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")],
+    model: o.Model = "nano",
+    vae: o.Vae = None,
+    device: o.Device = "cpu",
+    caption: Annotated[
+        str | None,
+        typer.Option(help="What is trained as caption: {caption} is the text beside the picture, "
+                          "{name} the words of the file name.", rich_help_panel=DATA_PANEL),
+    ] = None,
+    edits: Annotated[
+        bool, typer.Option("--edits", help="NAME.txt is an instruction, NAME-0 the source, NAME-1 "
+                                           "the target.", rich_help_panel=DATA_PANEL)
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full/--lora", help="Train all weights, or a LoRA adapter.",
+                           rich_help_panel=TRAINING_PANEL)
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Default 60 uses of every picture, 100 to 2000 steps.",
+                                 rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead of steps: as many as fit.",
+                                   rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Samples of one step; default at most 8.",
+                                 rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default by the width of the model.",
+                                   rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of the adapter.", rich_help_panel=TRAINING_PANEL)] = 16,
+    alpha: Annotated[
+        float | None, typer.Option(help="Of the adapter; default twice the rank.",
+                                   rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    dropout: Annotated[
+        float, typer.Option(help="Of the adapter's input.", rich_help_panel=TRAINING_PANEL)
+    ] = 0.0,
+    parts: Annotated[
+        str, typer.Option(help="What the adapter changes.", rich_help_panel=TRAINING_PANEL)
+    ] = "attention,mlp,head,projectors",
+    drop_text: Annotated[
+        float, typer.Option(help="Share of uses without the caption, for guidance.",
+                            rich_help_panel=TRAINING_PANEL)
+    ] = 0.1,
+    context_noise: Annotated[
+        float, typer.Option(help="Noise on the image tokens that are read while training.",
+                            rich_help_panel=TRAINING_PANEL)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of everything.", rich_help_panel=TRAINING_PANEL)] = 0,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Drawn before, during and after; repeat for several; "
+                     "default captions of the first pictures.", rich_help_panel=o.OUTPUT_PANEL),
+    ] = None,
+    sheets: Annotated[
+        int, typer.Option(help="How often they are drawn on the way.",
+                          rich_help_panel=o.OUTPUT_PANEL)
+    ] = 3,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the whole model with the adapter in it as well.",
+                           rich_help_panel=o.OUTPUT_PANEL)
+    ] = False,
+    as_json: o.Json = False,
+) -> None:  # fmt: skip
+    """Teach a model a style, a thing or a skill from a folder of captioned pictures.
+
+    Example: nextstep finetune --data my-drawings -o my-style --prompt "a castle, my style"
+    """
+    import json
+    from dataclasses import asdict
+
+    from nextstep.model.adapters import AdapterConfig
+    from nextstep.recipe.finetune import FinetuneSettings, finetune
+
+    shape = AdapterConfig(rank, alpha, dropout, tuple(part.strip() for part in parts.split(",")))
+    settings = FinetuneSettings(
+        data, output, model, caption, edits, full, shape, steps, minutes, batch, learning_rate,
+        drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
+    )  # fmt: skip
+    silent = lambda sentence: None  # noqa: E731
+    done = finetune(
+        settings, o.check_device(device), vae, silent if as_json else typer.echo, not as_json
+    )
+    if as_json:
+        told = {n: str(v) if isinstance(v, Path) else v for n, v in asdict(done).items()}
+        typer.echo(json.dumps(told))
+        return
+    if not done.finished:
+        typer.echo(f"stopped after {done.steps} of {done.planned} steps; the same command goes on")
+        return
+    typer.echo(f"{done.steps} steps in {done.seconds / 60:.1f} minutes; look at {done.sheet}")
+    if done.adapter:
+        typer.echo(f'nextstep generate "..." --model {model} --adapter {done.adapter}')
+    if done.model:
+        typer.echo(f'nextstep generate "..." --model {done.model}')
