@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from nextstep.data.augment import Shares
+from nextstep.data.batch import pack_rows
 from nextstep.data.documents import Document, SampleError
 from nextstep.data.filters import Filters
 from nextstep.data.latents import CachedSource, CacheReport, LatentCache, build_cache
@@ -80,9 +79,9 @@ def test_tokens_are_those_of_the_pictures(
                 source.pictures(document), tokens, document.sequence.images, strict=True
             ):
                 expected = tokenizer.encode_tokens(to_pixels([picture]))[0]
-                assert token.dtype == np.float16
+                assert token.dtype == torch.float16
                 assert token.shape == (span.count, 64)
-                assert np.allclose(token, expected, atol=2e-3)
+                assert torch.allclose(token.float(), expected, atol=2e-3)
                 grids.add(span.grid)
     assert len(grids) > 1
 
@@ -239,14 +238,34 @@ def test_latents_out_of_range_are_broken_samples(
     assert report == CacheReport(3, 0, 0, {"latents out of range": 3})
 
 
-def test_a_loader_reads_the_cache(
+def test_rows_of_a_cache_are_rows_of_pixels_once_encoded(
     text_tokenizer: TextTokenizer, tokenizer: ImageTokenizer, tmp_path: Path
 ) -> None:
-    options = replace(OPTIONS, shares=Shares.none())
-    source = cached(edit_source(text_tokenizer, edits(), options), tokenizer, tmp_path)
+    source = edit_source(text_tokenizer, edits())
+    config = LoaderConfig(row_length=96, rows_per_step=2, rows_per_micro=2, window_rows=2)
+    batch_of = partial(pack_rows, row_length=96, pad_id=1, head_batch_mul=2)
+    plain, fast = (
+        Loader([each], [1.0], batch_of, config)
+        for each in (source, cached(source, tokenizer, tmp_path))
+    )
+    for _ in range(3):
+        (pixels,), (tokens,) = plain.next_step().batches, fast.next_step().batches
+        assert pixels.keys == tokens.keys
+        assert torch.equal(pixels.ids, tokens.ids)
+        assert torch.equal(pixels.noise, tokens.noise)
+        assert tokens.pictures == ()
+        encoded = pixels.image_tokens.clone()
+        for group in pixels.pictures:
+            encoded[group.rows] = tokenizer.encode_tokens(to_pixels(list(group.pixels.numpy())))
+        assert len(encoded) > 0
+        assert torch.allclose(encoded, tokens.image_tokens, atol=2e-3)
+
+
+def test_a_rank_without_rows_has_batches_without_documents(text_tokenizer: TextTokenizer) -> None:
+    source = edit_source(text_tokenizer, edits())
     config = LoaderConfig(row_length=96, rows_per_step=2, window_rows=2)
-    loader = Loader([source], [1.0], lambda rows: rows, config)
-    for row in [row for step in (loader.next_step() for _ in range(3)) for row in step.batches[0]]:
-        for document, tokens in row:
-            assert [len(t) for t in tokens] == [s.count for s in document.sequence.images]
-    assert json.dumps(loader.state_dict())
+    batch_of = partial(pack_rows, row_length=96, pad_id=1, head_batch_mul=2)
+    step = Loader([source], [1.0], batch_of, config, rank=2, world=3).next_step()
+    (batch,) = step.batches
+    assert batch.ids.shape == (1, 96)
+    assert (batch.tokens, step.tokens, step.keys) == (0, 0, [])
