@@ -33,6 +33,10 @@ POINTER = "latest"
 WHOLE = re.compile(r"step-(\d+)")
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the ones before are as they were."""
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints of a folder, oldest first."""
     if not folder.is_dir():
@@ -94,15 +98,15 @@ def read_tensors(path: Path, tensors: dict[str, Tensor], group: Any = None) -> N
     Raises:
         ModelFileError: when the files are damaged.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     _quiet()
     try:
         load(tensors, checkpoint_id=path, process_group=group, no_dist=group is None)
-    except Exception as error:
-        told = str(error).strip().splitlines()
+    except (CheckpointException, Exception) as error:
         raise ModelFileError(
-            f"the checkpoint {path} is damaged ({told[-1] if told else type(error).__name__}); "
+            f"the checkpoint {path} is damaged ({_cause(error)}); "
             "remove it, and the one before will be taken"
         ) from error
 
@@ -208,7 +212,7 @@ class CheckpointWriter:
             record: small and JSON-like, equal on all ranks.
 
         Raises:
-            Exception: what went wrong with the write before, if that failed.
+            CheckpointError: when this write, or in the background the one before, failed.
         """
         self.wait()
         staged = self.stager.stage({name: tensor.detach() for name, tensor in tensors.items()})
@@ -219,7 +223,11 @@ class CheckpointWriter:
             self._write(step, staged, dict(record))
 
     def wait(self) -> None:
-        """Until the write under way has ended; raises what went wrong with it."""
+        """Until the write under way has ended.
+
+        Raises:
+            CheckpointError: when it failed.
+        """
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()
@@ -232,6 +240,7 @@ class CheckpointWriter:
             self.pool.shutdown()
 
     def _write(self, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict_saver import save
 
         final = self.folder / f"step-{step:08d}"
@@ -240,10 +249,17 @@ class CheckpointWriter:
         scratch = final.with_suffix(".part")
         _quiet()
         # All ranks meet in `save` before any of them writes, and again after all have written.
-        save(tensors, checkpoint_id=scratch, process_group=self.group, no_dist=self.group is None)
-        if not self.leads:
-            return
-        write_json(scratch / RECORD, {"step": step, **record})
+        try:
+            save(tensors, checkpoint_id=scratch, process_group=self.group, no_dist=not self.group)
+            if self.leads:
+                self._put_in_place(scratch, final, {"step": step, **record})
+        except (CheckpointException, Exception) as error:
+            raise CheckpointError(
+                f"the checkpoint {final} could not be written: {_cause(error)}"
+            ) from error
+
+    def _put_in_place(self, scratch: Path, final: Path, record: dict[str, Any]) -> None:
+        write_json(scratch / RECORD, record)
         _to_disk([scratch / RECORD, scratch])
         scratch.rename(final)
         pointer = self.folder / f"{POINTER}.part"
@@ -260,6 +276,14 @@ class CheckpointWriter:
                 away = path.with_suffix(".old")
                 path.rename(away)
                 shutil.rmtree(away)
+
+
+def _cause(error: BaseException) -> str:
+    """The first failure of any rank, in one line."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _quiet() -> None:
