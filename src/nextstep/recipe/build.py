@@ -13,11 +13,15 @@ from math import gcd, inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from nextstep.data.augment import Shares
 from nextstep.data.filters import Filters
+from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.folders import find_folder
+from nextstep.image.vae_files import load_image_tokenizer
 from nextstep.recipe.live import open_live, open_live_crops
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
@@ -26,7 +30,6 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from nextstep.config import NextStepConfig
     from nextstep.data.documents import Source
     from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.recipe.data_schema import Data, SourceSettings
@@ -135,10 +138,6 @@ def open_image_tokenizer(recipe: Recipe, ranks: Ranks) -> ImageTokenizer:
         RecipeError: when it is not there.
         ModelFileError: when it cannot be read.
     """
-    import torch
-
-    from nextstep.image.vae_files import load_image_tokenizer
-
     assert recipe.model is not None
     named = recipe.image_tokenizer or recipe.model.folder
     assert named is not None
@@ -155,21 +154,56 @@ def open_image_tokenizer(recipe: Recipe, ranks: Ranks) -> ImageTokenizer:
 
 
 def open_source(
-    settings: SourceSettings, recipe: Recipe, tokenizer: TextTokenizer, where: str
+    settings: SourceSettings,
+    recipe: Recipe,
+    tokenizer: TextTokenizer,
+    image_tokenizer: ImageTokenizer,
+    where: str,
 ) -> Source:
     """One source of documents.
 
     Raises:
-        NextStepError: when its shards or its live source cannot be had.
+        NextStepError: when its shards, its latent cache or its live source cannot be had.
+    """
+    if settings.world:
+        return open_live(settings, tokenizer, where)
+    source = open_shards(settings, recipe, tokenizer)
+    if settings.latents is None:
+        return source
+    return CachedSource(source, LatentCache(settings.latents, tokenizer_hash(image_tokenizer)))
+
+
+def open_shards(settings: SourceSettings, recipe: Recipe, tokenizer: TextTokenizer) -> ShardSource:
+    """A folder of shards as a source.
+
+    Raises:
+        NextStepError: when there are none.
     """
     from nextstep.data.shards import ShardSet
 
-    if settings.world:
-        return open_live(settings, tokenizer, where)
     assert settings.shards is not None
     shards = ShardSet(settings.shards, settings.title, settings.kind)
     options = source_options(settings, recipe.data)
     return ShardSource(shards, shards.kind, tokenizer, options, settings.title)
+
+
+def make_latents(recipe: Recipe, folder: Path) -> None:
+    """Build the latent caches that sources name, or go on with those that are not whole.
+
+    Raises:
+        NextStepError: when a cache is of another tokenizer or other data.
+    """
+    if not any(settings.latents for settings in recipe.data.sources):
+        return
+    from nextstep.train.parallel import Ranks
+
+    ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    image_tokenizer = open_image_tokenizer(recipe, ranks)
+    tokenizer = open_text_tokenizer(recipe, folder)
+    for settings in recipe.data.sources:
+        if settings.latents:
+            source = open_shards(settings, recipe, tokenizer)
+            build_cache(source, image_tokenizer, settings.latents, workers=recipe.data.workers)
 
 
 def source_options(settings: SourceSettings, data: Data) -> SourceOptions:
@@ -201,6 +235,7 @@ def source_options(settings: SourceSettings, data: Data) -> SourceOptions:
 def open_loader(
     recipe: Recipe,
     tokenizer: TextTokenizer,
+    image_tokenizer: ImageTokenizer,
     batch_of: Callable[[list[Any]], Any],
     ranks: Ranks,
     where: str,
@@ -212,7 +247,7 @@ def open_loader(
     """
     data = recipe.data
     sources = [
-        open_source(settings, recipe, tokenizer, f"{where}: data.sources[{place}]")
+        open_source(settings, recipe, tokenizer, image_tokenizer, f"{where}: data.sources[{place}]")
         for place, settings in enumerate(data.sources)
     ]
     config = LoaderConfig(
@@ -268,16 +303,3 @@ def _crops_of(settings: SourceSettings, recipe: Recipe, where: str) -> MakeCrop:
         return found[0]
 
     return RandomCrops(len(shards), first_picture, size, recipe.seed)
-
-
-def check_fit(
-    config: NextStepConfig, image_tokenizer: ImageTokenizer, tokenizer: TextTokenizer
-) -> None:
-    """Make sure that model, image tokenizer and text tokenizer belong together.
-
-    Raises:
-        ModelFileError: naming what differs.
-    """
-    from nextstep.folders import check_fit as check
-
-    check(config, image_tokenizer, tokenizer)

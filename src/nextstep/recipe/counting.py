@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import NextStepError
 from nextstep.recipe.data_schema import EXPECTED_PICTURES, EXPECTED_TEXT, SourceSettings
+from nextstep.recipe.places import local_folder, tokenizer_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,11 +73,23 @@ class Mixture:
         return self.image * self.documents
 
 
-def model_config(recipe: Recipe) -> NextStepConfig:
-    """Shape of the model that a recipe trains, from its size or from the folder it starts from.
+SHAPE = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "image_position_side", "fm_head_dim", "fm_head_layers",
+)  # fmt: skip
+"""Fields of a config that a folder must share with the size named beside it."""
+
+
+def model_config(recipe: Recipe, fetch: bool = False) -> NextStepConfig:
+    """Shape of the model that a recipe trains, from the folder it starts from or from its size.
+
+    Args:
+        recipe: of a stage on sequences.
+        fetch: the folder must be there, or come from the hub; otherwise the size stands for a
+            folder that is not there yet.
 
     Raises:
-        NextStepError: when neither tells it.
+        NextStepError: when neither tells it, or they differ.
     """
     from nextstep import folders
     from nextstep.config import HEADS
@@ -86,22 +98,30 @@ def model_config(recipe: Recipe) -> NextStepConfig:
     model = recipe.model
     assert model is not None
     source = model.folder or model.language_model
-    there = source is not None and (source in folders.SHIPPED or Path(source).is_dir())
-    if model.size is not None and not there:
-        return model.named_config
-    if not there:
-        raise NextStepError(f"there is no model folder '{source}'; give model.size beside it")
-    config = read_model_config(folders.find_folder(str(source)))
+    named = model.named_config if model.size is not None else None
+    if source is None or not (fetch or local_folder(source)):
+        if named is None:
+            raise NextStepError(
+                f"there is no model folder '{source}'; give model.size beside it to plan with"
+            )
+        return named
+    config = read_model_config(folders.find_folder(source))
     if model.language_model:
         config = config.with_values(**HEADS[model.head or "base"])
-    return config.with_values(**model.overrides)
+    config = config.with_values(**model.overrides)
+    for name in SHAPE if named else ():
+        if getattr(named, name) != getattr(config, name):
+            raise NextStepError(
+                f"model.size: {source} has {name} = {getattr(config, name)}, size {model.size} "
+                f"with its overrides has {getattr(named, name)}; leave 'size' out or change it"
+            )
+    return config
 
 
 def autoencoder_config(recipe: Recipe) -> AutoencoderConfig:
     """Shape of the image tokenizer that a recipe trains or reads; the released one if absent."""
     from nextstep.image.autoencoder import NANO_AUTOENCODER, AutoencoderConfig
     from nextstep.image.vae_files import read_config
-    from nextstep.recipe.places import tokenizer_folder
 
     if recipe.tokenizer is not None:
         named = {"nano": NANO_AUTOENCODER, "f8ch16": AutoencoderConfig()}[recipe.tokenizer.size]

@@ -56,6 +56,9 @@ class Parts(Protocol):
     def draw(self, weights: dict[str, Tensor], path: Path) -> None:
         """Write a sheet of pictures drawn with these whole weights."""
 
+    def close(self) -> None:
+        """Stop what runs beside the training."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -103,7 +106,10 @@ def run_recipe(
             if leads:
                 _prepare(recipe, folder, resume, where)
         parts = _parts(recipe, folder, ranks, where)
-        return _train(recipe, parts, folder, ranks, progress)
+        try:
+            return _train(recipe, parts, folder, ranks, progress)
+        finally:
+            parts.close()
 
 
 @contextmanager
@@ -119,7 +125,7 @@ def leading(ranks: Ranks) -> Iterator[bool]:
 
 
 def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
-    """What one rank does for all: the run folder, the recipe in it, the text tokenizer."""
+    """What one rank does for all: run folder, recipe, text tokenizer, latent caches."""
     if not resume:
         move_aside(folder)
     try:
@@ -129,6 +135,7 @@ def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
     write_recipe(recipe, folder / "recipe.yaml")
     if recipe.stage != "tokenizer":
         build.make_text_tokenizer(recipe, folder, where)
+        build.make_latents(recipe, folder)
 
 
 def move_aside(folder: Path) -> None:
@@ -175,6 +182,7 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: b
     finished = trainer.run()
     if finished:
         _write_model(trainer, parts, folder / MODEL)
+        trainer.peers.any(False)  # nobody leaves before the folder is written
     return Outcome(folder, trainer.step, finished, folder / MODEL if finished else None)
 
 

@@ -74,6 +74,9 @@ class TokenizerParts:
         """The stage has no prompts to draw."""
         raise NotImplementedError("the tokenizer stage draws no sheets")
 
+    def close(self) -> None:
+        """Nothing runs beside the training."""
+
 
 def _first_autoencoder(recipe: Recipe, where: str) -> Autoencoder:
     """With the weights of the folder that the recipe names, or fresh ones."""

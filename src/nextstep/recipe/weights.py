@@ -72,7 +72,8 @@ def first_weights(recipe: Recipe, config: NextStepConfig) -> Iterator[tuple[str,
         fresh.reset_parameters(config.initializer_range)
     given = set()
     for name, tensor in read_tensors(find_folder(source)):
-        if not name.endswith(TOLERATED):
+        tied = config.tie_word_embeddings and name == "lm_head.weight"
+        if not tied and not name.endswith(TOLERATED):
             given.add(name)
             yield name, tensor.float()
     may_lack = (*POSITIONS, *(IMAGE_PARTS if model.language_model else ()))

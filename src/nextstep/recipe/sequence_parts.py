@@ -1,0 +1,88 @@
+"""The stages on sequences of a recipe: model, stage, batches, and how the result is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nextstep.folders import Parts, check_fit, save_parts
+from nextstep.model.nextstep import NextStepModel
+from nextstep.recipe import build
+from nextstep.recipe.counting import model_config
+from nextstep.recipe.plan import check_pictures
+from nextstep.recipe.samples import defaults_of, draw_sheet
+from nextstep.recipe.weights import build_model
+
+if TYPE_CHECKING:
+    from nextstep.recipe.schema import Recipe
+    from nextstep.train.parallel import Ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class SequenceParts:
+    """A run of pretrain, anneal or sft.
+
+    Args:
+        recipe: of the stage.
+        folder: of the run, for a text tokenizer that was made for it.
+        ranks: this process among all.
+        where: name of the recipe file, for complaints.
+
+    Raises:
+        NextStepError: when a part cannot be had or does not fit.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> None:
+        from nextstep.stages.pretrain import PretrainStage
+
+        self.recipe, self.device = recipe, ranks.device
+        self.config = model_config(recipe, fetch=True)
+        check_pictures(recipe, self.config)
+        self.text_tokenizer = build.open_text_tokenizer(recipe, folder)
+        self.image_tokenizer = build.open_image_tokenizer(recipe, ranks)
+        check_fit(self.config, self.image_tokenizer, self.text_tokenizer)
+        self.stage = PretrainStage(
+            self.config,
+            self.image_tokenizer,
+            row_length=recipe.data.row_length,
+            text_weight=recipe.loss.text,
+            image_weight=recipe.loss.image,
+            head_batch_mul=recipe.loss.head_batch_mul,
+            context_noise=recipe.loss.context_noise,
+        )
+        self.batches = build.open_loader(
+            recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, ranks, where
+        )
+        self.model, self.mesh = build_model(recipe, self.config, ranks)
+
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        """Write a model folder with these whole weights."""
+        save_parts(self._whole(weights, DTYPES[self.recipe.saving.dtype]), folder)
+
+    def draw(self, weights: dict[str, Tensor], path: Path) -> None:
+        """Draw the recipe's prompts with these whole weights, as one PNG."""
+        on_gpu = self.device.type != "cpu"
+        parts = self._whole(weights, torch.bfloat16 if on_gpu else torch.float32)
+        parts.model.to(self.device)
+        draw_sheet(parts, self.recipe, path)
+
+    def close(self) -> None:
+        """Stop the threads that make batches."""
+        self.batches.close()
+
+    def _whole(self, weights: dict[str, Tensor], dtype: torch.dtype) -> Parts:
+        """A model of its own with these weights, and the tokenizers beside it."""
+        with torch.device("meta"):
+            model = NextStepModel(self.config)
+        given = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        if self.config.tie_word_embeddings:
+            given.setdefault("lm_head.weight", given["embed_tokens.weight"])
+        model.load_state_dict(given, assign=True)
+        if self.config.tie_word_embeddings:
+            model.lm_head.weight = model.embed_tokens.weight
+        model.eval().requires_grad_(False)
+        return Parts(model, self.image_tokenizer, self.text_tokenizer, defaults_of(self.recipe), "")
