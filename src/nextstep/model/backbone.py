@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nextstep.config import NextStepConfig
+from nextstep.model.attention import attend
 from nextstep.model.cache import KVCache
+from nextstep.model.documents import Documents, attend_documents
 
 
 class RMSNorm(nn.Module):
@@ -54,35 +56,6 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-SHORT = 256
-"""Up to this many positions two matrix products train faster on a CPU than torch's fused kernel,
-whose backward pass is made for long rows (measured: 1.4x on the whole step at 35 positions)."""
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q [B, H, S, d] over k, v [B, G, T, d]; without a mask plainly causal.
-
-    Returns:
-        [B, H, S, d].
-    """
-    S, T = q.shape[2], k.shape[2]
-    grouped = q.shape[1] != k.shape[1]
-    causal = mask is None and S > 1
-    if causal and T > S:
-        # Queries stand at the end of the cache; torch's own causal mask begins at its start.
-        mask = torch.ones(S, T, dtype=torch.bool, device=q.device).tril(T - S)
-        causal = False
-    if not (causal and q.requires_grad and q.device.type == "cpu" and T <= SHORT):
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
-        )
-    if grouped:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    later = torch.ones(S, T, dtype=torch.bool, device=q.device).triu(1)
-    return scores.masked_fill(later, float("-inf")).softmax(dim=-1).to(v.dtype) @ v
-
-
 def embedding(rows: int, size: int) -> nn.Embedding:
     """A table without first values: drawing them on the meta device would import half of torch."""
     return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
@@ -111,16 +84,21 @@ class Attention(nn.Module):
         angles: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: KVCache | None,
+        documents: Documents | None = None,
     ) -> Tensor:
-        """[B, S, E] -> [B, S, E]; without a mask attention is plainly causal."""
+        """[B, S, E] -> [B, S, E]; without mask and documents attention is plainly causal."""
         B, S, _ = x.shape
         q = rotate(self.q_proj(x).view(B, S, self.H, self.d).transpose(1, 2), angles)
         k = rotate(self.k_proj(x).view(B, S, self.G, self.d).transpose(1, 2), angles)
         v = self.v_proj(x).view(B, S, self.G, self.d).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        out = attend(q, k, v, mask)
-        return self.o_proj(out.transpose(1, 2).reshape(B, S, self.H * self.d))
+        if documents is None:
+            out = attend(q, k, v, mask).transpose(1, 2)
+        else:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            out = attend_documents(q, k, v, documents)
+        return self.o_proj(out.reshape(B, S, self.H * self.d))
 
 
 class MLP(nn.Module):
@@ -154,9 +132,10 @@ class Layer(nn.Module):
         angles: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: KVCache | None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """[B, S, E] -> [B, S, E]."""
-        x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache)
+        x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, documents)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -177,6 +156,7 @@ class Backbone(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Run the transformer.
 
@@ -185,6 +165,8 @@ class Backbone(nn.Module):
             positions: [B, S] rotary positions; default 0..S-1, or on from the cache's length.
             mask: bool [B, 1, S, T], True where a query may look; default plainly causal.
             cache: keys and values of earlier positions, extended in place.
+            documents: of packed rows; a position looks at its own document alone. In place of
+                mask and cache, and with positions that begin anew in every document.
 
         Returns:
             [B, S, E] after the final norm.
@@ -197,9 +179,9 @@ class Backbone(nn.Module):
         x = embeddings
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, angles, mask, cache, use_reentrant=False)
+                x = checkpoint(layer, x, angles, mask, cache, documents, use_reentrant=False)
             else:
-                x = layer(x, angles, mask, cache)
+                x = layer(x, angles, mask, cache, documents)
         if cache is not None:
             cache.advance(embeddings.shape[1])
         return self.norm(x)

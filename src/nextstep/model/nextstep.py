@@ -1,7 +1,7 @@
 """NextStepModel: one sequence of text ids and image tokens, read and predicted.
 
 Legend: B rows, S positions, E hidden size, M image tokens of all rows in reading order,
-D values per token, V vocabulary, K head batch multiplier.
+D values per token, V vocabulary, P positions whose next id is asked, K head batch multiplier.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
 from nextstep.model.backbone import Backbone, embedding
 from nextstep.model.flow_head import FlowHead
 from nextstep.text.sequence import IGNORE
+
+LARGEST_LOGITS = 2**27
+"""Logits that are kept for the backward pass at once; 512 MB in fp32."""
 
 
 class NextStepModel(Backbone):
@@ -91,7 +95,11 @@ class NextStepModel(Backbone):
         return embedded + self.image_row_embed(rows) + self.image_column_embed(columns)
 
     def embed(
-        self, ids: Tensor, image_tokens: Tensor | None = None, coordinates: Tensor | None = None
+        self,
+        ids: Tensor,
+        image_tokens: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings.
 
@@ -99,6 +107,7 @@ class NextStepModel(Backbone):
             ids: [B, S]; image places hold the placeholder id.
             image_tokens: [M, D] for all placeholders, row by row.
             coordinates: see `embed_image`.
+            places: [M] flat indices of the placeholders; default looked for in `ids`.
 
         Returns:
             [B, S, E].
@@ -106,16 +115,18 @@ class NextStepModel(Backbone):
         Raises:
             ValueError: when placeholders and image tokens differ in number.
         """
-        places = ids == self.config.image_placeholder_id
-        count = int(places.sum())
+        if places is None:
+            places = (ids == self.config.image_placeholder_id).flatten().nonzero().flatten()
         given = 0 if image_tokens is None else len(image_tokens)
-        if count != given:
-            raise ValueError(f"the sequence has {count} image places but {given} image tokens")
+        if len(places) != given:
+            raise ValueError(
+                f"the sequence has {len(places)} image places but {given} image tokens"
+            )
         embeddings = self.embed_tokens(ids)
         if image_tokens is None or not given:
             return embeddings
-        projected = self.embed_image(image_tokens, coordinates)
-        return embeddings.masked_scatter(places[..., None], projected.to(embeddings.dtype))
+        projected = self.embed_image(image_tokens, coordinates).to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(0, places, projected).view_as(embeddings)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """[..., E] -> [..., V]."""
@@ -145,10 +156,32 @@ class NextStepModel(Backbone):
         """
         following = labels[:, 1:]
         counted = (following != IGNORE) & (ids[:, 1:] != self.config.image_placeholder_id)
-        if not bool(counted.any()):
-            return hidden.sum() * 0.0
-        logits = self.text_logits(hidden[:, :-1][counted])
-        return F.cross_entropy(logits.float(), following[counted])
+        total = self.text_loss_sum(hidden[:, :-1][counted], following[counted])
+        return total / counted.sum().clamp(min=1)
+
+    def text_loss_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, fp32.
+
+        Args:
+            hidden: [P, E] states of the positions before the ids.
+            targets: [P] ids.
+
+        Returns:
+            Scalar, sum over positions; 0 for none.
+        """
+        total = hidden[:0].float().sum()  # 0, with a gradient
+        rows = max(1, LARGEST_LOGITS // self.config.vocab_size)
+        many = len(targets) > rows
+        for part, ids in zip(hidden.split(rows), targets.split(rows), strict=True):
+            if many:
+                # The logits of a large vocabulary are made again in the backward pass.
+                total = total + checkpoint(self._text_loss_part, part, ids, use_reentrant=False)
+            elif len(ids):
+                total = total + self._text_loss_part(part, ids)
+        return total
+
+    def _text_loss_part(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.text_logits(hidden).float(), targets, reduction="sum")
 
     def image_loss(self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor) -> Tensor:
         """Flow matching: mean squared error of the velocity, fp32.
@@ -162,6 +195,10 @@ class NextStepModel(Backbone):
         Returns:
             Scalar, mean over values and tokens.
         """
+        return self.image_loss_sum(condition, tokens, u, noise) / len(tokens)
+
+    def image_loss_sum(self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor) -> Tensor:
+        """As `image_loss`, but the sum over tokens of the mean over noise levels and values."""
         repeats = len(noise) // len(tokens)
         data = tokens.float().repeat(repeats, 1)
         t = logit_normal_time(u)
@@ -171,4 +208,5 @@ class NextStepModel(Backbone):
         velocity = self.image_head.velocity(
             x.to(embedded.dtype), self.image_head.embed_time(t), embedded
         )
-        return F.mse_loss(velocity.float(), target_velocity(data, noise))
+        error = F.mse_loss(velocity.float(), target_velocity(data, noise), reduction="sum")
+        return error / (repeats * tokens.shape[-1])
