@@ -189,3 +189,12 @@ def test_folders_that_hold_something_else_are_refused(
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "another"}))
     with pytest.raises(NextStepError, match="begun on another model"):
         quietly(settings_for(data, begun, tiny_folder))
+
+
+def test_a_mistake_in_the_settings_can_be_mended_in_place(
+    data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(data, tmp_path / "out", tiny_folder, caption="apple " * 300)
+    with pytest.raises(NextStepError, match="shorten the captions"):
+        quietly(settings)
+    assert quietly(replace(settings, caption="{caption}, mine", steps=1)).finished

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["FinetuneSettings", "Finetuned", "Finetuning", "finetune"]
 
 ADAPTER, MODEL, SHEET, RUN = "adapter", "model", "before-after.png", "run"
-SETTINGS_FILE = "finetune.json"
+SETTINGS_FILE, PLANNED = "finetune.json", "steps planned"
 SHOWN = 8
 """Samples whose captions are drawn when there are no prompts."""
 
@@ -111,6 +112,9 @@ def _begin(settings: FinetuneSettings) -> dict[str, Any]:
     stored = read_json(path)
     for name, value in settings.to_dict().items():
         if stored.get(name) != value:
+            if not stored.get(PLANNED):
+                shutil.rmtree(output / RUN)  # no step was taken, so nothing is lost
+                return {}
             raise NextStepError(
                 f"{output} holds a fine-tuning with {name} = {stored.get(name)}, and now it is "
                 f"{value}; choose another folder, or the same settings to go on"
@@ -146,14 +150,14 @@ class Finetuning:
             raise NextStepError(f"{self.output} was begun on another model; choose another folder")
         notes = settings.to_dict() | {"base": parts.model_hash}
         self.run.mkdir(parents=True, exist_ok=True)
-        write_json(self.run / SETTINGS_FILE, notes | {"steps planned": stored.get("steps planned")})
+        write_json(self.run / SETTINGS_FILE, notes | {PLANNED: stored.get(PLANNED)})
         self.samples = self._open()
         self.requests = self._requests()
         self.before = self._drawn_before()
         self.after: list[Image.Image] = []
         self._make_trainable()
-        self.planned: int = stored.get("steps planned") or self._plan()
-        write_json(self.run / SETTINGS_FILE, notes | {"steps planned": self.planned})
+        self.planned: int = stored.get(PLANNED) or self._plan()
+        write_json(self.run / SETTINGS_FILE, notes | {PLANNED: self.planned})
 
     def result(self) -> Finetuned:
         """Train to the end and write what was asked for."""
