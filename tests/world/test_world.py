@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nextstep.text.tokenizer import TextTokenizer
-from nextstep.world import captions, scenes, sources
+from nextstep.world import captions, drawings, scenes, sources
 from nextstep.world.crops import CropMaker
 from nextstep.world.singles import COLOUR_NAMES, LatentStore, SinglesMaker
 from nextstep.world.vocabulary import (
@@ -43,9 +43,9 @@ def test_held_out_pairs_are_few_and_every_object_keeps_styles() -> None:
 def made_up_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two packages as npm would leave them: an SVG set with an alias, and a WebP set."""
     monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
-    for cached in (sources.emoji_names, sources._icon_names_by_code, scenes.emoji_set):
-        cached.cache_clear()
-    scenes.drawing.cache_clear()
+    empty = drawings.Atlas(tmp_path, {}, {})
+    monkeypatch.setattr(drawings, "atlas", lambda: empty)
+    _forget_drawings()
     npm = tmp_path / "npm"
 
     def package(name: str, version: str) -> Path:
@@ -57,6 +57,14 @@ def made_up_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (names / "en").mkdir()
     entries = [
         {"label": "red apple", "hexcode": "1F34E", "group": 4},
+        {
+            "label": "fist",
+            "hexcode": "270A",
+            "group": 1,
+            "skins": [
+                {"tone": tone, "hexcode": f"270A-1F3F{'BCDEF'[tone - 1]}"} for tone in range(1, 6)
+            ],
+        },
         {"label": "red heart", "hexcode": "2764-FE0F", "group": 0},
         {"label": "ewe", "hexcode": "1F411", "group": 3},
         {"label": "flag: X", "hexcode": "1F1FD", "group": 9},
@@ -87,15 +95,23 @@ def made_up_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     picture.paste((0, 0, 255, 255), (16, 8, 48, 56))
     picture.save(folder / "2764-fe0f.webp", lossless=True)
     yield tmp_path
-    for cached in (sources.emoji_names, sources._icon_names_by_code, scenes.emoji_set):
+    _forget_drawings()
+
+
+def _forget_drawings() -> None:
+    for cached in (
+        sources.emoji_names, sources._icon_names_by_code, sources.toned_codes,
+        drawings.emoji_set, drawings.full_drawing, drawings.sprite,
+    ):  # fmt: skip
         cached.cache_clear()
-    scenes.drawing.cache_clear()
 
 
 def test_names_and_sets(made_up_sets: Path) -> None:
     assert sources.emoji_names() == {
-        "red apple": "1f34e", "red heart": "2764", "ewe": "1f411", "sheep": "1f411",
+        "red apple": "1f34e", "fist": "270a", "red heart": "2764", "ewe": "1f411",
+        "sheep": "1f411",
     }  # fmt: skip
+    assert sources.toned_codes() == {"fist": tuple(f"270a-1f3f{end}" for end in "bcdef")}
     for style in ("noto", "blob"):
         assert "1f34e" in sources.EmojiSet(style)
         assert "1f999" not in sources.EmojiSet(style)
@@ -118,6 +134,26 @@ def test_a_scene_is_centred_on_its_colour(made_up_sets: Path) -> None:
     assert picture.size == (100, 100)
     assert picture.getpixel((2, 2)) == COLOURS["blue"]
     assert picture.getpixel((50, 50)) == (255, 0, 0)
+
+
+def test_an_atlas_holds_what_the_sets_draw(made_up_sets: Path, tmp_path: Path) -> None:
+    names, said = ["red apple", "ewe", "red heart"], []
+    drawings.build_atlas(tmp_path / "atlas", names, ["noto", "blob"], said.append)
+    stored = drawings.Atlas.open(tmp_path / "atlas")
+    assert sorted(p.name for p in stored.folder.iterdir()) == [
+        "blob.webp", "index.json", "noto.webp",
+    ]  # fmt: skip
+    assert len(said) == 2
+    for style in ("noto", "blob"):
+        for name in names:
+            there, drawn = stored.drawing(name, style), drawings.from_sets(name, style)
+            assert there.size == drawn.size
+            assert there.getchannel("A").tobytes() == drawn.getchannel("A").tobytes()
+            # Lossless, but colours under full transparency are not kept.
+            assert there.convert("RGBa").tobytes() == drawn.convert("RGBa").tobytes()
+    assert not stored.has("red apple", "3d")
+    with pytest.raises(KeyError, match="no red apple in style 3d"):
+        stored.drawing("red apple", "3d")
 
 
 def test_npm_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from nextstep.cli import (
     show_settings,
     story,
     train,
+    world,
 )
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command("predict")(predict.command)
 app.command("info")(info.command)
 app.command("convert")(convert.command)
 app.add_typer(data.data_app, name="data")
+app.add_typer(world.world_app, name="world")
 app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("plan")(plan.command)

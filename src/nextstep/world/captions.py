@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from nextstep.world.lexicon import with_right_articles
+
 CAPTIONS: tuple[tuple[str, float], ...] = (
     ("{name}, {style} style, {colour} background", 0.55),
     ("a {name} in {style} style on a {colour} background", 0.15),
@@ -31,7 +33,7 @@ def caption(rng: random.Random, name: str, style: str, colour: str) -> str:
     """One phrasing of a single-object picture."""
     forms, shares = zip(*CAPTIONS, strict=True)
     form: str = rng.choices(forms, shares)[0]
-    return form.format(name=name, style=style, colour=colour)
+    return with_right_articles(form.format(name=name, style=style, colour=colour))
 
 
 def default_caption(name: str, style: str, colour: str) -> str:
@@ -46,4 +48,4 @@ def style_edit(rng: random.Random, style: str) -> str:
 
 def background_edit(rng: random.Random, colour: str) -> str:
     """One phrasing of a change of background."""
-    return rng.choice(BACKGROUND_EDITS).format(colour=colour)
+    return with_right_articles(rng.choice(BACKGROUND_EDITS).format(colour=colour))

@@ -1,28 +1,195 @@
-"""Putting drawings on backgrounds."""
+"""Scenes: what stands where on which background, and their pictures.
+
+A `Scene` is all there is to know about a picture, in shares of its side, so that the same scene can
+be drawn at any size. `render` is a pure function of it.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image
 
-from nextstep.world.sources import EmojiSet, emoji_names
+from nextstep.world.colours import as_grey
+from nextstep.world.drawings import emoji_set, sprite
+from nextstep.world.signs import board
 from nextstep.world.vocabulary import COLOURS
+
+__all__ = [
+    "FILL", "Background", "Item", "Scene", "Sign", "compose", "drawing", "emoji_set", "render",
+    "single",
+]  # fmt: skip
 
 FILL = 0.82
 """Longest side of a single drawing as a share of the picture's side."""
 
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Background:
+    """A plain colour, or one that fades into another from top to bottom.
+
+    Attributes:
+        colour: a name of `vocabulary.COLOURS`.
+        to: the colour at the bottom, None for a plain background.
+    """
+
+    colour: str = "white"
+    to: str | None = None
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """Its one or two colour names."""
+        return (self.colour,) if self.to is None else (self.colour, self.to)
+
+    @property
+    def words(self) -> str:
+        """What stands before "background", e.g. "blue" or "blue to pink"."""
+        return " to ".join(self.colours)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One drawing in a scene.
+
+    Attributes:
+        name: label of the thing.
+        style: drawing style.
+        x: centre, as a share of the width from the left.
+        y: centre, as a share of the height from the top.
+        size: longest side as a share of the picture's side.
+        tone: skin tone, None for the drawing's own.
+        tint: colour it is painted in, None for its own colours.
+        flip: whether it is turned round.
+    """
+
+    name: str
+    style: str
+    x: float = 0.5
+    y: float = 0.5
+    size: float = FILL
+    tone: str | None = None
+    tint: str | None = None
+    flip: bool = False
+
+    def sprite(self, size: int) -> Image.Image:
+        """Its drawing for a picture of `size` pixels, RGBA."""
+        side = max(1, round(self.size * size))
+        return sprite(self.name, self.style, side, self.tone, self.tint, self.flip)
+
+    def box(self, size: int) -> Box:
+        """Left, top, right, bottom in pixels of a picture of `size` pixels; may leave it."""
+        width, height = self.sprite(size).size
+        left = math.floor(self.x * size - width / 2)
+        top = math.floor(self.y * size - height / 2)
+        return left, top, left + width, top + height
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A board with a short word on it.
+
+    Attributes:
+        text: 1 to 8 letters, drawn as they are.
+        x: centre, as a share of the width.
+        y: centre, as a share of the height.
+        width: greatest width as a share of the picture's side; short words take less.
+        height: height as a share of the picture's side.
+    """
+
+    text: str
+    x: float = 0.5
+    y: float = 0.5
+    width: float = 0.92
+    height: float = 0.3
+
+    def picture(self, size: int) -> Image.Image:
+        """The board for a picture of `size` pixels, RGBA."""
+        return board(self.text, round(self.width * size), round(self.height * size))
+
+    def box(self, size: int) -> Box:
+        """Left, top, right, bottom in pixels of a picture of `size` pixels."""
+        width, height = self.picture(size).size
+        left = math.floor(self.x * size - width / 2)
+        top = math.floor(self.y * size - height / 2)
+        return left, top, left + width, top + height
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A whole picture.
+
+    Attributes:
+        background: what is behind everything.
+        items: drawings from back to front.
+        sign: a board with a word, in front of the items.
+        grey: whether the picture has lost its colours.
+        hole: left, top, right, bottom of a missing part, in shares of the side.
+    """
+
+    background: Background = Background()
+    items: tuple[Item, ...] = ()
+    sign: Sign | None = None
+    grey: bool = False
+    hole: tuple[float, float, float, float] | None = None
+
+    def with_item(self, place: int, item: Item) -> Scene:
+        """The scene with one item changed."""
+        return replace(self, items=(*self.items[:place], item, *self.items[place + 1 :]))
+
+    def without_item(self, place: int) -> Scene:
+        """The scene with one item less."""
+        return replace(self, items=(*self.items[:place], *self.items[place + 1 :]))
+
+    def adding(self, item: Item) -> Scene:
+        """The scene with one item more, in front."""
+        return replace(self, items=(*self.items, item))
+
+
+def render(scene: Scene, size: int = 128) -> np.ndarray:
+    """The picture of a scene, uint8 [size, size, 3]."""
+    canvas = _background(scene.background, size).copy()
+    for item in scene.items:
+        picture = item.sprite(size)
+        canvas.paste(picture, item.box(size)[:2], picture)
+    if scene.sign is not None:
+        picture = scene.sign.picture(size)
+        canvas.paste(picture, scene.sign.box(size)[:2], picture)
+    pixels = np.array(canvas)
+    if scene.grey:
+        pixels = as_grey(pixels)
+    if scene.hole is not None:
+        left, top, right, bottom = (round(edge * size) for edge in scene.hole)
+        pixels[top:bottom, left:right] = _checks(size)[top:bottom, left:right]
+    return pixels
+
+
+@functools.lru_cache(maxsize=512)
+def _background(background: Background, size: int) -> Image.Image:
+    first = COLOURS[background.colour]
+    if background.to is None:
+        return Image.new("RGB", (size, size), first)
+    share = np.linspace(0, 1, size)[:, None]
+    column = np.array(first) + (np.array(COLOURS[background.to]) - np.array(first)) * share
+    rows = np.broadcast_to(np.rint(column)[:, None], (size, size, 3))
+    return Image.fromarray(rows.astype(np.uint8))
+
 
 @functools.cache
-def emoji_set(style: str) -> EmojiSet:
-    """The set of one style, read once."""
-    return EmojiSet(style)
+def _checks(size: int) -> np.ndarray:
+    """Black and white checks: nothing in a scene looks like them, so a hole is always seen."""
+    places = np.arange(size) * 32 // size
+    checks = (places[:, None] + places) % 2 * 255
+    return np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=4096)
 def drawing(name: str, style: str, side: int) -> Image.Image:
     """The drawing of a named object, RGBA, longest side `side` pixels."""
-    return emoji_set(style).draw(emoji_names()[name], side)
+    return sprite(name, style, side)
 
 
 def compose(icon: Image.Image, colour: tuple[int, int, int], size: int) -> Image.Image:
@@ -34,4 +201,4 @@ def compose(icon: Image.Image, colour: tuple[int, int, int], size: int) -> Image
 
 def single(name: str, style: str, colour: str, size: int = 128) -> Image.Image:
     """The picture of "NAME, STYLE style, COLOUR background"."""
-    return compose(drawing(name, style, round(size * FILL)), COLOURS[colour], size)
+    return Image.fromarray(render(Scene(Background(colour), (Item(name, style),)), size))

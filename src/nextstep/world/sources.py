@@ -95,6 +95,21 @@ def emoji_names() -> dict[str, str]:
 
 
 @functools.cache
+def toned_codes() -> dict[str, tuple[str, ...]]:
+    """English label -> normalised code points of its five skin tones, light first."""
+    folder = fetch_package(*NAMES_PACKAGE)
+    entries = json.loads((folder / "en" / "data.json").read_text(encoding="utf-8"))
+    found = {}
+    for entry in entries:
+        skins = {
+            s["tone"]: s["hexcode"] for s in entry.get("skins", ()) if isinstance(s["tone"], int)
+        }
+        if len(skins) == 5:
+            found[entry["label"]] = tuple(normalise_code(skins[tone]) for tone in range(1, 6))
+    return found
+
+
+@functools.cache
 def _icon_names_by_code() -> dict[str, list[str]]:
     """Code points -> names that the iconify sets use for it; sets without a table share them."""
     found: dict[str, list[str]] = {}

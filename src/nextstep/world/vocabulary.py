@@ -55,6 +55,9 @@ STYLES: tuple[str, ...] = ("noto", "twemoji", "flat", "3d", "mono")
 TOKENIZER_STYLES: tuple[str, ...] = (*STYLES, "blob")
 """Styles the image tokenizer is trained on: one more, whose drawings need no captions."""
 
+TONES: tuple[str, ...] = ("light", "medium-light", "medium", "medium-dark", "dark")
+"""Skin tones by name, in the order of Unicode's modifiers 1 to 5."""
+
 HELD_OUT_STYLES: tuple[str, ...] = ("openmoji", "emojione-v1")
 """Never trained on: their licence is share-alike, and an unseen style is a fair test."""
 

@@ -1,0 +1,157 @@
+"""All choices of a sample: things, styles, colours and words, within one split of the world."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from nextstep.world.colours import TINTS
+from nextstep.world.drawings import colour_of, visible_on
+from nextstep.world.lexicon import Thing, things
+from nextstep.world.scenes import Background, Item
+from nextstep.world.signs import sign_text
+from nextstep.world.splits import SPLITS, Phrasings, is_held_out, is_held_out_pair
+from nextstep.world.vocabulary import COLOURS, STYLES, TONES
+
+T = TypeVar("T")
+Test = Callable[[Thing], bool]
+
+CHARACTERS = ("animal", "bird", "sea animal", "insect", "creature", "person", "small animal")
+"""Kinds of things that can be somebody in a story."""
+
+
+class Draw:
+    """A source of choices that keeps to a split.
+
+    Args:
+        seed: all choices come from it.
+        split: one of `SPLITS`.
+        core: draw things from `vocabulary.OBJECTS` alone.
+        longest_word: letters of a sign at most.
+
+    Raises:
+        ValueError: for an unknown split.
+    """
+
+    def __init__(
+        self, seed: int, split: str = "train", core: bool = False, longest_word: int = 8
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
+        self.rng = random.Random(seed)
+        self.split, self.core, self.longest_word = split, core, longest_word
+        self.things = [thing for thing in things().values() if thing.core or not core]
+
+    def chance(self, share: float) -> bool:
+        """True in this share of cases."""
+        return self.rng.random() < share
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """One of several, all alike."""
+        return self.rng.choice(options)
+
+    def say(self, phrasings: Phrasings, **words: object) -> str:
+        """One phrasing with its fields filled in; in its split, the held-out one."""
+        held_out = self.split == "held_out_phrasings"
+        form = phrasings.held_out if held_out else self.rng.choice(phrasings.trained)
+        return form.format(**words)
+
+    def cast(
+        self,
+        count: int,
+        test: Test | Sequence[Test] | None = None,
+        styles: Sequence[str] = STYLES,
+    ) -> tuple[list[Thing], str]:
+        """Different things that may stand in one picture, and their style.
+
+        The split decides: normally none is held out in this style and no two are a held-out pair;
+        in the splits of styles and pairs exactly the first, or the first two, are.
+
+        Args:
+            count: how many.
+            test: what must hold for each, or one test for each in turn.
+            styles: to choose from.
+        """
+        found, chosen = self.cast_in_styles(count, 1, test, styles)
+        return found, chosen[0]
+
+    def cast_in_styles(
+        self,
+        count: int,
+        number: int,
+        test: Test | Sequence[Test] | None = None,
+        styles: Sequence[str] = STYLES,
+    ) -> tuple[list[Thing], list[str]]:
+        """The same in `number` different styles; the first is the one a split is about."""
+        tests = [test] * count if test is None or callable(test) else list(test)
+        pools = [self._pool(one) for one in tests]
+        while True:
+            chosen = self.rng.sample(list(styles), number)
+            found = self._first(pools, chosen)
+            if found is None:
+                continue
+            tries = 0
+            while len(found) < count and tries < 200:
+                # Few of them clash, so trying again is quick.
+                thing, tries = self.rng.choice(pools[len(found)]), tries + 1
+                if self.fits(thing, found, chosen):
+                    found.append(thing)
+            if len(found) == count:
+                return found, chosen
+
+    def _pool(self, test: Test | None) -> list[Thing]:
+        return [thing for thing in self.things if test is None or test(thing)]
+
+    def _first(self, pools: list[list[Thing]], styles: list[str]) -> list[Thing] | None:
+        """The things that a split is about; empty in other splits, None where there are none."""
+        if self.split == "held_out_styles":
+            held = [
+                t for t in pools[0]
+                if is_held_out(t.label, styles[0])
+                and not any(is_held_out(t.label, s) for s in styles[1:])
+            ]  # fmt: skip
+            return [self.rng.choice(held)] if held else None
+        if self.split != "held_out_pairs" or len(pools) < 2:
+            return []
+        first = self.rng.choice(pools[0])
+        mates = [t for t in pools[1] if is_held_out_pair(first.label, t.label)]
+        mates = [t for t in mates if not any(is_held_out(t.label, s) for s in styles)]
+        if not mates or any(is_held_out(first.label, style) for style in styles):
+            return None
+        return [first, self.rng.choice(mates)]
+
+    def fits(self, thing: Thing, found: Sequence[Thing], styles: Sequence[str]) -> bool:
+        """Whether training may show `thing` beside `found` in these styles."""
+        return thing not in found and not (
+            any(is_held_out(thing.label, style) for style in styles)
+            or any(is_held_out_pair(thing.label, other.label) for other in found)
+        )
+
+    def background(self, items: Sequence[Item], gradients: float = 0.15) -> Background:
+        """A background from which every item can be told; if there is none, white."""
+
+        def good(colour: str) -> bool:
+            return all(visible_on(i.name, i.style, i.tint, colour) for i in items)
+
+        names = [colour for colour in COLOURS if good(colour)] or ["white"]
+        first = self.rng.choice(names)
+        second = self.rng.choice(names)
+        if second != first and self.chance(gradients):
+            return Background(first, second)
+        return Background(first)
+
+    def tint(self, thing: Thing, style: str, avoid: Sequence[str] = ()) -> str | None:
+        """A colour to paint a thing in, other than its own; None when its name has a colour."""
+        if thing.names_a_colour:
+            return None
+        own = colour_of(thing.label, style, share=0.35)
+        return self.rng.choice([c for c in TINTS if c != own and c not in avoid])
+
+    def tones(self, count: int) -> list[str]:
+        """Different skin tones."""
+        return self.rng.sample(TONES, count)
+
+    def sign_text(self) -> str:
+        """A word for a sign."""
+        return sign_text(self.rng, self.longest_word, self.split == "held_out_words")

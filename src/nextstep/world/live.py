@@ -1,0 +1,172 @@
+"""The world as a live source: samples are drawn when they are asked for, and never repeat."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nextstep.data.documents import Document, derived_seed
+from nextstep.errors import NextStepError
+from nextstep.text.sequence import build_sequence
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.draw import Draw
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.scenes import Scene, render
+from nextstep.world.splits import SPLITS
+from nextstep.world.tasks import TASKS, choose_tasks, example
+from nextstep.world.tasks.plain import plain, read_glosses
+
+_SPELLED = re.compile(r'"[A-Z]+"')
+_CONDITIONED = ("drawing", "editing", "story", "next_state", "recall")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What `WorldSource.pictures` needs.
+
+    Attributes:
+        task: of the sample.
+        scenes: in reading order.
+    """
+
+    task: str
+    scenes: tuple[Scene, ...]
+
+
+class WorldSource:
+    """Samples of all tasks in given shares.
+
+    Args:
+        tokenizer: of the text.
+        pixels: side of the pictures, a multiple of 16.
+        tasks: names of tasks or groups, alike or with weights; None for the usual mixture.
+        split: one of `splits.SPLITS`; with another than "train", tasks without it are left out.
+        core: draw things from `vocabulary.OBJECTS` alone.
+        no_caption: share of samples that lose their text, for guidance; half of those with
+            several pictures lose all but the last of them too.
+        sentences: share of captions and instructions with a capital letter and a full stop.
+        longest_word: letters on a sign at most; None for 8, or 4 in pictures below 96 pixels.
+        glosses: file or folder for `tasks.plain.read_glosses`, read beside our own sentences.
+        length: samples of an epoch.
+        name: in mixes and reports.
+
+    Raises:
+        NextStepError: for a wrong value of one of these.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        pixels: int = 128,
+        tasks: Mapping[str, float] | Sequence[str] | None = None,
+        split: str = "train",
+        core: bool = False,
+        no_caption: float = 0.1,
+        sentences: float = 0.1,
+        longest_word: int | None = None,
+        glosses: str | Path | None = None,
+        length: int = 100_000,
+        name: str = "world",
+    ) -> None:
+        if pixels < 16 or pixels % 16:
+            raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
+        if split not in SPLITS:
+            raise NextStepError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
+        for option, share in (("no_caption", no_caption), ("sentences", sentences)):
+            if not 0 <= share <= 1:
+                raise NextStepError(f"{option} is a share from 0 to 1, not {share}")
+        if length < 1:
+            raise NextStepError(f"an epoch has at least 1 sample, not {length}")
+        self.tokenizer, self.pixels, self.split, self.core = tokenizer, pixels, split, core
+        self.no_caption, self.sentences, self.length, self.name = (
+            no_caption, sentences, length, name,
+        )  # fmt: skip
+        self.longest_word = longest_word or (8 if pixels >= 96 else 4)
+        if not 1 <= self.longest_word <= 8:
+            raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
+        self.glosses = None if glosses is None else Path(glosses)
+        if self.glosses is not None:
+            read_glosses(self.glosses)
+        self.tasks = _with_split(choose_tasks(tasks, core), split)
+        self.grid = pixels // 16, pixels // 16
+        kinds = {TASKS[task].kind for task in self.tasks}
+        self.kind = kinds.pop() if len(kinds) == 1 else "interleaved"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def example(self, index: int, seed: int) -> Example:
+        """Sample `index` of `seed`, whole, before anything is left out for guidance."""
+        rng = random.Random(derived_seed("task", self.name, index, seed))
+        names, weights = zip(*self.tasks.items(), strict=True)
+        task = rng.choices(names, weights)[0]
+        number = derived_seed("sample", self.name, index, seed)
+        if task == "plain" and self.glosses is not None:
+            draw = Draw(number, self.split, self.core, self.longest_word)
+            return plain(draw, self.glosses)
+        return example(task, number, self.split, self.core, self.longest_word)
+
+    def document(self, index: int, seed: int) -> Document:
+        """Sample `index` of `seed` as a sequence, its pictures not drawn yet."""
+        made = self.example(index, seed)
+        rng = random.Random(derived_seed("choices", self.name, index, seed))
+        parts = self._augmented(made, rng)
+        shown = Example(made.task, parts)
+        return Document(
+            key=f"{self.name}/{self.split}-{made.task}/{index}-{seed}",
+            sequence=build_sequence(shown.sequence_parts(self.grid), self.tokenizer),
+            images=tuple(range(len(shown.scenes))),
+            seed=seed,
+            payload=Drawn(made.task, shown.scenes),
+        )
+
+    def pictures(self, document: Document) -> list[np.ndarray]:
+        """The document's pictures, uint8 [pixels, pixels, 3]."""
+        return [render(scene, self.pixels) for scene in document.payload.scenes]
+
+    def texts(self, count: int = 12_000) -> Iterator[str]:
+        """What a text tokenizer for this source should know.
+
+        Words on signs are left out, so that they stay spelled in letters.
+        """
+        for index in range(count):
+            for part in self.example(index, derived_seed("texts")).parts:
+                if isinstance(part, Said):
+                    yield _SPELLED.sub('""', part.text)
+
+    def _augmented(self, made: Example, rng: random.Random) -> tuple[Said | Shown, ...]:
+        parts = made.parts
+        if TASKS[made.task].group in _CONDITIONED and rng.random() < self.no_caption:
+            pictures = [part for part in parts if isinstance(part, Shown)]
+            alone = len(pictures) > 1 and rng.random() < 0.5
+            return (pictures[-1],) if alone else tuple(pictures)
+        if TASKS[made.task].group in ("drawing", "editing") and rng.random() < self.sentences:
+            return tuple(_as_sentence(part) for part in parts)
+        return parts
+
+
+def _as_sentence(part: Said | Shown) -> Said | Shown:
+    if isinstance(part, Shown):
+        return part
+    return replace(part, text=f"{part.text[0].upper()}{part.text[1:]}.")
+
+
+def _with_split(tasks: dict[str, float], split: str) -> dict[str, float]:
+    """The tasks that have a split.
+
+    Raises:
+        NextStepError: when none has.
+    """
+    kept = {
+        task: weight
+        for task, weight in tasks.items()
+        if split in ("train", "seen") or split in TASKS[task].splits
+    }
+    if not kept:
+        raise NextStepError(f"none of the tasks {', '.join(tasks)} has the split '{split}'")
+    return kept

@@ -1,0 +1,247 @@
+"""Changes to a scene, each with the words that ask for it.
+
+A change takes the choices and a scene and returns (instruction, changed scene), or None where the
+scene has no room for it. Changes that bring something new are given the new thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nextstep.world import layout
+from nextstep.world.draw import Draw
+from nextstep.world.drawings import visible_on
+from nextstep.world.lexicon import Thing, things
+from nextstep.world.scenes import Background, Item, Scene
+from nextstep.world.spec import REGIONS, RELATIONS, region_of
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks.wording import AT, TO, Word
+
+Change = tuple[str, Scene]
+
+ADD = Phrasings("""
+    add {a} {at}
+    put {a} {at}
+    place {a} {at}
+    draw {a} {at}
+    insert {a} {at}
+    there should be {a} {at}
+    let {a} appear {at}
+""")
+REMOVE = Phrasings("""
+    remove {it}
+    delete {it}
+    take {it} away
+    erase {it}
+    get rid of {it}
+    the same picture without {it}
+    make {it} disappear
+""")
+REPLACE = Phrasings("""
+    replace {it} with {b}
+    change {it} into {b}
+    turn {it} into {b}
+    swap {it} for {b}
+    put {b} in place of {it}
+    instead of {it} draw {b}
+    make {b} out of {it}
+""")
+MOVE = Phrasings("""
+    move {it} {to}
+    shift {it} {to}
+    bring {it} {to}
+    push {it} {to}
+    slide {it} {to}
+    drag {it} {to}
+    {it} should go {to}
+""")
+RESIZE = Phrasings("""
+    make {it} {bigger}
+    {it} should be {bigger}
+    draw {it} {bigger}
+    let {it} be {bigger}
+    change the size of {it}, {bigger}
+    i want {it} to be {bigger}
+""")
+RECOLOUR = Phrasings("""
+    make {it} {colour}
+    paint {it} {colour}
+    colour {it} {colour}
+    turn {it} {colour}
+    change the colour of {it} to {colour}
+    {it} should be {colour}
+    give {it} the colour {colour}
+""")
+BACKGROUND = Phrasings("""
+    make the background {bg}
+    change the background to {bg}
+    put it on {bg.a} background
+    set the background to {bg}
+    the background should be {bg}
+    turn the background {bg}
+    use {bg.a} background
+""")
+STYLE = Phrasings("""
+    make it {style} style
+    change the style to {style}
+    redraw it in {style} style
+    convert it to {style} style
+    draw it in {style} style instead
+    use the {style} style
+    the same picture in {style} style
+""")
+SKIN = Phrasings("""
+    change the skin tone of {it} to {tone}
+    make the skin of {it} {tone}
+    give {it} {tone} skin
+    draw {it} with {tone} skin
+    the skin of {it} should be {tone}
+    set the skin tone of {it} to {tone}
+""")
+WORD = Phrasings("""
+    change the word to "{text}"
+    make the sign say "{text}"
+    write "{text}" on the sign instead
+    the sign should say "{text}"
+    replace the word with "{text}"
+    put "{text}" on the sign
+""")
+
+BIGGER, SMALLER = ("bigger", "larger"), ("smaller", "tinier")
+GROWTH = 1.5
+"""How much larger a bigger thing is; a smaller one is as much smaller."""
+
+
+def thing_at(scene: Scene, place: int) -> Thing:
+    """The thing that an item shows."""
+    return things()[scene.items[place].name]
+
+
+def the(scene: Scene, place: int) -> str:
+    """The words for an item that is alone of its kind."""
+    return thing_at(scene, place).the()
+
+
+def _any_item(draw: Draw, scene: Scene) -> int:
+    return draw.rng.randrange(len(scene.items))
+
+
+def free_cells(scene: Scene) -> list[str]:
+    """Which of the nine places are empty in a scene whose things stand in such places."""
+    taken = {region_of(item.x, item.y) for item in scene.items}
+    return [name for name in REGIONS if name not in taken]
+
+
+def destination(draw: Draw, scene: Scene, mover: int | None = None) -> tuple[str, str, str] | None:
+    """An empty place with the words for being there and for going there.
+
+    Half of the time it is told as the neighbourhood of something else in the scene.
+
+    Args:
+        draw: choices.
+        scene: things in nine places.
+        mover: the item that will go there, which is no landmark.
+    """
+    free = free_cells(scene)
+    marks = [i for i in range(len(scene.items)) if i != mover]
+    if marks and draw.chance(0.5):
+        mark, kind = draw.one_of(marks), draw.one_of(RELATIONS)
+        item = scene.items[mark]
+        cell = layout.beside(region_of(item.x, item.y), kind)
+        if cell in free:
+            where = f"to the {kind}" if kind in RELATIONS[:2] else kind
+            where = f"{where} {the(scene, mark)}"
+            return cell, where, where if kind in RELATIONS[:2] else f"to the place {where}"
+    cell = draw.one_of(free)
+    return cell, draw.one_of(AT[cell]), draw.one_of(TO[cell])
+
+
+def add(draw: Draw, scene: Scene, new: Thing) -> Change | None:
+    """Something new in an empty place."""
+    found = destination(draw, scene)
+    if found is None:
+        return None
+    cell, at, _ = found
+    item = Item(new.label, scene.items[0].style, *layout.in_cell(cell))
+    return draw.say(ADD, a=new.a(), at=at), scene.adding(item)
+
+
+def remove(draw: Draw, scene: Scene) -> Change:
+    """One thing less."""
+    place = _any_item(draw, scene)
+    return draw.say(REMOVE, it=the(scene, place)), scene.without_item(place)
+
+
+def replace_thing(draw: Draw, scene: Scene, new: Thing) -> Change:
+    """Another thing in the place of one, as large."""
+    place = _any_item(draw, scene)
+    old = scene.items[place]
+    item = Item(new.label, old.style, old.x, old.y, old.size)
+    text = draw.say(REPLACE, it=the(scene, place), b=new.a())
+    return text, scene.with_item(place, item)
+
+
+def move(draw: Draw, scene: Scene) -> Change | None:
+    """One thing into an empty place."""
+    place = _any_item(draw, scene)
+    found = destination(draw, scene, place)
+    if found is None:
+        return None
+    cell, _, to = found
+    x, y = REGIONS[cell]
+    text = draw.say(MOVE, it=the(scene, place), to=to)
+    return text, scene.with_item(place, replace(scene.items[place], x=x, y=y))
+
+
+def resize(draw: Draw, scene: Scene, place: int, bigger: bool) -> Change:
+    """One thing larger or smaller about its centre."""
+    item = scene.items[place]
+    size = item.size * GROWTH if bigger else item.size / GROWTH
+    word = draw.one_of(BIGGER if bigger else SMALLER)
+    text = draw.say(RESIZE, it=the(scene, place), bigger=word)
+    return text, scene.with_item(place, replace(item, size=size))
+
+
+def recolour(draw: Draw, scene: Scene) -> Change | None:
+    """One thing painted in another colour, one that can be seen here."""
+    place = _any_item(draw, scene)
+    item, thing = scene.items[place], thing_at(scene, place)
+    around = scene.background.colours
+    avoid = [c for c in (*around, item.tint) if c is not None]
+    tint = draw.tint(thing, item.style, avoid)
+    if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
+        return None
+    text = draw.say(RECOLOUR, it=the(scene, place), colour=tint)
+    return text, scene.with_item(place, replace(item, tint=tint))
+
+
+def background(draw: Draw, scene: Scene) -> Change | None:
+    """Another background."""
+    new: Background = draw.background(scene.items)
+    if new == scene.background:
+        return None
+    return draw.say(BACKGROUND, bg=Word(new.words)), replace(scene, background=new)
+
+
+def style(draw: Draw, scene: Scene, new: str) -> Change | None:
+    """Everything in another style; None where something could not be seen."""
+    items = tuple(replace(item, style=new) for item in scene.items)
+    colours = scene.background.colours
+    if not all(visible_on(i.name, i.style, i.tint, c) for i in items for c in colours):
+        return None
+    return draw.say(STYLE, style=Word(new)), replace(scene, items=items)
+
+
+def skin_tone(draw: Draw, scene: Scene, tone: str) -> Change:
+    """The first thing with another skin."""
+    item = replace(scene.items[0], tone=tone)
+    text = draw.say(SKIN, it=the(scene, 0), tone=tone)
+    return text, scene.with_item(0, item)
+
+
+def word(draw: Draw, scene: Scene) -> Change | None:
+    """Another word on the sign."""
+    text = draw.sign_text()
+    if scene.sign is None or text == scene.sign.text:
+        return None
+    return draw.say(WORD, text=text), replace(scene, sign=replace(scene.sign, text=text))

@@ -1,0 +1,258 @@
+"""Text to image: a caption, then its picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nextstep.world import layout
+from nextstep.world.captions import caption
+from nextstep.world.draw import Draw
+from nextstep.world.drawings import colour_of
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.lexicon import Thing, join_words
+from nextstep.world.scenes import FILL, Background, Item, Scene, Sign
+from nextstep.world.spec import RELATIONS, Need, Spec, region_of
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks.wording import (
+    AT,
+    BIG_WORDS,
+    RELATION_PHRASINGS,
+    SMALL_WORDS,
+    framed,
+)
+
+PAIR = Phrasings("""
+    {a} and {b}
+    {a} next to {b}
+    {a} with {b}
+    {a} together with {b}
+    {a} beside {b}
+    {a} and also {b}
+""")
+COUNTS = Phrasings("""
+    {n}
+    exactly {n}
+    a group of {n}
+    {n} together
+    {n} and nothing else
+    {n}, no more and no less
+""")
+COLOURED = Phrasings("""
+    {t.painted}
+    {t.plain} that is {t.colour}
+    {t.plain} painted {t.colour}
+    {t.plain} in {t.colour}
+    {t.plain}, coloured {t.colour}
+    {t.plain} of {t.colour} colour
+""")
+PLACED = Phrasings("""
+    {a} {at}
+    {a}, {at}
+    {a} {at} of the picture
+    {a} found {at}
+    {a} located {at}
+    {a} placed {at}
+    {a} seen {at}
+""")
+SIGNS = Phrasings("""
+    a sign that says "{text}"
+    a sign with the word "{text}"
+    a sign saying "{text}"
+    a sign reading "{text}"
+    a board with "{text}" written on it
+    the word "{text}" on a sign
+""")
+
+
+@dataclass(frozen=True)
+class _Coloured:
+    """A thing and its colour for `COLOURED`."""
+
+    painted: str
+    plain: str
+    colour: str
+
+
+def _finish(
+    draw: Draw, task: str, phrase: str, scene: Scene, include: list[Need], text: str | None = None
+) -> Example:
+    """Frame a phrase, and put caption and picture together."""
+    style = scene.items[0].style if scene.items else None
+    said, told = framed(draw, phrase, style, scene.background)
+    spec = replace(told, include=tuple(include), text=text)
+    return Example(task, (Said(said), Shown(scene, spec=spec)))
+
+
+def _arranged(draw: Draw, items: list[Item]) -> list[Item]:
+    """The items at places of a random arrangement."""
+    places = layout.spread(draw.rng, len(items))
+    return [
+        replace(item, x=x, y=y, size=size) for item, (x, y, size) in zip(items, places, strict=True)
+    ]
+
+
+def single(draw: Draw) -> Example:
+    """One thing, large; half of the time in the captions that the first model learned."""
+    (thing,), style = draw.cast(1)
+    item = Item(thing.label, style)
+    if draw.split != "held_out_phrasings" and draw.chance(0.5):
+        background = draw.background([item], gradients=0)
+        name = draw.one_of((thing.label, thing.word))
+        said = caption(draw.rng, name, style, background.colour)
+        spec = Spec(
+            (Need(thing.label),),
+            background=background.colours if "background" in said else (),
+            style=style if f"{style} style" in said else None,
+        )
+        return Example("single", (Said(said), Shown(Scene(background, (item,)), spec=spec)))
+    if draw.chance(0.4):
+        size = draw.one_of((0.5, 0.58, 0.66, 0.74))
+        x, y = (0.5 + draw.rng.uniform(-1, 1) * (FILL - size) / 2 for _ in range(2))
+        item = replace(item, x=x, y=y, size=size)
+    scene = Scene(draw.background([item]), (item,))
+    return _finish(draw, "single", thing.a(), scene, [Need(thing.label)])
+
+
+def two_objects(draw: Draw) -> Example:
+    """Two different things."""
+    found, style = draw.cast(2)
+    items = _arranged(draw, [Item(thing.label, style) for thing in found])
+    phrase = draw.say(PAIR, a=found[0].a(), b=found[1].a())
+    scene = Scene(draw.background(items), tuple(items))
+    return _finish(draw, "two_objects", phrase, scene, [Need(t.label) for t in found])
+
+
+def counting(draw: Draw) -> Example:
+    """Two to four of one thing, or one to four of one and one to three of another."""
+    mixed = draw.split == "held_out_pairs" or draw.chance(0.4)
+    found, style = draw.cast(2 if mixed else 1)
+    numbers = [draw.one_of((1, 2, 3, 4)), draw.one_of((1, 2, 3))] if mixed else []
+    numbers = numbers or [draw.one_of((2, 3, 4))]
+    items = _arranged(
+        draw,
+        [Item(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)],
+    )
+    said = join_words([t.count(n) for t, n in zip(found, numbers, strict=True)])
+    phrase = said if mixed and draw.chance(0.5) else draw.say(COUNTS, n=said)
+    needs = [Need(t.label, n) for t, n in zip(found, numbers, strict=True)]
+    return _finish(draw, "counting", phrase, Scene(draw.background(items), tuple(items)), needs)
+
+
+def painted_item(draw: Draw, thing: Thing, style: str, avoid: tuple[str, ...] = ()) -> Item:
+    """A thing in a colour that can be named: its own at times, else painted."""
+    own = colour_of(thing.label, style)
+    if own is not None and own not in avoid and draw.chance(0.3):
+        return Item(thing.label, style)
+    return Item(thing.label, style, tint=draw.tint(thing, style, avoid))
+
+
+def _paintable(thing: Thing) -> bool:
+    return not thing.names_a_colour
+
+
+def colours(draw: Draw) -> Example:
+    """One thing in a named colour."""
+    (thing,), style = draw.cast(1, _paintable)
+    item = painted_item(draw, thing, style)
+    colour = colour_of(item.name, style, None, item.tint) or ""
+    size = draw.one_of((0.5, 0.6, 0.7, FILL))
+    item = replace(item, size=size)
+    phrase = draw.say(COLOURED, t=_Coloured(thing.a(colour), thing.a(), colour))
+    scene = Scene(draw.background([item]), (item,))
+    return _finish(draw, "colours", phrase, scene, [Need(thing.label, colour=colour)])
+
+
+def attributes(draw: Draw) -> Example:
+    """Two things in two colours, side by side or one above the other."""
+    found, style = draw.cast(2, _paintable)
+    items: list[Item] = []
+    names: list[str] = []
+    for thing in found:
+        item = painted_item(draw, thing, style, tuple(names))
+        items.append(item)
+        names.append(colour_of(item.name, style, None, item.tint) or "")
+    a, b = (thing.a(name) for thing, name in zip(found, names, strict=True))
+    needs = [Need(t.label, colour=c) for t, c in zip(found, names, strict=True)]
+    if draw.chance(0.3):
+        kind = draw.one_of(RELATIONS)
+        places = list(layout.related(draw.rng, kind))
+        phrase = draw.say(RELATION_PHRASINGS[kind], a=a, b=b)
+        needs[0] = replace(needs[0], relation=(kind, 1))
+    else:
+        places = layout.spread(draw.rng, 2)
+        phrase = draw.say(PAIR, a=a, b=b)
+    items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
+    scene = Scene(draw.background(items), tuple(items))
+    return _finish(draw, "attributes", phrase, scene, needs)
+
+
+def position(draw: Draw) -> Example:
+    """Two things in a relation, or one or two things in named places."""
+    if draw.split == "held_out_pairs" or draw.chance(0.6):
+        found, style = draw.cast(2)
+        kind = draw.one_of(RELATIONS)
+        items = [
+            Item(thing.label, style, x, y, size)
+            for thing, (x, y, size) in zip(found, layout.related(draw.rng, kind), strict=True)
+        ]
+        phrase = draw.say(RELATION_PHRASINGS[kind], a=found[0].a(), b=found[1].a())
+        needs = [Need(found[0].label, relation=(kind, 1)), Need(found[1].label)]
+    else:
+        found, style = draw.cast(draw.one_of((1, 1, 2)))
+        items, phrases, needs = [], [], []
+        for thing, cell in zip(found, layout.cells(draw.rng, len(found)), strict=True):
+            items.append(Item(thing.label, style, *layout.in_cell(cell)))
+            phrases.append(f"{thing.a()} {draw.one_of(AT[cell])}")
+            needs.append(Need(thing.label, region=cell))
+        phrase = join_words(phrases)
+        if len(found) == 1:
+            at = draw.one_of(AT[region_of(items[0].x, items[0].y)])
+            phrase = draw.say(PLACED, a=found[0].a(), at=at)
+    scene = Scene(draw.background(items), tuple(items))
+    return _finish(draw, "position", phrase, scene, needs)
+
+
+def sizes(draw: Draw) -> Example:
+    """A big thing and a small one."""
+    found, style = draw.cast(2)
+    words = draw.one_of((["big", "small"], ["small", "big"]))
+    extents = layout.sizes_of(words)
+    places = layout.strew(draw.rng, extents) or [(0.3, 0.3, extents[0]), (0.72, 0.72, extents[1])]
+    items = [
+        Item(thing.label, style, x, y, size)
+        for thing, (x, y, size) in zip(found, places, strict=True)
+    ]
+    a, b = (
+        thing.a(draw.one_of(BIG_WORDS if word == "big" else SMALL_WORDS))
+        for thing, word in zip(found, words, strict=True)
+    )
+    needs = [Need(t.label, size=word) for t, word in zip(found, words, strict=True)]
+    phrase = draw.say(PAIR, a=a, b=b)
+    return _finish(draw, "sizes", phrase, Scene(draw.background(items), tuple(items)), needs)
+
+
+def words(draw: Draw) -> Example:
+    """A sign with a word on it, at times with something above it."""
+    text = draw.sign_text()
+    phrase = draw.say(SIGNS, text=text)
+    if draw.split != "held_out_styles" and draw.chance(0.6):
+        height = draw.one_of((0.28, 0.32, 0.36))
+        y = 0.5 + draw.rng.uniform(-1, 1) * (0.46 - height / 2)
+        background = Background(draw.background([]).colour)
+        scene = Scene(background, sign=Sign(text, y=y, height=height))
+        return _finish(draw, "words", phrase, scene, [], text)
+    (thing,), style = draw.cast(1)
+    item = Item(thing.label, style, 0.5, 0.34, 0.56)
+    scene = Scene(draw.background([item]), (item,), Sign(text, y=0.82, height=0.28))
+    phrase = draw.say(ABOVE_SIGN, a=thing.a(), sign=phrase)
+    return _finish(draw, "words", phrase, scene, [Need(thing.label)], text)
+
+
+ABOVE_SIGN = Phrasings("""
+    {a} and {sign}
+    {a} above {sign}
+    {a} with {sign}
+    {a} over {sign}
+    {sign} below {a}
+    {sign} and {a}
+""")

@@ -1,0 +1,274 @@
+"""Editing: one or more pictures, an instruction, the changed picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from nextstep.world import layout
+from nextstep.world.draw import Draw
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.lexicon import Thing
+from nextstep.world.scenes import Item, Scene, Sign
+from nextstep.world.spec import exact_spec
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks import changes
+from nextstep.world.tasks.changes import Change
+from nextstep.world.tasks.wording import Word
+from nextstep.world.vocabulary import STYLES
+
+COLOURISE = Phrasings("""
+    colour the picture, {bg} background
+    colourise it with {bg.a} background
+    add colour to it, the background is {bg}
+    bring the colours back, {bg} background
+    make it a colour picture on {bg.a} background
+    turn it from gray into colour with {bg.a} background
+""")
+FILL = Phrasings("""
+    fill in the missing part
+    fill the hole
+    restore the missing part
+    complete the picture
+    repair the picture
+    paint in what is missing
+    close the gap
+""")
+COMBINE = Phrasings("""
+    put both in one picture, {bg} background
+    both together on {bg.a} background
+    combine the two pictures on {bg.a} background
+    show both side by side, {bg} background
+    bring them together on {bg.a} background
+    one picture with both of them, {bg} background
+""")
+
+
+def _example(task: str, source: Scene, change: Change, avoid: Sequence[str] = ()) -> Example:
+    text, target = change
+    before = tuple(dict.fromkeys([*avoid, *(item.name for item in source.items)]))
+    spec = exact_spec(target, avoid=before)
+    return Example(
+        task, (Shown(source, trained=False), Said(text), Shown(target, spec=spec, kept=0))
+    )
+
+
+def _strewn(draw: Draw, found: Sequence[Thing], style: str) -> Scene:
+    """Things in a random arrangement."""
+    places = layout.spread(draw.rng, len(found))
+    items = [
+        Item(thing.label, style, x, y, size)
+        for thing, (x, y, size) in zip(found, places, strict=True)
+    ]
+    return Scene(draw.background(items), tuple(items))
+
+
+def in_cells(draw: Draw, found: Sequence[Thing], style: str, beside: Sequence[Thing] = ()) -> Scene:
+    """Things in different ones of the nine places.
+
+    Args:
+        draw: choices.
+        found: what stands there.
+        style: of all.
+        beside: what may come into the picture later and must stand out from its background too.
+    """
+    items = [
+        Item(thing.label, style, *layout.in_cell(cell))
+        for thing, cell in zip(found, layout.cells(draw.rng, len(found)), strict=True)
+    ]
+    later = [Item(thing.label, style) for thing in beside]
+    return Scene(draw.background([*items, *later]), tuple(items))
+
+
+def _number(draw: Draw, *numbers: int) -> int:
+    """How many things; at least two where a split is about pairs."""
+    return max(draw.one_of(numbers), 2 if draw.split == "held_out_pairs" else 1)
+
+
+def _until(make: Callable[[], Example | None]) -> Example:
+    """Draw again where a scene had no room for its change."""
+    while True:
+        example = make()
+        if example is not None:
+            return example
+
+
+def add(draw: Draw) -> Example:
+    """Something new at a named place."""
+    found, style = draw.cast(1 + draw.one_of((1, 1, 2)))
+    *here, new = found if draw.split != "held_out_styles" else found[::-1]
+
+    def attempt() -> Example | None:
+        scene = in_cells(draw, here, style, [new])
+        change = changes.add(draw, scene, new)
+        return None if change is None else _example("add", scene, change)
+
+    return _until(attempt)
+
+
+def remove(draw: Draw) -> Example:
+    """One thing less."""
+    found, style = draw.cast(_number(draw, 2, 2, 3))
+    scene = _strewn(draw, found, style)
+    return _example("remove", scene, changes.remove(draw, scene))
+
+
+def replace_thing(draw: Draw) -> Example:
+    """One thing in the place of another."""
+    found, style = draw.cast(1 + _number(draw, 1, 2, 2))
+    new, here = found[0], found[1:]
+    scene = _strewn(draw, here, style)
+    backing = draw.background([*scene.items, Item(new.label, style)])
+    scene = replace(scene, background=backing)
+    return _example("replace", scene, changes.replace_thing(draw, scene, new))
+
+
+def move(draw: Draw) -> Example:
+    """One thing goes to a named place."""
+    found, style = draw.cast(_number(draw, 1, 2, 2))
+
+    def attempt() -> Example | None:
+        scene = in_cells(draw, found, style)
+        change = changes.move(draw, scene)
+        return None if change is None else _example("move", scene, change)
+
+    return _until(attempt)
+
+
+def resize(draw: Draw) -> Example:
+    """One thing grows or shrinks; there is always room for it."""
+    found, style = draw.cast(_number(draw, 1, 2, 2))
+    bigger = draw.chance(0.5)
+    small = 0.3 if len(found) > 1 else draw.one_of((0.3, 0.4, 0.53))
+    sizes = [small * changes.GROWTH, *([0.3] * (len(found) - 1))]
+    places = layout.strew(draw.rng, sizes) or [(0.3, 0.3, sizes[0]), (0.8, 0.8, 0.3)]
+    items = [
+        Item(thing.label, style, x, y, size)
+        for thing, (x, y, size) in zip(found, places, strict=True)
+    ]
+    if bigger:
+        items[0] = replace(items[0], size=small)
+    scene = Scene(draw.background(items), tuple(items))
+    return _example("resize", scene, changes.resize(draw, scene, 0, bigger))
+
+
+def recolour(draw: Draw) -> Example:
+    """One thing gets another colour."""
+
+    def attempt() -> Example | None:
+        found, style = draw.cast(_number(draw, 1, 1, 2), lambda thing: not thing.names_a_colour)
+        scene = _strewn(draw, found, style)
+        if draw.chance(0.2):
+            first = replace(scene.items[0], tint=draw.tint(found[0], style))
+            scene = scene.with_item(0, first)
+            scene = replace(scene, background=draw.background(scene.items))
+        change = changes.recolour(draw, scene)
+        return None if change is None else _example("recolour", scene, change)
+
+    return _until(attempt)
+
+
+def background(draw: Draw) -> Example:
+    """Another background."""
+
+    def attempt() -> Example | None:
+        found, style = draw.cast(_number(draw, 1, 1, 2))
+        scene = _strewn(draw, found, style)
+        change = changes.background(draw, scene)
+        return None if change is None else _example("background", scene, change)
+
+    return _until(attempt)
+
+
+def style(draw: Draw) -> Example:
+    """Another style; in the split of styles it is the one that things never had."""
+
+    def attempt() -> Example | None:
+        found, (new, old) = draw.cast_in_styles(_number(draw, 1, 1, 2), 2)
+        scene = _strewn(draw, found, old)
+        change = changes.style(draw, scene, new)
+        return None if change is None else _example("style", scene, change)
+
+    return _until(attempt)
+
+
+def skin_tone(draw: Draw) -> Example:
+    """Another skin tone."""
+    coloured = [style for style in STYLES if style != "mono"]
+    (thing,), drawn = draw.cast(1, lambda thing: thing.toned, coloured)
+    before, after = draw.tones(2)
+    x, y, size = layout.spread(draw.rng, 1)[0]
+    item = Item(thing.label, drawn, x, y, size, tone=None if draw.chance(0.4) else before)
+    scene = Scene(draw.background([item]), (item,))
+    return _example("skin_tone", scene, changes.skin_tone(draw, scene, after))
+
+
+def colourise(draw: Draw) -> Example:
+    """A grey picture gets its colours back; the background's, which nobody can guess, is said."""
+    coloured = [style for style in STYLES if style != "mono"]
+    found, drawn = draw.cast(_number(draw, 1, 1, 2), None, coloured)
+    scene = _strewn(draw, found, drawn)
+    text = draw.say(COLOURISE, bg=Word(scene.background.words))
+    return _example("colourise", replace(scene, grey=True), (text, scene))
+
+
+def fill(draw: Draw) -> Example:
+    """A hole over part of a thing is filled in."""
+    found, drawn = draw.cast(_number(draw, 1, 1, 2))
+    scene = _strewn(draw, found, drawn)
+    item = draw.one_of(scene.items)
+    side = item.size * draw.rng.uniform(0.45, 0.65)
+    x, y = (c + draw.one_of((-1, 0, 1)) * item.size * 0.3 for c in (item.x, item.y))
+    edges = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+    left, top, right, bottom = (min(1.0, max(0.0, edge)) for edge in edges)
+    source = replace(scene, hole=(left, top, right, bottom))
+    return _example("fill", source, (draw.say(FILL), scene))
+
+
+def change_word(draw: Draw) -> Example:
+    """Another word on a sign."""
+
+    def attempt() -> Example | None:
+        scene = Scene(draw.background([]), sign=Sign(draw.sign_text()))
+        if draw.split == "held_out_styles" or draw.chance(0.4):
+            (thing,), drawn = draw.cast(1)
+            item = Item(thing.label, drawn, 0.5, 0.34, 0.56)
+            sign = Sign(draw.sign_text(), y=0.82, height=0.28)
+            scene = Scene(draw.background([item]), (item,), sign)
+        change = changes.word(draw, scene)
+        return None if change is None else _example("change_word", scene, change)
+
+    return _until(attempt)
+
+
+def combine(draw: Draw) -> Example:
+    """Two pictures of one thing each become one: the first's left, the second's right."""
+    found, drawn = draw.cast(2)
+    sources = [_strewn(draw, [thing], drawn) for thing in found]
+    items = tuple(
+        Item(thing.label, drawn, x, 0.5, 0.46) for thing, x in zip(found, (0.26, 0.74), strict=True)
+    )
+    target = Scene(draw.background(items), items)
+    text = draw.say(COMBINE, bg=Word(target.background.words))
+    shown = [Shown(source, trained=False) for source in sources]
+    return Example("combine", (*shown, Said(text), Shown(target, spec=exact_spec(target))))
+
+
+def turns(draw: Draw) -> Example:
+    """Two to four changes, one after another, each to the picture before it."""
+    found, drawn = draw.cast(_number(draw, 2, 2, 3))
+    scene = in_cells(draw, found, drawn)
+    names = tuple(thing.label for thing in found)
+    parts: list[Said | Shown] = [Shown(scene, trained=False)]
+    length = 1 + 2 * draw.one_of((2, 2, 3, 4))
+    while len(parts) < length:
+        options = [changes.move, changes.recolour, changes.background]
+        if len(scene.items) > 1:
+            options.append(changes.remove)
+        change = draw.one_of(options)(draw, scene)
+        if change is None:
+            continue
+        text, scene = change
+        kept = len(parts) - 1
+        parts += [Said(text), Shown(scene, spec=exact_spec(scene, names), kept=kept)]
+    return Example("turns", tuple(parts))

@@ -1,0 +1,287 @@
+"""Next state: a picture and what happens, then the next picture; and back again.
+
+Things stand in the nine places of `spec.REGIONS`. What happens is exact: a step is one place, a
+fall ends in the lowest row, a jump lands behind what is jumped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nextstep.world import layout
+from nextstep.world.draw import Draw
+from nextstep.world.drawings import faces_a_side, visible_on
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.lexicon import join_words
+from nextstep.world.scenes import Scene
+from nextstep.world.spec import REGIONS, Need, exact_spec, region_of
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks import changes
+from nextstep.world.tasks.editing import in_cells
+from nextstep.world.tasks.wording import AT, framed
+
+STEP = Phrasings("""
+    {it} moves {way}
+    {it} goes {way}
+    {it} takes a step {way}
+    {it} goes one step {way}
+    {it} heads {way}
+    {it} shifts {way}
+    {it} slides one place {way}
+""")
+FALL = Phrasings("""
+    {it} falls
+    {it} falls down
+    {it} drops to the bottom
+    {it} tumbles all the way down
+    {it} sinks to the bottom
+    {it} falls to the ground
+    {it} comes crashing down
+""")
+RISE = Phrasings("""
+    {it} rises to the top
+    {it} flies up high
+    {it} floats all the way up
+    {it} shoots up to the top
+    {it} climbs to the very top
+    {it} lifts off
+    {it} soars to the top
+""")
+JUMP = Phrasings("""
+    {it} jumps over {other}
+    {it} hops over {other}
+    {it} leaps over {other}
+    {it} jumps to the other side of {other}
+    {it} bounces over {other}
+    {it} hops to the other side of {other}
+""")
+SWAP = Phrasings("""
+    {it} and {other} swap places
+    {it} and {other} change places
+    {it} trades places with {other}
+    {it} and {other} switch positions
+    {it} swaps with {other}
+    {it} takes the place of {other} and the other way round
+""")
+TURN = Phrasings("""
+    {it} turns around
+    {it} looks the other way
+    {it} faces the other way
+    {it} turns to the other side
+    {it} is seen from the other side
+    {it} turns to look the other way
+""")
+GROW = Phrasings("""
+    {it} grows
+    {it} gets bigger
+    {it} becomes larger
+    {it} swells up
+    {it} grows in size
+    {it} is bigger now
+""")
+SHRINK = Phrasings("""
+    {it} shrinks
+    {it} gets smaller
+    {it} becomes tiny
+    {it} dwindles
+    {it} shrinks in size
+    {it} is smaller now
+""")
+COLOUR = Phrasings("""
+    {it} turns {colour}
+    {it} becomes {colour}
+    {it} is painted {colour}
+    {it} changes its colour to {colour}
+    {it} is {colour} now
+    {it} takes on the colour {colour}
+""")
+VANISH = Phrasings("""
+    {it} disappears
+    {it} vanishes
+    {it} goes away
+    {it} is gone
+    {it} fades away
+    {it} leaves
+""")
+BOTH = Phrasings("""
+    {first}, {second}
+    {first} and {second}
+    {first} while {second}
+    {first}; {second}
+    {first}, and {second}
+    {first}, at the same time {second}
+""")
+BACK = Phrasings("""
+    back again
+    everything goes back one step
+    the last step is undone
+    undo that
+    back to how it was before
+    time runs backwards by one step
+""")
+
+_SMALL = 0.2
+_WAYS = {"left": "left of", "right": "right of", "up": "above", "down": "below"}
+Happening = tuple[str, Scene]
+
+
+def _to(scene: Scene, place: int, cell: str | None) -> Scene | None:
+    """The scene with an item in another cell, if that is there and empty."""
+    if cell not in changes.free_cells(scene):
+        return None
+    x, y = REGIONS[cell]
+    return scene.with_item(place, replace(scene.items[place], x=x, y=y))
+
+
+def _cell(scene: Scene, place: int) -> str:
+    return region_of(scene.items[place].x, scene.items[place].y)
+
+
+def step(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """One place to a side."""
+    way = draw.one_of(list(_WAYS))
+    after = _to(scene, place, layout.beside(_cell(scene, place), _WAYS[way]))
+    if after is None:
+        return None
+    return draw.say(STEP, it=changes.the(scene, place), way=way), after
+
+
+def fall_or_rise(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """Down to the lowest row, or up to the highest."""
+    down = draw.chance(0.5)
+    column = list(REGIONS).index(_cell(scene, place)) % 3
+    after = _to(scene, place, list(REGIONS)[6 + column if down else column])
+    if after is None:
+        return None
+    return draw.say(FALL if down else RISE, it=changes.the(scene, place)), after
+
+
+def jump(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """Over a neighbour at the side."""
+    for way in draw.rng.sample(["left of", "right of"], 2):
+        between = layout.beside(_cell(scene, place), way)
+        for other in range(len(scene.items)):
+            if between is not None and _cell(scene, other) == between:
+                after = _to(scene, place, layout.beside(between, way))
+                if after is not None:
+                    names = changes.the(scene, place), changes.the(scene, other)
+                    return draw.say(JUMP, it=names[0], other=names[1]), after
+    return None
+
+
+def swap(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """Two things in each other's places."""
+    others = [i for i in range(len(scene.items)) if i != place]
+    if not others:
+        return None
+    other = draw.one_of(others)
+    one, two = scene.items[place], scene.items[other]
+    after = scene.with_item(place, replace(one, x=two.x, y=two.y))
+    after = after.with_item(other, replace(two, x=one.x, y=one.y))
+    text = draw.say(SWAP, it=changes.the(scene, place), other=changes.the(scene, other))
+    return text, after
+
+
+def turn(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """The mirror image of one thing."""
+    item = scene.items[place]
+    if not faces_a_side(item.name, item.style):
+        return None
+    after = scene.with_item(place, replace(item, flip=not item.flip))
+    return draw.say(TURN, it=changes.the(scene, place)), after
+
+
+def grow_or_shrink(draw: Draw, scene: Scene, place: int) -> Happening:
+    """From the usual size to the small one, or back."""
+    item = scene.items[place]
+    grows = item.size < layout.CELL
+    size = layout.CELL if grows else _SMALL
+    text = draw.say(GROW if grows else SHRINK, it=changes.the(scene, place))
+    return text, scene.with_item(place, replace(item, size=size))
+
+
+def colour(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """Another colour."""
+    item, thing = scene.items[place], changes.thing_at(scene, place)
+    avoid = [*scene.background.colours, item.tint or ""]
+    tint = draw.tint(thing, item.style, avoid)
+    around = scene.background.colours
+    if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
+        return None
+    text = draw.say(COLOUR, it=changes.the(scene, place), colour=tint)
+    return text, scene.with_item(place, replace(item, tint=tint))
+
+
+def vanish(draw: Draw, scene: Scene, place: int) -> Happening | None:
+    """One thing less, if another stays."""
+    if len(scene.items) < 2:
+        return None
+    return draw.say(VANISH, it=changes.the(scene, place)), scene.without_item(place)
+
+
+_HAPPENINGS: list[tuple[Callable[[Draw, Scene, int], Happening | None], int]] = [
+    (step, 6), (fall_or_rise, 3), (jump, 3), (swap, 2), (turn, 2), (grow_or_shrink, 2),
+    (colour, 2), (vanish, 1),
+]  # fmt: skip
+
+
+def happening(draw: Draw, scene: Scene) -> Happening:
+    """Something that can happen in a scene."""
+    kinds, weights = zip(*_HAPPENINGS, strict=True)
+    while True:
+        kind = draw.rng.choices(kinds, weights)[0]
+        found = kind(draw, scene, draw.rng.randrange(len(scene.items)))
+        if found is not None:
+            return found
+
+
+def two_happenings(draw: Draw, scene: Scene) -> Happening:
+    """Two that happen to different things and do not disturb each other."""
+    while True:
+        first, between = happening(draw, scene)
+        second, after = happening(draw, between)
+        changed = [
+            [a for a, b in zip(x.items, y.items, strict=False) if a != b]
+            for x, y in ((scene, between), (between, after))
+        ]
+        same_length = len(scene.items) == len(between.items) == len(after.items)
+        touched = {item.name for item in changed[0]} & {item.name for item in changed[1]}
+        if same_length and not touched:
+            return draw.say(BOTH, first=first, second=second), after
+
+
+def _opening(draw: Draw, scene: Scene) -> list[Said | Shown]:
+    """The first picture, with or without words before it."""
+    if not draw.chance(0.3):
+        return [Shown(scene, trained=False)]
+    phrases = [
+        f"{changes.thing_at(scene, i).a()} {draw.one_of(AT[_cell(scene, i)])}"
+        for i in range(len(scene.items))
+    ]
+    caption, told = framed(draw, join_words(phrases), scene.items[0].style, scene.background)
+    needs = tuple(Need(item.name, region=region_of(item.x, item.y)) for item in scene.items)
+    return [Said(caption), Shown(scene, spec=replace(told, include=needs))]
+
+
+def next_state(draw: Draw) -> Example:
+    """One to three steps, each a picture; some are undone."""
+    number = max(draw.one_of((1, 2, 2, 3)), 2 if draw.split == "held_out_pairs" else 1)
+    found, style = draw.cast(number, lambda thing: not thing.is_plural_word)
+    scene = in_cells(draw, found, style)
+    if draw.chance(0.2):
+        scene = scene.with_item(0, replace(scene.items[0], size=_SMALL))
+    parts = _opening(draw, scene)
+    names = tuple(thing.label for thing in found)
+    past: list[Scene] = []
+    for _ in range(draw.one_of((1, 1, 2, 2, 3))):
+        if past and draw.chance(0.25):
+            text, after = draw.say(BACK), past.pop()
+        else:
+            several = len(scene.items) > 1 and draw.chance(0.35)
+            text, after = (two_happenings if several else happening)(draw, scene)
+            past.append(scene)
+        scene = after
+        spec = exact_spec(scene, names)
+        parts += [Said(text), Shown(scene, spec=spec, kept=len(parts) - 1)]
+    return Example("next_state", tuple(parts))

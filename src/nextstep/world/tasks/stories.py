@@ -1,0 +1,141 @@
+"""Interleaved stories, and characters that are called back from far away."""
+
+from __future__ import annotations
+
+from nextstep.world.draw import CHARACTERS, Draw
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.lexicon import things
+from nextstep.world.scenes import Item, Scene
+from nextstep.world.spec import Need, Spec, exact_spec
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks import tale
+from nextstep.world.tasks.wording import Word
+from nextstep.world.vocabulary import STYLES
+
+START = Phrasings("""
+    Once upon a time there was {a} called {name}.
+    This is a story about {a} called {name}.
+    Meet {name}, {a}.
+    {name} is {a}.
+    There once lived {a} named {name}.
+    Our hero is {name}, {a}.
+    Here begins the story of {name}, {a}.
+""")
+SETTING = Phrasings("""
+     The pictures are in {style} style on {bg.a} background.
+     It is drawn in {style} style, and the background is {bg}.
+     All is drawn in {style} style on {bg.a} background.
+     Think of {style} style and {bg.a} background.
+     We draw in {style} style, with {bg.a} background.
+     The style is {style}, the background {bg}.
+""")
+BY_SIGHT = Phrasings("""
+    This is {name}.
+    Meet {name}.
+    Here is {name}.
+    Look, this is {name}.
+    Say hello to {name}.
+    And here we see {name}.
+""")
+BY_WORDS = Phrasings("""
+    This is {name}, {a}.
+    {name} is {a}.
+    Meet {name}, {a}.
+    Here is {a} called {name}.
+    Look, {a} named {name}.
+    And here we see {name}, {a}.
+""")
+AGAIN = Phrasings("""
+    Draw {name} again on {bg.a} background.
+    Here is {name} again, {bg} background.
+    Show {name} once more on {bg.a} background.
+    Now {name} again on {bg.a} background.
+    Back to {name}, on {bg.a} background.
+    {name} comes back, {bg} background.
+    Do you remember {name}? Here on {bg.a} background.
+""")
+END = ("The end.", "And that was that.", "The end of the story.")
+
+
+def story(draw: Draw) -> Example:
+    """Two to six pictures with text between; characters and style stay the same."""
+    cast = tale.choose_cast(draw)
+    hero = tale.placed(cast.hero, cast.style, "hero")
+    # Whoever comes later must be seen on the first background too.
+    others = [Item(t.label, cast.style) for t in (cast.friend, cast.find, *cast.skies)]
+    background = draw.background([hero, *others])
+    stage = tale.Stage(background, {"hero": hero})
+    text = draw.say(START, a=cast.hero.a(), name=cast.names[0])
+    spec = Spec((Need(cast.hero.label),), only=True)
+    if draw.chance(0.7):
+        text += " " + draw.say(SETTING, style=Word(cast.style), bg=Word(background.words))
+        spec = Spec(spec.include, (), True, background.colours, cast.style)
+    parts: list[Said | Shown] = [Said(text), Shown(stage.scene, spec=spec)]
+    kinds, weights = zip(*tale.EVENTS, strict=True)
+    length = 2 * draw.one_of((2, 3, 3, 4, 4, 5, 6))
+    while len(parts) < length:
+        event = draw.rng.choices(kinds, weights)[0](draw, cast, stage)
+        if event is None or event[1] == stage:
+            continue
+        text, stage = event
+        spec = exact_spec(stage.scene)
+        parts += [Said(text), Shown(stage.scene, spec=spec, kept=len(parts) - 1)]
+    if draw.chance(0.3):
+        parts.append(Said(draw.one_of(END)))
+    return Example("story", tuple(parts))
+
+
+def recall(draw: Draw) -> Example:
+    """Four to eight characters one after another, then one of the first of them again.
+
+    Half of the time names alone are given with the pictures, so that what somebody is like can
+    only be seen.
+    """
+    count = draw.one_of((4, 5, 6, 7, 8))
+    asked = draw.rng.randrange(count - 3)
+    by_sight, one_style = draw.chance(0.5), draw.one_of(STYLES)
+    many_styles = draw.chance(0.5)
+    names = draw.rng.sample(tale.NAMES, count)
+    parts: list[Said | Shown] = []
+    items: list[Item] = []
+    for place, name in enumerate(names):
+        # A split of styles is about the character that comes back.
+        choices = STYLES if many_styles or place == asked else (one_style,)
+        item = _character(draw if place == asked else _seen(draw), choices, items)
+        if not many_styles and place == asked:
+            one_style = item.style
+        items.append(item)
+        parts += _introduced(draw, name, item, by_sight)
+    item = items[asked]
+    background = draw.background([item])
+    text = draw.say(AGAIN, name=names[asked], bg=Word(background.words))
+    need = Need(item.name, colour=item.tint)
+    spec = Spec((need,), (), True, background.colours, item.style)
+    parts += [Said(text), Shown(Scene(background, (item,)), spec=spec)]
+    return Example("recall", tuple(parts))
+
+
+def _seen(draw: Draw) -> Draw:
+    """Choices for the characters that a split is not about."""
+    return Draw(draw.rng.getrandbits(62), "seen", draw.core, draw.longest_word)
+
+
+def _character(draw: Draw, styles: tuple[str, ...], before: list[Item]) -> Item:
+    known = [item.name for item in before]
+    (thing,), style = draw.cast(1, lambda t: t.kind in CHARACTERS and t.label not in known, styles)
+    tint = draw.tint(thing, style) if draw.chance(0.3) else None
+    size = draw.one_of((0.6, 0.7, 0.8))
+    return Item(thing.label, style, size=size, tint=tint)
+
+
+def _introduced(draw: Draw, name: str, item: Item, by_sight: bool) -> list[Said | Shown]:
+    scene = Scene(draw.background([item]), (item,))
+    thing = things()[item.name]
+    if by_sight:
+        return [Said(draw.say(BY_SIGHT, name=name)), Shown(scene, trained=False)]
+    text = draw.say(BY_WORDS, name=name, a=thing.a(item.tint or ""))
+    text += f" Drawn in {item.style} style on {Word(scene.background.words).a} background."
+    spec = Spec(
+        (Need(item.name, colour=item.tint),), (), True, scene.background.colours, item.style
+    )
+    return [Said(text), Shown(scene, spec=spec)]

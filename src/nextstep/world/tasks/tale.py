@@ -1,0 +1,356 @@
+"""What can happen in a story, on a small stage with fixed places.
+
+The hero stands on the left, a friend on the right, something found lies between them, and one thing
+can be in the sky. Every event changes one of these and says so in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nextstep.world.draw import CHARACTERS, Draw
+from nextstep.world.drawings import visible_on
+from nextstep.world.lexicon import Thing
+from nextstep.world.scenes import Background, Item, Scene, Sign
+from nextstep.world.splits import Phrasings
+from nextstep.world.tasks.wording import Word
+
+NAMES = (
+    "Alex", "Ari", "Ash", "Bo", "Charlie", "Dani", "Jo", "Jules", "Kim", "Kit", "Lou", "Max",
+    "Mika", "Niko", "Noa", "Quinn", "Remy", "Rio", "Robin", "Rory", "Sam", "Sasha", "Sol", "Toni",
+)  # fmt: skip
+"""Names that suit anybody."""
+
+FINDS = ("food", "fruit", "vegetable", "toy", "music", "clothes", "tool", "thing", "plant")
+EATEN = ("food", "fruit", "vegetable")
+SKY = (
+    "sun", "crescent moon", "star", "cloud", "rainbow", "cloud with rain", "balloon", "kite",
+    "airplane", "helicopter", "rocket", "flying saucer", "high voltage", "ringed planet",
+    "snowflake",
+)  # fmt: skip
+"""Labels of what can be in the sky."""
+
+PLACES = {
+    "sky": (0.5, 0.19, 0.3), "find": (0.5, 0.78, 0.24), "hero": (0.19, 0.68, 0.34),
+    "friend": (0.81, 0.68, 0.34),
+}  # fmt: skip
+"""Role -> x, y and size; items are drawn in this order."""
+
+BIG, SMALL = (0.27, 0.6, 0.5), (0.19, 0.75, 0.2)
+"""Where the hero stands when grown and when shrunk."""
+
+MEET = Phrasings("""
+    {who} meets {a} called {other}.
+    {who} meets {other}, {a}.
+    Along comes {a} named {other} and says hello to {who}.
+    {other}, {a}, comes to visit {who}.
+    {who} makes friends with {a} called {other}.
+    Then {other}, {a}, joins {who}.
+""")
+FIND = Phrasings("""
+    {who} finds {a}.
+    {who} discovers {a}.
+    {who} brings {a}.
+    There is {a} on the ground, and {who} is glad.
+    {who} picks up {a}.
+    {who} comes across {a}.
+""")
+EAT = Phrasings("""
+    {who} eats {it}.
+    {who} is hungry and eats {it}.
+    {who} eats {it} all up.
+    Yum! {who} eats {it}.
+    {who} has {it} for lunch.
+    In one bite {who} swallows {it}.
+""")
+LOSE = Phrasings("""
+    {who} gives {it} away.
+    {who} loses {it}.
+    {who} puts {it} away.
+    {who} looks again, but {it} is no longer there.
+    {who} hides {it}.
+    {who} sends {it} back.
+""")
+APPEAR = Phrasings("""
+    {a} appears in the sky.
+    Up in the sky there is {a}.
+    Look, {a} in the sky!
+    Far above, {a} can be seen.
+    High above, {a} comes into view.
+    Now {a} is in the sky.
+""")
+CHANGE_SKY = Phrasings("""
+    {it} goes and {a} comes.
+    Instead of {it} there is now {a} in the sky.
+    {it} makes way for {a}.
+    {it} leaves, and {a} takes its place.
+    After {it} comes {a}.
+    {it} turns into {a}.
+""")
+CLEAR_SKY = Phrasings("""
+    {it} goes away.
+    {it} disappears from the sky.
+    {it} is gone again.
+    {it} drifts off.
+    Soon {it} cannot be seen any more.
+    The sky is empty again, without {it}.
+""")
+PAINT = Phrasings("""
+    {who} falls into {colour} paint.
+    {who} turns {colour} all over.
+    Suddenly {who} is {colour}.
+    By magic {who} becomes {colour}.
+    A spell makes {who} {colour}.
+    Somebody paints {who} {colour}.
+""")
+GROW = Phrasings("""
+    {who} grows and grows.
+    {who} becomes very big.
+    {who} is a giant now.
+    A magic drink makes {who} big.
+    {who} gets bigger and bigger.
+    Suddenly {who} is huge.
+""")
+SHRINK = Phrasings("""
+    {who} shrinks.
+    {who} becomes very small.
+    {who} is tiny now.
+    A magic drink makes {who} small.
+    {who} gets smaller and smaller.
+    Suddenly {who} is tiny.
+""")
+NORMAL = Phrasings("""
+    {who} is as big as before again.
+    {who} goes back to the usual size.
+    The magic ends and {who} has the right size again.
+    {who} takes on the normal size again.
+    Soon {who} is no larger or smaller than at first.
+    {who} has the old size again.
+""")
+LEAVE = Phrasings("""
+    {other} goes home.
+    {other} says goodbye and leaves.
+    It is late and {other} goes away.
+    {other} has to go.
+    {other} waves and is gone.
+    {other} walks off.
+""")
+SWAP = Phrasings("""
+    {who} and {other} change places.
+    {who} and {other} swap sides.
+    {who} runs to the other side and {other} comes over.
+    They play a game, and {who} and {other} switch places.
+    {other} and {who} trade places.
+    {who} takes the place of {other}, and {other} that of {who}.
+""")
+AROUND = Phrasings("""
+    Everything around turns {bg}.
+    Now the world is {bg}.
+    Suddenly the background is {bg}.
+    The light changes, and all around it is {bg}.
+    The way leads to a land that is all {bg}.
+    The air becomes {bg}.
+""")
+SIGN = Phrasings("""
+    {who} puts up a sign that says "{text}".
+    {who} holds up a sign saying "{text}".
+    {who} writes "{text}" on a sign.
+    {who} shows a sign that reads "{text}".
+    {who} makes a sign with the word "{text}".
+    {who} carries a sign: "{text}".
+""")
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who and what a story is about: all may share pictures.
+
+    Attributes:
+        hero: the main character.
+        friend: another character.
+        find: something that can be found.
+        skies: two things for the sky.
+        names: of hero and friend.
+        style: of all drawings.
+    """
+
+    hero: Thing
+    friend: Thing
+    find: Thing
+    skies: tuple[Thing, Thing]
+    names: tuple[str, str]
+    style: str
+
+
+def choose_cast(draw: Draw) -> Cast:
+    """Characters and things that may share a picture."""
+
+    def somebody(thing: Thing) -> bool:
+        return thing.kind in CHARACTERS
+
+    def sky(thing: Thing) -> bool:
+        return thing.label in SKY
+
+    def findable(thing: Thing) -> bool:
+        return thing.kind in FINDS and thing.label not in SKY and not thing.is_plural_word
+
+    found, style = draw.cast(5, [somebody, somebody, findable, sky, sky])
+    names = draw.rng.sample(NAMES, 2)
+    return Cast(found[0], found[1], found[2], (found[3], found[4]), (names[0], names[1]), style)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One moment of a story.
+
+    Attributes:
+        background: behind all.
+        roles: who is there: role -> item.
+        sign: letters on a sign, in the sky's place.
+    """
+
+    background: Background
+    roles: dict[str, Item] = field(default_factory=dict)
+    sign: str | None = None
+
+    @property
+    def scene(self) -> Scene:
+        """Its picture."""
+        items = tuple(self.roles[role] for role in PLACES if role in self.roles)
+        sign = Sign(self.sign, y=0.17, height=0.24) if self.sign else None
+        return Scene(self.background, items, sign)
+
+    def having(self, role: str, item: Item) -> Stage:
+        """The stage with somebody added or changed."""
+        return replace(self, roles={**self.roles, role: item})
+
+    def without(self, role: str) -> Stage:
+        """The stage with somebody gone."""
+        return replace(self, roles={k: v for k, v in self.roles.items() if k != role})
+
+
+def placed(thing: Thing, style: str, role: str) -> Item:
+    """A thing in the place of a role."""
+    return Item(thing.label, style, *PLACES[role])
+
+
+Event = tuple[str, Stage]
+
+
+def _hero_size(stage: Stage) -> str:
+    size = stage.roles["hero"].size
+    return "big" if size == BIG[2] else "small" if size == SMALL[2] else "normal"
+
+
+def meet(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """A friend comes."""
+    if "friend" in stage.roles:
+        return None
+    who, other = cast.names
+    text = draw.say(MEET, who=who, other=other, a=cast.friend.a())
+    return text, stage.having("friend", placed(cast.friend, cast.style, "friend"))
+
+
+def find(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """Something is found."""
+    if "find" in stage.roles or _hero_size(stage) == "big":
+        return None
+    who = draw.one_of(cast.names) if "friend" in stage.roles else cast.names[0]
+    text = draw.say(FIND, who=who, a=cast.find.a())
+    return text, stage.having("find", placed(cast.find, cast.style, "find"))
+
+
+def lose(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """What was found is eaten or lost."""
+    if "find" not in stage.roles:
+        return None
+    who = draw.one_of(cast.names) if "friend" in stage.roles else cast.names[0]
+    eaten = cast.find.kind in EATEN and draw.chance(0.7)
+    return draw.say(EAT if eaten else LOSE, who=who, it=cast.find.the()), stage.without("find")
+
+
+def sky(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """Something comes into the sky, changes, or leaves it."""
+    if stage.sign:
+        return None
+    first, second = cast.skies
+    now = stage.roles.get("sky")
+    if now is None:
+        text = draw.say(APPEAR, a=first.a())
+        return _sentence(text), stage.having("sky", placed(first, cast.style, "sky"))
+    old, new = (first, second) if now.name == first.label else (second, first)
+    if draw.chance(0.3):
+        return _sentence(draw.say(CLEAR_SKY, it=old.the())), stage.without("sky")
+    text = draw.say(CHANGE_SKY, it=old.the(), a=new.a())
+    return _sentence(text), stage.having("sky", placed(new, cast.style, "sky"))
+
+
+def paint(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """A character gets another colour."""
+    role = draw.one_of(["hero", *(["friend"] if "friend" in stage.roles else [])])
+    thing, who = (cast.hero, cast.names[0]) if role == "hero" else (cast.friend, cast.names[1])
+    item = stage.roles[role]
+    around = stage.background.colours
+    tint = draw.tint(thing, cast.style, [*around, item.tint or ""])
+    if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
+        return None
+    text = draw.say(PAINT, who=who, colour=tint)
+    return text, stage.having(role, replace(item, tint=tint))
+
+
+def resize(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """The hero grows, shrinks, or gets the usual size back."""
+    hero, now = stage.roles["hero"], _hero_size(stage)
+    if hero.x > 0.5:
+        return None
+    options = ["small"] if "find" in stage.roles else ["small", "big"]
+    size = draw.one_of(options) if now == "normal" else "normal"
+    phrasings = {"big": GROW, "small": SHRINK, "normal": NORMAL}[size]
+    x, y, extent = {"big": BIG, "small": SMALL, "normal": PLACES["hero"]}[size]
+    text = draw.say(phrasings, who=cast.names[0])
+    return text, stage.having("hero", replace(hero, x=x, y=y, size=extent))
+
+
+def leave(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """The friend goes."""
+    if "friend" not in stage.roles:
+        return None
+    return draw.say(LEAVE, other=cast.names[1]), stage.without("friend")
+
+
+def swap(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """Hero and friend change places."""
+    if "friend" not in stage.roles or _hero_size(stage) != "normal":
+        return None
+    one, two = stage.roles["hero"], stage.roles["friend"]
+    text = draw.say(SWAP, who=cast.names[0], other=cast.names[1])
+    after = stage.having("hero", replace(one, x=two.x)).having("friend", replace(two, x=one.x))
+    return text, after
+
+
+def around(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """Another background."""
+    background = draw.background(list(stage.roles.values()))
+    if background == stage.background:
+        return None
+    return draw.say(AROUND, bg=Word(background.words)), replace(stage, background=background)
+
+
+def put_up_sign(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+    """A sign in the empty sky."""
+    if stage.sign or "sky" in stage.roles or _hero_size(stage) == "big":
+        return None
+    text = draw.sign_text()
+    return draw.say(SIGN, who=cast.names[0], text=text), replace(stage, sign=text)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+EVENTS: list[tuple[Callable[[Draw, Cast, Stage], Event | None], int]] = [
+    (meet, 8), (find, 4), (lose, 3), (sky, 4), (paint, 2), (resize, 2), (leave, 1), (swap, 2),
+    (around, 2), (put_up_sign, 1),
+]  # fmt: skip
+"""What can happen, with how often."""

@@ -1,0 +1,152 @@
+"""Phrasings that several tasks share: where things are, style and background around a phrase."""
+
+from __future__ import annotations
+
+from nextstep.world.draw import Draw
+from nextstep.world.lexicon import NUMBERS, Thing, with_article
+from nextstep.world.scenes import Background
+from nextstep.world.spec import Spec
+from nextstep.world.splits import Phrasings
+
+
+class Word(str):
+    """A word for a template: "{w}" is the word, "{w.a}" has its article."""
+
+    __slots__ = ()
+
+    @property
+    def a(self) -> str:
+        """With "a" or "an" before it."""
+        return with_article(self)
+
+
+FRAMES = Phrasings("""
+    {p}, {style} style, {bg} background
+    {p} in {style} style on {bg.a} background
+    {p} on {bg.a} background, {style} style
+    {p}, drawn in {style} style on {bg.a} background
+    {style} style picture of {p}, {bg} background
+    {bg.a} background with {p}, {style} style
+    {p} in front of {bg.a} background, in {style} style
+    {style.a} style drawing of {p}, the background is {bg}
+""")
+STYLE_FRAMES = Phrasings("""
+    {p}, {style} style
+    {p} in {style} style
+    {p}, drawn in {style} style
+    {style} style picture of {p}
+    {style.a} style drawing of {p}
+    {p}, the way the {style} style draws it
+""")
+BACKGROUND_FRAMES = Phrasings("""
+    {p}, {bg} background
+    {p} on {bg.a} background
+    {bg.a} background with {p}
+    {p} in front of {bg.a} background
+    picture of {p}, {bg} background
+    {p}, the background is {bg}
+""")
+
+LEFT = Phrasings("""
+    {a} to the left of {b}
+    {a} left of {b}
+    {a} on the left and {b} on the right
+    {b} with {a} on its left
+    {b} on the right and {a} on the left
+    {a} on the left side of {b}
+    {a} and to its right {b}
+""")
+RIGHT = Phrasings("""
+    {a} to the right of {b}
+    {a} right of {b}
+    {a} on the right and {b} on the left
+    {b} with {a} on its right
+    {b} on the left and {a} on the right
+    {a} on the right side of {b}
+    {a} and to its left {b}
+""")
+ABOVE = Phrasings("""
+    {a} above {b}
+    {a} over {b}
+    {a} at the top and {b} at the bottom
+    {b} with {a} above it
+    {b} underneath {a}
+    {a} higher up than {b}
+    {a} and under it {b}
+""")
+BELOW = Phrasings("""
+    {a} below {b}
+    {a} under {b}
+    {a} at the bottom and {b} at the top
+    {b} with {a} below it
+    {b} over {a}
+    {a} lower down than {b}
+    {a} and above it {b}
+""")
+RELATION_PHRASINGS = {"left of": LEFT, "right of": RIGHT, "above": ABOVE, "below": BELOW}
+
+AT: dict[str, tuple[str, ...]] = {
+    "top left": ("in the top left corner", "at the top left", "in the upper left corner"),
+    "top": ("at the top", "at the top in the middle", "in the top middle"),
+    "top right": ("in the top right corner", "at the top right", "in the upper right corner"),
+    "left": ("on the left", "on the left side", "at the left edge"),
+    "middle": ("in the middle", "in the centre", "at the centre"),
+    "right": ("on the right", "on the right side", "at the right edge"),
+    "bottom left": ("in the bottom left corner", "at the bottom left", "in the lower left corner"),
+    "bottom": ("at the bottom", "at the bottom in the middle", "in the bottom middle"),
+    "bottom right": (
+        "in the bottom right corner", "at the bottom right", "in the lower right corner",
+    ),
+}  # fmt: skip
+"""Region -> ways to say that something is there."""
+
+TO: dict[str, tuple[str, ...]] = {
+    "top left": ("to the top left corner", "to the top left", "into the upper left corner"),
+    "top": ("to the top", "to the top middle", "up to the top edge"),
+    "top right": ("to the top right corner", "to the top right", "into the upper right corner"),
+    "left": ("to the left", "to the left side", "over to the left edge"),
+    "middle": ("to the middle", "to the centre", "into the middle"),
+    "right": ("to the right", "to the right side", "over to the right edge"),
+    "bottom left": (
+        "to the bottom left corner", "to the bottom left", "into the lower left corner",
+    ),
+    "bottom": ("to the bottom", "to the bottom middle", "down to the bottom edge"),
+    "bottom right": (
+        "to the bottom right corner", "to the bottom right", "into the lower right corner",
+    ),
+}  # fmt: skip
+"""Region -> ways to say that something goes there."""
+
+BIG_WORDS, SMALL_WORDS = ("big", "large", "huge"), ("small", "little", "tiny")
+
+
+def framed(draw: Draw, phrase: str, style: str | None, background: Background) -> tuple[str, Spec]:
+    """A phrase with style and background around it, one of them left out at times.
+
+    Args:
+        draw: choices.
+        phrase: a noun phrase.
+        style: None where it means nothing.
+        background: of the picture.
+
+    Returns:
+        The caption, and a spec of the style and background it names.
+    """
+    kind = draw.rng.random()
+    bg = Word(background.words)
+    if style is None or kind < 0.1:
+        return draw.say(BACKGROUND_FRAMES, p=phrase, bg=bg), Spec(background=background.colours)
+    if kind < 0.15:
+        return draw.say(STYLE_FRAMES, p=phrase, style=Word(style)), Spec(style=style)
+    caption = draw.say(FRAMES, p=phrase, style=Word(style), bg=bg)
+    return caption, Spec(style=style, background=background.colours)
+
+
+def number_word(number: int) -> str:
+    """A number from 0 to 10 in words."""
+    return NUMBERS[number]
+
+
+def is_or_are(thing: Thing) -> str:
+    """The verb that the thing's word takes."""
+    return "are" if thing.is_plural_word else "is"

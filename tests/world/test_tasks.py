@@ -1,0 +1,331 @@
+"""Every task in every split: true to its words, the same every time, nothing held out leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from nextstep.errors import NextStepError
+from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.lexicon import NUMBERS, things
+from nextstep.world.scenes import Scene, render
+from nextstep.world.spec import is_related, region_of, sight_of
+from nextstep.world.splits import (
+    SPLITS,
+    Phrasings,
+    is_held_out,
+    is_held_out_pair,
+    is_held_out_word,
+)
+from nextstep.world.tasks import GROUPS, TASKS, choose_tasks, example, examples, next_state
+from nextstep.world.tasks.plain import common_colour, read_glosses
+from nextstep.world.tasks.wording import AT
+from nextstep.world.truth import changed_region, overlaps, visible_shares
+
+SAMPLES = 12
+CASES = [
+    (task, split, core)
+    for task in TASKS.values()
+    for split in ("train", *task.splits)
+    for core in (False, True)
+    if task.core or not core
+]
+
+
+def made(
+    task: str, split: str = "train", count: int = SAMPLES, core: bool = False
+) -> list[Example]:
+    return [example(task, seed, split, core) for seed in range(count)]
+
+
+def test_the_issue_of_tasks_is_whole() -> None:
+    assert {task.group for task in TASKS.values()} == set(GROUPS)
+    assert abs(sum(GROUPS.values()) - 1) < 1e-9
+
+
+@pytest.mark.parametrize(("task", "split", "core"), CASES, ids=lambda v: getattr(v, "name", str(v)))
+def test_targets_satisfy_their_specs(task: object, split: str, core: bool) -> None:
+    name = task.name  # type: ignore[attr-defined]
+    for one in made(name, split, 4, core):
+        assert one.task == name
+        assert one.targets or name == "plain"
+        for place in one.targets:
+            part = one.parts[place]
+            if isinstance(part, Shown):
+                assert part.spec is not None
+                assert part.spec.failures(sight_of(part.scene)) == []
+            else:
+                assert part.text.strip() in part.answers
+            assert one.metadata(place)["tag"] == name
+        for scene in one.scenes:
+            assert not overlaps(scene)
+            assert min(visible_shares(scene), default=1.0) == 1.0
+        if core:
+            assert all(things()[i.name].core for s in one.scenes for i in s.items)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_words_are_well_formed(name: str) -> None:
+    splits = ("train", "held_out_phrasings") if "held_out_phrasings" in TASKS[name].splits else (
+        "train",
+    )  # fmt: skip
+    texts = [one.text for split in splits for one in made(name, split, 30)]
+    for text in texts:
+        assert not re.search(r"[{}]|  | [,.;?]|None", text), text
+        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiouAEIOUh]", text), text
+    assert len(set(texts)) > (4 if name == "fill" else 10)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_training_sees_nothing_held_out(name: str) -> None:
+    for one in made(name, "train", 30):
+        for scene in one.scenes:
+            assert not any(is_held_out(item.name, item.style) for item in scene.items)
+            pairs = combinations([item.name for item in scene.items], 2)
+            assert not any(is_held_out_pair(a, b) for a, b in pairs)
+            assert scene.sign is None or not is_held_out_word(scene.sign.text)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tests_of_a_split_hold_what_it_is_about(name: str) -> None:
+    for split in TASKS[name].splits:
+        for one in made(name, split, 6):
+            items = [item for scene in one.scenes for item in scene.items]
+            if split == "held_out_styles":
+                assert any(is_held_out(item.name, item.style) for item in items)
+            elif split == "held_out_pairs":
+                pairs = combinations({item.name for item in items}, 2)
+                if name == "story":  # The friend need not have come yet.
+                    continue
+                assert any(is_held_out_pair(a, b) for a, b in pairs)
+            elif split == "held_out_words" and name != "story":
+                signs = [scene.sign.text for scene in one.scenes if scene.sign]
+                assert signs
+                assert all(is_held_out_word(text) for text in signs)
+
+
+def test_held_out_phrasings_are_other_sentences() -> None:
+    for name in ("fill", "remove", "read_word", "read_style"):
+
+        def said(split: str) -> set[str]:
+            texts = [one.text for one in made(name, split, 60)]  # noqa: B023
+            hidden = "|".join(sorted({t.word for t in things().values()}, key=len, reverse=True))
+            return {re.sub(rf"\b({hidden})\b|\".*\"| \S+$", "X", t).lower() for t in texts}
+
+        assert len(said("held_out_phrasings")) == 1
+        assert not said("held_out_phrasings") & said("train")
+
+
+def test_phrasings_hold_one_out_by_their_words() -> None:
+    forms = Phrasings("a {x}\nb {x}\nc {x}\nd {x}\ne {x}\nf {x.a}")
+    assert forms.held_out not in forms.trained
+    assert forms.held_out != "a {x}"
+    assert len(forms.trained) == 5
+    with pytest.raises(ValueError, match="five other ways"):
+        Phrasings("a\nb\nc")
+    with pytest.raises(ValueError, match="differ in what they say"):
+        Phrasings("a {x}\nb {x}\nc {x}\nd {x}\ne {x}\nf {y}")
+
+
+def test_held_out_shares() -> None:
+    labels = list(things())
+    pairs = list(combinations(labels[::3], 2))
+    assert 0.03 < np.mean([is_held_out_pair(a, b) for a, b in pairs]) < 0.07
+    assert all(is_held_out_pair(a, b) == is_held_out_pair(b, a) for a, b in pairs[:500])
+    assert not is_held_out_pair(labels[0], labels[0])
+
+
+def digest(count: int) -> str:
+    """Everything about some samples of every task."""
+    found = hashlib.sha256()
+    for name in TASKS:
+        for one in made(name, "train", count):
+            found.update(one.text.encode())
+            for scene in one.scenes:
+                found.update(render(scene, 64).tobytes())
+    return found.hexdigest()
+
+
+def test_the_same_in_another_process() -> None:
+    code = "from tests.world.test_tasks import digest; print(digest(2))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.strip() == digest(2)
+
+
+def test_examples_of_a_test_are_not_those_of_training() -> None:
+    tested = {one.text + str(one.scenes) for one in examples("two_objects", "seen", 50)}
+    assert len(tested) == 50
+    assert not tested & {one.text + str(one.scenes) for one in made("two_objects", "train", 200)}
+    assert examples("story", "seen", 2, seed=1) == examples("story", "seen", 2, seed=1)
+    assert examples("story", "seen", 2, seed=1) != examples("story", "seen", 2, seed=2)
+
+
+def boxes_that_differ(before: Scene, after: Scene) -> list[tuple[int, int, int, int]]:
+    items = set(before.items) ^ set(after.items)
+    boxes = [item.box(128) for item in items]
+    if before.sign != after.sign:
+        boxes += [sign.box(128) for sign in (before.sign, after.sign) if sign]
+    for scene in (before, after):
+        if scene.hole:
+            left, top, right, bottom = (round(edge * 128) for edge in scene.hole)
+            boxes.append((left, top, right, bottom))
+    return boxes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["add", "remove", "replace", "move", "resize", "recolour", "style", "skin_tone", "fill",
+     "change_word", "turns", "next_state"],
+)  # fmt: skip
+def test_changes_leave_the_rest_alone(name: str) -> None:
+    for one in made(name, "train", 15):
+        for place in one.targets:
+            part = one.parts[place]
+            if not isinstance(part, Shown) or part.kept is None:
+                continue
+            source = one.parts[part.kept]
+            assert isinstance(source, Shown)
+            changed = changed_region(source.scene, part.scene)
+            assert changed.any(), one.text
+            if source.scene.background != part.scene.background:
+                continue
+            for left, top, right, bottom in boxes_that_differ(source.scene, part.scene):
+                changed[top:bottom, left:right] = False
+            assert not changed.any(), one.text
+
+
+def test_only_targets_of_edits_are_trained() -> None:
+    for name in ("add", "style", "combine"):
+        for one in made(name):
+            shown = [part for part in one.parts if isinstance(part, Shown)]
+            assert [part.trained for part in shown] == [False] * (len(shown) - 1) + [True]
+            assert isinstance(one.parts[-1], Shown)
+
+
+def test_stories_keep_their_characters_and_style() -> None:
+    for one in made("story", "train", 40):
+        assert 2 <= len(one.scenes) <= 6
+        hero = one.scenes[0].items[0]
+        for scene in one.scenes:
+            assert {item.style for item in scene.items} == {hero.style}
+            assert hero.name in [item.name for item in scene.items]
+        assert things()[hero.name].word in one.text
+        shown = [isinstance(part, Shown) for part in one.parts[: 2 * len(one.scenes)]]
+        assert shown == [False, True] * len(one.scenes)
+
+
+def test_what_is_undone_is_as_it_was() -> None:
+    undone, back = 0, {*next_state.BACK.trained, next_state.BACK.held_out}
+    for one in made("next_state", "train", 150):
+        past: list[Scene] = []
+        for before, said, after in zip(one.parts, one.parts[1:], one.parts[2:], strict=False):
+            if not (isinstance(before, Shown) and isinstance(said, Said)):
+                continue
+            assert isinstance(after, Shown)
+            if said.text in back:
+                assert after.scene == past.pop()
+                undone += 1
+            else:
+                past.append(before.scene)
+    assert undone > 5
+
+
+def test_recall_asks_for_somebody_far_back() -> None:
+    for one in made("recall", "train", 40):
+        *before, last = one.scenes
+        item = last.items[0]
+        (place,) = [i for i, scene in enumerate(before) if scene.items[0].name == item.name]
+        assert 4 <= len(before) - place <= 8
+        assert before[place].items[0] == item
+
+
+def test_numbers_in_captions_are_counted() -> None:
+    for one in made("counting", "train", 30):
+        part = one.parts[-1]
+        assert isinstance(part, Shown)
+        for need in part.spec.include if part.spec else ():
+            assert sum(item.name == need.name for item in part.scene.items) == need.count
+            assert things()[need.name].count(need.count) in one.text
+
+
+def test_answers_are_true() -> None:
+    for one in made("read_count", "train", 40):
+        (scene,), (question, answer) = one.scenes, one.parts[-2:]
+        assert isinstance(question, Said)
+        assert isinstance(answer, Said)
+        # The longest plural that fits: "striped fish" before "fish".
+        asked = max(
+            (t for t in things().values() if re.search(rf"\b{t.plural}\b", question.text)),
+            key=lambda thing: len(thing.plural),
+        )
+        number = sum(item.name == asked.label for item in scene.items)
+        assert answer.text == f" {'none' if number == 0 else NUMBERS[number]}"
+        assert str(number) in answer.answers
+    for one in made("read_where", "train", 40):
+        (scene,), answer = one.scenes, one.parts[-1]
+        assert isinstance(answer, Said)
+        first, second = scene.items
+        ways = AT[region_of(first.x, first.y)]
+        side = {"on the left": "left of", "on the right": "right of", "above it": "above",
+                "below it": "below"}.get(answer.answers[0])  # fmt: skip
+        assert answer.answers[0] in ways or (
+            side and is_related((first.x, first.y), (second.x, second.y), side)
+        )
+    for one in made("read_word", "train", 10):
+        (scene,), answer = one.scenes, one.parts[-1]
+        assert isinstance(answer, Said)
+        assert scene.sign
+        assert scene.sign.text in answer.answers
+
+
+def test_weights() -> None:
+    usual = choose_tasks()
+    assert set(usual) == set(TASKS)
+    assert abs(sum(usual.values()) - 1) < 1e-9
+    assert "skin_tone" not in choose_tasks(core=True)
+    assert choose_tasks({"add": 3, "single": 1, "plain": 0}) == {"add": 0.75, "single": 0.25}
+    assert set(choose_tasks(["drawing"])) == {
+        t.name for t in TASKS.values() if t.group == "drawing"
+    }
+    for bad, why in (
+        ({"nothing": 1.0}, "no task 'nothing'"),
+        ({"add": -1.0}, "negative"),
+        ({"add": 0.0}, "no task is left"),
+    ):
+        with pytest.raises(NextStepError, match=why):
+            choose_tasks(bad)
+
+
+def test_bad_requests_are_named() -> None:
+    with pytest.raises(NextStepError, match="no task 'x'"):
+        example("x", 0)
+    with pytest.raises(NextStepError, match="it has train, seen, held_out_styles"):
+        example("single", 0, "held_out_pairs")
+    with pytest.raises(NextStepError, match="more than the core"):
+        example("skin_tone", 0, core=True)
+    assert set(SPLITS) >= {s for task in TASKS.values() for s in task.splits}
+
+
+def test_plain_text(tmp_path: object) -> None:
+    assert common_colour("lemon") == "yellow"
+    assert common_colour("rainbow") is None
+    lines = tmp_path / "lines.txt"  # type: ignore[operator]
+    lines.write_text("dog: a tame animal.\n\ncat: another.\n")
+    assert read_glosses(lines) == ("dog: a tame animal.", "cat: another.")
+    folder = tmp_path / "wordnet"  # type: ignore[operator]
+    folder.mkdir()
+    (folder / "data.noun").write_text(
+        "  1 This text stands before the synsets | and is no gloss\n"
+        '00001740 03 n 01 hot_dog 0 001 @ 00001930 n 0000 | a sausage; in a roll; "ate a hot dog"\n'
+    )
+    assert read_glosses(folder) == ("hot dog: a sausage; in a roll.",)
+    with pytest.raises(NextStepError, match="cannot be read as text"):
+        read_glosses(tmp_path / "none")  # type: ignore[operator]
