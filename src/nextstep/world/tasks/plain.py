@@ -182,5 +182,6 @@ def _wordnet(file: Path) -> list[str]:
         if bar and not line.startswith(" "):
             name = fields.split()[4].replace("_", " ").split("(")[0]
             # Examples in quotes come after the definition.
-            found.append(f"{name}: {gloss.strip().split('; "')[0]}.")
+            definition = gloss.strip().split('; "')[0]
+            found.append(f"{name}: {definition}.")
     return found
