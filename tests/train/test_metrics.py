@@ -52,6 +52,7 @@ def test_the_line_says_what_matters() -> None:
     assert figures(row) == told
     assert figures({"step": 7, "event": "skipped", "detail": "text"}) == "skipped text"
     assert figures(row | {"hours_left": 72.0}).endswith("3.0 days left")
+    assert " · 1.25 steps/s · " in figures(row | {"tokens_per_s": 0.0, "steps_per_s": 1.25})
 
 
 def test_the_log_is_strict_json_and_forgets_what_comes_again(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             Scene(1, top / "1", toy_run, EXACT),
             Scene(2, top / "2", toy_run, EXACT),
+            Scene(2, top / "2 looked at", toy_run, {**EXACT, "sampled": True, "sample_every": 1}),
             Scene(3, top / "3", toy_run, EXACT),
             Scene(4, top / "2x2", toy_run, {**EXACT, "replicas": 2}),
             Scene(2, top / "2 then 1", toy_run, {**EXACT, "stop": 2}),
@@ -147,6 +148,11 @@ def test_any_number_of_ranks_trains_the_same(runs: Path, other: str) -> None:
     assert losses(runs / "1") == pytest.approx(losses(runs / other), rel=2e-7)
     norms = [[row["grad_norm"] for row in figures_of(runs / f)] for f in ("1", other)]
     assert norms[0] == pytest.approx(norms[1], rel=2e-7)
+
+
+def test_looking_at_the_averaged_model_leaves_no_trace(runs: Path) -> None:
+    for kind in ("weights", "average"):
+        assert furthest(result(runs / "2")[kind], result(runs / "2 looked at")[kind]) == 0
 
 
 @pytest.mark.parametrize("other", ["2", "3", "2 then 1", "1 then 3"])

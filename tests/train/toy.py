@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.train.contracts import Step
-from nextstep.train.parallel import build_mesh, joined
+from nextstep.train.parallel import build_mesh, joined, run_gathered
 from nextstep.train.trainer import TrainConfig, Trainer
 
 WIDTH = 7
@@ -126,12 +125,13 @@ def toy_run(
     source: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
     replicas: int = 1,
-    look: Callable[[Trainer], Any] | None = None,
+    sampled: bool = False,
     **settings: Any,
 ) -> None:
     """Train up to step `stop` in this process and those beside it, going on where a run stands.
 
-    Rank 0 leaves `result.pt` in the folder: weights, averages, and what `look` returns.
+    Rank 0 leaves `result.pt` in the folder: weights and averages. A sampled run also runs the
+    averaged model between steps, which must leave no trace.
     """
     torch.set_num_threads(1)
     with joined("cpu") as ranks:
@@ -143,14 +143,27 @@ def toy_run(
             replace(CONFIG, **settings),
             folder,
             mesh=build_mesh(ranks, replicas),
+            on_sample=look if sampled else None,
         )
         trainer.resume()
         note_keys(trainer, folder / f"keys-{ranks.rank}.jsonl")
         run_until(trainer, stop)
-        seen = look(trainer) if look else None
-        result = {"weights": trainer.weights(False), "average": trainer.weights(), "seen": seen}
+        result = {"weights": trainer.weights(False), "average": trainer.weights()}
         if ranks.rank == 0:
             torch.save(result, folder / "result.pt")
+
+
+def look(trainer: Trainer) -> None:
+    """Compare what the averaged model answers with what its whole weights answer."""
+    weights = trainer.weights()
+    x = torch.ones(1, WIDTH, dtype=next(trainer.model.parameters()).dtype)
+    with trainer.averaged() as model:
+        answer = run_gathered(model, lambda m: m.out(m.hidden(x)))
+    if trainer.peers.leads:
+        plain = ToyModel().to(x.dtype)
+        plain.load_state_dict(weights)
+        plain.eval()
+        assert torch.allclose(plain.out(plain.hidden(x)), answer, rtol=1e-5)
 
 
 def note_keys(trainer: Trainer, path: Path) -> None:

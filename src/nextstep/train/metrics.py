@@ -252,7 +252,10 @@ def figures(row: Row) -> str:
         "skipped", "flops_per_s", "share_of_peak",
     }  # fmt: skip
     told = [f"{name} {row[name]:.4g}" for name in row if name not in fixed]
-    told.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    if row["tokens_per_s"]:
+        told.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    else:
+        told.append(f"{row['steps_per_s']:.3g} steps/s")
     if "flops_per_s" in row:
         share = f" ({row['share_of_peak']:.0%} of peak)" if "share_of_peak" in row else ""
         told.append(f"{_scaled(row['flops_per_s'])}FLOP/s{share}")

@@ -193,6 +193,19 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
         model.set_requires_gradient_sync(now)  # type: ignore[operator]
 
 
+def let_go(model: nn.Module) -> None:
+    """Free gathered weights, so that the next use gathers them anew; nothing on one process.
+
+    A forward pass without a backward pass leaves the outermost weights gathered: to be called
+    after it, before weights are changed or read.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, in full; every rank of the mesh must ask."""
     full = getattr(tensor, "full_tensor", None)

@@ -32,7 +32,14 @@ from nextstep.train.contracts import BatchSource, Stage, Step
 from nextstep.train.flops import matmul_peak
 from nextstep.train.metrics import JsonLines, Meter, Reporter, Row, StepReport, open_reporters
 from nextstep.train.optimizer import freeze
-from nextstep.train.parallel import Peers, gathered, is_sharded, new_host_group, shard
+from nextstep.train.parallel import (
+    Peers,
+    gathered,
+    is_sharded,
+    let_go,
+    new_host_group,
+    shard,
+)
 from nextstep.train.step import Stepper
 
 if TYPE_CHECKING:
@@ -151,6 +158,7 @@ class Trainer:
         """Take a checkpoint of the present state; it is written while training goes on."""
         if self.saved_at == self.step:
             return
+        self._let_go()
         record = state.record(self.stepper, self.batch_state, self.skipped, self.peers.world)
         tensors = state.tensors(self.stepper)
         self.writer.save(self.step, tensors, record)
@@ -192,15 +200,27 @@ class Trainer:
         Args:
             average: the averaged ones, where an average is kept.
         """
+        self._let_go()
         return gathered(state.weights(self.stepper, average), self.peers.leads)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Inside the block the model, in eval mode, carries the averaged weights, if any."""
+        """Inside the block the model, in eval mode, carries the averaged weights, if any.
+
+        Call a sharded one through `parallel.run_gathered`, on every rank.
+        """
         ema = self.stepper.ema
+        self._let_go()
         with ema.applied(self.model) if ema else contextlib.nullcontext(), torch.no_grad():
             self.model.eval()
-            yield self.model
+            try:
+                yield self.model
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        if is_sharded(self.model):
+            let_go(self.model)
 
     def _begin(self) -> Meter:
         """Open the log and measure what the device can do."""
