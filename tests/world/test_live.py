@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from nextstep.cli import main as cli
 from nextstep.data.shards import ShardSet
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.errors import NextStepError
+from nextstep.recipe import live
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world import drawings
 from nextstep.world.build import build_shards
 from nextstep.world.live import WorldSource
 from nextstep.world.sheet import sheet
@@ -43,6 +46,21 @@ def test_documents_and_their_pictures() -> None:
         seen[TASKS[document.payload.task].group] += 1
     assert len(seen) >= 6
     assert source.document(3, 5).sequence.ids != source.document(3, 6).sequence.ids
+
+
+def test_threads_draw_the_same() -> None:
+    source = WorldSource(TOKENIZER, 64)
+    documents = [source.document(index, 9) for index in range(40)]
+    drawings.sprite.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(source.pictures, documents))
+    for document, pictures in zip(documents, threaded, strict=True):
+        assert all(map(np.array_equal, pictures, source.pictures(document)))
+
+
+def test_a_recipe_can_name_it() -> None:
+    module, _, name = live.SOURCES["world"].partition(":")
+    assert (module, name) == (WorldSource.__module__, "WorldSource")
 
 
 def test_shares_of_tasks() -> None:
@@ -150,7 +168,8 @@ def test_shards_hold_the_same_samples(tmp_path: Path) -> None:
             document = source.document(index, 0)
             assert document is not None
             record = shards.record(index)
-            made = example(record["metadata"]["task"], int(shards.key(index).split("/")[-1], 16))
+            key = int(shards.key(index).split("/")[-1], 16)
+            made = example(record["metadata"]["task"], key, longest_word=4)
             assert len(made.scenes) == len(document.images)
             for picture in source.pictures(document):
                 assert picture.shape == (64, 64, 3)

@@ -47,12 +47,13 @@ def show(
     """
     from nextstep.cli.report import output_paths
     from nextstep.world.sheet import sheet
-    from nextstep.world.tasks import choose_tasks, examples
+    from nextstep.world.signs import longest_word_at
+    from nextstep.world.tasks import choose_tasks, examples, tasks_with_split
 
     output_paths(output, 1)
-    chosen = choose_tasks(tasks or None, core)
-    kept = _having(list(chosen), split)
-    made = [one for task in kept for one in examples(task, split, count, seed, core)]
+    kept = tasks_with_split(choose_tasks(tasks or None, core), split)
+    longest = longest_word_at(size)
+    made = [one for task in kept for one in examples(task, split, count, seed, core, longest)]
     scratch = output.with_name(f".{output.name}.part")
     sheet(made, size, columns).save(scratch, "PNG")
     scratch.replace(output)
@@ -85,16 +86,20 @@ def build(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from nextstep.world.build import build_shards
-    from nextstep.world.tasks import choose_tasks
 
-    weights = choose_tasks(tasks or None, core)
-    kept = {task: weights[task] for task in _having(list(weights), split)}
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True, quiet=as_json)
     with Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task("", total=count)
         written = build_shards(
-            folder, count, kept, split, size, seed, core, on_sample=lambda: bar.advance(line)
+            folder,
+            count,
+            tasks or None,
+            split,
+            size,
+            seed,
+            core,
+            on_sample=lambda: bar.advance(line),
         )
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "samples": written}))
@@ -128,21 +133,3 @@ def fetch(
         except RuntimeError as error:
             raise NextStepError(str(error)) from None
         typer.echo(str(where))
-
-
-def _having(tasks: list[str], split: str) -> list[str]:
-    """Those of the tasks that have a split.
-
-    Raises:
-        NextStepError: for an unknown split, or when none has it.
-    """
-    from nextstep.errors import NextStepError
-    from nextstep.world.splits import SPLITS
-    from nextstep.world.tasks import TASKS
-
-    if split not in SPLITS:
-        raise NextStepError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
-    kept = [t for t in tasks if split in ("train", "seen", *TASKS[t].splits)]
-    if not kept:
-        raise NextStepError(f"none of {', '.join(tasks)} has the split '{split}'")
-    return kept

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SOURCES: dict[str, str] = {
     "singles": "nextstep.world.singles_source:Singles",
     "single-edits": "nextstep.world.singles_source:SingleEdits",
+    "world": "nextstep.world.live:WorldSource",
 }
 """Name -> class of documents."""
 CROPS: dict[str, str] = {"drawings": "nextstep.world.crop_source:drawn_crops"}

@@ -14,7 +14,8 @@ from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.scenes import render
-from nextstep.world.tasks import TASKS, choose_tasks, example
+from nextstep.world.signs import longest_word_at
+from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 
 
 def build_shards(
@@ -37,7 +38,7 @@ def build_shards(
         folder: must not exist.
         count: samples in all.
         tasks: as for `tasks.choose_tasks`.
-        split: one of `splits.SPLITS`.
+        split: one of `splits.SPLITS`; tasks without it are left out.
         size: side of the pictures in pixels.
         seed: of all samples.
         core: draw things from `vocabulary.OBJECTS` alone.
@@ -49,11 +50,8 @@ def build_shards(
     Raises:
         NextStepError: for a bad argument or a folder that exists.
     """
-    shares = choose_tasks(tasks, core)
-    numbers = _dealt(shares, count)
-    for task in numbers:
-        # A wrong split is found before anything is written.
-        example(task, 0, split, core)
+    numbers = _dealt(tasks_with_split(choose_tasks(tasks, core), split), count)
+    longest = longest_word_at(size)
     if size < 16 or size % 16:
         raise NextStepError(f"the size must be a positive multiple of 16, not {size}")
     if folder.exists():
@@ -67,15 +65,18 @@ def build_shards(
         for task, number in numbers.items():
             for i in range(number):
                 key = derived_seed("shard", task, split, seed, i)
-                writers[TASKS[task].kind].add(_sample(example(task, key, split, core), key, size))
+                made = example(task, key, split, core, longest)
+                writers[TASKS[task].kind].add(_sample(made, key, size))
                 on_sample()
     return numbers
 
 
-def _dealt(shares: Mapping[str, float], count: int) -> dict[str, int]:
+def _dealt(weights: Mapping[str, float], count: int) -> dict[str, int]:
     """Whole numbers that add up to `count`, each within one of its share."""
     if count < 1:
         raise NextStepError(f"a set has at least 1 sample, not {count}")
+    total = sum(weights.values())
+    shares = {task: weight / total for task, weight in weights.items()}
     whole = {task: int(share * count) for task, share in shares.items()}
     left = sorted(shares, key=lambda task: whole[task] - shares[task] * count)
     for task in left[: count - sum(whole.values())]:

@@ -17,8 +17,8 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.scenes import Scene, render
-from nextstep.world.splits import SPLITS
-from nextstep.world.tasks import TASKS, choose_tasks, example
+from nextstep.world.signs import longest_word_at
+from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 from nextstep.world.tasks.plain import plain, read_glosses
 
 _SPELLED = re.compile(r'"[A-Z]+"')
@@ -75,8 +75,6 @@ class WorldSource:
     ) -> None:
         if pixels < 16 or pixels % 16:
             raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
-        if split not in SPLITS:
-            raise NextStepError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
         for option, share in (("no_caption", no_caption), ("sentences", sentences)):
             if not 0 <= share <= 1:
                 raise NextStepError(f"{option} is a share from 0 to 1, not {share}")
@@ -86,13 +84,13 @@ class WorldSource:
         self.no_caption, self.sentences, self.length, self.name = (
             no_caption, sentences, length, name,
         )  # fmt: skip
-        self.longest_word = longest_word or (8 if pixels >= 96 else 4)
+        self.longest_word = longest_word or longest_word_at(pixels)
         if not 1 <= self.longest_word <= 8:
             raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
         self.glosses = None if glosses is None else Path(glosses)
         if self.glosses is not None:
             read_glosses(self.glosses)
-        self.tasks = _with_split(choose_tasks(tasks, core), split)
+        self.tasks = tasks_with_split(choose_tasks(tasks, core), split)
         self.grid = pixels // 16, pixels // 16
         kinds = {TASKS[task].kind for task in self.tasks}
         self.kind = kinds.pop() if len(kinds) == 1 else "interleaved"
@@ -129,7 +127,7 @@ class WorldSource:
         """The document's pictures, uint8 [pixels, pixels, 3]."""
         return [render(scene, self.pixels) for scene in document.payload.scenes]
 
-    def texts(self, count: int = 12_000) -> Iterator[str]:
+    def texts(self, count: int = 100_000) -> Iterator[str]:
         """What a text tokenizer for this source should know.
 
         Words on signs are left out, so that they stay spelled in letters.
@@ -154,19 +152,3 @@ def _as_sentence(part: Said | Shown) -> Said | Shown:
     if isinstance(part, Shown):
         return part
     return replace(part, text=f"{part.text[0].upper()}{part.text[1:]}.")
-
-
-def _with_split(tasks: dict[str, float], split: str) -> dict[str, float]:
-    """The tasks that have a split.
-
-    Raises:
-        NextStepError: when none has.
-    """
-    kept = {
-        task: weight
-        for task, weight in tasks.items()
-        if split in ("train", "seen") or split in TASKS[task].splits
-    }
-    if not kept:
-        raise NextStepError(f"none of the tasks {', '.join(tasks)} has the split '{split}'")
-    return kept

@@ -75,6 +75,11 @@ def is_held_out_word(text: str, share: float = 0.1) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
+def longest_word_at(pixels: int) -> int:
+    """Letters of a word that can be read on a sign in pictures of this side."""
+    return 8 if pixels >= 96 else 4
+
+
 def sign_text(rng: random.Random, longest: int, held_out: bool = False) -> str:
     """A word for a sign: mostly a real one, else random letters, of at most `longest` letters."""
     length = rng.randint(1 if longest < 3 else 2, longest)

@@ -12,7 +12,9 @@ from nextstep.world.examples import Example
 from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import drawing, editing, next_state, plain, reading, stories
 
-__all__ = ["GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples"]
+__all__ = [
+    "GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples", "tasks_with_split",
+]  # fmt: skip
 
 _STYLES, _PAIRS, _PHRASES, _WORDS = (
     "held_out_styles", "held_out_pairs", "held_out_phrasings", "held_out_words",
@@ -139,6 +141,24 @@ def choose_tasks(
     if not total:
         raise NextStepError("no task is left; give one of them a weight above 0")
     return {name: weight / total for name, weight in found.items() if weight}
+
+
+def tasks_with_split(tasks: Mapping[str, float], split: str) -> dict[str, float]:
+    """Those of the weighted tasks that have a split.
+
+    Raises:
+        NextStepError: for an unknown split, or when none of the tasks has it.
+    """
+    if split not in SPLITS:
+        raise NextStepError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
+    kept = {
+        task: weight
+        for task, weight in tasks.items()
+        if split in ("train", "seen", *TASKS[task].splits)
+    }
+    if not kept:
+        raise NextStepError(f"none of the tasks {', '.join(tasks)} has the split '{split}'")
+    return kept
 
 
 def example(
