@@ -273,6 +273,20 @@ def test_changed_settings_are_told_and_an_average_can_begin_late(tmp_path: Path)
     assert told["detail"] == "learning_rate 0.01 -> 0.02; ema 0.0 -> 0.9"
 
 
+def test_a_run_is_never_mixed_with_another(tmp_path: Path) -> None:
+    run_until(trainer_of(tmp_path), 4)
+    with pytest.raises(NextStepError, match="already holds a run that stands at step 4; resume it"):
+        trainer_of(tmp_path).run()
+    other = trainer_of(tmp_path)
+    other.resume()
+    other.run()
+    back = trainer_of(tmp_path)
+    back.resume(tmp_path / "checkpoints" / "step-00000004")
+    assert back.step == 4
+    with pytest.raises(NextStepError, match=r"stands at step 12; .* remove its later checkpoints"):
+        back.run()
+
+
 def test_hooks_and_the_averaged_model(tmp_path: Path) -> None:
     called: list[tuple[str, int]] = []
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
 from nextstep.train import state
-from nextstep.train.checkpoint import CheckpointWriter, newest
+from nextstep.train.checkpoint import CheckpointWriter, newest, step_of
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import BatchSource, Stage, Step
 from nextstep.train.flops import matmul_peak
@@ -119,6 +119,7 @@ class Trainer:
 
         Raises:
             TrainingError: when the loss or gradient stays no number.
+            NextStepError: when the folder holds later checkpoints of a run not taken up.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.writer.wait)
@@ -224,6 +225,12 @@ class Trainer:
 
     def _begin(self) -> Meter:
         """Open the log and measure what the device can do."""
+        there = newest(self.writer.folder)
+        if there and (step_of(there) > self.step or self.saved_at is None):
+            raise NextStepError(
+                f"{self.folder} already holds a run that stands at step {step_of(there)}; resume "
+                "it, remove its later checkpoints, or choose another folder"
+            )
         peak = 0.0
         if self.config.measure_peak and hasattr(self.stage, "flops"):
             half = self.config.precision == "bf16"
