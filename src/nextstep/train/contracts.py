@@ -17,6 +17,9 @@ class Stage(Protocol):
     The loop minimises sum over parts of weight * (sum of the part over all micro-batches and
     ranks) / (count of the part over the same). So the loss does not depend on how the rows of a
     step were dealt out.
+
+    A stage may also have `flops(batch)`, the operations of forward and backward on a prepared
+    micro-batch; the log then tells FLOP/s and the share of the device's measured peak.
     """
 
     loss_weights: dict[str, float]
