@@ -116,6 +116,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Scene(3, top / "1 then 3", toy_run, often),
             Scene(1, top / "muon 1", toy_run, {**STEPS, "steps": 3, "optimizer": "muon"}),
             Scene(2, top / "muon 2", toy_run, {**STEPS, "steps": 3, "optimizer": "muon"}),
+            Scene(1, top / "head 1", toy_run, {**often, "freeze": ("layers.*", "out.*")}),
+            Scene(2, top / "head 2", toy_run, {**often, "freeze": ("layers.*", "out.*")}),
             Scene(2, top / "poisoned", poisoned_run),
             Scene(1, top / "tiny 1", tiny_run),
             Scene(2, top / "tiny 2", tiny_run),
@@ -160,6 +162,13 @@ def test_every_number_of_ranks_sees_the_same_samples(runs: Path, other: str) -> 
     keys = keys_by_step(runs / other)
     assert keys == keys_by_step(runs / "1")
     assert list(keys) == list(range(4))
+
+
+def test_a_head_alone_is_trained_though_many_micro_batches_do_not_use_it(runs: Path) -> None:
+    one, two = (result(runs / name)["weights"] for name in ("head 1", "head 2"))
+    assert furthest(one, two) < WITHIN_FP64
+    assert torch.equal(one["out.weight"], toy_model(torch.float64).out.weight)
+    assert not torch.equal(one["extra.weight"], toy_model(torch.float64).extra.weight)
 
 
 def test_muon_works_on_sharded_matrices(runs: Path) -> None:

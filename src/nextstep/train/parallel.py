@@ -206,10 +206,14 @@ def let_go(model: nn.Module) -> None:
             module.reshard()
 
 
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor is this rank's part of a larger one."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, in full; every rank of the mesh must ask."""
-    full = getattr(tensor, "full_tensor", None)
-    return full() if full is not None else tensor
+    return tensor.full_tensor() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gathered(tensors: Mapping[str, Tensor], leads: bool) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from nextstep.train.contracts import Stage, Step
 from nextstep.train.ema import EMA
 from nextstep.train.metrics import StepReport
 from nextstep.train.optimizer import build_optimizers, set_rate
-from nextstep.train.parallel import Peers, reduce_gradients, run_gathered, whole
+from nextstep.train.parallel import Peers, is_shard, reduce_gradients, run_gathered, whole
 from nextstep.train.schedule import build_schedule
 
 
@@ -151,7 +151,21 @@ class Stepper:
     def _losses(self, batch: Any) -> dict[str, Tensor]:
         half = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return run_gathered(self.model, self.stage.losses, batch)
+            return run_gathered(self.model, self._losses_with_gradient, batch)
+
+    def _losses_with_gradient(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """The stage's losses; where only frozen parts were used, with a gradient of zero.
+
+        Every rank must have a backward pass in every micro-batch. A micro-batch without pictures
+        has none by itself when the flow head alone is trained.
+        """
+        losses = self.stage.losses(model, batch)
+        if not losses or any(loss.requires_grad for loss in losses.values()):
+            return losses
+        # Inside this call the outermost weights are whole; those of layers need no such help.
+        used = next(p for p in model.parameters() if p.requires_grad and not is_shard(p))
+        name, loss = next(iter(losses.items()))
+        return {**losses, name: loss + 0.0 * used.sum()}
 
     def _clipped_norm(self) -> float:
         """Clip the gradient to the configured norm; the norm before comes back."""
