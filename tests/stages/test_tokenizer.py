@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
 from nextstep.image.critic import Critic, adversarial_loss, critic_loss
@@ -216,3 +217,23 @@ def test_what_cannot_be_is_refused(given: dict, said: str) -> None:
 def test_reconstruction_loss_is_a_mean_over_pictures() -> None:
     target = torch.zeros(2, 3, 4, 4)
     assert torch.isclose(reconstruction_loss(target + 0.5, target)["loss"], torch.tensor(0.75))
+
+
+def test_operations_are_those_of_all_networks(features: FeatureNet) -> None:
+    def count(stage: TokenizerStage, batch: PictureBatch) -> float:
+        return stage.flops(stage.prepare(batch, "cpu"))
+
+    plain, refined = TokenizerStage(SMALL), TokenizerStage(SMALL, decoder_only=True)
+    seeing = TokenizerStage(SMALL, weights={"l1": 1.0, "perceptual": 1.0}, features=features)
+    judged = TokenizerStage(SMALL, weights={"l1": 1.0, "adversarial": 1.0})
+    small, wide = count(judged, pictures()), None
+    judged.trainee(network(), (64, 128, 512))
+    wide = count(judged, pictures(2))
+    assert count(refined, pictures()) < count(plain, pictures()) < count(seeing, pictures())
+    assert 2 * wide > small > count(plain, pictures())
+    assert count(plain, pictures(8)) == 2 * count(plain, pictures(4))
+    # One convolution over every pixel, with its two backward passes.
+    bare = nn.Conv2d(3, 8, 3, padding=1)
+    with FlopCounterMode(display=False) as counter:
+        bare(torch.zeros(4, 3, 16, 16, requires_grad=True)).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 4 * 16 * 16 * 3 * 9 * 8

@@ -25,7 +25,7 @@ WEIGHTS = {
     "l1": 1.0, "l2": 1.0, "gradient": 1.0, "perceptual": 0.5, "kl": 0.1, "adversarial": 0.2,
 }  # fmt: skip
 CONFIG = TrainConfig(
-    steps=6, learning_rate=2e-3, warmup=1, precision="fp32", ema=0.5, save_minutes=0, log_every=1,
+    steps=4, learning_rate=2e-3, warmup=1, precision="fp32", ema=0.5, save_minutes=0, log_every=1,
     measure_peak=False, rate_scales={"critic.*": 0.5},
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ def test_it_learns_and_goes_on_bitwise(tmp_path: Path) -> None:
     assert rows[-1]["l1"] < rows[0]["l1"]
     assert {*WEIGHTS, "critic"} <= rows[0].keys()
     half = trainer_for(tmp_path / "half")
-    for _ in range(3):
+    for _ in range(2):
         half.train_step(half.stream.take())
     half.save()
     half.writer.wait()

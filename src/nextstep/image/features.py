@@ -136,7 +136,9 @@ class FeatureNet(nn.Module):
         channels, averaged over places, then over depths. 0 for equal pictures, at most 4. Gradient
         flows into `output` alone, in fp32.
         """
-        with torch.autocast(output.device.type, enabled=False):
+        # "meta" tensors, on which operations are counted, know no autocast.
+        kind = "cpu" if output.is_meta else output.device.type
+        with torch.autocast(kind, enabled=False):
             with torch.no_grad():
                 wanted = self(target.float())
             found = self(output.float())

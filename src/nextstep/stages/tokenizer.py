@@ -21,8 +21,9 @@ Legend: B pictures, C latent channels, h w latents.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -158,14 +159,40 @@ class TokenizerStage:
         self.features = features
         if "perceptual" in self.loss_weights and features is None:
             self.features = FeatureNet.from_package()
+        self.critic_channels: tuple[int, ...] = (64, 128, 256)
+        self._flops: dict[tuple[int, ...], float] = {}
 
     def trainee(
         self, autoencoder: Autoencoder, critic_channels: tuple[int, ...] = (64, 128, 256)
     ) -> TokenizerModel:
         """The module to train: the right parts frozen, a fresh critic where one is needed."""
+        self.critic_channels = critic_channels
         autoencoder.requires_grad_(True)
         autoencoder.encoder.requires_grad_(not self.decoder_only)
         return TokenizerModel(autoencoder, Critic(critic_channels) if self.adversarial else None)
+
+    def flops(self, batch: PictureBatch) -> float:
+        """Operations of forward and backward on a prepared micro-batch, all networks included."""
+        shape = tuple(batch.pixels.shape)
+        if shape not in self._flops:
+            self._flops[shape] = self._counted(batch)
+        return self._flops[shape]
+
+    def _counted(self, batch: PictureBatch) -> float:
+        """Count on tensors without values, with networks of the same shape."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        twin = copy.copy(self)
+        twin.features = None if self.features is None else copy.deepcopy(self.features).to("meta")
+        model = twin.trainee(Autoencoder(self.config), self.critic_channels).to("meta")
+        moved: dict[str, Any] = {
+            field.name: value.to("meta")
+            for field in fields(batch)
+            if isinstance(value := getattr(batch, field.name), Tensor)
+        }
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+            torch.stack(list(twin.losses(model, replace(batch, **moved)).values())).sum().backward()
+        return float(counter.get_total_flops())
 
     def prepare(self, batch: PictureBatch, device: Any) -> PictureBatch:
         """Move the pictures and draw their noise, each from its own seed."""
