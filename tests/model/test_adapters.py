@@ -259,3 +259,13 @@ def test_pictures_know_their_adapter(tiny_folder: Path, tiny_parts: Parts, tmp_p
         check_base(read, "another")
     with pytest.raises(ModelFileError, match="no adapter folder"):
         NextStepPipeline.from_pretrained(tiny_folder, adapter=tmp_path / "none")
+
+
+def test_sampling_refuses_an_adapter_that_is_not_merged(tiny_parts: Parts) -> None:
+    model = random_model(TINY)
+    add_adapter(model, AdapterConfig(rank=2))
+    pipeline = NextStepPipeline(model, *tiny_parts[1:])
+    with pytest.raises(NextStepError, match="merge the adapter"):
+        pipeline.generate("a red apple")
+    with merged(model):
+        pipeline.generate("a red apple")

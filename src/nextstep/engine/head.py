@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextstep.errors import NextStepError
 from nextstep.model.flow_head import NORM_EPS, FlowHead
 
 Modulation = tuple[Tensor, ...]
@@ -26,6 +27,8 @@ class SamplingHead:
     """
 
     def __init__(self, head: FlowHead) -> None:
+        if not head.is_plain:
+            raise NextStepError("sampling reads plain weights: merge the adapter into them first")
         self.head, self.net = head, head.net
         self.times: dict[float, Tensor] = {}
         self.condition: Tensor | None = None

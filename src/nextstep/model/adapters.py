@@ -133,7 +133,7 @@ def add_adapter(model: NextStepModel, config: AdapterConfig, seed: int = 0) -> N
         raise NextStepError("the model has an adapter already; merge it before adding another")
     theirs = LoraConfig(
         r=config.rank,
-        lora_alpha=config.scaling * config.rank,  # type: ignore[arg-type]
+        lora_alpha=config.scaling * config.rank,
         lora_dropout=config.dropout,
         target_modules=config.targets(model),
     )

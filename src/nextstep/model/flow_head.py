@@ -128,6 +128,11 @@ class FlowHead(nn.Module):
         """x [M, D], t [M], condition [M, E] -> velocity [M, D]."""
         return self.velocity(x, self.embed_time(t), self.embed_condition(condition))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every projection is an ordinary Linear, so not one with an adapter in it."""
+        return not any(hasattr(module, "base_layer") for module in self.modules())
+
     def reset_parameters(self) -> None:
         """Xavier Linears, zero biases, N(0, 0.02) time MLP, zero AdaLN and output layers."""
         for module in self.modules():
