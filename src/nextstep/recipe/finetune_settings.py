@@ -16,7 +16,7 @@ EPOCHS, FEWEST_STEPS, MOST_STEPS = 60, 100, 2000
 MOST_SAMPLES = 8
 """Samples of a step by default, where there are so many."""
 
-WIDTH_RATE = 0.25
+WIDTH_RATE = 0.15
 """Learning rate of an adapter times the model's width; chosen on the nano model."""
 
 FULL_SHARE = 0.1
