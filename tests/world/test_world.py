@@ -11,10 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import captions, drawings, scenes, sources
 from nextstep.world.crops import CropMaker
-from nextstep.world.singles import COLOUR_NAMES, LatentStore, SinglesMaker
 from nextstep.world.vocabulary import (
     COLOURS,
     OBJECTS,
@@ -184,72 +182,3 @@ def test_crops_are_a_function_of_the_step() -> None:
     assert float(one.max()) <= 1
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LatentStore:
-    """Tokens that tell which picture they are of."""
-    shape = (len(OBJECTS), len(STYLES), len(COLOURS), 4, 3)
-    values = np.arange(np.prod(shape[:3]), dtype=np.float32).reshape(*shape[:3], 1, 1)
-    np.save(tmp_path / "store.npy", np.broadcast_to(values, shape))
-    return LatentStore(tmp_path / "store.npy")
-
-
-def scene_of(tokens: torch.Tensor) -> tuple[str, str, str]:
-    number = int(tokens[0, 0])
-    colour, rest = number % len(COLOURS), number // len(COLOURS)
-    style, name = rest % len(STYLES), rest // len(STYLES)
-    return OBJECTS[name], STYLES[style], COLOUR_NAMES[colour]
-
-
-def test_training_never_sees_held_out_pairs(
-    store: LatentStore, text_tokenizer: TextTokenizer
-) -> None:
-    maker = SinglesMaker(store, text_tokenizer, pictures=64, edit_share=0.5)
-    for step in range(40):
-        batch = maker(step)
-        for tokens in batch.image_tokens.view(-1, 4, 3):
-            name, style, colour = scene_of(tokens)
-            assert not is_held_out(name, style)
-            assert background_allowed(style, colour)
-
-
-def test_edits_change_one_thing(store: LatentStore, text_tokenizer: TextTokenizer) -> None:
-    maker = SinglesMaker(store, text_tokenizer, pictures=2, edit_share=1.0, drop_text=0.0)
-    for step in range(60):
-        batch = maker(step)
-        assert len(batch.target_rows) == 4  # one edit, its target alone is trained
-        source, target = map(scene_of, batch.image_tokens.view(2, 4, 3))
-        assert batch.target_rows.tolist() == [4, 5, 6, 7]
-        assert source[0] == target[0]
-        text = text_tokenizer.decode(batch.ids[0].tolist())
-        changed = target[1] if "style" in text else target[2]
-        assert changed in text
-        assert source[1:][1 if "style" in text else 0] == target[1:][1 if "style" in text else 0]
-
-
-def test_batches_are_a_function_of_the_step(
-    store: LatentStore, text_tokenizer: TextTokenizer
-) -> None:
-    maker = SinglesMaker(store, text_tokenizer, pictures=8)
-    one, again = maker(5), maker(5)
-    assert torch.equal(one.ids, again.ids)
-    assert torch.equal(one.image_tokens, again.image_tokens)
-
-
-def test_store_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "nextstep.world.singles.single",
-        lambda n, s, c, size: Image.new("RGB", (size, size), COLOURS[c]),
-    )
-
-    def encode(pictures: list[np.ndarray]) -> torch.Tensor:
-        return torch.stack([torch.full((4, 3), float(p[0, 0, 0])) for p in pictures])
-
-    path = tmp_path / "latents.npy"
-    LatentStore.build(path, encode, 32, (4, 3))
-    store = LatentStore(path)
-    assert store.grid == (2, 2)
-    for colour, (red, _, _) in COLOURS.items():
-        assert store("bomb", "mono", colour).unique().tolist() == [float(red)]
-    assert [p.name for p in tmp_path.iterdir()] == ["latents.npy"]
