@@ -45,16 +45,16 @@ class SamplingHead:
             self.times.setdefault(t, self.head.embed_time(torch.tensor([t], device=x.device)))
             self._made |= self._modulations([t])
         *blocks, final = self._made[t]
-        x = F.linear(x, self.net.input_proj.weight, self.net.input_proj.bias)
+        x = self.net.input_proj(x)
         for block, (scale, shift, gate) in zip(self.net.blocks(), blocks, strict=True):
             inner, _, outer = block.mlp
             h = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS).mul_(scale).add_(shift)
-            h = F.silu(F.linear(h, inner.weight, inner.bias), inplace=True)
-            x = x.addcmul(F.linear(h, outer.weight, outer.bias), gate)
+            h = F.silu(inner(h), inplace=True)
+            x = x.addcmul(outer(h), gate)
         scale, shift = final
         h = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS).mul_(scale).add_(shift)
-        last = self.net.final_layer.linear
-        return F.linear(h, last.weight, last.bias)
+        velocity: Tensor = self.net.final_layer.linear(h)
+        return velocity
 
     def _modulations(self, times: list[float]) -> dict[float, list[Modulation]]:
         """For every time: (scale, shift, gate) [R, W] of each block, (scale, shift) of the end."""
@@ -62,15 +62,14 @@ class SamplingHead:
         y = F.silu(self.condition + self._stack(times))  # [K, R, W]
         made: list[list[Modulation]] = [[] for _ in times]
         for block in self.net.blocks():
-            layer, norm = block.adaLN_modulation[1], block.in_ln
-            shift, scale, gate = F.linear(y, layer.weight, layer.bias).chunk(3, dim=-1)
+            norm = block.in_ln
+            shift, scale, gate = block.adaLN_modulation[1](y).chunk(3, dim=-1)
             scale = scale + 1
             shift = shift.addcmul(scale, norm.bias)
             scale = scale * norm.weight
             for k, out in enumerate(made):
                 out.append((scale[k], shift[k], gate[k]))
-        layer = self.net.final_layer.adaLN_modulation[1]
-        shift, scale = F.linear(y, layer.weight, layer.bias).chunk(2, dim=-1)
+        shift, scale = self.net.final_layer.adaLN_modulation[1](y).chunk(2, dim=-1)
         scale = scale + 1
         for k, out in enumerate(made):
             out.append((scale[k], shift[k]))
