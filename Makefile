@@ -21,7 +21,7 @@ docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
 # The pin of torch comes first: a looser range would fetch a build for CUDA.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,data,eval]'
