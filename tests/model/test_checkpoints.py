@@ -219,3 +219,13 @@ def test_peak_memory_is_about_the_model(tmp_path: Path) -> None:
     )
     # A shard is read through a memory map, whose pages count too: one shard on top.
     assert int(out.stdout) < 1.4 * size
+
+
+def test_learned_positions_have_no_place_in_the_released_layout(tmp_path: Path) -> None:
+    model = random_model(TINY.with_values(image_position_side=4))
+    with pytest.raises(ModelFileError, match="learned row and column positions"):
+        save_model(model, tmp_path, released=True)
+    assert not list(tmp_path.iterdir())
+    save_model(model, tmp_path)
+    kept = load_model(tmp_path).state_dict()
+    assert torch.equal(kept["image_row_embed.weight"], model.state_dict()["image_row_embed.weight"])

@@ -190,9 +190,17 @@ def save_model(
         folder: must exist; files are written beside and renamed.
         released: config.json under the released v1 names, and lm_head written even when tied.
         shard_bytes: largest shard.
+
+    Raises:
+        ModelFileError: when the released layout has no place for what the model has.
     """
     from safetensors.torch import save_file
 
+    if released and model.config.image_position_side:
+        raise ModelFileError(
+            "this model has learned row and column positions, which the released layout cannot "
+            "hold; write it in our own"
+        )
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = model.config.to_released_dict(dtype) if released else model.config.to_dict()
