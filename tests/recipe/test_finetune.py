@@ -151,11 +151,11 @@ def test_edits_are_trained_and_shown(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_default_steps_and_rates(tmp_path: Path) -> None:
     plain = FinetuneSettings(tmp_path, tmp_path)
-    assert plain.steps_of(24) == 180  # 60 uses in batches of 8
+    assert plain.steps_of(24) == 150  # 50 uses in batches of 8
     assert (plain.steps_of(3), plain.steps_of(10_000)) == (100, 2000)
     assert (plain.batch_of(3), plain.batch_of(500)) == (3, 8)
-    assert plain.rate_of(256) == pytest.approx(6e-4, rel=0.05)
-    assert replace(plain, full=True).rate_of(256) == pytest.approx(6e-5, rel=0.05)
+    assert plain.rate_of(256) == pytest.approx(1e-3, rel=0.05)
+    assert replace(plain, full=True).rate_of(256) == pytest.approx(1e-4, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def command(
                            rich_help_panel=TRAINING_PANEL)
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(help="Default 60 uses of every picture, 100 to 2000 steps.",
+        int | None, typer.Option(help="Default 50 uses of every picture, 100 to 2000 steps.",
                                  rich_help_panel=TRAINING_PANEL)
     ] = None,
     minutes: Annotated[
@@ -61,9 +61,9 @@ def command(
         str, typer.Option(help="What the adapter changes.", rich_help_panel=TRAINING_PANEL)
     ] = "attention,mlp,head,projectors",
     drop_text: Annotated[
-        float, typer.Option(help="Share of uses without the caption, for guidance.",
+        float, typer.Option(help="Share of uses without the caption.",
                             rich_help_panel=TRAINING_PANEL)
-    ] = 0.1,
+    ] = 0.0,
     context_noise: Annotated[
         float, typer.Option(help="Noise on the image tokens that are read while training.",
                             rich_help_panel=TRAINING_PANEL)

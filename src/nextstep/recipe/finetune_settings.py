@@ -10,13 +10,13 @@ from nextstep.errors import NextStepError
 from nextstep.model.adapters import AdapterConfig
 
 MOST_PROMPTS = 16
-EPOCHS, FEWEST_STEPS, MOST_STEPS = 60, 100, 2000
+EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 100, 2000
 """Uses of every sample by default, and the bounds of the steps that this makes."""
 
 MOST_SAMPLES = 8
 """Samples of a step by default, where there are so many."""
 
-WIDTH_RATE = 0.15
+WIDTH_RATE = 0.25
 """Learning rate of an adapter times the model's width; chosen on the nano model."""
 
 FULL_SHARE = 0.1
@@ -39,7 +39,8 @@ class FinetuneSettings:
         minutes: instead of steps: as many as fit, by timing the first ones.
         batch: samples of one step; default at most `MOST_SAMPLES`.
         learning_rate: its peak; default by the model's width.
-        drop_text: share of uses without their caption, so that guidance goes on working.
+        drop_text: share of uses without their caption. By default there are none: what the model
+            draws without text stays as it was, so guidance leads from there to what is new.
         context_noise: noise on the image tokens that are read; see `stages.pretrain`.
         prompts: drawn before, during and after; default captions of the first samples.
         sheets: how often they are drawn on the way.
@@ -61,7 +62,7 @@ class FinetuneSettings:
     minutes: float | None = None
     batch: int | None = None
     learning_rate: float | None = None
-    drop_text: float = 0.1
+    drop_text: float = 0.0
     context_noise: float = 0.0
     prompts: tuple[str, ...] = ()
     sheets: int = 3
