@@ -304,7 +304,7 @@ class Finetuning:
             seed=settings.seed,
             save_minutes=2.0,
             save_frozen=settings.full,
-            sample_every=max(1, steps // (settings.sheets + 1)),
+            sample_every=-(-steps // (settings.sheets + 1)),
             progress=self.progress,
             measure_peak=False,
         )
