@@ -1,4 +1,4 @@
-"""Patchify, token norm, perturbation."""
+"""Patchify, token norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextstep.image.latents import normalise_latents, patchify, perturb, token_norm, unpatchify
+from nextstep.image.latents import normalise_latents, patchify, token_norm, unpatchify
 
 
 @given(
@@ -43,13 +43,3 @@ def test_token_norm() -> None:
     assert torch.allclose(tokens.var(-1, unbiased=False), torch.ones(3, 5), atol=1e-3)
     latents = torch.randn(2, 16, 4, 4)
     assert torch.allclose(patchify(normalise_latents(latents)), token_norm(patchify(latents)))
-
-
-def test_perturbation_has_one_level_per_picture() -> None:
-    latents = torch.zeros(200, 4, 16, 16)
-    noisy = perturb(latents, 0.5, torch.Generator().manual_seed(0))
-    levels = noisy.std(dim=(1, 2, 3))
-    assert 0.23 < float(levels.mean()) < 0.27
-    assert float(levels.max()) < 0.53
-    assert float(levels.min()) < 0.05
-    assert torch.equal(perturb(latents, 0.0), latents)

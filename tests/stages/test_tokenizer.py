@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
 from nextstep.image.critic import Critic, adversarial_loss, critic_loss
 from nextstep.image.features import FeatureNet
+from nextstep.image.latents import normalise_latents
 from nextstep.stages.tokenizer import (
     PARTS,
     PictureBatch,
     TokenizerModel,
     TokenizerStage,
-    reconstruction_loss,
-    tokenizer_loss,
+    reconstruction_parts,
 )
 
 SMALL = AutoencoderConfig((8, 8), 1, 4, 4)
@@ -66,7 +66,11 @@ def parts_of(batch: PictureBatch) -> list[PictureBatch]:
 def test_without_noise_it_is_the_plain_loss() -> None:
     stage, batch = TokenizerStage(SMALL, gamma=0.0), pictures()
     model = stage.trainee(network())
-    expected = tokenizer_loss(model.autoencoder, batch.pixels, gamma=0.0)["loss"]
+    network_ = model.autoencoder
+    output = network_.decoder(normalise_latents(network_.mean(batch.pixels)))
+    error = output - batch.pixels
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    expected = error.abs().mean() + error.square().mean() + edges
     assert torch.isclose(total(stage, model, [batch]), expected)
     assert set(stage.loss_weights) == {"l1", "l2", "gradient"}
 
@@ -97,6 +101,10 @@ def test_noise_belongs_to_the_picture() -> None:
     assert 0 <= float(whole.level.min()) < float(whole.level.max()) <= 0.7
     assert not torch.equal(whole.noise[0], whole.noise[1])
     assert TokenizerStage(SMALL).prepare(batch, "cpu").sample is None
+    many = stage.prepare(PictureBatch(torch.zeros(300, 3, 2, 2), tuple(range(300))), "cpu")
+    assert 0.32 < float(many.level.mean()) < 0.38  # uniform over 0 to 0.7
+    assert float(many.level.min()) < 0.02 and float(many.level.max()) > 0.68
+    assert 0.9 < float(many.noise.std()) < 1.1
 
 
 def test_refinement_moves_the_decoder_alone() -> None:
@@ -214,9 +222,16 @@ def test_what_cannot_be_is_refused(given: dict, said: str) -> None:
         Critic((8, 12))
 
 
-def test_reconstruction_loss_is_a_mean_over_pictures() -> None:
+def test_reconstruction_parts() -> None:
     target = torch.zeros(2, 3, 4, 4)
-    assert torch.isclose(reconstruction_loss(target + 0.5, target)["loss"], torch.tensor(0.75))
+    shifted = torch.cat((target[:1] + 0.5, target[1:]))
+    parts = reconstruction_parts(shifted, target)
+    assert parts["l1"].tolist() == [0.5, 0.0]
+    assert parts["l2"].tolist() == [0.25, 0.0]
+    assert parts["gradient"].tolist() == [0.0, 0.0]  # a constant offset has no edge
+    edge = target.clone()
+    edge[..., 2:] = 1.0
+    assert torch.allclose(reconstruction_parts(edge, target)["gradient"], torch.tensor(1 / 3))
 
 
 def test_operations_are_those_of_all_networks(features: FeatureNet) -> None:

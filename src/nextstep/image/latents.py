@@ -1,4 +1,4 @@
-"""Latents and image tokens: patchify, token norm, perturbation.
+"""Latents and image tokens: patchify, token norm.
 
 Legend: B batch, C latent channels, h w latent height and width, p patch side, R = h/p rows,
 K = w/p columns, N = R*K tokens, D = C*p*p values per token (16*2*2 = 64 as released).
@@ -69,19 +69,6 @@ def normalise_latents(latents: Tensor, patch: int = 2) -> Tensor:
     """Token norm applied to latents in place of tokens, [B, C, h, w] -> the same shape."""
     grid = latents.shape[-2] // patch, latents.shape[-1] // patch
     return unpatchify(token_norm(patchify(latents, patch)), grid, patch)
-
-
-def perturb(latents: Tensor, gamma: float, generator: torch.Generator | None = None) -> Tensor:
-    """Training noise of the tokenizer: z + a*eps, one a ~ U[0, gamma] per picture (eq. 3).
-
-    Args:
-        latents: [B, C, h, w], already normalised.
-        gamma: largest standard deviation; 0 leaves the latents alone.
-        generator: source of both draws.
-    """
-    a = torch.rand(len(latents), 1, 1, 1, generator=generator, device=latents.device) * gamma
-    eps = torch.randn(latents.shape, generator=generator, device=latents.device)
-    return latents + (a * eps).to(latents.dtype)
 
 
 def raster_coordinates(grid: tuple[int, int]) -> Tensor:

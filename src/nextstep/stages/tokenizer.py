@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
 from nextstep.image.critic import Critic, adversarial_loss, critic_loss
 from nextstep.image.features import FeatureNet
-from nextstep.image.latents import normalise_latents, perturb
+from nextstep.image.latents import normalise_latents
 
 PARTS = ("l1", "l2", "gradient", "perceptual", "kl", "adversarial")
 PLAIN: dict[str, float] = {"l1": 1.0, "l2": 1.0, "gradient": 1.0}
@@ -51,27 +51,6 @@ def reconstruction_parts(output: Tensor, target: Tensor) -> dict[str, Tensor]:
         "l2": mean(error.square()),
         "gradient": mean(error.diff(dim=-1).abs()) + mean(error.diff(dim=-2).abs()),
     }
-
-
-def reconstruction_loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """L1 + L2 + gradient L1 of two pixel tensors [B, 3, H, W]; scalars by name."""
-    parts = {name: values.mean() for name, values in reconstruction_parts(output, target).items()}
-    loss = parts["l1"] + parts["l2"] + parts["gradient"]
-    return {"loss": loss, "l1": parts["l1"].detach(), "l2": parts["l2"].detach()}
-
-
-def tokenizer_loss(
-    autoencoder: Autoencoder, pixels: Tensor, gamma: float, decoder_only: bool = False
-) -> dict[str, Tensor]:
-    """Encode, normalise, perturb with a ~ U[0, gamma], decode, compare (arXiv 2508.10711 eq. 3).
-
-    With `decoder_only` the encoder stays as it is, so latents keep their meaning for a transformer
-    that was trained on them.
-    """
-    with torch.set_grad_enabled(not decoder_only):
-        mean = autoencoder.mean(pixels).float()
-        latents = perturb(normalise_latents(mean, autoencoder.config.patch), gamma)
-    return reconstruction_loss(autoencoder.decoder(latents), pixels)
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,10 @@ class PictureBatch:
 
 
 class TokenizerModel(nn.Module):
-    """What the stage trains: the autoencoder and, for adversarial training, its critic."""
+    """What the stage trains: the autoencoder and, for adversarial training, its critic.
+
+    Encode, normalise, perturb with a ~ U[0, gamma], decode (arXiv 2508.10711 eq. 3).
+    """
 
     def __init__(self, autoencoder: Autoencoder, critic: Critic | None = None) -> None:
         super().__init__()
