@@ -15,7 +15,7 @@ from nextstep.data.packing import pack_window
 from nextstep.image.latents import token_norm
 from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.model.nextstep import NextStepModel
-from nextstep.stages.pretrain import PreparedBatch, PretrainStage, sequence_loss
+from nextstep.stages.pretrain import PreparedBatch, PretrainStage
 from nextstep.text.sequence import (
     Part,
     Picture,
@@ -146,11 +146,13 @@ def another(sample: tuple[Document, list[Tensor]]) -> tuple[Document, list[Tenso
     return replace(document, sequence=sequence, seed=1), [p.flip(-1) for p in pictures]
 
 
-def test_sums_are_what_the_old_means_were(text_tokenizer: TextTokenizer) -> None:
+def test_sums_of_packed_rows_are_the_mean_of_padded_ones(text_tokenizer: TextTokenizer) -> None:
     model = random_model(POSITIONED)
     sequences = [document.sequence for document, _ in documents(text_tokenizer)]
     pictures = [p for _, own in documents(text_tokenizer) for p in own]
-    expected = sequence_loss(model, collate(sequences, pictures, TINY.pad_id))["lm_loss"]
+    padded = collate(sequences, pictures, TINY.pad_id)
+    hidden = model.hidden(model.embed(padded.ids, padded.image_tokens, padded.coordinates))
+    expected = model.text_loss(hidden, padded.ids, padded.labels)
     batch = prepared(packed(documents(text_tokenizer)), context_noise=0.0)
     found = stage().losses(model, batch)["lm_loss"] / stage().counts(batch)["lm_loss"]
     assert torch.isclose(found, expected, atol=1e-6)
@@ -243,6 +245,15 @@ def test_pixels_become_the_tokens_that_the_image_tokenizer_gives(
     losses["im_loss"].backward()
     with pytest.raises(ValueError, match="needs an image tokenizer"):
         stage().prepare(made.batch_of([[(document, pixels)]]), "cpu")
+
+
+def test_text_alone_trains(text_tokenizer: TextTokenizer) -> None:
+    sequence = build_sequence([Text("two cats")], text_tokenizer)
+    batch = prepared([[(Document("a", sequence, (), 4), [])]])
+    losses = stage().losses(random_model(POSITIONED), batch)
+    assert stage().counts(batch)["im_loss"] == 0
+    assert losses.keys() == {"lm_loss"}
+    assert float(losses["lm_loss"]) > 0
 
 
 def test_a_batch_without_draws_is_refused(text_tokenizer: TextTokenizer) -> None:

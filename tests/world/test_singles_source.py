@@ -44,6 +44,19 @@ def test_an_edit_trains_its_target_alone() -> None:
         assert sum(a != b for a, b in zip(first, second, strict=True)) <= 1
 
 
+def test_edits_ask_for_a_style_as_often_as_said() -> None:
+    def styled(share: float) -> float:
+        source = SingleEdits(TOKENIZER, 64, no_caption=0, style_share=share)
+        scenes = [source.document(i, i).payload.scenes for i in range(300)]
+        return sum(before[1] != after[1] for before, after in scenes) / 300
+
+    assert styled(0) == 0
+    assert 0.65 < styled(0.75) < 0.85
+    assert styled(1) > 0.98, "another style than the one it has, where there is one"
+    with pytest.raises(ValueError, match="style_share must be"):
+        SingleEdits(TOKENIZER, 64, style_share=1.5)
+
+
 def test_conditions_are_left_out_as_often_as_asked() -> None:
     source = SingleEdits(TOKENIZER, 64, no_caption=0.5)
     counts = [len(source.document(i, i).images) for i in range(400)]

@@ -19,11 +19,8 @@ from nextstep.image.latents import token_norm
 from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.model.documents import Documents, Way
 from nextstep.model.nextstep import NextStepModel
+from nextstep.stages.encoding import PictureEncoder
 from nextstep.train.flops import Work, train_flops
-
-PIXELS_AT_ONCE = 2**20
-"""Pixels that are encoded together; more gain nothing."""
-
 
 @dataclass(frozen=True)
 class PreparedBatch:
@@ -70,7 +67,8 @@ class PretrainStage:
         context_noise: float = 0.0,
         way: Way | None = None,
     ) -> None:
-        self.config, self.image_tokenizer = config, image_tokenizer
+        self.config = config
+        self.encoder = PictureEncoder(image_tokenizer) if image_tokenizer else None
         self.row_length, self.context_noise, self.way = row_length, context_noise, way
         self.head_batch_mul = head_batch_mul or config.fm_head_batch_mul
         self.loss_weights = {
@@ -111,16 +109,11 @@ class PretrainStage:
         """The batch with image tokens in place of pixels."""
         if not batch.pictures:
             return batch
-        if self.image_tokenizer is None:
+        if self.encoder is None:
             raise ValueError("the pictures are pixels, so the stage needs an image tokenizer")
         tokens = batch.image_tokens.clone()
         for group in batch.pictures:
-            at_once = max(1, PIXELS_AT_ONCE // group.pixels[0, ..., 0].numel())
-            for pixels, rows in zip(
-                group.pixels.split(at_once), group.rows.split(at_once), strict=True
-            ):
-                scaled = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-                tokens[rows] = self.image_tokenizer.encode_tokens(scaled).to(tokens)
+            tokens[group.rows] = self.encoder(group.pixels).to(tokens)
         return replace(batch, image_tokens=tokens, pictures=())
 
     def counts(self, batch: PreparedBatch) -> dict[str, float]:
@@ -155,59 +148,3 @@ class PretrainStage:
             levels=0 if packed.u is None else len(packed.u),
         )
         return train_flops(self.config, work)
-
-
-def noisy_context(tokens: Tensor, strength: float, rows: Tensor) -> Tensor:
-    """What the backbone reads while it trains: tokens moved off their place, still normalised.
-
-    A model that only ever reads perfect tokens is lost as soon as one of its own is a little off;
-    noise of independent levels on the context (xAR, arXiv 2502.20388) teaches it to go on.
-
-    Args:
-        tokens: [M, D], normalised.
-        strength: largest standard deviation; every token draws its own level from U[0, strength].
-        rows: [T] which tokens; those of given pictures (the sources of an edit) stay as they are,
-            because generation reads them perfect too.
-
-    Returns:
-        [M, D], normalised again.
-    """
-    clean = tokens[rows]
-    level = torch.rand(len(rows), 1, device=tokens.device) * strength
-    return tokens.index_copy(0, rows, token_norm(clean + level * torch.randn_like(clean)))
-
-
-def sequence_loss(
-    model: NextStepModel,
-    batch: SequenceBatch,
-    head_batch_mul: int | None = None,
-    context_noise: float = 0.0,
-) -> dict[str, Tensor]:
-    """Loss of one batch of sequences.
-
-    Args:
-        model: the unified model.
-        batch: see `SequenceBatch`.
-        head_batch_mul: noise levels per token; default from the model's config.
-        context_noise: strength of `noisy_context`; 0 reads the tokens as they are. Targets are
-            always clean.
-
-    Returns:
-        Scalars `loss`, `lm_loss`, `im_loss`.
-    """
-    config = model.config
-    tokens = batch.image_tokens if batch.image_tokens.numel() else None
-    if tokens is not None and context_noise:
-        tokens = noisy_context(tokens, context_noise, batch.target_rows)
-    hidden = model.hidden(model.embed(batch.ids, tokens, batch.coordinates))
-    lm_loss = model.text_loss(hidden, batch.ids, batch.labels)
-    im_loss = hidden.new_zeros(())
-    if len(batch.condition_places):
-        condition = model.image_condition(hidden.flatten(0, 1)[batch.condition_places])
-        targets = batch.image_tokens[batch.target_rows]
-        count = len(targets) * (head_batch_mul or config.fm_head_batch_mul)
-        u = torch.randn(count, device=hidden.device)
-        noise = torch.randn(count, config.token_size, device=hidden.device)
-        im_loss = model.image_loss(condition, targets, u, noise)
-    loss = config.lm_loss_weight * lm_loss + config.im_loss_weight * im_loss
-    return {"loss": loss, "lm_loss": lm_loss.detach(), "im_loss": im_loss.detach()}

@@ -110,6 +110,13 @@ class SingleEdits(Singles):
     """Edits: a picture, an instruction, the picture in another style or on another background.
 
     Of the edits that lose their text (share `no_caption`) half lose their source too.
+
+    Args:
+        tokenizer, pixels, no_caption, name: see `Singles`.
+        style_share: how many of the edits ask for a style.
+
+    Raises:
+        ValueError: when a side is no multiple of 16 or a share no number from 0 to 1.
     """
 
     kind = "image_to_image"
@@ -120,8 +127,12 @@ class SingleEdits(Singles):
         pixels: int = 128,
         no_caption: float = 0.1,
         name: str = "single-edits",
+        style_share: float = 0.5,
     ) -> None:
         super().__init__(tokenizer, pixels, no_caption, name)
+        if not 0 <= style_share <= 1:
+            raise ValueError(f"style_share must be a number from 0 to 1, not {style_share}")
+        self.style_share = style_share
         self.styles: dict[tuple[str, str], list[str]] = {}
         for object_name, style, colour in self.scenes:
             self.styles.setdefault((object_name, colour), []).append(style)
@@ -138,8 +149,9 @@ class SingleEdits(Singles):
 
     def _changed(self, scene: Scene, rng: random.Random) -> tuple[Scene, str]:
         name, style, colour = scene
-        if rng.random() < 0.5:
-            new = rng.choice(self.styles[name, colour])
+        if rng.random() < self.style_share:
+            styles = self.styles[name, colour]
+            new = rng.choice([other for other in styles if other != style] or styles)
             return (name, new, colour), captions.style_edit(rng, new)
         new = rng.choice([c for c in COLOURS if background_allowed(style, c)])
         return (name, style, new), captions.background_edit(rng, new)
