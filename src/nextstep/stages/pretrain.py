@@ -22,6 +22,7 @@ from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.encoding import PictureEncoder
 from nextstep.train.flops import Work, train_flops
 
+
 @dataclass(frozen=True)
 class PreparedBatch:
     """A batch on its device with all that needs no gradient.
