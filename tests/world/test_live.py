@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nextstep.cli import main as cli
+from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.shards import ShardSet
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.errors import NextStepError
+from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.recipe import live
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import drawings
@@ -25,6 +28,7 @@ from nextstep.world.build import build_shards
 from nextstep.world.live import WorldSource
 from nextstep.world.sheet import sheet
 from nextstep.world.tasks import TASKS, example, examples
+from tests.conftest import TINY_VAE
 
 TOKENIZER = TextTokenizer.train(["a red apple on a blue background, noto style"], 400)
 
@@ -61,6 +65,43 @@ def test_threads_draw_the_same() -> None:
 def test_a_recipe_can_name_it() -> None:
     module, _, name = live.SOURCES["world"].partition(":")
     assert (module, name) == (WorldSource.__module__, "WorldSource")
+
+
+def test_samples_that_repeat_and_their_stills() -> None:
+    source = WorldSource(TOKENIZER, 32, tasks=["editing", "single"], length=30, fresh=False)
+    texts = set()
+    for index in range(30):
+        stills = source.stills(index)
+        for seed in range(4):
+            document = source.document(index + 30 * seed, seed)
+            assert document.key == stills.key
+            texts.add(tuple(document.sequence.ids))
+            pictures = source.pictures(document)
+            assert len(pictures) == len(document.images) == len(document.sequence.images)
+            for image, picture in zip(document.images, pictures, strict=True):
+                assert np.array_equal(picture, stills.pictures[image])
+    assert 30 < len(texts) < 90, "only what is left out for guidance changes"
+    assert source.is_still
+    assert not WorldSource(TOKENIZER, 32).is_still
+    assert source.shown() != WorldSource(TOKENIZER, 32, tasks=["single"]).shown()
+
+
+def test_repeated_samples_are_read_from_a_latent_cache(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(TINY_VAE)
+    source = WorldSource(TOKENIZER, 32, tasks=["editing"], length=6, fresh=False, no_caption=0.5)
+    build_cache(source, tokenizer, tmp_path, samples_per_part=4)
+    cached = CachedSource(source, LatentCache(tmp_path, tokenizer_hash(tokenizer)))
+    for use in range(24):
+        document = cached.document(use, use)
+        assert document is not None
+        pixels = source.pictures(source.document(use, use))
+        for tokens, picture in zip(cached.pictures(document), pixels, strict=True):
+            scaled = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+            expected = tokenizer.encode_tokens(scaled)[0]
+            assert torch.allclose(tokens.float(), expected, atol=5e-3)
+    with pytest.raises(NextStepError, match="set crop to centre or fresh to false"):
+        CachedSource(WorldSource(TOKENIZER, 32), cached.cache)
 
 
 def test_shares_of_tasks() -> None:
@@ -141,10 +182,10 @@ def test_it_is_fast_enough() -> None:
     source = WorldSource(TOKENIZER, 128)
 
     def rate(first: int, count: int) -> float:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for index in range(first, first + count):
             source.pictures(source.document(index, 0))
-        return count / (time.perf_counter() - begun)
+        return count / (time.thread_time() - begun)
 
     rate(0, 200)  # the first samples load and scale their drawings
     # 560 a second were measured beside a training run; a busy machine may be much slower.

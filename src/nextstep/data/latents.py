@@ -16,15 +16,15 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nextstep.data.documents import Document, SampleError, derived_seed
+from nextstep.data.documents import Document, SampleError, Source, derived_seed
 from nextstep.data.ordered import ordered_map
-from nextstep.data.sources import ShardSource, Stills
+from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
 from nextstep.files import read_json, write_json
 from nextstep.text.sequence import Grid
@@ -54,6 +54,24 @@ def tokenizer_hash(tokenizer: ImageTokenizer) -> str:
     return digest.hexdigest()[:16]
 
 
+class StillSource(Source, Protocol):
+    """A source whose pictures can be encoded ahead: shards, or a live one that repeats itself."""
+
+    @property
+    def token_pixels(self) -> int:
+        """Side of an image token in pixels."""
+
+    @property
+    def is_still(self) -> bool:
+        """Whether a sample shows the same pictures at every use."""
+
+    def stills(self, index: int) -> Stills | None:
+        """What a sample shows whatever is chosen for it; None when a filter leaves it out."""
+
+    def shown(self) -> dict[str, Any]:
+        """What the pictures depend on, beside files; plain JSON."""
+
+
 @dataclass(frozen=True)
 class CacheReport:
     """What a finished cache holds.
@@ -72,7 +90,7 @@ class CacheReport:
 
 
 def build_cache(
-    source: ShardSource,
+    source: StillSource,
     tokenizer: ImageTokenizer,
     folder: str | Path,
     *,
@@ -96,9 +114,9 @@ def build_cache(
         NextStepError: when the folder holds the cache of another tokenizer or other data.
     """
     folder, side = Path(folder), tokenizer.config.token_pixels
-    if side != source.options.token_pixels:
+    if side != source.token_pixels:
         raise NextStepError(
-            f"source {source.name} reckons with image tokens of {source.options.token_pixels} "
+            f"source {source.name} reckons with image tokens of {source.token_pixels} "
             f"pixels a side and the tokenizer makes them of {side}; set token_pixels to {side}"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,17 +224,17 @@ class CachedSource:
         cache: of its pictures.
 
     Raises:
-        NextStepError: when the cache is of other samples or buckets, or pictures are cut at random
-            places.
+        NextStepError: when the cache is of other samples or buckets, or pictures are not the same
+            at every use.
     """
 
-    def __init__(self, source: ShardSource, cache: LatentCache) -> None:
-        if source.options.crop != "centre":
+    def __init__(self, source: StillSource, cache: LatentCache) -> None:
+        if not source.is_still:
             raise NextStepError(
-                f"source {source.name} cuts pictures at random places, which no latent cache "
-                "holds; set crop to centre or leave the cache out"
+                f"source {source.name} shows other pictures at every use, which no latent cache "
+                "holds; set crop to centre or fresh to false, or leave the cache out"
             )
-        _refuse_other(cache.folder, cache.head, _shown(source))
+        _refuse_other(cache.folder, cache.head, _described(source))
         self.source, self.cache = source, cache
         self.name, self.kind = source.name, source.kind
 
@@ -230,7 +248,7 @@ class CachedSource:
             SampleError: when it is broken.
         """
         document = self.source.document(index, seed)
-        return None if document is None else replace(document, payload=index)
+        return None if document is None else replace(document, payload=index % len(self.source))
 
     def pictures(self, document: Document) -> list[Tensor]:
         """Image tokens of the document's pictures in reading order, fp16 [rows*columns, D].
@@ -280,7 +298,7 @@ class _Encoded:
 
 
 def _encoded(
-    source: ShardSource, tokenizer: ImageTokenizer, indices: Seq[int], batch: int, workers: int
+    source: StillSource, tokenizer: ImageTokenizer, indices: Seq[int], batch: int, workers: int
 ) -> list[_Encoded]:
     """The samples of one part; pictures of one grid are encoded together."""
     samples: list[_Encoded] = []
@@ -340,27 +358,19 @@ def _write_part(folder: Path, number: int, samples: list[_Encoded]) -> None:
     scratch.replace(_json_path(folder, number))
 
 
-def _head(source: ShardSource, tokenizer: str, token_size: int, per_part: int) -> dict[str, Any]:
+def _head(source: StillSource, tokenizer: str, token_size: int, per_part: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "tokenizer": tokenizer,
         "token_size": token_size,
         "samples_per_part": per_part,
-        **_shown(source),
+        **_described(source),
     }
 
 
-def _shown(source: ShardSource) -> dict[str, Any]:
-    """What the pictures of a source depend on beside their files."""
-    options = source.options
-    return {
-        "kind": source.kind,
-        "samples": len(source),
-        "areas": [] if options.grids else list(options.areas),
-        "grids": [list(grid) for grid in options.grids],
-        "token_pixels": options.token_pixels,
-    }
+def _described(source: StillSource) -> dict[str, Any]:
+    return {"kind": source.kind, "samples": len(source), **source.shown()}
 
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -243,6 +243,25 @@ class ShardSource:
         found = self._found(use.index, len(use.fits), document.key)
         return [self._fitted(found[n], use.fits[n], use.place) for n in document.images]
 
+    @property
+    def token_pixels(self) -> int:
+        """Side of an image token in pixels."""
+        return self.options.token_pixels
+
+    @property
+    def is_still(self) -> bool:
+        """Whether pictures are cut at the same place at every use."""
+        return self.options.crop == "centre"
+
+    def shown(self) -> dict[str, Any]:
+        """What the pictures depend on beside their files."""
+        options = self.options
+        return {
+            "areas": [] if options.grids else list(options.areas),
+            "grids": [list(grid) for grid in options.grids],
+            "token_pixels": options.token_pixels,
+        }
+
     def stills(self, index: int) -> Stills | None:
         """What a sample shows whatever is chosen for it; None when a filter leaves it out.
 

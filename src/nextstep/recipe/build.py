@@ -147,9 +147,9 @@ def open_image_tokenizer(recipe: Recipe, ranks: Ranks) -> ImageTokenizer:
             f"image_tokenizer: there is no folder '{named}'; train one with a tokenizer recipe or "
             "say image_tokenizer=nano"
         )
-    on_gpu = ranks.device.type != "cpu"
+    half = recipe.precision == "bf16"
     return load_image_tokenizer(
-        folder, torch.bfloat16 if on_gpu else torch.float32, str(ranks.device)
+        folder, torch.bfloat16 if half else torch.float32, str(ranks.device)
     )
 
 
@@ -165,12 +165,32 @@ def open_source(
     Raises:
         NextStepError: when its shards, its latent cache or its live source cannot be had.
     """
-    if settings.world:
-        return open_live(settings, tokenizer, where)
-    source = open_shards(settings, recipe, tokenizer)
+    source = open_plain(settings, recipe, tokenizer, where)
     if settings.latents is None:
         return source
+    _check_still(source, where)
     return CachedSource(source, LatentCache(settings.latents, tokenizer_hash(image_tokenizer)))
+
+
+def open_plain(
+    settings: SourceSettings, recipe: Recipe, tokenizer: TextTokenizer, where: str
+) -> Any:
+    """A source of documents whose pictures are pixels.
+
+    Raises:
+        NextStepError: when its shards or its live source cannot be had.
+    """
+    if settings.world:
+        return open_live(settings, tokenizer, where)
+    return open_shards(settings, recipe, tokenizer)
+
+
+def _check_still(source: Any, where: str) -> None:
+    if not getattr(source, "is_still", False):
+        raise RecipeError(
+            f"{where}.latents: source {source.name} shows other pictures at every use; set crop to "
+            "centre for shards or fresh to false for the world, or leave the cache out"
+        )
 
 
 def open_shards(settings: SourceSettings, recipe: Recipe, tokenizer: TextTokenizer) -> ShardSource:
@@ -200,9 +220,11 @@ def make_latents(recipe: Recipe, folder: Path) -> None:
     ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     image_tokenizer = open_image_tokenizer(recipe, ranks)
     tokenizer = open_text_tokenizer(recipe, folder)
-    for settings in recipe.data.sources:
+    for place, settings in enumerate(recipe.data.sources):
         if settings.latents:
-            source = open_shards(settings, recipe, tokenizer)
+            where = f"data.sources[{place}]"
+            source = open_plain(settings, recipe, tokenizer, where)
+            _check_still(source, where)
             build_cache(source, image_tokenizer, settings.latents, workers=recipe.data.workers)
 
 

@@ -99,7 +99,8 @@ class SourceSettings(Section):
     filters: Filters = Filters()
     """Which samples are left out."""
     latents: str | None = None
-    """Folder of the latent cache; without it pictures are encoded as they come."""
+    """Folder of the latent cache, for shards and for live sources that repeat their samples (the
+    world with `fresh: false`); without it pictures are encoded as they come."""
     expected_text: Positive | None = None
     """Text tokens of a sample that `plan` reckons with; default by kind."""
     expected_pictures: float | None = Field(default=None, ge=0)
@@ -109,8 +110,10 @@ class SourceSettings(Section):
     def _one_origin(self) -> SourceSettings:
         if sum(bool(origin) for origin in (self.shards, self.world, self.pictures)) != 1:
             raise ValueError("a source is one of 'shards', 'world' and 'pictures'; name just one")
-        if not self.shards and (self.captions or self.templates or self.latents):
-            raise ValueError("'captions', 'templates' and 'latents' are for shards alone")
+        if not self.shards and (self.captions or self.templates):
+            raise ValueError("'captions' and 'templates' are for shards alone")
+        if self.pictures and self.latents:
+            raise ValueError("'latents' are not for the tokenizer stage, which makes them")
         if self.captions and not any(self.captions.values()):
             raise ValueError("'captions' needs at least one weight above 0")
         for template in self.templates:

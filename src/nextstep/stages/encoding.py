@@ -38,7 +38,10 @@ class PictureEncoder:
         self._tokens: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Image tokens [n, N, D], fp32, of pixels [n, H, W, 3], uint8, on the same device."""
+        """Image tokens [n, N, D] of pixels [n, H, W, 3], uint8.
+
+        They come in the tokenizer's precision and on the device of the pixels.
+        """
         keys = [_key(picture) for picture in pixels.cpu()]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
         new = {key: place for place, key in enumerate(keys) if key not in found}
@@ -55,7 +58,7 @@ class PictureEncoder:
         rest = pixels.new_zeros(-n % at_once, H, W, 3)
         parts = torch.cat((pixels, rest)).split(at_once)
         scaled = (part.permute(0, 3, 1, 2).float() / 127.5 - 1 for part in parts)
-        return torch.cat([self.tokenizer.encode_tokens(part).float() for part in scaled])[:n]
+        return torch.cat([self.tokenizer.encode_tokens(part) for part in scaled])[:n]
 
     def _remember(self, key: bytes, tokens: Tensor) -> None:
         if key in self._tokens:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nextstep.data.documents import Document, derived_seed
+from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
 from nextstep.text.sequence import build_sequence
 from nextstep.text.tokenizer import TextTokenizer
@@ -53,6 +56,8 @@ class WorldSource:
         longest_word: letters on a sign at most; None for 8, or 4 in pictures below 96 pixels.
         glosses: file or folder for `tasks.plain.read_glosses`, read beside our own sentences.
         length: samples of an epoch.
+        fresh: draw new samples in every epoch; otherwise the same `length` samples come back, in
+            other orders and with other draws of noise, and can be encoded once.
         name: in mixes and reports.
 
     Raises:
@@ -71,6 +76,7 @@ class WorldSource:
         longest_word: int | None = None,
         glosses: str | Path | None = None,
         length: int = 100_000,
+        fresh: bool = True,
         name: str = "world",
     ) -> None:
         if pixels < 16 or pixels % 16:
@@ -84,6 +90,7 @@ class WorldSource:
         self.no_caption, self.sentences, self.length, self.name = (
             no_caption, sentences, length, name,
         )  # fmt: skip
+        self.fresh = fresh
         self.longest_word = longest_word or longest_word_at(pixels)
         if not 1 <= self.longest_word <= 8:
             raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
@@ -100,6 +107,8 @@ class WorldSource:
 
     def example(self, index: int, seed: int) -> Example:
         """Sample `index` of `seed`, whole, before anything is left out for guidance."""
+        if not self.fresh:
+            index, seed = index % self.length, 0
         rng = random.Random(derived_seed("task", self.name, index, seed))
         names, weights = zip(*self.tasks.items(), strict=True)
         task = rng.choices(names, weights)[0]
@@ -113,19 +122,48 @@ class WorldSource:
         """Sample `index` of `seed` as a sequence, its pictures not drawn yet."""
         made = self.example(index, seed)
         rng = random.Random(derived_seed("choices", self.name, index, seed))
-        parts = self._augmented(made, rng)
-        shown = Example(made.task, parts)
+        parts, images = self._augmented(made, rng)
         return Document(
-            key=f"{self.name}/{self.split}-{made.task}/{index}-{seed}",
-            sequence=build_sequence(shown.sequence_parts(self.grid), self.tokenizer),
-            images=tuple(range(len(shown.scenes))),
+            key=self._key(made.task, index, seed),
+            sequence=build_sequence(
+                Example(made.task, parts).sequence_parts(self.grid), self.tokenizer
+            ),
+            images=images,
             seed=seed,
-            payload=Drawn(made.task, shown.scenes),
+            payload=Drawn(made.task, tuple(made.scenes[image] for image in images)),
         )
+
+    def _key(self, task: str, index: int, seed: int) -> str:
+        use = f"{index}-{seed}" if self.fresh else f"{index % self.length}"
+        return f"{self.name}/{self.split}-{task}/{use}"
 
     def pictures(self, document: Document) -> list[np.ndarray]:
         """The document's pictures, uint8 [pixels, pixels, 3]."""
         return [render(scene, self.pixels) for scene in document.payload.scenes]
+
+    @property
+    def token_pixels(self) -> int:
+        """Side of an image token in pixels."""
+        return self.pixels // self.grid[0]
+
+    @property
+    def is_still(self) -> bool:
+        """Whether a sample shows the same pictures at every use."""
+        return not self.fresh
+
+    def stills(self, index: int) -> Stills:
+        """Every picture of sample `index`, whatever is left out of it for guidance."""
+        made = self.example(index, 0)
+        pictures = [render(scene, self.pixels) for scene in made.scenes]
+        return Stills(self._key(made.task, index, 0), [self.grid] * len(pictures), pictures)
+
+    def shown(self) -> dict[str, Any]:
+        """What the pictures depend on."""
+        options = {
+            "name": self.name, "pixels": self.pixels, "split": self.split, "core": self.core,
+            "longest_word": self.longest_word, "tasks": dict(self.tasks),
+        }  # fmt: skip
+        return {"world": json.loads(json.dumps(options)), "token_pixels": self.token_pixels}
 
     def texts(self, count: int = 100_000) -> Iterator[str]:
         """What a text tokenizer for this source should know.
@@ -137,15 +175,19 @@ class WorldSource:
                 if isinstance(part, Said):
                     yield _SPELLED.sub('""', part.text)
 
-    def _augmented(self, made: Example, rng: random.Random) -> tuple[Said | Shown, ...]:
+    def _augmented(
+        self, made: Example, rng: random.Random
+    ) -> tuple[tuple[Said | Shown, ...], tuple[int, ...]]:
+        """(parts that are left, which of the pictures they show)."""
         parts = made.parts
+        every = tuple(range(len(made.scenes)))
         if TASKS[made.task].group in _CONDITIONED and rng.random() < self.no_caption:
-            pictures = [part for part in parts if isinstance(part, Shown)]
+            pictures = tuple(part for part in parts if isinstance(part, Shown))
             alone = len(pictures) > 1 and rng.random() < 0.5
-            return (pictures[-1],) if alone else tuple(pictures)
+            return (pictures[-1:], every[-1:]) if alone else (pictures, every)
         if TASKS[made.task].group in ("drawing", "editing") and rng.random() < self.sentences:
-            return tuple(_as_sentence(part) for part in parts)
-        return parts
+            return tuple(_as_sentence(part) for part in parts), every
+        return parts, every
 
 
 def _as_sentence(part: Said | Shown) -> Said | Shown:
