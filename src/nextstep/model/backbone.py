@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from nextstep.config import NextStepConfig
 from nextstep.model.attention import attend
 from nextstep.model.cache import KVCache
-from nextstep.model.documents import Documents, attend_documents
+from nextstep.model.documents import Documents, attend_documents, attend_joint
+from nextstep.model.fused import Fused, compute_dtype, is_plain
 
 
 class RMSNorm(nn.Module):
@@ -125,6 +126,7 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.fused: Fused | None = None
 
     def forward(
         self,
@@ -135,8 +137,32 @@ class Layer(nn.Module):
         documents: Documents | None = None,
     ) -> Tensor:
         """[B, S, E] -> [B, S, E]."""
+        if documents is not None and self.fused and torch.is_grad_enabled() and is_plain(self):
+            return self._packed(x, angles, documents, self.fused)
         x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, documents)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def _packed(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], documents: Documents, fused: Fused
+    ) -> Tensor:
+        """The same as `forward` for packed rows."""
+        attn, mlp = self.self_attn, self.mlp
+        flat, dtype = x.flatten(0, 1), compute_dtype(attn.q_proj.weight)
+        q, k, v, o = attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj
+        before, behind = self.input_layernorm, self.post_attention_layernorm
+        joint = fused.project(
+            flat,
+            (angles[0].flatten(0, 2), angles[1].flatten(0, 2)),
+            before.weight,
+            (q.weight, k.weight, v.weight),
+            (q.bias, k.bias, v.bias) if q.bias is not None else None,
+            before.eps,
+            attn.d,
+            dtype,
+        )
+        attended = attend_joint(joint, attn.H, documents)
+        weights = o.weight, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
+        return fused.finish(flat, attended, behind.weight, weights, behind.eps, dtype).view_as(x)
 
 
 class Backbone(nn.Module):

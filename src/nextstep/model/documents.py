@@ -18,8 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-
-from nextstep.model.attention import attend
+from torch.nn import functional as F
 
 Way = Literal["groups", "flex", "mask"]
 
@@ -65,6 +64,7 @@ class Documents:
         self.way: Way = way or ("groups" if self.device.type == "cpu" else "flex")
         self.starts, self.lengths = _runs(numbers.cpu().numpy())
         self.numbers = numbers.to(self.device)
+        self._head_rows: dict[tuple[int, int], HeadRows] = {}
 
     @property
     def looked_at(self) -> float:
@@ -96,6 +96,45 @@ class Documents:
             torch.from_numpy(targets.ravel()).to(self.device),
         )
 
+    def head_rows(self, heads: int, key_heads: int) -> HeadRows:
+        """The groups' rows for so many query and key heads; made once."""
+        key = heads, key_heads
+        if key not in self._head_rows:
+            self._head_rows[key] = self._make_head_rows(heads, key_heads)
+        return self._head_rows[key]
+
+    def _make_head_rows(self, heads: int, key_heads: int) -> HeadRows:
+        head = torch.arange(heads, device=self.device)
+        keys = heads + head // (heads // key_heads)
+        every, N = heads + 2 * key_heads, self.numbers.numel()
+
+        def rows(positions: str, stride: int, offset: Tensor) -> Tensor:
+            """[R] from each group's positions [n*L]: place * stride + offset of the head."""
+            none = torch.empty(0, dtype=torch.long, device=self.device)
+            parts = (getattr(g, positions).view(g.shape[0], 1, g.shape[1]) for g in self.groups)
+            return torch.cat([none, *((p * stride + offset[:, None]).flatten() for p in parts)])
+
+        outputs, targets = rows("sources", heads, head), rows("targets", heads, head)
+        back = torch.full((N * heads + heads,), len(targets), device=self.device)
+        back[targets] = torch.arange(len(targets), device=self.device)
+        parts, first = [], 0
+        for group in self.groups:
+            n, L = group.shape
+            parts.append((first, n * heads, L))
+            first += n * heads * L
+        return HeadRows(
+            sources=(
+                rows("sources", every, head),
+                rows("sources", every, keys),
+                rows("sources", every, keys + key_heads),
+            ),
+            outputs=outputs,
+            repeated=(targets >= N * heads).nonzero().flatten(),
+            back=back[: N * heads],
+            parts=parts,
+            shared=heads // key_heads,
+        )
+
     @cached_property
     def mask(self) -> Tensor:
         """bool [B, 1, S, S], True where a query may look; padding looks at padding."""
@@ -116,25 +155,54 @@ class Documents:
         return create_block_mask(inside, B, None, S, S, device=self.device)
 
 
-def attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+def attend_documents(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float | None = None
+) -> Tensor:
     """Causal attention inside each document.
 
     Args:
         q: [B, S, H, d], positions already applied.
         k, v: [B, S, G, d].
         documents: of the rows.
+        scale: of the scores; default 1/sqrt(d).
 
     Returns:
         [B, S, H, d]; without meaning in padding, but finite.
     """
+    B, S, H, d = q.shape
     if documents.way == "groups":
-        return _in_groups(q, k, v, documents)
+        scaled = q * (d**-0.5 if scale is None else scale)
+        joint = torch.cat((scaled, k, v), dim=2).flatten(0, 1)
+        return attend_joint(joint, H, documents).view(B, S, H, d)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
     if documents.way == "mask":
-        return attend(q, k, v, documents.mask).transpose(1, 2)
-    return flex(q.device)(
-        q, k, v, block_mask=documents.block_mask, enable_gqa=q.shape[1] != k.shape[1]
-    ).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=documents.mask, scale=scale, enable_gqa=grouped
+        )
+    else:
+        block_mask = documents.block_mask
+        out = flex(q.device)(q, k, v, block_mask=block_mask, scale=scale, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+def attend_joint(joint: Tensor, heads: int, documents: Documents) -> Tensor:
+    """Causal attention inside each document, of what one product of the residual stream gives.
+
+    Args:
+        joint: [N, H + 2G, d] queries divided by sqrt(d), keys, values, positions already applied.
+        heads: H.
+        documents: of the rows.
+
+    Returns:
+        [N, H*d]; without meaning in padding, but finite.
+    """
+    if documents.way == "groups":
+        return GroupAttention.apply(joint, heads, documents)
+    key_heads = (joint.shape[1] - heads) // 2
+    joint = joint.view(*documents.numbers.shape, *joint.shape[1:])
+    q, k, v = joint.split((heads, key_heads, key_heads), dim=2)
+    return attend_documents(q, k, v, documents, scale=1.0).flatten(2).flatten(0, 1)
 
 
 _flex: dict[str, Any] = {}
@@ -150,74 +218,89 @@ def flex(device: torch.device) -> Any:
     return _flex[device.type]
 
 
-def _in_groups(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    B, S, H, d = q.shape
-    out = []
-    for group in documents.groups:
-        n, L = group.shape
-        own_q, own_k, own_v = (
-            TakeRows.apply(x.reshape(B * S, -1), group.sources, group.targets)
-            .view(n, L, -1, d)
-            .transpose(1, 2)
-            for x in (q, k, v)
-        )
-        out.append(attend(own_q, own_k, own_v, None).transpose(1, 2).reshape(n * L, H * d))
-    if not out:
-        return torch.zeros_like(q)
-    targets = torch.cat([group.targets for group in documents.groups])
-    return PlaceRows.apply(torch.cat(out), targets, B * S).view(B, S, H, d)
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows of d values, one for every position and head, in order of groups: group, n, H, L.
+
+    R rows in all; groups follow each other.
+
+    Attributes:
+        sources: [R] rows of the joint tensor [N * (H + 2G)] for queries, keys and values.
+        outputs: [R] rows of the result [N * H].
+        repeated: [r] those of the R rows that are padding.
+        back: [N * H] where each position and head lies among the R, which is R in padding.
+        parts: (first row, n * H, L) of every group.
+        shared: queries per key, H / G.
+    """
+
+    sources: tuple[Tensor, Tensor, Tensor]
+    outputs: Tensor
+    repeated: Tensor
+    back: Tensor
+    parts: list[tuple[int, int, int]]
+    shared: int
 
 
-class TakeRows(torch.autograd.Function):
-    """Rows out of packed positions.
+class GroupAttention(torch.autograd.Function):
+    """softmax(q k^T) v under a causal mask, group by group, every product one batched call.
 
-    Args of `apply`:
-        x: [N, W].
-        sources: [P] rows to take.
-        targets: [P] where each row's gradient goes; every row of x at most once, N for nowhere.
+    Rows are only ever gathered: out of their places by `sources`, and back by `back`, which on a
+    CPU is several times faster than scattering. Args of `apply`: see `attend_joint`.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-        """[P, W]."""
-        ctx.save_for_backward(targets)
-        ctx.rows = len(x)
-        return x.index_select(0, sources)
+    def forward(ctx: Any, joint: Tensor, heads: int, documents: Documents) -> Tensor:
+        """[N, H*d]."""
+        rows = documents.head_rows(heads, (joint.shape[1] - heads) // 2)
+        flat = joint.reshape(-1, joint.shape[2])
+        q, k, v = (flat.index_select(0, source) for source in rows.sources)
+        out = _room(q)
+        weights = []
+        with torch.autocast(joint.device.type, enabled=False):
+            for part in rows.parts:
+                own_q, own_k, own_v = (_part(x, part) for x in (q, k, v))
+                later = q.new_full((part[2], part[2]), float("-inf")).triu(1)
+                scores = torch.baddbmm(later, own_q, own_k.transpose(1, 2))
+                weights.append(torch.softmax(scores, dim=-1))
+                torch.bmm(weights[-1], own_v, out=_part(out, part))
+        ctx.save_for_backward(q, k, v, *weights)
+        ctx.rows, ctx.heads = rows, heads
+        return out.index_select(0, rows.back).view(len(joint), -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """[N, W]."""
-        (targets,) = ctx.saved_tensors
-        return _placed(gradients[0], targets, ctx.rows), None, None
+        """[N, H + 2G, d]."""
+        q, k, v, *weights = ctx.saved_tensors
+        rows, H, (g,) = ctx.rows, ctx.heads, gradients
+        N, d = len(g), q.shape[1]
+        g = g.reshape(-1, d).index_select(0, rows.outputs)
+        # Padding repeats a position whose gradient counts once.
+        g.index_fill_(0, rows.repeated, 0)
+        to_q, to_k, to_v = (_room(q) for _ in range(3))
+        for part, weight in zip(rows.parts, weights, strict=True):
+            own_q, own_k, own_v, own_g = (_part(x, part) for x in (q, k, v, g))
+            to_weight = torch.bmm(own_g, own_v.transpose(1, 2))
+            to_score = torch._softmax_backward_data(to_weight, weight, -1, q.dtype)
+            torch.bmm(to_score, own_k, out=_part(to_q, part))
+            torch.bmm(to_score.transpose(1, 2), own_q, out=_part(to_k, part))
+            torch.bmm(weight.transpose(1, 2), own_g, out=_part(to_v, part))
+        back = [x.index_select(0, rows.back).view(N, H, d) for x in (to_q, to_k, to_v)]
+        if rows.shared > 1:
+            back[1:] = [x.view(N, -1, rows.shared, d).sum(2) for x in back[1:]]
+        return torch.cat(back, dim=1), None, None
 
 
-class PlaceRows(torch.autograd.Function):
-    """Rows back into packed positions; zero where none goes.
-
-    Args of `apply`:
-        x: [P, W].
-        targets: [P] as in `TakeRows`.
-        rows: N.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, targets: Tensor, rows: int) -> Tensor:
-        """[N, W]."""
-        ctx.save_for_backward(targets)
-        ctx.rows = rows
-        return _placed(x, targets, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """[P, W]; what was placed nowhere has no part in anything."""
-        (targets,) = ctx.saved_tensors
-        nowhere = gradients[0].new_zeros(1, gradients[0].shape[1])
-        return torch.cat((gradients[0], nowhere)).index_select(0, targets), None, None
+def _room(like: Tensor) -> Tensor:
+    """[R + 1, d], the last row zero."""
+    out = like.new_empty(len(like) + 1, like.shape[1])
+    out[-1] = 0
+    return out
 
 
-def _placed(x: Tensor, targets: Tensor, rows: int) -> Tensor:
-    out = x.new_zeros(rows + 1, x.shape[1])
-    return out.index_copy_(0, targets, x)[:rows]
+def _part(x: Tensor, part: tuple[int, int, int]) -> Tensor:
+    """The rows of one group, [n*H, L, d]."""
+    first, count, length = part
+    return x[first : first + count * length].view(count, length, -1)
 
 
 def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

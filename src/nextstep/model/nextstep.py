@@ -6,6 +6,7 @@ D values per token, V vocabulary, P positions whose next id is asked, K head bat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,9 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
-from nextstep.model.backbone import Backbone, embedding
+from nextstep.model.backbone import Backbone, Layer, embedding
 from nextstep.model.flow_head import FlowHead
+from nextstep.model.fused import Fused, can_fuse, compute_dtype, finish, is_plain, project
+from nextstep.model.fused_head import flow_error, head_weights
+from nextstep.model.parts import sum_in_parts
 from nextstep.text.sequence import IGNORE
+
+TOKENS_AT_ONCE = 256
+"""Image tokens whose loss is made together when it is compiled; their tensors fit the caches."""
 
 LARGEST_LOGITS = 2**27
 """Logits that are kept for the backward pass at once; 512 MB in fp32."""
@@ -38,6 +45,7 @@ class NextStepModel(Backbone):
             self.image_column_embed = embedding(config.image_position_side, E)
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
+        self.flow_error: Callable[..., Tensor] | None = None
 
     @classmethod
     def from_pretrained(
@@ -66,6 +74,21 @@ class NextStepModel(Backbone):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.image_head.reset_parameters()
+
+    def compile_training(self) -> None:
+        """Let training on packed rows run through compiled code; once is enough.
+
+        Layers and flow head are compiled as `fused` and `fused_head` write them. With an adapter
+        or a hook in them, and without gradients, they run as they are.
+        """
+        if self.flow_error is not None:
+            return
+        self.flow_error = torch.compile(flow_error, dynamic=False)
+        if can_fuse(self.config):
+            fused = Fused(*(torch.compile(f, dynamic=False) for f in (project, finish)))
+            for layer in self.layers:
+                assert isinstance(layer, Layer)
+                layer.fused = fused
 
     def embed_image(self, tokens: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """Input embeddings of image tokens.
@@ -200,6 +223,12 @@ class NextStepModel(Backbone):
     def image_loss_sum(self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor) -> Tensor:
         """As `image_loss`, but the sum over tokens of the mean over noise levels and values."""
         repeats = len(noise) // len(tokens)
+        if self.flow_error is not None and torch.is_grad_enabled() and is_plain(self.image_head):
+            net = self.image_head.net
+            weights = head_weights(net, compute_dtype(net.cond_embed.weight))
+            u, noise = u.view(repeats, -1), noise.view(repeats, *tokens.shape)
+            rows = (condition, 0), (tokens.float(), 0), (u, 1), (noise, 1)
+            return sum_in_parts(self.flow_error, rows, weights, TOKENS_AT_ONCE)
         data = tokens.float().repeat(repeats, 1)
         t = logit_normal_time(u)
         x = interpolate(data, noise, t[:, None])

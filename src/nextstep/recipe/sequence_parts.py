@@ -53,6 +53,7 @@ class SequenceParts:
             image_weight=recipe.loss.image,
             head_batch_mul=recipe.loss.head_batch_mul,
             context_noise=recipe.loss.context_noise,
+            compile=recipe.compile,
         )
         self.batches = build.open_loader(
             recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, ranks, where

@@ -21,6 +21,7 @@ from nextstep.model.documents import Documents, Way
 from nextstep.model.nextstep import NextStepModel
 from nextstep.stages.encoding import PictureEncoder
 from nextstep.train.flops import Work, train_flops
+from nextstep.train.parallel import is_sharded
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class PretrainStage:
         head_batch_mul: noise levels per token; default the config's.
         context_noise: see `pack_rows`.
         way: of attention; see `Documents`.
+        compile: run layers and flow head through compiled code, which takes some minutes at first;
+            a sharded model runs as it is.
     """
 
     def __init__(
@@ -67,8 +70,9 @@ class PretrainStage:
         head_batch_mul: int | None = None,
         context_noise: float = 0.0,
         way: Way | None = None,
+        compile: bool = False,
     ) -> None:
-        self.config = config
+        self.config, self.compile = config, compile
         self.encoder = PictureEncoder(image_tokenizer) if image_tokenizer else None
         self.row_length, self.context_noise, self.way = row_length, context_noise, way
         self.head_batch_mul = head_batch_mul or config.fm_head_batch_mul
@@ -124,6 +128,8 @@ class PretrainStage:
     def losses(self, model: nn.Module, batch: PreparedBatch) -> dict[str, Tensor]:
         """Sums over what `counts` counts."""
         assert isinstance(model, NextStepModel)
+        if self.compile and not is_sharded(model):
+            model.compile_training()
         packed = batch.batch
         assert packed.u is not None and packed.noise is not None
         embeddings = model.embed(packed.ids, batch.context, packed.coordinates, packed.image_places)
