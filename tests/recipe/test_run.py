@@ -118,6 +118,18 @@ def test_a_run_ends_in_a_model_folder_that_draws(
     assert picture.image.size == (32, 32)
 
 
+def test_compile_in_a_recipe_reaches_the_stage(
+    shards: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **_: asked.append(f) or f)
+    for name, compiled in (("plain", False), ("compiled", True)):
+        run_recipe(recipe(shards, tiny_folder, compile=compiled), tmp_path / name, device="cpu")
+        assert bool(asked) == compiled
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_run_in_two_halves_gives_the_same_weights(
     shards: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
