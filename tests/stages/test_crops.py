@@ -12,6 +12,7 @@ from PIL import Image
 from nextstep.data.documents import SampleError
 from nextstep.errors import NextStepError
 from nextstep.stages.crops import CropBatches, RandomCrops, folder_crops, mixed_crops
+from nextstep.world.crop_source import scene_crops
 from nextstep.world.crops import CropMaker
 
 
@@ -97,3 +98,13 @@ def test_drawn_crops_and_photographs_can_be_mixed() -> None:
     assert np.array_equal(made[3], mixed(3, 3))
     with pytest.raises(NextStepError, match="positive share"):
         mixed_crops([(drawn.crop, 0.0)])
+
+
+def test_crops_of_scenes_are_cut_from_one_scene_each() -> None:
+    crop = scene_crops(64, sides=[32, 64, 96])
+    made = [crop(number, seed=number) for number in range(12)]
+    assert all((c.shape, c.dtype) == ((64, 64, 3), np.uint8) for c in made)
+    assert all(np.array_equal(one, crop(0, seed)) for seed, one in enumerate(made))
+    assert len({one.tobytes() for one in made}) == 12
+    with pytest.raises(NextStepError, match="must reach the 64 pixels"):
+        scene_crops(64, sides=[32, 48])

@@ -23,7 +23,10 @@ SOURCES: dict[str, str] = {
     "world": "nextstep.world.live:WorldSource",
 }
 """Name -> class of documents."""
-CROPS: dict[str, str] = {"drawings": "nextstep.world.crop_source:drawn_crops"}
+CROPS: dict[str, str] = {
+    "drawings": "nextstep.world.crop_source:drawn_crops",
+    "scenes": "nextstep.world.crop_source:scene_crops",
+}
 """Name -> maker of crops for the tokenizer stage: called with `size` and the options."""
 
 

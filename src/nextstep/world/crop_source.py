@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
 from nextstep.world.crops import CropMaker, load_photos
+from nextstep.world.scenes import render
 from nextstep.world.sources import all_drawings, cache_dir
+from nextstep.world.tasks import TASKS, example
 from nextstep.world.vocabulary import TOKENIZER_STYLES
 
 if TYPE_CHECKING:
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 SIDE = 104
 """Longest side of a stored drawing in pixels."""
+SCENE_SIDES = (96, 112, 128, 144, 160)
+"""Sides in pixels that scenes are drawn at before they are cut."""
 
 
 def drawn_crops(size: int, photos: str = "", styles: tuple[str, ...] | list[str] = ()) -> MakeCrop:
@@ -38,6 +44,33 @@ def drawn_crops(size: int, photos: str = "", styles: tuple[str, ...] | list[str]
         raise NextStepError(f"{photos} holds no photographs in land/*.jpg")
     icons = np.load(drawings_file(tuple(styles or TOKENIZER_STYLES)), mmap_mode="r")
     return CropMaker(icons, found, size, batch=1).crop
+
+
+def scene_crops(size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES) -> MakeCrop:
+    """Crops of whole scenes of the world: several things, signs with words, any task's pictures.
+
+    Held-out pairs are not among them, as in all training.
+
+    Args:
+        size: side of a crop in pixels.
+        sides: sides in pixels that scenes are drawn at; those below `size` are left out.
+
+    Raises:
+        NextStepError: when no side is left.
+    """
+    large = [side for side in sides if side >= size]
+    if not large:
+        raise NextStepError(f"sides: one at least must reach the {size} pixels of a crop")
+    tasks = [name for name, task in TASKS.items() if task.group != "plain"]
+
+    def crop(number: int, seed: int) -> np.ndarray:
+        rng = random.Random(derived_seed("scene crop", seed))
+        made = example(rng.choice(tasks), derived_seed("scene", seed))
+        scene, side = rng.choice(made.scenes), rng.choice(large)
+        x, y = rng.randint(0, side - size), rng.randint(0, side - size)
+        return render(scene, side)[y : y + size, x : x + size]
+
+    return crop
 
 
 def drawings_file(styles: tuple[str, ...], side: int = SIDE) -> Path:
