@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -225,15 +225,20 @@ def test_a_failure_of_ours_is_status_1(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_help_is_quick() -> None:
-    """Under a second; the best of three, because the machine may be busy."""
+    """Under a second of the processor, which is the same on a busy machine; the best of three."""
+
+    def spent() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = spent()
         done = subprocess.run(
             [sys.executable, "-m", "nextstep", "--help"],
             capture_output=True, text=True, check=True, env=os.environ,
         )  # fmt: skip
-        times.append(time.perf_counter() - begun)
+        times.append(spent() - begun)
     assert "generate" in done.stdout
     assert min(times) < 1.0
 
