@@ -2,8 +2,9 @@
 
 One set of packed rows of captions with pictures and edits goes through forward, backward and update
 again and again. Image tokens are given, so nothing is encoded. The same samples then go through the
-same step one by one, unpacked, their gradients added up. Times are medians after a warm-up; the
-peak is the best matrix product of the same number format before and after, in the same process.
+same step one by one, unpacked, their gradients added up. Times are medians after a warm-up; on a
+machine that does other work too, `--clock cpu` with one thread counts the processor alone.
+The peak is the best matrix product of the same number format before and after, in the same process.
 Prints a table and ends with one line of JSON; with --json prints that line alone.
 """
 
@@ -87,17 +88,18 @@ def build(args: argparse.Namespace) -> NextStepModel:
 
 
 def median_step(
-    stepper: Stepper, step: Step, repeats: int, warm: int, device: str
+    stepper: Stepper, step: Step, repeats: int, args: argparse.Namespace
 ) -> tuple[float, StepReport]:
-    """Median seconds of a step, and what the last one reports."""
+    """Median seconds of a step after two to warm up, and what the last one reports."""
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     times = []
-    for number in range(warm + repeats):
-        begun = time.perf_counter()
+    for number in range(2 + repeats):
+        begun = clock()
         report = stepper.take(step, number)
-        if device == "cuda":
+        if args.device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[warm:]), report
+        times.append(clock() - begun)
+    return statistics.median(times[2:]), report
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             batches = [alone(one).batch_of([[one]]) for one in samples]
         step = Step(batches, tokens=sum(len(document) for document, _ in samples))
         stepper = Stepper(model, stage, config, Peers(None))
-        return median_step(stepper, step, args.repeats if together else 3, 2, args.device)
+        return median_step(stepper, step, args.repeats if together else 3, args)
 
     alone = timed(together=False)[0] if args.unpacked else None
     seconds, report = timed(together=True)
@@ -132,6 +134,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
         "device": args.device,
         "threads": torch.get_num_threads(),
+        "clock": args.clock,
         "dtype": args.dtype,
         "compile": args.compile,
         "positions": positions,
@@ -161,6 +164,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=8, help="image tokens along a picture's side")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--no-unpacked", dest="unpacked", action="store_false")
     parser.add_argument("--json", action="store_true", help="print the line of JSON alone")
     args = parser.parse_args()

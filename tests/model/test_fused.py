@@ -14,6 +14,7 @@ from torch import Tensor
 from nextstep.config import NextStepConfig
 from nextstep.data.documents import Document
 from nextstep.model.adapters import AdapterConfig, add_adapter
+from nextstep.model.fused import can_compile
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.parts import sum_in_parts
 from nextstep.stages.pretrain import PretrainStage
@@ -34,6 +35,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., T
         return function
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("nextstep.model.nextstep.can_compile", lambda device: True)
     monkeypatch.setattr("nextstep.model.nextstep.TOKENS_AT_ONCE", 5)
     yield asked
 
@@ -100,6 +102,7 @@ def test_the_same_when_traced(
 ) -> None:
     # All that compiling does but for writing the code, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr("nextstep.model.nextstep.can_compile", lambda device: True)
     model = random_model(TINY.with_values(fm_head_layers=1)).requires_grad_(True)
     expected = losses_and_gradients(model, text_tokenizer)
     assert_same(losses_and_gradients(model, text_tokenizer, compile=True), expected)
@@ -166,6 +169,23 @@ def test_a_model_with_other_biases_keeps_its_layers(
     expected = losses_and_gradients(model, text_tokenizer)
     assert_same(losses_and_gradients(model, text_tokenizer, compile=True), expected)
     assert model.layers[0].fused is None
+
+
+def test_without_a_compiler_training_goes_on(
+    text_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    can_compile.cache_clear()
+    model = random_model(TINY).requires_grad_(True)
+    expected = losses_and_gradients(model, text_tokenizer)
+    with pytest.warns(UserWarning, match=r"runs without it \(no C\+\+ compiler\)"):
+        found = losses_and_gradients(model, text_tokenizer, compile=True)
+    assert_same(found, expected, 1e-9)
+    losses_and_gradients(model, text_tokenizer, compile=True)
+    can_compile.cache_clear()
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 17))

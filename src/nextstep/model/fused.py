@@ -12,6 +12,8 @@ Legend: N positions, E hidden size, H query heads, G key/value heads, d head siz
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,25 @@ class Fused:
 def can_fuse(config: NextStepConfig) -> bool:
     """Whether the functions here know every number of such a layer."""
     return not (config.o_attention_bias or config.mlp_bias)
+
+
+@functools.cache
+def can_compile(device: str) -> bool:
+    """Whether torch.compile works here; it needs a C++ compiler and more that may be missing.
+
+    Args:
+        device: kind of device, e.g. "cpu".
+    """
+    try:
+        torch.compile(torch.sin, dynamic=False)(torch.ones(16, device=device))
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"torch.compile does not work here, so training runs without it ({reason})",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -18,7 +18,15 @@ from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
 from nextstep.model.backbone import Backbone, Layer, embedding
 from nextstep.model.flow_head import FlowHead
-from nextstep.model.fused import Fused, can_fuse, compute_dtype, finish, is_plain, project
+from nextstep.model.fused import (
+    Fused,
+    can_compile,
+    can_fuse,
+    compute_dtype,
+    finish,
+    is_plain,
+    project,
+)
 from nextstep.model.fused_head import flow_error, head_weights
 from nextstep.model.parts import sum_in_parts
 from nextstep.text.sequence import IGNORE
@@ -79,9 +87,10 @@ class NextStepModel(Backbone):
         """Let training on packed rows run through compiled code; once is enough.
 
         Layers and flow head are compiled as `fused` and `fused_head` write them. With an adapter
-        or a hook in them, and without gradients, they run as they are.
+        or a hook in them, without gradients, and where torch.compile does not work, they run as
+        they are.
         """
-        if self.flow_error is not None:
+        if self.flow_error is not None or not can_compile(self.lm_head.weight.device.type):
             return
         self.flow_error = torch.compile(flow_error, dynamic=False)
         if can_fuse(self.config):

@@ -210,7 +210,7 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     """Of the computation; master weights are fp32."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Train layers and flow head through torch.compile, which takes some minutes at first."""
     checkpointing: bool = False
     """Compute activations a second time in the backward pass instead of keeping them."""
     max_bad_steps: Positive = 5
