@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from nextstep.config import NextStepConfig
 from nextstep.errors import NextStepError
 from nextstep.image.autoencoder import NANO_AUTOENCODER, Autoencoder
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe import counting
 from nextstep.recipe.devices import NAMES, PRINTED, find_device
 from nextstep.recipe.load import RecipeError, load_recipe
-from nextstep.recipe.memory import kept_bytes, layer_bytes
 from nextstep.recipe.plan import check_ranks, make_plan
 from nextstep.recipe.run_schema import Published
 
@@ -153,15 +154,15 @@ def test_what_cannot_fit_is_refused() -> None:
 
 
 def test_more_ranks_take_less_memory_and_less_time() -> None:
-    few, many = (make_plan(RECIPES / "pretrain-0.5b.yaml", find_device("h100"), n) for n in (1, 8))
+    few, many = (make_plan(RECIPES / "pretrain-nano.yaml", find_device("h100"), n) for n in (1, 8))
     assert many.memory_total < few.memory_total
     assert many.hours == pytest.approx(few.hours / 8)
 
 
 def test_checkpointing_takes_less_memory_and_more_arithmetic() -> None:
-    path = RECIPES / "pretrain-0.5b.yaml"
+    path = RECIPES / "pretrain-nano.yaml"
     kept, again = (
-        make_plan(path, find_device("h100"), None, [f"checkpointing={word}"])
+        make_plan(path, find_device("cpu"), None, [f"checkpointing={word}"])
         for word in ("false", "true")
     )
     assert again.memory["activations"] < kept.memory["activations"] / 2
@@ -195,12 +196,30 @@ def test_devices_say_where_their_figures_come_from() -> None:
         find_device("abacus")
 
 
-def test_kept_bytes_without_storage_are_those_with_it() -> None:
-    from nextstep.model.backbone import Layer, rotary_angles
+PEAK = """
+import re, runpy, sys
+try:
+    runpy.run_module("nextstep", run_name="__main__")
+finally:
+    with open("/proc/self/status") as status:
+        print(re.search(r"VmHWM:\\s+(\\d+) kB", status.read())[1])
+"""
 
-    config = NextStepConfig.named("nano")
-    layer = Layer(config, 0)
-    x = torch.randn(2, 48, config.hidden_size, requires_grad=True)
-    angles = rotary_angles(torch.arange(48).expand(2, 48), config.head_dim, config.rope_theta)
-    real = kept_bytes(lambda: layer(x, angles, None, None), layer)
-    assert layer_bytes(config, 2, 48, bf16=False) == real
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux tells it")
+def test_planned_memory_is_that_of_a_run(tmp_path: Path) -> None:
+    for place in range(2):
+        Image.effect_noise((96, 96), 40 + place).convert("RGB").save(tmp_path / f"{place}.png")
+    changes = [
+        f"data.sources=[{{pictures: {tmp_path}}}]", "steps=3", "tokenizer.crops.batch=32",
+        "schedule={kind: constant, warmup: 0}", "saving={minutes: 0, steps: 2}",
+    ]  # fmt: skip
+    recipe = RECIPES / "tokenizer-nano.yaml"
+    planned = make_plan(recipe, find_device("cpu"), 1, changes)
+    arguments = ["train", str(recipe), *changes, "--folder", str(tmp_path / "run"), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    peak = int(done.stdout.split()[-1]) * 1024
+    assert planned.memory["activations"] > peak / 3
+    assert planned.memory_total == pytest.approx(peak, rel=0.15)

@@ -32,6 +32,9 @@ def command(
 
     Example: nextstep train recipes/pretrain-nano.yaml steps=500 --folder runs/try
     """
+    from nextstep.recipe import host
+
+    host.settle()
     from nextstep.recipe.load import load_recipe
     from nextstep.recipe.run import run_recipe
 

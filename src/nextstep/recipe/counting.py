@@ -58,12 +58,14 @@ class Mixture:
     Attributes:
         text: trained text tokens, area tags included.
         image: image tokens.
+        targets: image tokens that are trained.
         documents: documents per 1 token, i.e. 1 / mean length.
         context: mean number of earlier positions that a token attends to.
     """
 
     text: float
     image: float
+    targets: float
     documents: float
     context: float
 
@@ -181,28 +183,58 @@ def picture_tokens(source: SourceSettings, data: Data) -> float:
 
 def mixture(data: Data) -> Mixture:
     """The average document, from the sources' shares and what is expected of their samples."""
-    lengths, rows = [], []
+    documents = _documents(data)
+    lengths = [(share, text + image) for share, (text, image, _) in documents]
+    mean = sum(share * length for share, length in lengths)
+    squares = sum(share * length * length for share, length in lengths)
+    return Mixture(
+        text=sum(share * text for share, (text, _, _) in documents),
+        image=sum(share * image for share, (_, image, _) in documents),
+        targets=sum(share * targets for share, (_, _, targets) in documents),
+        documents=1 / mean,
+        # A token of a document of n sees n/2 others on average; long documents hold more tokens.
+        context=squares / mean / 2,
+    )
+
+
+def _documents(data: Data) -> list[tuple[float, tuple[float, float, float]]]:
+    """Of every source: share of the documents; text ids, image tokens, trained ones of one."""
+    found = []
     for source in data.sources:
         kind = source.kind or "image_text"
         text = float(source.expected_text or EXPECTED_TEXT[kind])
         pictures = source.expected_pictures
         pictures = EXPECTED_PICTURES[kind] if pictures is None else pictures
         image = pictures * picture_tokens(source, data)
-        rows.append((text + pictures * (BLOCK_TOKENS - 2) + 1, image))
-        lengths.append(min(text + image + pictures * BLOCK_TOKENS + 1, data.row_length))
+        text += pictures * BLOCK_TOKENS + 1
+        # What is longer than a row is cut to it, text and pictures alike.
+        fit = min(1.0, data.row_length / (text + image))
+        # Of an edit the last picture alone is trained.
+        trained = 1 / max(1.0, pictures) if kind == "image_to_image" else 1.0
+        found.append((fit * text, fit * image, fit * image * trained))
     shares = list(data.shares.values())
     if data.mix == "tokens":
+        lengths = (text + image for text, image, _ in found)
         shares = [share / length for share, length in zip(shares, lengths, strict=True)]
         shares = [share / sum(shares) for share in shares]
-    mean = sum(s * n for s, n in zip(shares, lengths, strict=True))
-    squares = sum(s * n * n for s, n in zip(shares, lengths, strict=True))
-    return Mixture(
-        text=sum(s * text for s, (text, _) in zip(shares, rows, strict=True)),
-        image=sum(s * image for s, (_, image) in zip(shares, rows, strict=True)),
-        documents=1 / mean,
-        # A token of a document of n sees n/2 others on average; long documents hold more tokens.
-        context=squares / mean / 2,
-    )
+    return list(zip(shares, found, strict=True))
+
+
+def document_lengths(data: Data) -> tuple[tuple[int, int, int], ...]:
+    """(text ids, image tokens, trained ones) of documents that stand for the mixture.
+
+    Each source gives as many as its share asks for, out of about `SAMPLE`, dealt out evenly.
+    """
+    made: list[tuple[float, tuple[int, int, int]]] = []
+    for share, (text, image, targets) in _documents(data):
+        number = max(1, round(share * SAMPLE)) if share else 0
+        length = (max(1, round(text)), round(image), round(targets))
+        made += [((place + 0.5) / number, length) for place in range(number)]
+    return tuple(length for _, length in sorted(made, key=lambda pair: pair[0]))
+
+
+SAMPLE = 20
+"""Documents that stand for a mixture."""
 
 
 def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
@@ -215,9 +247,10 @@ def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
     data, mix = recipe.data, mixture(recipe.data)
     positions = float(data.rows * data.row_length)
     image = positions * mix.image_share
+    targets = positions * mix.documents * mix.targets
     layers = Work(positions, positions * mix.context)
     work = Work(
-        positions, positions * mix.context, positions * mix.documents * mix.text, image, image,
+        positions, positions * mix.context, positions * mix.documents * mix.text, image, targets,
         recipe.loss.head_batch_mul or config.fm_head_batch_mul,
     )  # fmt: skip
     again = train_flops(config, layers) / TRAINING if recipe.checkpointing else 0.0
@@ -226,20 +259,18 @@ def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
 
 def encoding_flops(recipe: Recipe, image_tokens: float) -> float:
     """Arithmetic of encoding the pictures of `image_tokens` tokens; none with a latent cache."""
-    sources = recipe.data.sources
-    cached = sum(
-        share for s, share in zip(sources, recipe.data.shares.values(), strict=True) if s.latents
-    )
-    encoder, _ = autoencoder_flops(autoencoder_config(recipe))
-    return encoder * image_tokens * (1 - cached)
+    return encoder_flops(autoencoder_config(recipe)) * image_tokens * fresh_share(recipe.data)
+
+
+def fresh_share(data: Data) -> float:
+    """Share of the samples whose pictures are encoded while training runs."""
+    pairs = zip(data.sources, data.shares.values(), strict=True)
+    return sum(share for source, share in pairs if not source.latents)
 
 
 @functools.lru_cache(maxsize=8)
-def autoencoder_flops(config: AutoencoderConfig) -> tuple[float, float]:
-    """Forward arithmetic of the encoder and of the decoder, per image token.
-
-    Convolutions dominate, so a crop of 256 pixels stands for every size.
-    """
+def encoder_flops(config: AutoencoderConfig) -> float:
+    """Forward arithmetic of the encoder per image token, from a crop of 256 pixels."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -247,14 +278,17 @@ def autoencoder_flops(config: AutoencoderConfig) -> tuple[float, float]:
 
     side = 256
     network = on_meta(Autoencoder, config)
-    with torch.device("meta"):
-        pixels = torch.empty(1, 3, side, side)
-        latents = torch.empty(
-            1, config.latent_channels, side // config.down_factor, side // config.down_factor
-        )
-    found = []
-    for part, given in ((network.encoder, pixels), (network.decoder, latents)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            part(given)
-        found.append(counter.get_total_flops() / (side / config.token_pixels) ** 2)
-    return found[0], found[1]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.encoder(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() / (side / config.token_pixels) ** 2
+
+
+def tokenizer_flops(recipe: Recipe, config: AutoencoderConfig) -> float:
+    """Arithmetic of one optimizer step of the tokenizer stage, all its networks included."""
+    from nextstep.image.features import FeatureNet
+    from nextstep.recipe.dry_run import made_up_crops
+    from nextstep.recipe.tokenizer_parts import tokenizer_stage
+
+    assert recipe.tokenizer is not None
+    stage = tokenizer_stage(recipe, config, FeatureNet())
+    return recipe.tokenizer.crops.batch * stage.flops(made_up_crops(recipe, config, 1))

@@ -1,29 +1,25 @@
-"""How much memory a rank needs, counted part by part.
-
-What autograd keeps for the backward pass is not guessed from a formula: the layers are run on
-tensors without storage, with hooks that see every tensor that is kept. So the count follows the
-code.
-
-Legend: B rows of a micro-batch, S positions of a row, T = B*S.
-"""
+"""How much memory a rank needs, part by part."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
-from nextstep.recipe.counting import Parameters, mixture, size_of
+from nextstep.recipe.counting import Parameters, document_lengths, mixture, size_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from nextstep.image.autoencoder import AutoencoderConfig
+    from nextstep.recipe.dry_run import Peak
     from nextstep.recipe.schema import Recipe
 
 FP32, BF16 = 4, 2
+
+PROCESS = {False: 1.0e9, True: 0.42e9}
+"""What a process takes beside all tensors: a CUDA context and its libraries, or python and torch
+(by whether it is the CPU; the latter measured)."""
+DRAWINGS = {False: 0.3e9, True: 0.17e9}
+"""What live sources hold in memory on a CPU, by whether they give crops: sheets of drawings,
+finished drawings, and the holes that drawing leaves in the heap; measured."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +27,19 @@ class Memory:
     """Bytes of one rank at the height of a step.
 
     Attributes:
-        weights: fp32 master weights, and the copies that the computation reads.
-        gradients: fp32.
+        weights: fp32 master weights, and gathered copies of those that are split.
+        gradients: of those weights that have one at that moment.
         optimizer: running means.
         average: of the weights.
-        activations: kept for the backward pass.
-        workspace: logits, one layer's backward pass, pictures being encoded.
-        process: what the program itself takes before any of this.
+        activations: what the forward pass keeps for the backward pass, cast weights included.
+        workspace: what comes on top of it in the backward pass, while pictures are encoded, or when
+            every weight has its gradient.
+        image_tokenizer: its weights.
+        pictures: image tokens that are remembered; on a GPU its host holds them.
+        checkpoint: the copy that is written while training goes on; on a GPU its host holds it.
+        drawings: what live sources hold; on a GPU its host holds it.
+        fragments: what the allocator holds and nobody uses.
+        process: what the program itself takes.
     """
 
     weights: float
@@ -46,6 +48,11 @@ class Memory:
     average: float
     activations: float
     workspace: float
+    image_tokenizer: float
+    pictures: float
+    checkpoint: float
+    drawings: float
+    fragments: float
     process: float
 
     @property
@@ -54,97 +61,49 @@ class Memory:
         return sum(vars(self).values())
 
 
-@functools.lru_cache(maxsize=32)
-def layer_bytes(config: NextStepConfig, rows: int, length: int, bf16: bool) -> int:
-    """What autograd keeps of one transformer layer for `rows` rows of `length` positions."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from nextstep.model.backbone import Layer, rotary_angles
-
-    with FakeTensorMode():
-        layer = Layer(config, 0)
-        x = torch.randn(rows, length, config.hidden_size, requires_grad=True)
-        positions = torch.arange(length).expand(rows, length)
-        angles = rotary_angles(positions, config.head_dim, config.rope_theta)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return kept_bytes(lambda: layer(x, angles, None, None), layer)
-
-
-@functools.lru_cache(maxsize=32)
-def head_bytes(config: NextStepConfig, rows: int, bf16: bool) -> int:
-    """What autograd keeps of the flow head for `rows` pairs of token and noise level."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from nextstep.model.flow_head import FlowHead
-
-    with FakeTensorMode():
-        head = FlowHead(config)
-        x, t = torch.randn(rows, config.token_size), torch.rand(rows)
-        condition = torch.randn(rows, config.hidden_size, requires_grad=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return kept_bytes(lambda: head(x, t, condition), head)
-
-
-def kept_bytes(call: Callable[[], Tensor], module: nn.Module) -> int:
-    """Bytes of all tensors that autograd keeps while `call` runs, the module's weights left out."""
-    import torch
-
-    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def seen(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage()._cdata
-        if place not in own:
-            kept[place] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
-        call()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-@functools.lru_cache(maxsize=32)
-def autoencoder_bytes(
-    config: AutoencoderConfig, crops: int, size: int, decoder_only: bool, bf16: bool
-) -> int:
-    """What autograd keeps of encoder and decoder for a micro-batch of crops."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from nextstep.image.autoencoder import Autoencoder
-
-    with FakeTensorMode():
-        network = Autoencoder(config)
-        pixels = torch.randn(crops, 3, size, size)
-
-        def call() -> Tensor:
-            with torch.set_grad_enabled(not decoder_only):
-                latents = network.mean(pixels)
-            return network.decoder(latents)
-
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return kept_bytes(call, network)
+FRAGMENTS = {"gpu": 0.05, "cpu": 0.33, "cpu compiled": 0.0}
+"""What the allocator holds and nobody uses, as a share of activations and workspace. On a CPU it is
+measured (benchmarks/plan_memory.py): rows have other documents in every step, so that freed blocks
+fit what comes next only in part. Compiled code keeps less than the dry run counts, about as much as
+that."""
 
 
 def sequence_memory(
     recipe: Recipe, config: NextStepConfig, parameters: Parameters, ranks: int, cpu: bool
 ) -> Memory:
     """Memory of a rank that trains the transformer."""
+    from nextstep.recipe.dry_run import sequence_peak
+
+    data = recipe.data
     split = max(1, ranks // recipe.parallel.replicas)
-    bf16 = recipe.precision == "bf16"
-    micro = -(-recipe.data.rows // (ranks * recipe.data.rows_per_micro))
-    activations, workspace = _activations(recipe, config, bf16)
-    copies, sums = _working_copies(recipe, config, parameters, split, micro, bf16)
-    return Memory(
-        weights=FP32 * parameters.total / split + copies,
-        gradients=FP32 * parameters.trained / split + sums,
+    micro = -(-data.rows // (ranks * data.rows_per_micro))
+    # A sharded model runs as it is.
+    compiled = recipe.compile and split == 1
+    peak = sequence_peak(
+        config,
+        document_lengths(data),
+        data.rows_per_micro,
+        data.row_length,
+        recipe.loss.head_batch_mul or config.fm_head_batch_mul,
+        bf16=recipe.precision == "bf16",
+        cast=split == 1,
+        packed=cpu,
+        checkpointing=recipe.checkpointing,
+        compiled=compiled,
+    )
+    tokenizer, encoding, remembered = _pictures(recipe, config, ranks, cpu)
+    return _together(
+        recipe,
+        peak,
+        state=FP32 * parameters.trained / split,
         optimizer=_optimizer_bytes(recipe, parameters) / split,
-        average=(FP32 * parameters.trained / split) if recipe.ema else 0,
-        activations=activations,
-        workspace=workspace + _encoder_workspace(recipe, bf16),
-        process=PROCESS[cpu],
+        weights=FP32 * parameters.total / split + _gathered(recipe, config, parameters, split),
+        gradients=_gradients(recipe, config, parameters, split, micro, peak),
+        encoding=encoding,
+        compiled=compiled,
+        image_tokenizer=tokenizer,
+        pictures=remembered,
+        cpu=cpu,
     )
 
 
@@ -152,6 +111,7 @@ def tokenizer_memory(recipe: Recipe, ranks: int, cpu: bool) -> Memory:
     """Memory of a rank that trains the image tokenizer."""
     from nextstep.image.autoencoder import Autoencoder
     from nextstep.recipe.counting import autoencoder_config, on_meta
+    from nextstep.recipe.dry_run import tokenizer_peak
 
     options = recipe.tokenizer
     assert options is not None
@@ -160,64 +120,98 @@ def tokenizer_memory(recipe: Recipe, ranks: int, cpu: bool) -> Memory:
     total = size_of(network)
     trained = size_of(network.decoder) if options.decoder_only else total
     split = max(1, ranks // recipe.parallel.replicas)
-    bf16 = recipe.precision == "bf16"
     crops = options.crops.per_micro or max(1, options.crops.batch // ranks)
-    kept = autoencoder_bytes(config, crops, options.crops.size, options.decoder_only, bf16)
-    widest = crops * options.crops.size**2 * config.block_channels[0] * FP32
-    return Memory(
-        weights=FP32 * total / split + (BF16 * total if bf16 else 0),
-        gradients=FP32 * trained / split,
+    peak = tokenizer_peak(recipe, config, crops)
+    gathered = BF16 * total if split > 1 else 0
+    several = options.crops.batch > ranks * crops
+    return _together(
+        recipe,
+        peak,
+        state=FP32 * trained / split,
         optimizer=2 * FP32 * trained / split,
-        average=(FP32 * trained / split) if recipe.ema else 0,
-        activations=kept,
-        workspace=WIDEST_COPIES * widest,
+        weights=FP32 * total / split + gathered,
+        gradients=FP32 * trained / split if several else peak.gradients / split,
+        cpu=cpu,
+    )
+
+
+def _together(
+    recipe: Recipe,
+    peak: Peak,
+    *,
+    state: float,
+    optimizer: float,
+    weights: float,
+    gradients: float,
+    encoding: float = 0.0,
+    compiled: bool = False,
+    image_tokenizer: float = 0.0,
+    pictures: float = 0.0,
+    cpu: bool,
+) -> Memory:
+    """The parts of a rank.
+
+    Args:
+        recipe, cpu: as in `sequence_memory`.
+        peak: of a micro-batch.
+        state: bytes of the weights that are trained, and so of all their gradients.
+        optimizer, weights, gradients, image_tokenizer, pictures: see `Memory`.
+        encoding: bytes while pictures are encoded, which is before the forward pass.
+        compiled: see `sequence_peak`.
+    """
+    kind = ("cpu compiled" if compiled else "cpu") if cpu else "gpu"
+    average = state if recipe.ema else 0.0
+    workspace = max(peak.highest, encoding, state - gradients) - peak.kept
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        average=average,
+        activations=peak.kept,
+        workspace=workspace,
+        image_tokenizer=image_tokenizer,
+        pictures=pictures,
+        # On a GPU the copy lies in the memory of its host.
+        checkpoint=state + average + optimizer if cpu else 0.0,
+        drawings=_drawings(recipe) if cpu else 0.0,
+        fragments=FRAGMENTS[kind] * (peak.kept + workspace),
         process=PROCESS[cpu],
     )
 
 
-PROCESS = {False: 1.0e9, True: 0.45e9}
-"""What a process takes before a model is there: a CUDA context and its libraries, or torch and
-python on the CPU (by whether it is the CPU)."""
-WIDEST_COPIES = 4
-"""Full-resolution feature maps that are alive at once in a convolution's backward pass."""
-LOGIT_COPIES = 3
-"""fp32 tables of logits alive at once: the logits, their softmax, its gradient."""
+def _drawings(recipe: Recipe) -> float:
+    """What live sources hold in memory; drawings cropped for the tokenizer stage lie in a file."""
+    names = [source.world.name for source in recipe.data.sources if source.world]
+    return DRAWINGS[recipe.stage == "tokenizer"] if set(names) - {"drawings"} else 0.0
 
 
-def _activations(recipe: Recipe, config: NextStepConfig, bf16: bool) -> tuple[float, float]:
-    """(kept for the backward pass, workspace beside it) of one micro-batch."""
-    data, mix = recipe.data, mixture(recipe.data)
-    tokens = data.rows_per_micro * data.row_length
-    layer = layer_bytes(config, data.rows_per_micro, data.row_length, bf16)
-    stream = tokens * config.hidden_size * FP32
-    depth = config.num_hidden_layers
-    layers = depth * stream + layer if recipe.checkpointing else depth * layer
-    levels = recipe.loss.head_batch_mul or config.fm_head_batch_mul
-    head = head_bytes(config, max(1, round(tokens * mix.image_share)) * levels, bf16)
-    text = tokens * mix.documents * mix.text
-    logits = LOGIT_COPIES * FP32 * text * config.vocab_size
-    return layers + head + 3 * stream, logits + layer / 2
+def _gathered(recipe: Recipe, config: NextStepConfig, parameters: Parameters, split: int) -> float:
+    """Whole copies of weights that are split: all outside the layers, and two layers or all."""
+    if split == 1:
+        return 0.0
+    each = BF16 if recipe.precision == "bf16" else FP32
+    layer = parameters.backbone / config.num_hidden_layers
+    # The layer that computes and the one that is gathered for the next.
+    inside = 2 * layer if recipe.parallel.reshard_after_forward else parameters.backbone
+    return each * (parameters.total - parameters.backbone + inside)
 
 
-def _working_copies(
+def _gradients(
     recipe: Recipe,
     config: NextStepConfig,
     parameters: Parameters,
     split: int,
     micro: int,
-    bf16: bool,
-) -> tuple[float, float]:
-    """Bytes of gathered or cast weights, and of gradients that are not split."""
-    each = BF16 if bf16 else FP32
-    outside = parameters.total - parameters.backbone
+    peak: Peak,
+) -> float:
+    """Bytes of gradients at the height of a step."""
     if split == 1:
-        return (BF16 * parameters.total if bf16 else 0), 0.0
+        return FP32 * parameters.trained if micro > 1 else peak.gradients
+    own = FP32 * parameters.trained / split
+    if micro > 1 and not recipe.parallel.reduce_every_batch:
+        return own + FP32 * parameters.trained
     layer = parameters.backbone / config.num_hidden_layers
-    # The layer that computes and the one that is gathered for the next.
-    inside = 2 * layer if recipe.parallel.reshard_after_forward else parameters.backbone
-    whole = micro > 1 and not recipe.parallel.reduce_every_batch
-    sums = FP32 * parameters.trained if whole else FP32 * (outside + 2 * layer)
-    return each * (outside + inside), sums
+    return own + FP32 * (parameters.total - parameters.backbone + 2 * layer)
 
 
 def _optimizer_bytes(recipe: Recipe, parameters: Parameters) -> float:
@@ -228,16 +222,24 @@ def _optimizer_bytes(recipe: Recipe, parameters: Parameters) -> float:
     return FP32 * hidden + 2 * FP32 * (parameters.trained - hidden)
 
 
-def _encoder_workspace(recipe: Recipe, bf16: bool) -> float:
-    """The image tokenizer and the widest feature map of the pictures it encodes at once."""
+def _pictures(
+    recipe: Recipe, config: NextStepConfig, ranks: int, cpu: bool
+) -> tuple[float, float, float]:
+    """Bytes of the image tokenizer, of encoding with it, and of the tokens that are remembered."""
     from nextstep.image.autoencoder import Autoencoder
-    from nextstep.recipe.counting import autoencoder_config, on_meta
+    from nextstep.recipe.counting import autoencoder_config, fresh_share, on_meta
+    from nextstep.recipe.dry_run import encoding_peak
+    from nextstep.stages.encoding import PIXELS_AT_ONCE, REMEMBERED
 
-    if all(source.latents for source in recipe.data.sources):
-        return 0.0
-    config = autoencoder_config(recipe)
-    weights = size_of(on_meta(Autoencoder, config)) * (BF16 if bf16 else FP32)
-    data = recipe.data
-    tokens = data.rows_per_micro * data.row_length * mixture(data).image_share
-    pixels = tokens * config.token_pixels**2
-    return weights + WIDEST_COPIES * pixels * config.block_channels[0] * (BF16 if bf16 else FP32)
+    data, fresh = recipe.data, fresh_share(recipe.data)
+    if not fresh:
+        return 0.0, 0.0, 0.0
+    tokenizer, bf16 = autoencoder_config(recipe), recipe.precision == "bf16"
+    side, each = max(data.areas), BF16 if bf16 else FP32
+    pictures = max(1, PIXELS_AT_ONCE["cpu" if cpu else "cuda"] // side**2)
+    tokens = recipe.steps * data.rows / ranks * data.row_length * mixture(data).image_share
+    return (
+        each * size_of(on_meta(Autoencoder, tokenizer)),
+        encoding_peak(tokenizer, pictures, side, bf16=bf16),
+        min(each * config.token_size * tokens * fresh, REMEMBERED) if cpu else 0.0,
+    )

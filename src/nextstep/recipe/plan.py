@@ -220,7 +220,6 @@ def _sequence_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
 
 def _tokenizer_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
     from nextstep.image.autoencoder import Autoencoder
-    from nextstep.train.flops import TRAINING
 
     options = recipe.tokenizer
     assert options is not None
@@ -228,14 +227,12 @@ def _tokenizer_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
     network = counting.on_meta(Autoencoder, config)
     encoder, decoder = counting.size_of(network.encoder), counting.size_of(network.decoder)
     tokens = options.crops.batch * (options.crops.size / config.token_pixels) ** 2
-    flops = counting.autoencoder_flops(config)
-    passes = 1 if options.decoder_only else TRAINING
     trained = decoder if options.decoder_only else encoder + decoder
     return _Found(
         {"encoder": encoder, "decoder": decoder, "trained": trained, "total": encoder + decoder},
         memory.tokenizer_memory(recipe, ranks, device.is_cpu),
         tokens,
-        tokens * (passes * flops[0] + TRAINING * flops[1]),
+        counting.tokenizer_flops(recipe, config),
         _disk(recipe, encoder + decoder, trained, 0),
     )
 

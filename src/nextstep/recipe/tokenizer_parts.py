@@ -15,10 +15,12 @@ from nextstep.image.vae_files import load_image_tokenizer, save_image_tokenizer
 from nextstep.recipe import build, counting
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
+from nextstep.stages.tokenizer import TokenizerStage
 from nextstep.train.parallel import build_mesh
 
 if TYPE_CHECKING:
     from nextstep.image.autoencoder import AutoencoderConfig
+    from nextstep.image.features import FeatureNet
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
 
@@ -38,21 +40,11 @@ class TokenizerParts:
     """
 
     def __init__(self, recipe: Recipe, ranks: Ranks, where: str) -> None:
-        from nextstep.stages.tokenizer import TokenizerStage
-
-        options = recipe.tokenizer
-        assert options is not None
         self.recipe = recipe
         self.batches = build.open_crops(recipe, ranks, where)
         autoencoder = _first_autoencoder(recipe, where)
         self.config: AutoencoderConfig = autoencoder.config
-        self.stage = TokenizerStage(
-            self.config,
-            options.gamma,
-            options.weights.model_dump(),
-            options.decoder_only,
-            options.adversarial_from,
-        )
+        self.stage = tokenizer_stage(recipe, self.config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)  # of the critic
             self.model = self.stage.trainee(autoencoder).to(ranks.device)
@@ -76,6 +68,31 @@ class TokenizerParts:
 
     def close(self) -> None:
         """Nothing runs beside the training."""
+
+
+def tokenizer_stage(
+    recipe: Recipe, config: AutoencoderConfig, features: FeatureNet | None = None
+) -> TokenizerStage:
+    """The stage with the recipe's options.
+
+    Args:
+        recipe: of the tokenizer stage.
+        config: of the autoencoder.
+        features: network of the perceptual part; default the published weights.
+
+    Raises:
+        ModelFileError: when those are asked for and not installed.
+    """
+    options = recipe.tokenizer
+    assert options is not None
+    return TokenizerStage(
+        config,
+        options.gamma,
+        options.weights.model_dump(),
+        options.decoder_only,
+        options.adversarial_from,
+        features,
+    )
 
 
 def _first_autoencoder(recipe: Recipe, where: str) -> Autoencoder:
