@@ -182,21 +182,65 @@ class NextStepPipeline(Turns):
         """
         chosen = self.defaults.edit.with_values(**settings)
         given = [image] if isinstance(image, Image.Image | str | Path) else list(image)
-        if not given:
-            raise NextStepError("an edit needs at least one source picture")
-        sources = [self.encode_picture(pictures.open_picture(source)) for source in given]
+        sources = self._sources(given)
         side = self.image_tokenizer.config.token_pixels
         rows, columns = sources[0][1]
         grid = self.grid(height, width, (rows * side, columns * side))
         texts = [instruction] if isinstance(instruction, str) else list(instruction)
         jobs = []
         for text, s in zip(texts, _seeds(seed, len(texts)), strict=True):
-            written = self._with_positive(text, chosen)
-            parts = grammar.editing(written, [g for _, g in sources], grid)
-            order = grammar.picture_order(written, len(sources))
-            tokens = [sources[place][0] for place in order]
-            jobs += [_Job(text, s, i, parts, tokens) for i in range(_count(num_images))]
+            jobs += [
+                self._edit(sources, text, s, i, grid, chosen) for i in range(_count(num_images))
+            ]
         return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
+
+    def edit_each(
+        self,
+        images: Sequence[Sequence[Image.Image | str | Path]],
+        instructions: Sequence[str],
+        *,
+        height: int,
+        width: int,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 8,
+        **settings: Any,
+    ) -> list[GeneratedPicture]:
+        """Several edits, each of its own pictures, made together; the same as one after another.
+
+        Args:
+            images: the sources of each edit.
+            instructions: one for each.
+            height, width: of all results.
+            seed, batch_size, **settings: as in `edit`.
+
+        Raises:
+            ValueError: as in `edit`, or when their numbers differ.
+        """
+        chosen = self.defaults.edit.with_values(**settings)
+        if len(images) != len(instructions):
+            raise NextStepError(f"{len(instructions)} instructions for {len(images)} edits")
+        grid = self.grid(height, width, (height, width))
+        jobs = [
+            self._edit(self._sources(given), text, s, 0, grid, chosen)
+            for given, text, s in zip(
+                images, instructions, _seeds(seed, len(instructions)), strict=True
+            )
+        ]
+        return self._run(jobs, grid, chosen, batch_size, None, None)
+
+    def _sources(self, images: Sequence[Image.Image | str | Path]) -> list[tuple[Tensor, Grid]]:
+        if not images:
+            raise NextStepError("an edit needs at least one source picture")
+        return [self.encode_picture(pictures.open_picture(source)) for source in images]
+
+    def _edit(
+        self, sources: list[tuple[Tensor, Grid]], text: str, seed: int, index: int, grid: Grid,
+        settings: GenerationSettings,
+    ) -> _Job:  # fmt: skip
+        written = self._with_positive(text, settings)
+        parts = grammar.editing(written, [g for _, g in sources], grid)
+        order = grammar.picture_order(written, len(sources))
+        return _Job(text, seed, index, parts, [sources[place][0] for place in order])
 
     def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
         """Rows and columns of a picture's image tokens, its pixels given or by default.

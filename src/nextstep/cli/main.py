@@ -17,6 +17,7 @@ from nextstep.cli import (
     convert,
     data,
     edit,
+    evaluate,
     finetune,
     generate,
     info,
@@ -46,6 +47,7 @@ app.command("info")(info.command)
 app.command("convert")(convert.command)
 app.add_typer(data.data_app, name="data")
 app.add_typer(world.world_app, name="world")
+app.add_typer(evaluate.eval_app, name="eval")
 app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("plan")(plan.command)

@@ -28,11 +28,30 @@ def sheet(examples: Sequence[Example], size: int = 128, columns: int = 6) -> Ima
     """
     if not examples or columns < 1 or size < 16:
         raise NextStepError("a sheet needs a sample, a column and pictures of 16 pixels or more")
+    cells = [
+        ([Image.fromarray(render(s, size)) for s in example.scenes], _shown_text(example))
+        for example in examples
+    ]
+    return sheet_of(cells, size, columns)
+
+
+def sheet_of(
+    cells: Sequence[tuple[Sequence[Image.Image], str]], size: int, columns: int
+) -> Image.Image:
+    """Groups of pictures with a text underneath each.
+
+    Args:
+        cells: pictures of `size` pixels a side, and what is said about them.
+        size: side of a picture in pixels.
+        columns: pictures in a row; a group with more makes the sheet wider.
+
+    Raises:
+        NextStepError: when the sheet would be too large.
+    """
     font = ImageFont.load_default(_LETTERS)
-    widths = [max(1, len(example.scenes)) * (size + 2) + _GAP for example in examples]
+    widths = [max(1, len(shown)) * (size + 2) + _GAP for shown, _ in cells]
     texts = [
-        _wrapped(_shown_text(example), font, width - _GAP)
-        for example, width in zip(examples, widths, strict=True)
+        _wrapped(text, font, width - _GAP) for (_, text), width in zip(cells, widths, strict=True)
     ]
     full = max(columns * (size + 2 + _GAP), *widths)
     corners, height = _placed(widths, [size + _GAP + _LINE * len(t) for t in texts], full)
@@ -40,9 +59,9 @@ def sheet(examples: Sequence[Example], size: int = 128, columns: int = 6) -> Ima
         raise NextStepError("the sheet would be too large; show fewer samples or columns")
     canvas = Image.new("RGB", (full, height), "white")
     draw = ImageDraw.Draw(canvas)
-    for example, lines, (x, y) in zip(examples, texts, corners, strict=True):
-        for number, scene in enumerate(example.scenes):
-            canvas.paste(Image.fromarray(render(scene, size)), (x + number * (size + 2), y))
+    for (shown, _), lines, (x, y) in zip(cells, texts, corners, strict=True):
+        for number, picture in enumerate(shown):
+            canvas.paste(picture, (x + number * (size + 2), y))
         for number, line in enumerate(lines):
             draw.text((x, y + size + 1 + number * _LINE), line, "#202124", font)
     return canvas

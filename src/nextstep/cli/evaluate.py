@@ -1,0 +1,166 @@
+"""`nextstep eval`: what a model can do, measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nextstep.cli import options as o
+
+if TYPE_CHECKING:
+    from nextstep.evaluate.world.run import Plan, Results
+
+eval_app = typer.Typer(help="What a model can do, measured.", no_args_is_help=True)
+
+WHO = ("model", "decoded", "drawn")
+
+
+@eval_app.callback()
+def options() -> None:
+    """What a model can do, measured."""
+
+
+@eval_app.command("world")
+def world(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of answers and results; one that was "
+                           "interrupted is gone on with.")
+    ],
+    model: o.Model = "nano",
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", "-t", help="Task or group; repeat for several. Default all."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="seen, held_out_styles, held_out_pairs, held_out_phrasings or "
+                     "held_out_words; repeat for several. Default all that a task has."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Items of each task and split.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the items and of what the model draws.")] = 0,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Another model, or the folder of an earlier evaluation, to compare."),
+    ] = None,
+    answers: Annotated[
+        str, typer.Option(help="Who answers: model, or the truth: drawn, or decoded by the "
+                          "model's image tokenizer. The truth shows the ceiling.")
+    ] = "model",
+    core: Annotated[bool, typer.Option("--core", help="Only the 144 core things.")] = False,
+    batch_size: o.BatchSize = 8,
+    vae: o.Vae = None,
+    dtype: o.Dtype = None,
+    device: o.Device = "cpu",
+    as_json: o.Json = False,
+) -> None:  # fmt: skip
+    """Score a model on fixed scenes of the emoji world.
+
+    Example: nextstep eval world -m nano -t drawing -n 200 -o runs/eval-nano
+    """
+    from nextstep.evaluate.world.card import card, comparison, write_sheet
+    from nextstep.evaluate.world.run import read_scores, write_verdicts
+    from nextstep.files import write_json
+
+    if answers not in WHO:
+        raise ValueError(f"answers come from {', '.join(WHO)}, not from '{answers}'")
+    # A folder without verdicts is a model's; asking it comes after the first model.
+    earlier = None if compare is None else Path(compare).expanduser() / "verdicts.jsonl"
+    other = read_scores(earlier) if earlier is not None and earlier.exists() else None
+    load = o.load_pipeline
+
+    def ask(name: str, folder: Path) -> tuple[Results, dict[str, Any]]:
+        pipeline = load(name, dtype, device, vae if name == model else None)
+        plan, about = _plan(pipeline, tasks, split, n, seed, core, name, answers)
+        results = _answered(pipeline, plan, folder, about, batch_size, answers, quiet=as_json)
+        write_verdicts(folder / "verdicts.jsonl", results)
+        return results, card(results, about)
+
+    results, told = ask(model, out)
+    if compare is not None:
+        if other is None:
+            other = ask(compare, out / "other")[0].scores()
+        told["compared_with"] = compare
+        told["differences"] = comparison(results.scores(), other)
+    write_sheet(out / "failures.png", results)
+    write_json(out / "card.json", told)
+    _say(told, out, as_json)
+
+
+def _plan(
+    pipeline: Any, tasks: list[str] | None, split: list[str] | None, n: int, seed: int, core: bool,
+    name: str, answers: str,
+) -> tuple[Plan, dict[str, Any]]:  # fmt: skip
+    from dataclasses import asdict
+
+    from nextstep.errors import NextStepError
+    from nextstep.evaluate.world.run import Plan
+
+    defaults = pipeline.defaults
+    if defaults.height != defaults.width:
+        raise NextStepError("the world's pictures are square; this model's are not by default")
+    settings = {"generate": asdict(defaults.generate), "edit": asdict(defaults.edit)}
+    about = {
+        "model": name,
+        "model_hash": pipeline.model_hash,
+        "answers": answers,
+        "settings": settings,
+    }
+    return Plan.of(tasks, split, n, seed, defaults.height, core), about
+
+
+def _answered(
+    pipeline: Any, plan: Plan, folder: Path, about: dict[str, Any], batch_size: int, answers: str,
+    quiet: bool,
+) -> Results:  # fmt: skip
+    from nextstep.evaluate.world.answering import Answerer, Model, Truth, round_trip
+    from nextstep.evaluate.world.run import evaluate
+    from nextstep.evaluate.world.scoring import Scorer
+    from nextstep.evaluate.world.seeing import shipped_eye
+
+    tokenizer = pipeline.image_tokenizer
+    who: Answerer = Model(pipeline, plan.size, batch_size)
+    if answers != "model":
+        who = Truth(plan.size, tokenizer if answers == "decoded" else None)
+    scorer = Scorer(shipped_eye(), plan.size, lambda picture: round_trip(picture, tokenizer))
+    identity = f"{about['answers']} {about['model_hash']}"
+    with _bar(len(plan.pairs) * plan.count, quiet) as told:
+        return evaluate(plan, who, scorer, folder, identity, told)
+
+
+@contextmanager
+def _bar(total: int, quiet: bool) -> Iterator[Callable[[str, str, int], None]]:
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True, quiet=quiet)
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task("", total=total)
+
+        def told(task: str, split: str, count: int) -> None:
+            bar.update(line, description=f"{task}, {split}", advance=count)
+
+        yield told
+
+
+def _say(told: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from nextstep.evaluate.world.card import comparison_table, table
+
+    console = Console()
+    console.print(table(told))
+    if "differences" in told:
+        console.print(comparison_table(told["differences"], told["model"], told["compared_with"]))
+    console.print(f"{out / 'card.json'}", highlight=False)

@@ -1,0 +1,372 @@
+"""The eye of the scorer: pictures in, what stands in them out.
+
+A detector that was trained on all of the world, held-out combinations included, finds where things
+are and what they might be. The background is the one whose pixels fit best. What stands in a box is
+then the drawing of the world that is both likely by the detector and near to the pixels. Signs are
+read by a network of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nextstep.errors import ModelFileError
+from nextstep.evaluate.world.background import background_of, column_of
+from nextstep.evaluate.world.boxes import (
+    CLEAR_DIFFERENCE,
+    DIFFERENCE,
+    Group,
+    area,
+    foreground,
+    groups,
+    outside,
+    shared,
+    tightened,
+    without_others,
+)
+from nextstep.evaluate.world.network import (
+    ANY,
+    COLOUR_NAMES,
+    SIDE,
+    SIGN,
+    STRIDE,
+    STYLE_NAMES,
+    TONE_NAMES,
+    Detector,
+    SignReader,
+    labels,
+    sign_cuts,
+    spelled,
+)
+from nextstep.evaluate.world.templates import Match, bank, match
+from nextstep.image.pictures import to_pixels
+from nextstep.world.lexicon import things
+from nextstep.world.spec import Seen, Sight
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "world-scorer" / "scorer.safetensors"
+
+SURE = 0.3
+"""Probability from which a place is taken for the middle of something."""
+
+OVERLAP = 0.5
+"""Boxes that share more than this are one thing."""
+
+TRUST = 0.0005
+"""Mean squared difference (values 0..1) that weighs as much as a factor of e in probability."""
+
+ANOTHER_STYLE = 10.0
+"""By how many such units a thing must fit another style better to spoil that of its picture."""
+
+ANOTHER_THING = 8.0
+"""Sum of squared differences over pixels by which a further thing must explain a picture better."""
+
+FRAME = 4
+"""Pixels of the edge of a sign in which its brown frame shows."""
+
+NOTHING = 0.08
+"""Mean squared difference from which a thing is none of those in the world."""
+
+UNKNOWN = "something"
+"""Name of what is none of the things in the world."""
+
+BATCH = 32
+
+Maps = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the detector found: how surely, box in pixels, log-probability of every drawing."""
+
+    sure: float
+    box: tuple[float, float, float, float]
+    is_sign: bool
+    prior: np.ndarray
+
+
+class Eye:
+    """Sees pictures of the world.
+
+    Args:
+        detector: finds things.
+        reader: reads signs.
+    """
+
+    def __init__(self, detector: Detector, reader: SignReader) -> None:
+        self.detector, self.reader = detector.eval(), reader.eval()
+
+    @classmethod
+    def open(cls, path: Path = WEIGHTS) -> Eye:
+        """The eye that ships with the package, or one of another file.
+
+        Raises:
+            ModelFileError: when the file is missing, damaged or knows other things.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        detector, reader = Detector(), SignReader()
+        try:
+            with safe_open(path, "pt") as file:
+                known = (file.metadata() or {}).get("things", "")
+                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            if known != "; ".join(labels()):
+                raise ModelFileError(f"{path} knows other things than this version of the world")
+            for part, network in (("detector.", detector), ("reader.", reader)):
+                mine = {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
+                network.load_state_dict(mine)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelFileError(f"{path} cannot be read as the scorer: {error}") from None
+        return cls(detector, reader)
+
+    @torch.inference_mode()
+    def look(self, pictures: Sequence[np.ndarray | Image.Image]) -> list[Sight]:
+        """What each picture shows.
+
+        Args:
+            pictures: RGB, uint8 where they are arrays; of any size, judged at `SIDE` pixels.
+        """
+        sized = [_sized(picture) for picture in pictures]
+        sights = []
+        for start in range(0, len(sized), BATCH):
+            part = sized[start : start + BATCH]
+            pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
+            maps = {name: values.float() for name, values in self.detector(pixels).items()}
+            found = found_things(maps)
+            looks = [
+                _Look.at(picture, found[row], {k: v[row] for k, v in maps.items()})
+                for row, picture in enumerate(part)
+            ]
+            texts = self._read(pixels, [look.sign for look in looks])
+            sights += [look.sight(text) for look, text in zip(looks, texts, strict=True)]
+        return sights
+
+    def _read(self, pixels: Tensor, signs: list[np.ndarray | None]) -> list[str | None]:
+        """What the sign of each picture says, None where there is none."""
+        rows = [row for row, box in enumerate(signs) if box is not None]
+        texts: list[str | None] = [None] * len(signs)
+        if rows:
+            boxes = torch.tensor(np.stack([box for box in signs if box is not None]))
+            words = spelled(self.reader(sign_cuts(pixels[rows], boxes)))
+            for row, word in zip(rows, words, strict=True):
+                texts[row] = word
+        return texts
+
+
+@functools.cache
+def shipped_eye() -> Eye:
+    """The eye that ships with the package, read once."""
+    return Eye.open()
+
+
+def _sized(picture: np.ndarray | Image.Image) -> np.ndarray:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image.convert("RGB"))
+
+
+def found_things(maps: dict[str, Tensor]) -> list[list[_Found]]:
+    """Peaks of the detector's maps, surest first, each thing once; one list a picture."""
+    heat = maps["centre"][:, 0].sigmoid()
+    highest = torch.nn.functional.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]
+    found: list[list[_Found]] = [[] for _ in heat]
+    for row, y, x in ((heat == highest) & (heat >= SURE)).nonzero().tolist():
+        at = {name: values[row, :, y, x] for name, values in maps.items()}
+        across, down, width, height = at["box"].tolist()
+        half = [float(np.exp(min(extent, 3.0))) / 2 for extent in (width, height)]
+        centre = x + 0.5 + across, y + 0.5 + down
+        box = (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
+        left, top, right, bottom = (edge * STRIDE for edge in box)
+        found[row].append(
+            _Found(
+                float(heat[row, y, x]),
+                (left, top, right, bottom),
+                int(at["name"].argmax()) == SIGN,
+                _prior(at),
+            )
+        )
+    return [_once(sorted(things, key=lambda one: -one.sure)) for things in found]
+
+
+def _once(things: list[_Found]) -> list[_Found]:
+    kept: list[_Found] = []
+    for one in things:
+        if all(_shared(one.box, other.box) <= OVERLAP for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return wide * high / (both - wide * high)
+
+
+def looks_like_sign(picture: np.ndarray, box: np.ndarray) -> bool:
+    """Whether a box holds pale paper in a brown frame.
+
+    Args:
+        picture: uint8 [SIDE, SIDE, 3].
+        box: left, top, right, bottom in pixels.
+    """
+    left, top, right, bottom = (max(0, round(float(edge))) for edge in box)
+    board = picture[top:bottom, left:right].astype(np.int32)
+    if min(board.shape[:2]) < 12:
+        return False
+    inner = np.ones(board.shape[:2], bool)
+    inner[FRAME:-FRAME, FRAME:-FRAME] = False
+    red = np.median(board[inner][:, 0])
+    brown = np.median(board[inner][:, 0] - board[inner][:, 2])
+    pale = (board[FRAME:-FRAME, FRAME:-FRAME].min(-1) > 170).mean()
+    return bool(brown > 12 and red < 215 and pale > 0.35)
+
+
+def _prior(at: dict[str, Tensor]) -> np.ndarray:
+    """Log-probability of each drawing of the bank by the detector's logits at one place."""
+    rows = _rows()
+    parts = {name: at[name].log_softmax(0).numpy() for name in ("name", "style", "colour", "tone")}
+    total = parts["name"][rows[0]] + parts["style"][rows[1]] + parts["colour"][rows[2]]
+    likely: np.ndarray = total + np.where(rows[3] == ANY, 0.0, parts["tone"][rows[3]])
+    return likely
+
+
+@functools.cache
+def _rows() -> np.ndarray:
+    """Class of name, style, colour and tone of each drawing of the bank, [4, N]."""
+    place = {label: number for number, label in enumerate(labels())}
+    rows = [
+        (
+            place[one.name],
+            STYLE_NAMES.index(one.style),
+            COLOUR_NAMES.index(one.colour),
+            TONE_NAMES.index(one.tone) if things()[one.name].toned else ANY,
+        )
+        for one in bank().drawn
+    ]
+    return np.array(rows).T
+
+
+Fits = dict[str, Match]
+"""Style -> its best drawing for one thing."""
+
+
+def _best(fits: Fits) -> Match:
+    return min(fits.values(), key=lambda fit: fit.cost)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One picture while it is made out.
+
+    Attributes:
+        picture, behind: uint8 [SIDE, SIDE, 3], with things and without.
+        background: its colour names.
+        apart: where and how far picture and background differ, the sign left out.
+        guesses: boxes [K, 4] where the detector sees things.
+        sign: box of the surest sign.
+        maps: of the detector, logits [C, h, w].
+    """
+
+    picture: np.ndarray
+    behind: np.ndarray
+    background: tuple[str, ...]
+    apart: np.ndarray
+    guesses: np.ndarray
+    sign: np.ndarray | None
+    maps: Maps
+
+    @classmethod
+    def at(cls, picture: np.ndarray, found: list[_Found], maps: Maps) -> _Look:
+        """Begin with the background and the sign."""
+        background = background_of(picture, [one.box for one in found])
+        behind = np.broadcast_to(column_of(picture, background)[:, None], picture.shape)
+        apart = foreground(picture, behind)
+        signs, guesses = list[np.ndarray](), list[np.ndarray]()
+        boxes = np.array([one.box for one in found], float).reshape(-1, 4)
+        for row, one in enumerate(found):
+            mask = without_others(apart >= DIFFERENCE, boxes, row)
+            # Signs are wide, so the detector knows their sides less well than their height.
+            wider = boxes[row] + 0.12 * (one.box[2] - one.box[0]) * np.array([-1, 0, 1, 0])
+            tight = tightened(mask, wider, share=0.04)
+            if one.is_sign and looks_like_sign(picture, tight):
+                signs.append(tight)
+            else:
+                guesses.append(boxes[row])
+        apart = outside(apart, signs)
+        sign = signs[0] if signs else None
+        things_here = np.array(guesses, float).reshape(-1, 4)
+        return cls(picture, behind, background, apart, things_here, sign, maps)
+
+    def sight(self, text: str | None) -> Sight:
+        """What is in it, its sign's text given."""
+        matches = [fits for group in groups(self.apart, self.guesses) for fits in self.told(group)]
+        rest = outside(self.apart, [_best(fits).box for fits in matches])
+        others = groups(rest, self.guesses[:0], CLEAR_DIFFERENCE)
+        matches += [self.matched([group.box]) for group in others]
+        style = _common_style(matches)
+        seen = []
+        for fits in matches:
+            best = fits[style] if style else _best(fits)
+            left, top, right, bottom = (float(edge) / SIDE for edge in best.box)
+            name = best.drawn.name if best.apart < NOTHING else UNKNOWN
+            seen.append(Seen(name, (left, top, right, bottom), best.drawn.colour, best.drawn.tone))
+        return Sight(tuple(seen), self.background, style, text)
+
+    def matched(self, boxes: list[np.ndarray]) -> Fits:
+        """The drawings for one thing, the first box being where the detector is asked."""
+        prior = _prior(_at(self.maps, boxes[0]))
+        return match(self.picture, self.behind, boxes, prior, TRUST)
+
+    def told(self, group: Group) -> list[Fits]:
+        """Connected pixels as one thing or as several, whichever leaves less unexplained."""
+        mine, mask = self.guesses[group.members], self.apart >= DIFFERENCE
+        tight = [tightened(without_others(mask, mine, row), box) for row, box in enumerate(mine)]
+        if len(mine) < 2:
+            return [self.matched([*mine, *tight, group.box])]
+        whole = self.matched([group.box])
+        parts = _apart([self.matched([a, b]) for a, b in zip(mine, tight, strict=True)])
+        rest = outside(self.apart, [_best(fits).box for fits in parts])
+        left, top, right, bottom = (int(edge) for edge in group.box)
+        unexplained = float(np.square(rest[top:bottom, left:right] / 255.0).sum())
+        of_parts = unexplained + sum(_best(f).apart * area(_best(f).box) for f in parts)
+        of_whole = _best(whole).apart * area(group.box)
+        return [whole] if of_whole <= of_parts + ANOTHER_THING * (len(parts) - 1) else parts
+
+
+def _apart(parts: list[Fits]) -> list[Fits]:
+    """Those that lie apart from one another, the better one of two in one place."""
+    kept: list[Fits] = []
+    for fits in sorted(parts, key=lambda fits: _best(fits).cost):
+        if all(shared(_best(fits).box, _best(other).box) <= OVERLAP for other in kept):
+            kept.append(fits)
+    return kept
+
+
+def _at(maps: Maps, box: np.ndarray) -> Maps:
+    """The detector's logits in the middle of a box."""
+    x, y = (int(np.clip((box[i] + box[i + 2]) / 2 / STRIDE, 0, SIDE // STRIDE - 1)) for i in (0, 1))
+    return {name: values[:, y, x] for name, values in maps.items()}
+
+
+def _common_style(matches: list[Fits]) -> str | None:
+    """The style that all things together fit best; None where one clearly fits another."""
+    if not matches:
+        return None
+    totals = {style: sum(fits[style].cost for fits in matches) for style in STYLE_NAMES}
+    best = min(totals, key=lambda style: totals[style])
+    for fits in matches:
+        if fits[best].cost - min(fit.cost for fit in fits.values()) > ANOTHER_STYLE:
+            return None
+    return best

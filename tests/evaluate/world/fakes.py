@@ -1,0 +1,98 @@
+"""A pipeline that knows the answers, and an eye that knows the scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nextstep.evaluate.world.questions import Question
+from nextstep.world.examples import Said
+from nextstep.world.scenes import Scene, render
+from nextstep.world.spec import Sight, sight_of
+
+SIZE = 128
+
+
+class FakePipeline:
+    """Answers each question, known by its seed, with the truth about another one.
+
+    Args:
+        questions: that will be asked.
+        other: question -> the one whose truth is given; by default itself.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        other: Callable[[Question], Question] = lambda question: question,
+    ) -> None:
+        self.by_seed = {question.seed: question for question in questions}
+        assert len(self.by_seed) == len(questions)
+        self.other = other
+        self.calls: list[str] = []
+
+    def picture(self, seed: int, number: int = 0) -> SimpleNamespace:
+        question = self.other(self.by_seed[seed])
+        places = question.asked or question.example.targets
+        part = question.example.parts[places[min(number, len(places) - 1)]]
+        scene = question.example.scenes[-1] if isinstance(part, Said) else part.scene
+        return SimpleNamespace(image=Image.fromarray(render(scene, SIZE)))
+
+    def text(self, seed: int) -> str:
+        part = self.other(self.by_seed[seed]).example.parts[-1]
+        return part.text if isinstance(part, Said) else "nothing"
+
+    def generate(self, prompts: list[str], *, seed: list[int], **_: Any) -> list[SimpleNamespace]:
+        self.calls.append("generate")
+        for prompt, one in zip(prompts, seed, strict=True):
+            question = self.by_seed[one]
+            assert prompt == question.example.prompt(question.asked[0])
+        return [self.picture(one) for one in seed]
+
+    def edit_each(
+        self, images: list[list[Image.Image]], texts: list[str], *, seed: list[int], **_: Any
+    ) -> list[SimpleNamespace]:
+        self.calls.append("edit")
+        for given, text, one in zip(images, texts, seed, strict=True):
+            example = self.by_seed[one].example
+            assert example.prompt(len(example.parts) - 1) == "<image>" * len(given) + text
+        return [self.picture(one) for one in seed]
+
+    def conversation(self, seed: int) -> FakeConversation:
+        self.calls.append("conversation")
+        return FakeConversation(self, seed)
+
+
+class FakeConversation:
+    """A conversation about one question."""
+
+    def __init__(self, pipeline: FakePipeline, seed: int) -> None:
+        self.pipeline, self.seed, self.drawn = pipeline, seed, 0
+
+    def read(self, part: str | Image.Image) -> None:
+        assert isinstance(part, str | Image.Image)
+
+    def write(self, most: int) -> str:
+        return self.pipeline.text(self.seed)
+
+    def draw(self, height: int, width: int) -> SimpleNamespace:
+        self.drawn += 1
+        return self.pipeline.picture(self.seed, self.drawn - 1)
+
+
+class PerfectEye:
+    """Sees the truth of every scene that it was told of."""
+
+    def __init__(self) -> None:
+        self.sights: dict[bytes, Sight] = {}
+
+    def learn(self, scenes: Sequence[Scene]) -> None:
+        for scene in scenes:
+            self.sights[render(scene, SIZE).tobytes()] = sight_of(scene)
+
+    def look(self, pictures: Sequence[np.ndarray]) -> list[Sight]:
+        return [self.sights[picture.tobytes()] for picture in pictures]
