@@ -14,6 +14,7 @@ guidance 1, which means none, the release drops text and pictures together, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -86,13 +87,15 @@ class GuidanceSettings:
         return [name for name in order if name in needed or name == CONDITIONAL]
 
 
-def combine(velocities: Tensor, branches: list[str], weights: dict[str, float]) -> Tensor:
+def combine(
+    velocities: Tensor, branches: list[str], weights: Mapping[str, float | Tensor]
+) -> Tensor:
     """Mix branch velocities.
 
     Args:
         velocities: [branches, B, D].
         branches: names in the order of the first dimension.
-        weights: from `GuidanceSettings.weights`.
+        weights: from `GuidanceSettings.weights`; or one [B, 1] tensor a branch.
 
     Returns:
         [B, D].

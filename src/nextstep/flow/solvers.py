@@ -1,8 +1,9 @@
 """Solvers: from noise to one image token by integrating a velocity.
 
-A solver sees a velocity function (x [..., D], t float) -> [..., D] and a stream of standard
-normal draws of the shape of x; it knows no network. All arithmetic is in the dtype of the draws
-(fp32 in practice). In every rule n and d are the predicted noise and data at (x, t).
+A solver asks for velocities at (x [..., D], t float) and takes a stream of standard normal draws
+of the shape of x; it knows no network. It is a generator, so that whoever answers may collect the
+questions of many solvers first; when it asks does not depend on the answers. All arithmetic is in
+the dtype of the draws (fp32 in practice). In every rule n and d are predicted noise and data at (x, t).
 
 Released variants (four code lines disagree, docs/concepts/solvers.md):
     v1      stochastic Euler to t = 0.96, then a deterministic step of 0.04
@@ -18,10 +19,11 @@ Ours:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from nextstep.flow.grid import V1_LAST_TIME, uniform_grid, v1_grid
@@ -29,6 +31,8 @@ from nextstep.flow.path import predicted_data, predicted_noise
 
 Velocity = Callable[[Tensor, float], Tensor]
 Draw = Callable[[], Tensor]
+Questions = Generator[tuple[Tensor, float], Tensor, Tensor]
+"""Yields (x, t), is sent the velocity there, returns the token."""
 DEFAULT_NOISE_LEVEL = 0.8
 MAX_STEPS = 10_000
 SHIFT_RANGE = (0.01, 100.0)
@@ -88,7 +92,30 @@ def solve(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
     Returns:
         [..., D].
     """
-    return SOLVERS[settings.name](velocity, draw, settings)
+    questions = ask(draw, settings)
+    try:
+        x, t = next(questions)
+        while True:
+            x, t = questions.send(velocity(x, t))
+    except StopIteration as end:
+        token: Tensor = end.value
+        return token
+
+
+def ask(draw: Draw, settings: SolverSettings) -> Questions:
+    """The same as a generator of questions."""
+    return SOLVERS[settings.name](draw, settings)
+
+
+def question_times(settings: SolverSettings) -> list[float]:
+    """The times a solver asks for, in order."""
+    questions, times, nothing = ask(lambda: torch.zeros(1), settings), [], torch.zeros(1)
+    try:
+        times.append(next(questions)[1])
+        while True:
+            times.append(questions.send(nothing)[1])
+    except StopIteration:
+        return times
 
 
 def _langevin_step(x: Tensor, v: Tensor, t: float, dt: float, xi: Tensor) -> Tensor:
@@ -97,23 +124,23 @@ def _langevin_step(x: Tensor, v: Tensor, t: float, dt: float, xi: Tensor) -> Ten
     return x + (v - n) * dt + math.sqrt(2 * (1 - t) * dt) * xi
 
 
-def _solve_v1(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_v1(draw: Draw, settings: SolverSettings) -> Questions:
     times = v1_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
-        x = _langevin_step(x, velocity(x, t), t, after - t, draw())
-    return x + (1 - V1_LAST_TIME) * velocity(x, times[-1])
+        x = _langevin_step(x, (yield x, t), t, after - t, draw())
+    return x + (1 - V1_LAST_TIME) * (yield x, times[-1])
 
 
-def _solve_v1_1(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_v1_1(draw: Draw, settings: SolverSettings) -> Questions:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
-        x = _langevin_step(x, velocity(x, t), t, after - t, draw())
+        x = _langevin_step(x, (yield x, t), t, after - t, draw())
     return x
 
 
-def _solve_sde(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_sde(draw: Draw, settings: SolverSettings) -> Questions:
     """std = level*sqrt(sigma/(1-sigma)), sigma = 1-t; noise at the last step too."""
     times = uniform_grid(settings.steps, settings.shift)
     # At t = 0 the denominator 1 - sigma vanishes; the released code takes 1 minus the second-last
@@ -121,7 +148,7 @@ def _solve_sde(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tens
     first = 1 - times[-2]
     x = draw()
     for t, after in pairwise(times):
-        v, dt, sigma = velocity(x, t), after - t, 1 - t
+        v, dt, sigma = (yield x, t), after - t, 1 - t
         std = settings.noise_level * math.sqrt(sigma / (t if t > 0 else first))
         n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
         drift = std**2 * dt / (2 * sigma)
@@ -129,12 +156,12 @@ def _solve_sde(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tens
     return x
 
 
-def _solve_cps(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_cps(draw: Draw, settings: SolverSettings) -> Questions:
     """std = (1-t')*sin(level*pi/2); what noise is left keeps the total at (1-t')."""
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
-        v = velocity(x, t)
+        v = yield x, t
         n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
         std = (1 - after) * math.sin(settings.noise_level * math.pi / 2)
         kept = math.sqrt(max((1 - after) ** 2 - std**2, 0.0))
@@ -144,44 +171,44 @@ def _solve_cps(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tens
     return x
 
 
-def _solve_ode(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_ode(draw: Draw, settings: SolverSettings) -> Questions:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
-        x = x + (after - t) * velocity(x, t)
+        x = x + (after - t) * (yield x, t)
     return x
 
 
-def _solve_midpoint(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
-    times = uniform_grid(settings.steps, settings.shift)
-    x = draw()
-    for t, after in pairwise(times):
-        dt = after - t
-        middle = x + dt / 2 * velocity(x, t)
-        x = x + dt * velocity(middle, t + dt / 2)
-    return x
-
-
-def _solve_heun(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_midpoint(draw: Draw, settings: SolverSettings) -> Questions:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
         dt = after - t
-        v = velocity(x, t)
-        x = x + dt / 2 * (v + velocity(x + dt * v, after))
+        middle = x + dt / 2 * (yield x, t)
+        x = x + dt * (yield middle, t + dt / 2)
     return x
 
 
-def _solve_ab2(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
+def _solve_heun(draw: Draw, settings: SolverSettings) -> Questions:
+    times = uniform_grid(settings.steps, settings.shift)
+    x = draw()
+    for t, after in pairwise(times):
+        dt = after - t
+        v = yield x, t
+        x = x + dt / 2 * (v + (yield x + dt * v, after))
+    return x
+
+
+def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
     """Line through the last two velocities, integrated over the step; midpoint to begin with."""
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     before: tuple[float, Tensor] | None = None
     for t, after in pairwise(times):
         dt = after - t
-        v = velocity(x, t)
+        v = yield x, t
         if before is None:
-            slope_step = dt * velocity(x + dt / 2 * v, t + dt / 2)
+            slope_step = dt * (yield x + dt / 2 * v, t + dt / 2)
         else:
             ratio = dt / (2 * (t - before[0]))
             slope_step = dt * (v + ratio * (v - before[1]))
@@ -190,7 +217,7 @@ def _solve_ab2(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tens
     return x
 
 
-SOLVERS: dict[str, Callable[[Velocity, Draw, SolverSettings], Tensor]] = {
+SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
     "v1": _solve_v1,
     "v1.1": _solve_v1_1,
     "sde": _solve_sde,

@@ -1,0 +1,300 @@
+"""The scheduler: equal bytes in any company, admission, order, deadlines."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nextstep.engine.blocks import cache_bytes, check_rows
+from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.running import Job
+from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
+from nextstep.errors import NextStepError
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.noise import KeyedNoise
+from nextstep.flow.solvers import SolverSettings
+from nextstep.model.nextstep import NextStepModel
+from tests.conftest import TINY, random_model
+
+BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id
+GRIDS = [(1, 1), (1, 3), (2, 2), (3, 1), (2, 1)]
+HOW = [
+    (SolverSettings("ode", 2), GuidanceSettings()),
+    (SolverSettings("ode", 3, 2.0), GuidanceSettings(3.0)),
+    (SolverSettings("v1", 2), GuidanceSettings(4.0, schedule="linear")),
+    (SolverSettings("sde", 2), GuidanceSettings(2.0, 1.5)),
+    (SolverSettings("cps", 2), GuidanceSettings(0.5)),
+    (SolverSettings("heun", 1), GuidanceSettings(1.0, 2.0)),
+    (SolverSettings("ab2", 2), GuidanceSettings(2.0)),
+]
+
+
+def job(number: int, **more: object) -> Job:
+    """An unlike picture for every number: text length, sources, grid, branches, solver."""
+    dice = random.Random(number)
+    solver, guidance = HOW[number % len(HOW)]
+    edit = number % 3 == 0
+    how = DecodeSettings(GRIDS[number % len(GRIDS)], solver, guidance, dice.random() < 0.8, edit)
+    generator = torch.Generator().manual_seed(number)
+    prompts = {}
+    for name in how.branches:
+        ids = [dice.randrange(6, 320) for _ in range(dice.randrange(1, 12))]
+        source = [torch.randn(2, 64, generator=generator)] if edit else []
+        prompts[name] = Prompt([*ids, *([PLACE, PLACE] if edit else []), BOI], source)
+    return Job(prompts, how, (number, 1), **more)  # type: ignore[arg-type]
+
+
+def pictures(events: list[Event]) -> dict[int, Tensor]:
+    return {event.ticket: event.tokens for event in events if event.kind == "finished"}
+
+
+def alone(model: NextStepModel, asked: Job) -> Tensor:
+    scheduler = Scheduler(model)
+    ticket = scheduler.submit(asked)
+    return pictures(scheduler.run_until_idle())[ticket]
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def model(request: pytest.FixtureRequest) -> NextStepModel:
+    return random_model(TINY).to(request.param)
+
+
+def mix(model: NextStepModel, number: int, expected: dict[int, Tensor]) -> int:
+    """A random mix with arrivals, cancellations and preemptions; gives how many were compared."""
+    dice = random.Random(number)
+    limits = Limits(running=dice.choice([1, 3, 9]), cache_bytes=dice.choice([2**14, 2**20]))
+    scheduler, asked, aside = Scheduler(model, limits), dict[int, int](), set[int]()
+    arrivals = [dice.randrange(len(expected)) for _ in range(dice.randrange(2, 6))]
+    events: list[Event] = []
+    while arrivals or aside or not scheduler.idle:
+        while arrivals and dice.random() < 0.6:
+            name = arrivals.pop()
+            asked[scheduler.submit(job(name, priority=dice.randrange(2)))] = name
+        live = [t for t in asked if t not in {e.ticket for e in events if e.kind in ENDS}]
+        if live and dice.random() < 0.25:
+            ticket = dice.choice(live)
+            scheduler.preempt(ticket)
+            aside.add(ticket)
+        if live and dice.random() < 0.03:
+            ticket = dice.choice(live)
+            scheduler.cancel(ticket)
+            aside.discard(ticket)
+        if aside and dice.random() < 0.5:
+            ticket = aside.pop()
+            scheduler.resume(ticket)
+        events += scheduler.step()
+    ends = [event for event in events if event.kind in ENDS]
+    assert sorted(event.ticket for event in ends) == sorted(asked)
+    for ticket, tokens in pictures(events).items():
+        assert torch.equal(tokens, expected[asked[ticket]])
+    return len(pictures(events))
+
+
+def test_pictures_are_byte_equal_in_any_mix(
+    model: NextStepModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
+    expected = {number: alone(model, job(number)) for number in range(35)}
+    compared = sum(mix(model, number, expected) for number in range(100))
+    assert compared > 250
+
+
+def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The equality above is not an accident of small shapes."""
+    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
+    monkeypatch.setattr("nextstep.engine.blocks.filled", lambda rows, size=8: rows)
+    monkeypatch.setattr("nextstep.engine.sampler.filled", lambda rows, size=8: rows)
+    model = random_model(replace(TINY, hidden_size=64, fm_head_dim=64))
+    expected = {number: alone(model, job(number)) for number in range(35)}
+    with pytest.raises(AssertionError):
+        for number in range(30):
+            mix(model, number, expected)
+
+
+def test_the_engine_draws_what_decoding_draws() -> None:
+    """Up to rounding: the fixed shapes are another order of the same sums."""
+    model = random_model(TINY)
+    for number in range(15):
+        asked = job(number)
+        rows = {name: [prompt] for name, prompt in asked.prompts.items()}
+        noise = KeyedNoise([asked.key], asked.decode.solver.draws, TINY.token_size)
+        plain = decode_tokens(model, rows, asked.decode, noise)[0]
+        assert torch.allclose(alone(model, asked), plain, atol=1e-4)
+
+
+def test_known_tokens_are_taken_up_byte_for_byte(model: NextStepModel) -> None:
+    """A cache rebuilt from tokens, R at a time, is the cache that grew one by one."""
+    asked = job(1)
+    asked = replace(asked, decode=replace(asked.decode, grid=(3, 5)))
+    whole = alone(model, asked)
+    for known in (0, 1, 7, 8, 9, 14, 15):
+        assert torch.equal(alone(model, replace(asked, tokens=whole[:known])), whole)
+
+
+def test_learned_positions() -> None:
+    model = random_model(replace(TINY, image_position_side=4))
+    asked = [job(number) for number in (1, 2, 4)]
+    scheduler = Scheduler(model)
+    tickets = [scheduler.submit(one) for one in asked]
+    together = pictures(scheduler.run_until_idle())
+    for ticket, one in zip(tickets, asked, strict=True):
+        assert torch.equal(together[ticket], alone(model, one))
+
+
+def need(model: NextStepModel, asked: Job) -> int:
+    return asked.check(model, 2**40)
+
+
+def test_admission_keeps_within_the_memory() -> None:
+    model = random_model(TINY)
+    asked = [job(number) for number in range(12)]
+    budget = max(need(model, one) for one in asked) + 1000
+    scheduler = Scheduler(model, Limits(cache_bytes=budget))
+    for one in asked:
+        scheduler.submit(one)
+    done: list[Event] = []
+    while not scheduler.idle:
+        done += scheduler.step()
+        assert scheduler.used_bytes <= budget
+    assert len(pictures(done)) == 12
+    assert scheduler._entries == {}
+    assert scheduler._served == {}
+
+
+def test_what_can_never_run_is_refused_at_once() -> None:
+    model, asked = random_model(TINY), job(2)
+    with pytest.raises(NextStepError, match="bytes of key/value cache"):
+        Scheduler(model, Limits(cache_bytes=need(model, asked) - 1)).submit(asked)
+    scheduler = Scheduler(model, Limits(cache_bytes=need(model, asked), waiting=1))
+    scheduler.submit(asked)
+    with pytest.raises(NextStepError, match="1 pictures wait already"):
+        scheduler.submit(asked)
+    large = replace(asked, decode=replace(asked.decode, grid=(16, 16)))
+    with pytest.raises(NextStepError, match="reads at most 256"):
+        scheduler.submit(large)
+    with pytest.raises(NextStepError, match="must be at least 1"):
+        Limits(running=0)
+
+
+def test_one_row_takes_what_is_said() -> None:
+    assert cache_bytes(random_model(TINY), 10) == 2 * 2 * 2 * 8 * 10 * 4
+
+
+def started(scheduler: Scheduler) -> list[int]:
+    return [e.ticket for e in scheduler.run_until_idle() if e.kind == "admitted"]
+
+
+def test_order_is_by_priority_then_by_turns_of_clients() -> None:
+    model = random_model(TINY)
+    scheduler = Scheduler(model, Limits(running=1))
+    greedy = [scheduler.submit(job(2, client="greedy")) for _ in range(3)]
+    modest = [scheduler.submit(job(2, client="modest")) for _ in range(2)]
+    urgent = scheduler.submit(job(2, priority=1, client="greedy"))
+    order = [urgent, modest[0], greedy[0], modest[1], greedy[1], greedy[2]]
+    assert started(scheduler) == order
+
+
+def test_waiting_counts_as_priority() -> None:
+    scheduler = Scheduler(random_model(TINY), Limits(running=1, aging=4))
+    first = scheduler.submit(job(2))
+    patient = scheduler.submit(job(2))
+    order = []
+    for _ in range(8):
+        scheduler.submit(job(2, priority=1))
+        for _ in range(4):
+            order += [e.ticket for e in scheduler.step() if e.kind == "admitted"]
+    assert first not in order[:1]
+    assert patient in order
+
+
+def test_small_pictures_pass_a_large_one_only_so_often() -> None:
+    model = random_model(TINY)
+    small = job(2)
+    large = replace(small, decode=replace(small.decode, grid=(4, 5)))
+    budget = need(model, large) + need(model, small) - 1
+    scheduler = Scheduler(model, Limits(cache_bytes=budget, passes=3))
+    runs = scheduler.submit(small)
+    scheduler.step()
+    waits = scheduler.submit(large)
+    others = [scheduler.submit(small) for _ in range(8)]
+    order = started(scheduler)
+    assert order == [*others[:3], waits, *others[3:]]
+    assert runs not in order
+
+
+def test_deadlines_use_the_given_clock() -> None:
+    now = 0.0
+    scheduler = Scheduler(random_model(TINY), clock=lambda: now)
+    hurried = scheduler.submit(job(2, deadline=5.0))
+    easy = scheduler.submit(job(2, deadline=math.inf))
+    scheduler.step()
+    now = 6.0
+    events = scheduler.step()
+    late = [event for event in events if event.kind == "late"]
+    assert [event.ticket for event in late] == [hurried]
+    assert len(late[0].tokens) == 1
+    assert easy in pictures(scheduler.run_until_idle())
+
+
+def test_events_of_one_picture_in_order() -> None:
+    scheduler = Scheduler(random_model(TINY))
+    ticket = scheduler.submit(job(2))
+    events = scheduler.run_until_idle()
+    assert [e.kind for e in events] == ["admitted", "token", "row", "token", "row", "finished"]
+    assert [len(e.tokens) for e in events] == [0, 1, 2, 3, 4, 4]
+    assert {e.ticket for e in events} == {ticket}
+
+
+def test_stop_gives_what_is_there_and_unknown_tickets_are_an_error() -> None:
+    scheduler = Scheduler(random_model(TINY))
+    ticket = scheduler.submit(job(2))
+    scheduler.step()
+    scheduler.stop(ticket)
+    (event,) = scheduler.step()
+    assert (event.kind, len(event.tokens)) == ("stopped", 1)
+    with pytest.raises(NextStepError, match="no picture 0 in the engine"):
+        scheduler.cancel(ticket)
+
+
+def test_one_bad_picture_does_not_hurt_the_others() -> None:
+    model = random_model(TINY)
+    good = job(2)
+    rows = {
+        name: Prompt([*p.ids, PLACE, BOI], [torch.full((1, 64), math.nan)])
+        for name, p in good.prompts.items()
+    }
+    mismatched = {name: Prompt([*p.ids, PLACE, BOI]) for name, p in good.prompts.items()}
+    scheduler = Scheduler(model)
+    tickets = [scheduler.submit(one) for one in (good, replace(good, prompts=rows))]
+    tickets.append(scheduler.submit(replace(good, prompts=mismatched)))
+    events = scheduler.run_until_idle()
+    failed = {event.ticket: event.message for event in events if event.kind == "failed"}
+    assert "token 0 is not a finite number" in failed[tickets[1]]
+    assert "1 image places but 0 image tokens" in failed[tickets[2]]
+    assert torch.equal(pictures(events)[tickets[0]], alone(model, good))
+
+
+def test_jobs_are_checked() -> None:
+    asked = job(2)
+    with pytest.raises(NextStepError, match="conditional branch of the picture has no prompt"):
+        replace(asked, prompts={})
+    with pytest.raises(NextStepError, match="5 tokens are given for a picture of 4"):
+        replace(asked, tokens=torch.zeros(5, 64))
+
+
+def test_kernels_that_mix_rows_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(TINY)
+    check_rows(model)
+    plain = torch.nn.functional.linear
+
+    def mixing(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plain(x, weight, bias) + x.mean() * 1e-3
+
+    monkeypatch.setattr(torch.nn.functional, "linear", mixing)
+    with pytest.raises(NextStepError, match="change a row with its place"):
+        check_rows(model)
