@@ -3,7 +3,8 @@
 A solver asks for velocities at (x [..., D], t float) and takes a stream of standard normal draws
 of the shape of x; it knows no network. It is a generator, so that whoever answers may collect the
 questions of many solvers first; when it asks does not depend on the answers. All arithmetic is in
-the dtype of the draws (fp32 in practice). In every rule n and d are predicted noise and data at (x, t).
+the dtype of the draws (fp32 in practice). In every rule n and d are the predicted noise and data
+at (x, t).
 
 Released variants (four code lines disagree, docs/concepts/solvers.md):
     v1      stochastic Euler to t = 0.96, then a deterministic step of 0.04
