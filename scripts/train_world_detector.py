@@ -7,8 +7,8 @@ their latents, is made first and mixed in, so that what a model draws is judged 
     python scripts/train_world_detector.py detector runs/scorer
     python scripts/train_world_detector.py reader runs/scorer
     python scripts/train_world_detector.py export runs/scorer
-    nextstep eval world --answers drawn --split seen -n 100 --seed 4711 -o runs/scorer/drawn
-    nextstep eval world --answers decoded --split seen -n 100 --seed 4711 -o runs/scorer/decoded
+    nextstep eval world --answers drawn --split seen -n 100 --seed 8128 -o runs/scorer/drawn
+    nextstep eval world --answers decoded --split seen -n 100 --seed 8128 -o runs/scorer/decoded
     python scripts/train_world_detector.py ceilings runs/scorer
 """
 

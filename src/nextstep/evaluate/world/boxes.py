@@ -37,10 +37,12 @@ class Group:
 
     Attributes:
         box: around all of them.
+        mask: which pixels, bool [H, W].
         members: numbers of the given boxes that lie on them.
     """
 
     box: np.ndarray
+    mask: np.ndarray
     members: list[int] = field(default_factory=list)
 
 
@@ -64,7 +66,7 @@ def groups(apart: np.ndarray, boxes: np.ndarray, least: int = DIFFERENCE) -> lis
     """
     mask = apart >= least
     owner, bounds, sizes = _connected(mask)
-    found = {number: Group(box) for number, box in enumerate(bounds)}
+    found = {n: Group(box, mask & (owner == n)) for n, box in enumerate(bounds)}
     for row, box in enumerate(boxes):
         left, top, right, bottom = _inside(box, apart.shape)
         here = owner[top:bottom, left:right][mask[top:bottom, left:right]]
@@ -79,6 +81,7 @@ def groups(apart: np.ndarray, boxes: np.ndarray, least: int = DIFFERENCE) -> lis
         for other in found.values():
             if any(_holds(grown(boxes[row], AROUND), middle) for row in other.members):
                 other.box = _union(other.box, group.box)
+                other.mask |= group.mask
                 break
     return list(found.values())
 

@@ -68,6 +68,9 @@ ANOTHER_STYLE = 10.0
 ANOTHER_THING = 8.0
 """Sum of squared differences over pixels by which a further thing must explain a picture better."""
 
+EXPLAINED = 0.02
+"""Mean squared difference up to which a drawing explains all that lies in its box."""
+
 FRAME = 4
 """Pixels of the edge of a sign in which its brown frame shows."""
 
@@ -314,7 +317,7 @@ class _Look:
         matches = [fits for group in groups(self.apart, self.guesses) for fits in self.told(group)]
         rest = outside(self.apart, [_best(fits).box for fits in matches])
         others = groups(rest, self.guesses[:0], CLEAR_DIFFERENCE)
-        matches += [self.matched([group.box]) for group in others]
+        matches = _unexplained([*matches, *(self.matched([group.box]) for group in others)])
         style = _common_style(matches)
         seen = []
         for fits in matches:
@@ -331,18 +334,34 @@ class _Look:
 
     def told(self, group: Group) -> list[Fits]:
         """Connected pixels as one thing or as several, whichever leaves less unexplained."""
-        mine, mask = self.guesses[group.members], self.apart >= DIFFERENCE
-        tight = [tightened(without_others(mask, mine, row), box) for row, box in enumerate(mine)]
+        mine = self.guesses[group.members]
+        tight = [
+            tightened(without_others(group.mask, mine, row), box) for row, box in enumerate(mine)
+        ]
         if len(mine) < 2:
             return [self.matched([*mine, *tight, group.box])]
         whole = self.matched([group.box])
         parts = _apart([self.matched([a, b]) for a, b in zip(mine, tight, strict=True)])
-        rest = outside(self.apart, [_best(fits).box for fits in parts])
-        left, top, right, bottom = (int(edge) for edge in group.box)
-        unexplained = float(np.square(rest[top:bottom, left:right] / 255.0).sum())
+        rest = outside(self.apart * group.mask, [_best(fits).box for fits in parts])
+        unexplained = float(np.square(rest / 255.0).sum())
         of_parts = unexplained + sum(_best(f).apart * area(_best(f).box) for f in parts)
         of_whole = _best(whole).apart * area(group.box)
         return [whole] if of_whole <= of_parts + ANOTHER_THING * (len(parts) - 1) else parts
+
+
+def _unexplained(matches: list[Fits]) -> list[Fits]:
+    """Those that are no part of a larger thing which fits well, such as the sparks of a wand."""
+    best = [_best(fits) for fits in matches]
+    return [
+        fits
+        for fits, one in zip(matches, best, strict=True)
+        if not any(
+            other.apart < EXPLAINED
+            and area(one.box) < 0.7 * area(other.box)
+            and shared(one.box, other.box) > 0.8
+            for other in best
+        )
+    ]
 
 
 def _apart(parts: list[Fits]) -> list[Fits]:
