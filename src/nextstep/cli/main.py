@@ -24,6 +24,7 @@ from nextstep.cli import (
     plan,
     predict,
     read,
+    serve,
     show_settings,
     story,
     train,
@@ -48,6 +49,7 @@ app.command("convert")(convert.command)
 app.add_typer(data.data_app, name="data")
 app.add_typer(world.world_app, name="world")
 app.add_typer(evaluate.eval_app, name="eval")
+app.command("serve")(serve.command)
 app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("plan")(plan.command)

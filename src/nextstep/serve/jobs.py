@@ -1,0 +1,269 @@
+"""The jobs of a service: accepted within limits, watched, cancelled, finished after a restart.
+
+Everything but `_tell` runs on the event loop's thread; `_tell` is called by the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from nextstep.serve import backend as b
+from nextstep.serve.limits import Limits
+from nextstep.serve.metrics import Metrics
+from nextstep.serve.problems import ApiError, not_found, stopping, too_busy
+from nextstep.serve.store import FAILED, QUEUED, Record, Store
+
+log = logging.getLogger("nextstep.serve")
+
+Wants = Callable[[int, int], bool]
+"""Whether a watcher looks at the picture after row k of n."""
+
+NOT_KEPT = "the outcome could not be kept on disk; the log says more"
+
+
+def no_previews(row: int, rows: int) -> bool:
+    """Rows are told without pictures."""
+    return False
+
+
+def every_row(row: int, rows: int) -> bool:
+    """Every row but the last, which is the finished picture."""
+    return row < rows
+
+
+@dataclass(eq=False)
+class _Watcher:
+    wants: Wants
+    events: asyncio.Queue[b.Event] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(eq=False)
+class LiveJob:
+    """A job that is not over."""
+
+    record: Record
+    handle: b.Handle | None = None
+    watchers: set[_Watcher] = field(default_factory=set)
+    last: dict[int, b.RowDone] = field(default_factory=dict)
+    late: asyncio.TimerHandle | None = None
+    expired: bool = False
+
+    def wants_preview(self, row: int, rows: int) -> bool:
+        """Whether any watcher looks at this row; asked by the backend's thread."""
+        return any(watcher.wants(row, rows) for watcher in tuple(self.watchers))
+
+
+class Jobs:
+    """Jobs between the HTTP side and a backend.
+
+    Args:
+        backend: makes them.
+        store: keeps them.
+        limits: how many, how long.
+        metrics: told what happens.
+    """
+
+    def __init__(self, backend: b.Backend, store: Store, limits: Limits, metrics: Metrics) -> None:
+        self.backend, self.store, self.limits, self.metrics = backend, store, limits, metrics
+        self.draining = False
+        self._live: dict[str, LiveJob] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        metrics.queued.set_function(lambda: len(self._waiting()))
+        metrics.running.set_function(lambda: len(self._live) - len(self._waiting()))
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are taken."""
+        return self._loop is not None and not self.draining
+
+    def open(self) -> None:
+        """Begin, with the jobs that an earlier process accepted and did not finish."""
+        self._loop = asyncio.get_running_loop()
+        left = self.store.unfinished()
+        for record in left:
+            record.state = QUEUED
+            self._begin(record)
+        if left:
+            log.info("jobs taken up again", extra={"jobs": len(left)})
+
+    async def close(self) -> None:
+        """Let running jobs finish; the rest stays in the store for the next start."""
+        self.draining = True
+        await asyncio.to_thread(self.backend.close, self.limits.grace)
+        for live in self._live.values():
+            if live.late is not None:
+                live.late.cancel()
+        self.store.close()
+
+    def submit(self, owner: str, request: b.JobRequest, sources: list[bytes]) -> Record:
+        """Accept a job.
+
+        Raises:
+            ApiError: 429 when too many wait, 503 while stopping.
+            ValueError: for a request that could never work.
+        """
+        if not self.ready:
+            raise stopping()
+        mine = sum(live.record.owner == owner for live in self._live.values())
+        if len(self._live) >= self.limits.queue or mine >= self.limits.per_key:
+            self.metrics.refused.inc()
+            raise too_busy(
+                f"{len(self._live)} jobs wait already; try again in a moment", self._retry_after()
+            )
+        self.backend.check(request)
+        record = self.store.add(owner, request, sources)
+        self._begin(record)
+        return record
+
+    def get(self, owner: str, key: str) -> Record:
+        """An owner's job.
+
+        Raises:
+            ApiError: 404 when there is none of that id, or it is somebody else's.
+        """
+        live = self._live.get(key)
+        record = live.record if live else self.store.get(key)
+        if record is None or record.owner != owner:
+            raise not_found(f"there is no job '{key[:64]}'", "job_not_found")
+        return record
+
+    def position(self, record: Record) -> int | None:
+        """Place in the queue, 1 is next; None when it does not wait."""
+        waiting = [live.record.id for live in self._waiting()]
+        return waiting.index(record.id) + 1 if record.id in waiting else None
+
+    def cancel(self, record: Record) -> None:
+        """Stop a job; nothing happens when it is over."""
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            live.handle.cancel()
+
+    async def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
+        """What happens to a job from now on, beginning with how it stands; ends with its end."""
+        live = self._live.get(record.id)
+        if live is None:
+            yield self.outcome(self.store.get(record.id) or record)
+            return
+        watcher = _Watcher(wants)
+        position = self.position(live.record)
+        watcher.events.put_nowait(b.Queued(position) if position else b.Started())
+        for row in live.last.values():
+            watcher.events.put_nowait(row)
+        live.watchers.add(watcher)
+        try:
+            while True:
+                event = await watcher.events.get()
+                yield event
+                if isinstance(event, b.FINAL):
+                    return
+        finally:
+            live.watchers.discard(watcher)
+
+    def outcome(self, record: Record) -> b.Event:
+        """The end of a finished job, its pictures read from the store."""
+        if record.error is not None:
+            return b.Failed(record.error, record.bad_input)
+        if record.state != "done":
+            return b.Cancelled()
+        parts = []
+        for part in record.parts:
+            if "file" in part:
+                parts.append(b.Part("", self.store.files.read(part["file"]), part["settings"]))
+            else:
+                parts.append(b.Part(part["text"]))
+        return b.Done(tuple(parts), record.usage)
+
+    def _begin(self, record: Record) -> None:
+        live = self._live[record.id] = LiveJob(record)
+        assert self._loop is not None
+        live.late = self._loop.call_later(self.limits.deadline, self._expire, live)
+        job = b.Job(
+            record.id,
+            record.request,
+            self.store.files.read,
+            lambda event: self._tell(live, event),
+            live.wants_preview,
+        )
+        try:
+            live.handle = self.backend.submit(job)
+        except ValueError as error:
+            self._tell(live, b.Failed(str(error)))
+
+    def _expire(self, live: LiveJob) -> None:
+        live.expired = True
+        if live.handle is not None:
+            live.handle.cancel()
+
+    def _tell(self, live: LiveJob, event: b.Event) -> None:
+        """Keep an end before anybody hears of it; pass everything on to the loop's thread."""
+        if isinstance(event, b.Cancelled) and live.expired:
+            event = b.Failed(f"the job took longer than {self.limits.deadline:.0f} s")
+        try:
+            if isinstance(event, b.FINAL):
+                self.store.finish(live.record, event)
+            elif isinstance(event, b.Started):
+                self.store.start(live.record)
+        except Exception:
+            # A full disk must not leave anybody waiting; the record stays unfinished.
+            log.exception("a job could not be kept")
+            live.record.state, live.record.error = FAILED, NOT_KEPT
+            event = b.Failed(NOT_KEPT)
+        assert self._loop is not None
+        # The loop may be gone when a job ends while the service stops: its record is kept.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._publish, live, event)
+
+    def _publish(self, live: LiveJob, event: b.Event) -> None:
+        if isinstance(event, b.RowDone):
+            self.metrics.rows.inc()
+            live.last[event.index] = event
+        for watcher in live.watchers:
+            watcher.events.put_nowait(event)
+        if isinstance(event, b.Started) and live.record.started is not None:
+            self.metrics.waited.observe(live.record.started - live.record.created)
+        if isinstance(event, b.FINAL):
+            self._live.pop(live.record.id, None)
+            if live.late is not None:
+                live.late.cancel()
+            self._count(live.record)
+        if isinstance(event, (b.Started, *b.FINAL)):
+            self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for place, other in enumerate(self._waiting(), 1):
+            for watcher in other.watchers:
+                watcher.events.put_nowait(b.Queued(place))
+
+    def _count(self, record: Record) -> None:
+        self.metrics.jobs.labels(record.request.task, record.state).inc()
+        pictures = sum("file" in part for part in record.parts)
+        if pictures and record.started is not None and record.finished is not None:
+            self.metrics.made.observe((record.finished - record.started) / pictures)
+
+    def _waiting(self) -> list[LiveJob]:
+        return [live for live in self._live.values() if live.record.state == QUEUED]
+
+    def _retry_after(self) -> int:
+        """Seconds until some of the queue may be gone."""
+        return max(1, min(30, len(self._live) // 4))
+
+
+def raise_for(event: b.Event) -> b.Done:
+    """The outcome of a job that was to be finished.
+
+    Raises:
+        ApiError: when it failed or was cancelled.
+    """
+    from nextstep.serve import problems
+
+    if isinstance(event, b.Done):
+        return event
+    if isinstance(event, b.Failed):
+        if event.bad_input:
+            raise problems.bad(event.message)
+        raise problems.failed(event.message)
+    raise ApiError(409, "the job was cancelled", code="job_cancelled")

@@ -1,0 +1,63 @@
+"""How much the service takes on, and from whom."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nextstep.errors import NextStepError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one service allows.
+
+    Attributes:
+        queue: jobs accepted and not yet finished, over all keys.
+        per_key: of them by one key (or by everybody, where there are no keys).
+        deadline: seconds from accepted to finished.
+        body_bytes: of a request.
+        body_seconds: that a request's body may take to arrive.
+        picture_bytes: of one uploaded picture.
+        picture_pixels: of one uploaded picture, checked before it is decoded.
+        source_pictures: of one request.
+        steps: solver steps per image token.
+        keep: finished jobs whose records and pictures are kept.
+        grace: seconds that running jobs get when the service stops.
+    """
+
+    queue: int = 64
+    per_key: int = 16
+    deadline: float = 600.0
+    body_bytes: int = 32 * 2**20
+    body_seconds: float = 60.0
+    picture_bytes: int = 16 * 2**20
+    picture_pixels: int = 16_000_000
+    source_pictures: int = 8
+    steps: int = 200
+    keep: int = 1000
+    grace: float = 20.0
+
+
+def check_binding(host: str, keys: Path | None) -> None:
+    """Refuse to listen beyond this machine when anybody could ask.
+
+    Raises:
+        NextStepError: for an address that is not loopback, without keys.
+    """
+    if keys is None and not is_loopback(host):
+        raise NextStepError(
+            f"--host {host} can be reached from other machines: give --keys FILE (made with "
+            "`nextstep serve --new-key NAME --keys FILE`), or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,82 @@
+"""Errors as OpenAI's clients expect them: a status and {"error": {...}}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ApiError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: of the answer.
+        message: one sentence that says the mend.
+        kind: OpenAI's `type`.
+        code: OpenAI's `code`.
+        param: the field at fault.
+        headers: more headers, such as Retry-After.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind = status, message, kind
+        self.code, self.param, self.headers = code, param, headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The answer's body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the request is at fault."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def not_found(message: str, code: str | None = None) -> ApiError:
+    """404."""
+    return ApiError(404, message, code=code)
+
+
+def too_busy(message: str, seconds: int) -> ApiError:
+    """429 with the time after which to try again."""
+    return ApiError(
+        429, message, "rate_limit_error", "queue_full", headers={"Retry-After": str(seconds)}
+    )
+
+
+def stopping() -> ApiError:
+    """503 while the service stops."""
+    return ApiError(
+        503, "the service is stopping; ask again later", "server_error", "stopping",
+        headers={"Retry-After": "10"},
+    )  # fmt: skip
+
+
+def failed(message: str, status: int = 500, code: str | None = None) -> ApiError:
+    """A failure of ours, which trying again would not mend."""
+    return ApiError(status, message, "server_error", code, headers={"x-should-retry": "false"})
+
+
+def from_validation(errors: Sequence[Any]) -> ApiError:
+    """400 for the first thing that a schema does not allow."""
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
+    if first["type"] == "extra_forbidden":
+        return bad(f"unknown parameter '{place}'", place, "unknown_parameter")
+    return bad(f"{place or 'the body'}: {first['msg']}", place or None)

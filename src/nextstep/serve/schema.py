@@ -1,0 +1,286 @@
+"""Requests and answers as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROMPT = 32_000
+SEEDS = 2**63 - 1
+Finite = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Size = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
+        description="WIDTHxHEIGHT in pixels, multiples of an image token's 16; or auto.",
+    ),
+]
+Seed = Annotated[
+    int, Field(ge=0, le=SEEDS, description="Picture i depends on (seed, i); drawn if not given.")
+]
+Form = Literal["png", "jpeg", "webp"]
+
+
+class Strict(BaseModel):
+    """Unknown fields and other types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Sampling(Strict):
+    """How tokens are sampled; the model's own values where nothing is said. Not OpenAI's."""
+
+    guidance: Finite | None = None
+    image_guidance: Finite | None = None
+    schedule: Literal["constant", "linear", "linear-rising"] | None = None
+    solver: Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2"] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    shift: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    token_norm: bool | None = None
+    positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
+    negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that were given."""
+        values = {name: getattr(self, name) for name in Sampling.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class ImageOptions(Sampling):
+    """What generations and edits share."""
+
+    prompt: Annotated[str, Field(max_length=PROMPT)]
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=10)] | None = None
+    size: Size | None = None
+    seed: Seed | None = None
+    response_format: Literal["b64_json"] | None = None
+    output_format: Form | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    background: Literal["opaque", "auto"] | None = None
+    quality: (
+        Annotated[
+            Literal["low", "medium", "high", "standard", "hd", "auto"],
+            Field(description="Taken for compatibility; `steps` decides."),
+        ]
+        | None
+    ) = None
+    user: str | None = None
+
+
+class GenerationRequest(ImageOptions):
+    """POST /v1/images/generations."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "red apple, noto style, white background", "size": "128x128", "seed": 1}
+            ]
+        }
+    )
+
+    moderation: Literal["low", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+
+
+class EditRequest(ImageOptions):
+    """The text fields of POST /v1/images/edits."""
+
+    # A form has strings only.
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    input_fidelity: Literal["high", "low"] | None = None
+
+
+class JobBody(Sampling):
+    """POST /jobs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"prompt": "fox, flat style, white background", "n": 2, "seed": 7}]
+        }
+    )
+
+    prompt: Annotated[str, Field(max_length=PROMPT)]
+    images: Annotated[
+        list[str], Field(max_length=16, description="Data URIs of sources: the job is an edit.")
+    ] = []
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    size: Size | None = None
+    seed: Seed | None = None
+
+
+class TextPart(Strict):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=PROMPT)]
+
+
+class ImageUrl(Strict):
+    """A picture as a data URI."""
+
+    url: str
+    detail: Literal["low", "high", "auto"] | None = None
+
+
+class ImagePart(Strict):
+    """A picture of a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class Message(Strict):
+    """One message; the model reads all of them in order as one sequence."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: (
+        Annotated[str, Field(max_length=PROMPT)]
+        | Annotated[list[TextPart | ImagePart], Field(max_length=64)]
+    )
+    name: str | None = None
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"messages": [{"role": "user", "content": "A cat finds an apple."}]}]
+        }
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
+    model: str | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    seed: Seed | None = None
+    stream: bool | None = None
+    user: str | None = None
+    modalities: (
+        Annotated[
+            list[Literal["text", "image"]],
+            Field(min_length=1, max_length=2, description="With image, the model may draw. "
+                  "Default: text when there are pictures to read, else both."),
+        ]
+        | None
+    ) = None  # fmt: skip
+    max_images: Annotated[int, Field(ge=1, le=8, description="Most pictures drawn.")] | None = None
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every error's body."""
+
+    error: ErrorDetail
+
+
+class InputDetails(BaseModel):
+    """Tokens read, by kind."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class ImageUsage(BaseModel):
+    """Tokens of a picture request."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: InputDetails
+
+
+class ImageData(BaseModel):
+    """One picture; `settings` makes it again."""
+
+    b64_json: str
+    settings: dict[str, Any]
+
+
+class ImagesAnswer(BaseModel):
+    """Pictures."""
+
+    created: int
+    data: list[ImageData]
+    background: str
+    output_format: str
+    quality: str
+    size: str
+    usage: ImageUsage
+
+
+class ModelCard(BaseModel):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    height: int
+    width: int
+    token_pixels: int
+    hash: str
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class PictureAnswer(BaseModel):
+    """Where a job's picture is, and what made it."""
+
+    url: str
+    settings: dict[str, Any]
+
+
+class JobAnswer(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    object: Literal["job"]
+    task: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    position: int | None
+    created: float
+    started: float | None
+    finished: float | None
+    prompt: str
+    seed: int
+    n: int
+    error: str | None
+    text: str
+    pictures: list[PictureAnswer]
+
+
+class JobList(BaseModel):
+    """An owner's jobs, the newest first."""
+
+    object: Literal["list"]
+    data: list[JobAnswer]
+
+
+class Health(BaseModel):
+    """Alive."""
+
+    status: str
+    version: str

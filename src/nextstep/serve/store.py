@@ -1,0 +1,276 @@
+"""What outlives a process: job records in SQLite, pictures in files beside it.
+
+A picture's file is written whole before the record that names it is committed, so a record never
+names a picture that is not there, whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nextstep.errors import NextStepError
+from nextstep.provenance import write_file
+from nextstep.serve import backend as b
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
+_TABLE = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
+    started REAL, finished REAL, request TEXT NOT NULL, parts TEXT NOT NULL DEFAULT '[]',
+    usage TEXT NOT NULL DEFAULT '{}', error TEXT, bad_input INTEGER NOT NULL DEFAULT 0
+)
+"""
+
+
+@dataclass
+class Record:
+    """A job as it is kept.
+
+    Attributes:
+        id, owner, state, created, started, finished: times in seconds since 1970.
+        request: what was asked for.
+        parts: of the outcome: {"text": ...} or {"file": ..., "settings": ...}.
+        usage: tokens read and written.
+        error, bad_input: of a failed job.
+    """
+
+    id: str
+    owner: str
+    request: b.JobRequest
+    state: str = QUEUED
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    usage: b.Usage = field(default_factory=b.Usage)
+    error: str | None = None
+    bad_input: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in (DONE, FAILED, CANCELLED)
+
+
+class Files(Protocol):
+    """Pictures by names that the service made itself."""
+
+    def write(self, name: str, data: bytes) -> None: ...  # noqa: D102
+
+    def read(self, name: str) -> bytes: ...  # noqa: D102
+
+    def remove(self, name: str) -> None: ...  # noqa: D102
+
+    def names(self) -> list[str]: ...  # noqa: D102
+
+
+class FolderFiles:
+    """In a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all."""
+        write_file(self.folder / name, data)
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError when it is gone."""
+        return (self.folder / name).read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Nothing happens when it is gone."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Of all files, half-written ones too."""
+        return [path.name for path in self.folder.iterdir()]
+
+
+class MemoryFiles:
+    """In memory; gone with the process."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep."""
+        self._files[name] = data
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError when it is not there."""
+        try:
+            return self._files[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def remove(self, name: str) -> None:
+        """Nothing happens when it is gone."""
+        self._files.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Of all files."""
+        return list(self._files)
+
+
+class Store:
+    """Records and pictures; may be used from several threads.
+
+    Args:
+        folder: that holds jobs.sqlite3 and pictures/; None keeps all in memory.
+        keep: finished jobs that are kept; older ones go, with their pictures.
+
+    Raises:
+        NextStepError: when the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path | None, keep: int) -> None:
+        self.keep = keep
+        self._lock = threading.Lock()
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.files: Files = FolderFiles(folder / "pictures") if folder else MemoryFiles()
+            where = str(folder / "jobs.sqlite3") if folder else ":memory:"
+            self._base = sqlite3.connect(where, check_same_thread=False)
+            self._base.row_factory = sqlite3.Row
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=NORMAL")
+            self._base.execute(_TABLE)
+            self._base.execute("CREATE INDEX IF NOT EXISTS by_time ON jobs (owner, created)")
+            self._base.commit()
+        except (OSError, sqlite3.Error) as error:
+            raise NextStepError(f"the folder {folder} cannot keep jobs: {error}") from None
+        self._sweep()
+
+    def add(self, owner: str, request: b.JobRequest, sources: list[bytes]) -> Record:
+        """Accept a job; its source pictures are kept with it."""
+        key = uuid.uuid4().hex
+        names = tuple(f"{key}-source-{place}.png" for place in range(len(sources)))
+        for name, data in zip(names, sources, strict=True):
+            self.files.write(name, data)
+        raw = {**request.to_dict(), "sources": names}
+        record = Record(key, owner, b.JobRequest.from_dict(raw), created=time.time())
+        self._write(
+            "INSERT INTO jobs (id, owner, state, created, request) VALUES (?, ?, ?, ?, ?)",
+            (key, owner, QUEUED, record.created, json.dumps(raw)),
+        )
+        return record
+
+    def start(self, record: Record) -> None:
+        """It is being made."""
+        record.state, record.started = RUNNING, time.time()
+        self._write(
+            "UPDATE jobs SET state = ?, started = ? WHERE id = ?",
+            (record.state, record.started, record.id),
+        )
+
+    def finish(self, record: Record, event: b.Event) -> None:
+        """Keep the end of a job: its pictures first, then its record."""
+        parts: list[dict[str, Any]] = []
+        usage, error, bad_input = b.Usage(), None, False
+        if isinstance(event, b.Done):
+            usage = event.usage
+            for place, part in enumerate(event.parts):
+                parts.append({"text": part.text})
+                if part.png:
+                    name = f"{record.id}-{place}.png"
+                    self.files.write(name, part.png)
+                    parts[-1] = {"file": name, "settings": part.settings}
+            now = DONE
+        elif isinstance(event, b.Failed):
+            now, error, bad_input = FAILED, event.message, event.bad_input
+        else:
+            now = CANCELLED
+        record.finished = time.time()
+        record.parts, record.usage, record.error = parts, usage, error
+        record.bad_input, record.state = bad_input, now
+        self._write(
+            "UPDATE jobs SET state = ?, finished = ?, parts = ?, usage = ?, error = ?, "
+            "bad_input = ? WHERE id = ?",
+            (now, record.finished, json.dumps(parts), json.dumps(vars(usage)), error,
+             bad_input, record.id),
+        )  # fmt: skip
+        self._prune()
+
+    def get(self, key: str) -> Record | None:
+        """One job by its id."""
+        found = self._read("SELECT * FROM jobs WHERE id = ?", (key,))
+        return found[0] if found else None
+
+    def of_owner(self, owner: str, limit: int, state: str | None = None) -> list[Record]:
+        """An owner's newest jobs first."""
+        return self._read(
+            "SELECT * FROM jobs WHERE owner = ? AND (? IS NULL OR state = ?) "
+            "ORDER BY created DESC, rowid DESC LIMIT ?",
+            (owner, state, state, limit),
+        )
+
+    def unfinished(self) -> list[Record]:
+        """Accepted jobs that have no end yet, the oldest first."""
+        return self._read(
+            "SELECT * FROM jobs WHERE state IN (?, ?) ORDER BY created, rowid", (QUEUED, RUNNING)
+        )
+
+    def close(self) -> None:
+        """No more reading and writing."""
+        with self._lock:
+            self._base.close()
+
+    def _write(self, command: str, values: tuple[Any, ...]) -> None:
+        with self._lock:
+            self._base.execute(command, values)
+            self._base.commit()
+
+    def _read(self, question: str, values: tuple[Any, ...] = ()) -> list[Record]:
+        with self._lock:
+            rows = self._base.execute(question, values).fetchall()
+        return [_record(row) for row in rows]
+
+    def _prune(self) -> None:
+        """Let the oldest finished jobs go."""
+        old = self._read(
+            "SELECT * FROM jobs WHERE finished IS NOT NULL "
+            "ORDER BY finished DESC, rowid DESC LIMIT -1 OFFSET ?",
+            (self.keep,),
+        )
+        for record in old:
+            self._write("DELETE FROM jobs WHERE id = ?", (record.id,))
+            for name in _names(record):
+                self.files.remove(name)
+
+    def _sweep(self) -> None:
+        """Remove pictures that no record names: a process died between the two."""
+        known = {name for record in self._read("SELECT * FROM jobs") for name in _names(record)}
+        for name in set(self.files.names()) - known:
+            self.files.remove(name)
+
+
+def _names(record: Record) -> list[str]:
+    made = [part["file"] for part in record.parts if "file" in part]
+    return [*record.request.sources, *made]
+
+
+def _record(row: sqlite3.Row) -> Record:
+    return Record(
+        row["id"],
+        row["owner"],
+        b.JobRequest.from_dict(json.loads(row["request"])),
+        row["state"],
+        row["created"],
+        row["started"],
+        row["finished"],
+        json.loads(row["parts"]),
+        b.Usage(**json.loads(row["usage"])),
+        row["error"],
+        bool(row["bad_input"]),
+    )
