@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,8 +34,16 @@ def command(
     positive: o.Positive = None,
     negative: o.Negative = None,
     batch_size: o.BatchSize = 8,
+    server: Annotated[
+        str | None, typer.Option(help="Ask a service at this address (nextstep serve) instead of "
+                                 "loading a model.", rich_help_panel=o.MODEL_PANEL)
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Of the service.", envvar="NEXTSTEP_API_KEY",
+                                 rich_help_panel=o.MODEL_PANEL)
+    ] = None,
     as_json: o.Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Draw pictures from text.
 
     Example: nextstep generate "red apple, noto style, white background" --seed 1 -o apple.png
@@ -43,15 +51,28 @@ def command(
     from nextstep.cli import report
 
     paths = report.output_paths(output, len(prompts) * num_images)
+    settings: dict[str, Any] = {
+        "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
+        "shift": shift, "noise_level": noise_level, "token_norm": token_norm,
+        "positive_prompt": positive, "negative_prompt": negative,
+    }  # fmt: skip
+    if server is not None:
+        from nextstep.cli import remote
+
+        if vae or adapter or dtype:
+            raise ValueError("a service has its own model: leave out --vae, --adapter and --dtype")
+        size = remote.size(height, width)
+        remote.generate(
+            server, api_key, prompts, paths, as_json, n=num_images, size=size, seed=seed, **settings
+        )
+        return
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
     loaded = time.monotonic()
     with report.progress_bar(len(prompts) * num_images, quiet=as_json) as told:
         results = pipeline.generate(
             prompts, height=height, width=width, num_images=num_images, seed=seed,
-            batch_size=batch_size, on_progress=told, guidance=guidance, schedule=schedule,
-            solver=solver, steps=steps, shift=shift, noise_level=noise_level,
-            token_norm=token_norm, positive_prompt=positive, negative_prompt=negative,
+            batch_size=batch_size, on_progress=told, **settings,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
     report.save_and_say(results, paths, times, as_json)

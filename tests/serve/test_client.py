@@ -1,0 +1,113 @@
+"""Our own client and `nextstep generate --server` against a listening service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nextstep.cli.main import app as command
+from nextstep.client import AsyncClient, BusyError, Client, ServiceError, Update
+from nextstep.errors import NextStepError
+from nextstep.pipeline import NextStepPipeline
+from tests.serve.conftest import Running, picture_bytes, running, until
+
+
+def test_rows_then_the_pipelines_own_pictures(
+    service: Running, tiny_pipeline: NextStepPipeline
+) -> None:
+    with Client(service.url) as client:
+        updates = list(client.stream("a red apple", n=2, size="32x48", seed=4))
+        again = client.job(updates[-1].job)
+        assert client.jobs(1) == [again] and again.state == "done" and again.n == 2
+    shown = [update for update in updates if update.rows]
+    assert sorted((u.index, u.row) for u in shown) == [(i, k) for i in (0, 1) for k in (1, 2, 3)]
+    assert all(bool(u.preview) == (u.row < 3) for u in shown)
+    wanted = tiny_pipeline.generate("a red apple", height=48, width=32, num_images=2, seed=4)
+    assert [p.png for p in updates[-1].pictures] == [p.png() for p in wanted]
+    assert updates[-1].pictures[0].image.tobytes() == wanted[0].image.tobytes()
+
+
+def test_edits(service: Running, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(picture_bytes())
+    with Client(service.url) as client:
+        ours = client.generate("make it blue", images=[path], seed=1)[0]
+        ours.save(tmp_path / "b.png")
+        assert client.generate("make it blue", images=[picture_bytes()], seed=1) == [ours]
+    assert (tmp_path / "b.png").read_bytes() == ours.png
+    assert ours.settings["task"] == "edit"
+
+
+def test_leaving_the_loop_stops_the_job(service: Running) -> None:
+    with Client(service.url) as client:
+        stream = client.stream("a", size="128x128", steps=200)
+        job = next(stream).job
+        stream.close()
+        until(lambda: client.job(job).state == "cancelled")
+        with pytest.raises(ServiceError, match="cancelled"):
+            list(client.events(job))
+
+
+def test_errors_are_told_apart(service: Running, app_of: Callable) -> None:
+    with Client(service.url) as client:
+        for bad in ({"size": "33x32"}, {"colour": "red"}, {"n": 0}):
+            with pytest.raises(NextStepError):
+                client.generate("a", **bad)
+        with pytest.raises(NextStepError, match="no job"):
+            list(client.events("0" * 32))
+        with pytest.raises(NextStepError, match="PNG"):
+            client.generate("a", images=[b"<svg/>"])
+    with pytest.raises(NextStepError, match="http"):
+        Client("localhost:8000")
+    with Client("http://127.0.0.1:1") as nobody, pytest.raises(ServiceError, match="reached"):
+        nobody.jobs()
+    with running(app_of(queue=1)) as made, Client(made.url) as client:
+        job = client.submit("a", size="128x128", steps=200)
+        with pytest.raises(BusyError) as busy:
+            client.submit("a")
+        assert busy.value.retry_after >= 1
+        client.cancel(job.id)
+
+
+def test_the_awaited_client_tells_the_same(service: Running) -> None:
+    fields = {"size": "32x48", "seed": 4}
+
+    async def awaited() -> list[Update]:
+        async with AsyncClient(service.url) as client:
+            return [u async for u in client.stream("two cats", **fields)]
+
+    with Client(service.url) as client:
+        waited = list(client.stream("two cats", **fields))
+    told = asyncio.run(awaited())
+    assert [u.pictures for u in told][-1] == waited[-1].pictures
+    rows = [[(u.row, u.preview) for u in updates if u.rows] for updates in (told, waited)]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+
+
+def test_the_command_draws_at_a_service(
+    service: Running, tmp_path: Path, tiny_pipeline: NextStepPipeline
+) -> None:
+    given = ["generate", "a red apple", "--server", service.url, "--seed", "3", "-n", "2"]
+    out = str(tmp_path / "a.png")
+    made = CliRunner().invoke(command, [*given, "--steps", "3", "-o", out, "--json"])
+    assert made.exit_code == 0, made.output
+    wanted = tiny_pipeline.generate("a red apple", num_images=2, seed=3, steps=3)
+    for place, one in enumerate(json.loads(made.stdout)["pictures"]):
+        assert Path(one["path"]).read_bytes() == wanted[place].png()
+    assert "2 picture(s)" in CliRunner().invoke(command, [*given, "-o", out]).stdout
+    for more in (["--height", "32"], ["--dtype", "bf16"], ["--steps", "0"]):
+        wrong = CliRunner().invoke(command, [*given, *more, "-o", out])
+        assert isinstance(wrong.exception, ValueError), more
+
+
+def test_the_serve_command_refuses_in_words(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    made = CliRunner().invoke(command, ["serve", "--new-key", "ann", "--keys", str(keys)])
+    assert made.stdout.startswith("ns-") and keys.read_text().startswith("ann ")
+    for bad in (["--host", "0.0.0.0"], ["--new-key", "ann"], ["--keys", str(tmp_path / "no")]):
+        assert isinstance(CliRunner().invoke(command, ["serve", *bad]).exception, ValueError)
