@@ -15,9 +15,15 @@ from nextstep import folders, provenance
 from nextstep.conversation import Turns
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
-from nextstep.flow import guidance as branches
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import pictures
+from nextstep.requests import (
+    branch_prompt,
+    check_seed,
+    encode_source,
+    picture_grid,
+    with_positive,
+)
 from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text import sequence as grammar
@@ -28,7 +34,6 @@ if TYPE_CHECKING:
     from nextstep.text.tokenizer import TextTokenizer
 
 Grid = tuple[int, int]
-MAX_SEED = 2**63
 MAX_IMAGES = 100_000
 
 
@@ -147,7 +152,7 @@ class NextStepPipeline(Turns):
         grid = self.grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [
-            _Job(text, s, i, grammar.text_to_image(self._with_positive(text, chosen), grid), [])
+            _Job(text, s, i, grammar.text_to_image(with_positive(text, chosen), grid), [])
             for text, s in zip(prompts, _seeds(seed, len(prompts)), strict=True)
             for i in range(_count(num_images))
         ]
@@ -237,7 +242,7 @@ class NextStepPipeline(Turns):
         self, sources: list[tuple[Tensor, Grid]], text: str, seed: int, index: int, grid: Grid,
         settings: GenerationSettings,
     ) -> _Job:  # fmt: skip
-        written = self._with_positive(text, settings)
+        written = with_positive(text, settings)
         parts = grammar.editing(written, [g for _, g in sources], grid)
         order = grammar.picture_order(written, len(sources))
         return _Job(text, seed, index, parts, [sources[place][0] for place in order])
@@ -248,36 +253,15 @@ class NextStepPipeline(Turns):
         Raises:
             NextStepError: when it is too large for the model, or no multiple of a token.
         """
-        rows, columns = self.image_tokenizer.grid(
-            default[0] if height is None else height, default[1] if width is None else width
-        )
-        limit = self.model.config.max_position_embeddings
-        if rows * columns >= limit:
-            raise NextStepError(
-                f"a picture of {rows}x{columns} image tokens is too large: "
-                f"this model reads at most {limit} tokens"
-            )
-        return rows, columns
-
-    @staticmethod
-    def _with_positive(text: str, settings: GenerationSettings) -> str:
-        return f"{text} {settings.positive_prompt}" if settings.positive_prompt else text
+        return picture_grid(self.model.config, self.image_tokenizer, height, width, default)
 
     def encode_picture(self, picture: Image.Image) -> tuple[Tensor, Grid]:
         """A picture's image tokens [n, D] and its grid, resized to at most the model's own area.
 
         Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
         """
-        from nextstep.image.sizes import fitting_size
-
-        side = self.image_tokenizer.config.token_pixels
         area = self.defaults.height * self.defaults.width
-        tall, wide = picture.height, picture.width
-        tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)
-        height, width = fitting_size(tall, wide, side, area)
-        pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
-        tokens = self.image_tokenizer.encode_tokens(pixels)[0].float()
-        return tokens, (height // side, width // side)
+        return encode_source(self.image_tokenizer, picture, area)
 
     def _run(
         self,
@@ -341,23 +325,14 @@ class NextStepPipeline(Turns):
 
     def _prompt(self, job: _Job, branch: str, settings: GenerationSettings) -> Prompt:
         """The row of one picture in one branch."""
-        parts, sources = job.parts, job.sources
-        if job.prompt.encode("utf-8", "replace").decode() != job.prompt:
-            raise NextStepError("the prompt holds bytes that are not UTF-8 text")
-        if branch == branches.IMAGE_ONLY:
-            parts = grammar.without_text(parts, settings.negative_prompt)
-        elif branch == branches.UNCONDITIONAL:
-            parts = grammar.without_text_and_pictures(parts, settings.negative_prompt)
-            sources = []
-        whole = grammar.build_sequence(parts, self.text_tokenizer)
-        limit = self.model.config.max_position_embeddings
-        if len(whole) > limit:
-            raise NextStepError(
-                f"prompt and picture together take {len(whole)} tokens; this model reads at most "
-                f"{limit}, so shorten the prompt or ask for a smaller picture"
-            )
-        prompt = whole.prompt()
-        return Prompt(prompt.ids, sources, [span.grid for span in prompt.images])
+        return branch_prompt(
+            job.parts,
+            job.sources,
+            branch,
+            settings.negative_prompt,
+            self.text_tokenizer,
+            self.model.config.max_position_embeddings,
+        )
 
     def _record(self, job: _Job, grid: Grid, settings: GenerationSettings) -> dict[str, Any]:
         side = self.image_tokenizer.config.token_pixels
@@ -380,8 +355,7 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
     if len(seeds) != prompts:
         raise NextStepError(f"{len(seeds)} seeds were given for {prompts} prompts")
     for value in seeds:
-        if not 0 <= value < MAX_SEED:
-            raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {value}")
+        check_seed(value)
     return seeds
 
 

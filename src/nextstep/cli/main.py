@@ -24,6 +24,7 @@ from nextstep.cli import (
     plan,
     predict,
     read,
+    replay,
     serve,
     show_settings,
     story,
@@ -54,6 +55,8 @@ app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("plan")(plan.command)
 app.command("show-settings")(show_settings.command)
+app.command("replay")(replay.replay_command)
+app.command("verify")(replay.verify_command)
 
 BAD_NAMES = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
