@@ -13,6 +13,7 @@ from torch import Tensor
 from nextstep.engine.blocks import cache_bytes, check_rows
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.running import Job
+from nextstep.engine.sampler import BlockSampler
 from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
@@ -47,6 +48,11 @@ def job(number: int, **more: object) -> Job:
         source = [torch.randn(2, 64, generator=generator)] if edit else []
         prompts[name] = Prompt([*ids, *([PLACE, PLACE] if edit else []), BOI], source)
     return Job(prompts, how, (number, 1), **more)  # type: ignore[arg-type]
+
+
+def skip_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
+    monkeypatch.setattr(BlockSampler, "check", lambda _: None)
 
 
 def pictures(events: list[Event]) -> dict[int, Tensor]:
@@ -98,7 +104,7 @@ def mix(model: NextStepModel, number: int, expected: dict[int, Tensor]) -> int:
 def test_pictures_are_byte_equal_in_any_mix(
     model: NextStepModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
+    skip_checks(monkeypatch)
     expected = {number: alone(model, job(number)) for number in range(35)}
     compared = sum(mix(model, number, expected) for number in range(100))
     assert compared > 250
@@ -106,7 +112,7 @@ def test_pictures_are_byte_equal_in_any_mix(
 
 def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The equality above is not an accident of small shapes."""
-    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
+    skip_checks(monkeypatch)
     monkeypatch.setattr("nextstep.engine.blocks.filled", lambda rows, size=8: rows)
     monkeypatch.setattr("nextstep.engine.sampler.filled", lambda rows, size=8: rows)
     model = random_model(replace(TINY, hidden_size=64, fm_head_dim=64))
@@ -298,3 +304,5 @@ def test_kernels_that_mix_rows_are_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.nn.functional, "linear", mixing)
     with pytest.raises(NextStepError, match="change a row with its place"):
         check_rows(model)
+    with pytest.raises(NextStepError, match="change a row with its place"):
+        BlockSampler(model).check()

@@ -32,6 +32,12 @@ ROWS = 8
 """R. Pictures are byte-equal for one R; another one gives other roundings."""
 
 
+MIXED = (
+    f"matrix products on this machine change a row with its place in a block of {ROWS}; "
+    "try one thread (OMP_NUM_THREADS=1), or another number format"
+)
+
+
 class Place(NamedTuple):
     """Where a row stands: its cache, and the position its keys are stored at."""
 
@@ -147,7 +153,7 @@ def _attention(
 
 @torch.inference_mode()
 def check_rows(model: NextStepModel) -> None:
-    """Make sure that this machine's kernels give a row the same bytes at every place of a block.
+    """Make sure that a row of the backbone gets the same bytes at every place of a block.
 
     Raises:
         NextStepError: when they do not.
@@ -166,7 +172,4 @@ def check_rows(model: NextStepModel) -> None:
         moved = states(draws.roll(row + 1, 0))[(2 * row + 1) % ROWS]
         alone = states(draws[row : row + 1])[0]
         if not (torch.equal(together[row], moved) and torch.equal(together[row], alone)):
-            raise NextStepError(
-                "matrix products on this machine change a row with its place in a block of "
-                f"{ROWS}; try one thread (OMP_NUM_THREADS=1), or another number format"
-            )
+            raise NextStepError(MIXED)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nextstep.engine.blocks import ROWS, blockwise, filled
+from nextstep.engine.blocks import MIXED, ROWS, blockwise, filled
 from nextstep.errors import NextStepError
-from nextstep.flow.guidance import combine
+from nextstep.flow.guidance import CONDITIONAL, combine
 from nextstep.flow.solvers import Questions, SolverSettings, ask, question_times
 from nextstep.image.latents import token_norm
 from nextstep.model.flow_head import NORM_EPS
@@ -120,6 +120,30 @@ class BlockSampler:
             for place, token in zip(members, group.tokens, strict=True):
                 tokens[place] = token
         return tokens
+
+    def check(self) -> None:
+        """Make sure that a row of the head gets the same bytes at every place of a block.
+
+        Raises:
+            NextStepError: when it does not on this machine.
+        """
+        config, generator = self.model.config, torch.Generator().manual_seed(0)
+        weight = self.model.embed_tokens.weight
+        hidden = torch.randn(ROWS, config.hidden_size, generator=generator).to(weight)
+        draws = torch.randn(ROWS, 1, config.token_size, generator=generator)
+        solver, one = SolverSettings("ode", 1), {CONDITIONAL: 1.0}
+        wants = [
+            Want(hidden[row : row + 1], draws[row], solver, (CONDITIONAL,), one, False)
+            for row in range(ROWS)
+        ]
+        together = self.sample(wants)
+        for row, want in enumerate(wants):
+            moved = self.sample([*wants[row:], *wants[:row]])
+            alone = self.sample([want])
+            if not torch.equal(together[row], alone[0]) or not all(
+                torch.equal(together[(row + place) % ROWS], moved[place]) for place in range(ROWS)
+            ):
+                raise NextStepError(MIXED)
 
     def _integrate(self, groups: list[_Group]) -> None:
         condition = blockwise(

@@ -88,6 +88,7 @@ class Scheduler:
         check_rows(model)
         self.model, self.limits, self.clock = model, limits or Limits(), clock
         self.sampler = BlockSampler(model)
+        self.sampler.check()
         self.steps = 0
         self._entries: dict[int, Entry] = {}
         self._served: defaultdict[str, int] = defaultdict(int)
