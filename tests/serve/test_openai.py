@@ -88,6 +88,23 @@ def test_a_picture_is_read(service: Running, tiny_pipeline: NextStepPipeline) ->
     assert answer.usage.completion_tokens > 0
 
 
+def test_a_temperature_near_nothing_takes_the_likeliest(service: Running) -> None:
+    said = [
+        service.openai()
+        .chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "two cats"}],
+            max_tokens=5,
+            temperature=temperature,
+            extra_body={"modalities": ["text"]},
+        )
+        .choices[0]
+        .message.content
+        for temperature in (0, 5e-324, 1e-30)
+    ]
+    assert said[0] == said[1] == said[2]
+
+
 def test_chat_streams_text(service: Running) -> None:
     stream = service.openai().chat.completions.create(
         model="tiny",

@@ -189,6 +189,7 @@ def test_every_error_has_openais_form(client: TestClient) -> None:
     assert [answer.status_code for answer in answers] == [
         404, 405, 400, 400, 404, 404, 400, 400, 400, 400,
     ]  # fmt: skip
+    assert answers[1].headers["allow"] == "GET, POST"
     for answer in answers:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -222,3 +223,6 @@ def test_the_openapi_page(client: TestClient) -> None:
         for operation in operations.values():
             assert "422" not in operation["responses"], path
             assert "400" in operation["responses"], path
+    for path in ("/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"):
+        answer = document["paths"][path]["post"]["responses"]["200"]
+        assert set(answer["content"]) == {"application/json", "text/event-stream"}

@@ -52,6 +52,10 @@ def greedy(logits: Tensor) -> int:
     return int(logits.argmax())
 
 
+TINY = 1e-30
+"""Temperatures below are this one: in fp32 they would be 0."""
+
+
 class NucleusChoice:
     """Draws ids from a stream of its own.
 
@@ -67,7 +71,10 @@ class NucleusChoice:
 
     def __call__(self, logits: Tensor) -> int:
         """logits [V] -> an id."""
-        shares, ids = (logits.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
+        logits = logits.float().cpu()
+        # The largest becomes 0, so that dividing by a tiny temperature overflows to minus infinity.
+        scaled = (logits - logits.max()) / max(self.temperature, TINY)
+        shares, ids = scaled.softmax(-1).sort(descending=True)
         # An id stays when those before it have not yet filled top_p; the first always stays.
         shares[(shares.cumsum(-1) - shares) >= self.top_p] = 0
         return int(ids[torch.multinomial(shares, 1, generator=self.generator)])

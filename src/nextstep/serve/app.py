@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -107,6 +108,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            return await told(request, _not_so(app, request.url.path))
         told_error = ApiError(
             error.status_code, str(error.detail), headers=dict(error.headers or {})
         )
@@ -117,6 +120,17 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientGone)
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=_GONE)
+
+
+def _not_so(app: FastAPI, path: str) -> ApiError:
+    """405 that names what the path takes."""
+    methods: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        # A parameter stands for anything but a slash.
+        if re.fullmatch(re.sub(r"{[^}]*}", "[^/]+", template), path):
+            methods |= {method.upper() for method in operations}
+    allowed = ", ".join(sorted(methods))
+    return ApiError(405, f"this address takes {allowed} only", headers={"Allow": allowed})
 
 
 def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from nextstep.serve.jobs import raise_for
 from nextstep.serve.problems import ApiError, bad
 from nextstep.serve.service import Service, new_seed, service_of
 from nextstep.serve.store import Record
-from nextstep.serve.streams import EventStream, event
+from nextstep.serve.streams import STREAMED, EventStream, event
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 
 
-@router.post("/completions")
+@router.post("/completions", responses=STREAMED)
 async def completions(body: s.ChatRequest, request: Request) -> Any:
     """Read pictures and text; go on with text and, where `modalities` has image, pictures."""
     service = service_of(request)

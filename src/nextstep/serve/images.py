@@ -21,7 +21,7 @@ from nextstep.serve.jobs import raise_for
 from nextstep.serve.problems import ApiError, bad, from_validation
 from nextstep.serve.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.store import Record
-from nextstep.serve.streams import EventStream, event
+from nextstep.serve.streams import STREAMED, EventStream, event
 from nextstep.serve.uploads import encode
 
 router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
@@ -59,13 +59,13 @@ _EDIT_FORM = {
 }
 
 
-@router.post("/generations", response_model=s.ImagesAnswer)
+@router.post("/generations", response_model=s.ImagesAnswer, responses=STREAMED)
 async def generations(body: s.GenerationRequest, request: Request) -> Any:
     """Pictures from text; with `stream`, events of partial and finished pictures."""
     return await _answer(request, body, b.GENERATE, [])
 
 
-@router.post("/edits", response_model=s.ImagesAnswer, openapi_extra=_EDIT_FORM)
+@router.post("/edits", response_model=s.ImagesAnswer, responses=STREAMED, openapi_extra=_EDIT_FORM)
 async def edits(request: Request) -> Any:
     """Pictures from one or several pictures and an instruction (multipart form)."""
     body, files = await _edit_form(request)

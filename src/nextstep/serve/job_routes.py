@@ -17,7 +17,7 @@ from nextstep.serve.jobs import every_row, no_previews
 from nextstep.serve.problems import not_found
 from nextstep.serve.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.store import Record
-from nextstep.serve.streams import EventStream, event
+from nextstep.serve.streams import STREAMED, EventStream, event
 from nextstep.serve.uploads import encode
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -86,7 +86,7 @@ async def cancel(job: JobId, request: Request) -> Any:
 @router.get(
     "/{job}/events",
     response_class=Response,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=STREAMED,
 )
 async def events(
     job: JobId,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PROMPT = 32_000
 SEEDS = 2**63 - 1
@@ -36,7 +36,7 @@ class Sampling(Strict):
     schedule: Literal["constant", "linear", "linear-rising"] | None = None
     solver: Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    shift: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    shift: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     token_norm: bool | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
@@ -94,6 +94,14 @@ class EditRequest(ImageOptions):
     model_config = ConfigDict(extra="forbid", strict=False)
 
     input_fidelity: Literal["high", "low"] | None = None
+
+    @field_validator("stream", "token_norm", mode="before")
+    @classmethod
+    def _plain_truth(cls, value: Any) -> Any:
+        """Only the words that OpenAI's forms use."""
+        if value not in ("true", "false"):
+            raise ValueError("give true or false")
+        return value
 
 
 class JobBody(Sampling):

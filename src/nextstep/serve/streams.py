@@ -17,6 +17,10 @@ HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that proxies keep the line open."""
 
 
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""How a route that may answer with events says so in the OpenAPI document."""
+
+
 class ClientGone(Exception):  # noqa: N818  nobody is left to answer
     """The client closed the connection."""
 
