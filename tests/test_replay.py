@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nextstep.drawing import Engine
@@ -39,6 +40,11 @@ def test_engine_pictures_come_out_equal(tiny_pipeline: NextStepPipeline) -> None
         replay(tiny_pipeline, edited.settings, SOURCES[::-1])
     with pytest.raises(NextStepError, match="from 2 source pictures, 0 were given"):
         replay(tiny_pipeline, edited.settings)
+    here, seen = torch.get_num_threads(), list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", seen.append)
+        replay(tiny_pipeline, plain.settings | {"threads": here + 1})
+    assert seen == [here + 1, here]
     with pytest.raises(NextStepError, match="blocks of 4 rows"):
         replay(tiny_pipeline, plain.settings | {"block_rows": 4})
 

@@ -245,7 +245,7 @@ class Engine:
             sources=[provenance.tensor_hash(source.tokens) for source in request.sources],
             adapter=self.maker.adapter,
         )
-        record["block_rows"] = ROWS
+        record |= {"block_rows": ROWS, "threads": torch.get_num_threads()}
         if len(tokens) < rows * columns:
             record["rows_done"] = len(tokens) // columns
         return GeneratedPicture(self.preview(request, tokens), record)

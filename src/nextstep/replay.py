@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,14 @@ def replay(
     check_record(record)
     _check_model(pipeline, record)
     opened = [pictures.open_picture(image) for image in images]
-    _check_sources(pipeline, record, opened)
+    with _threads(record.get("threads")):
+        _check_sources(pipeline, record, opened)
+        return _made(pipeline, record, opened)
+
+
+def _made(
+    pipeline: NextStepPipeline, record: dict[str, Any], opened: list[Image.Image]
+) -> GeneratedPicture:
     settings = {field.name: record[field.name] for field in fields(GenerationSettings)}
     if "block_rows" in record:
         return _by_engine(pipeline, record, opened, settings)
@@ -178,6 +186,18 @@ def _by_engine(
     if last.picture is None:
         raise NextStepError(last.message)
     return last.picture
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """Compute with as many threads as then; they decide in which order some sums are made."""
+    here = torch.get_num_threads()
+    if isinstance(count, int) and count > 0:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
 
 
 def _check_model(pipeline: NextStepPipeline, record: dict[str, Any]) -> None:
