@@ -205,6 +205,19 @@ def test_order_is_by_priority_then_by_turns_of_clients() -> None:
     assert started(scheduler) == order
 
 
+def test_being_set_aside_is_not_charged_twice() -> None:
+    scheduler = Scheduler(random_model(TINY))
+    ticket = scheduler.submit(job(2, client="one"))
+    scheduler.submit(job(1, client="other"))
+    scheduler.step()
+    before = dict(scheduler._served)
+    scheduler.preempt(ticket)
+    scheduler.step()
+    scheduler.resume(ticket)
+    scheduler.step()
+    assert scheduler._served["one"] == before["one"] == 4
+
+
 def test_waiting_counts_as_priority() -> None:
     scheduler = Scheduler(random_model(TINY), Limits(running=1, aging=4))
     first = scheduler.submit(job(2))

@@ -112,11 +112,6 @@ class Running:
         places = [Place(cache, start + index) for index in range(known)]
         return feed(self.model, torch.stack(self.tokens), self.places[:known], places)[-1]
 
-    @property
-    def done(self) -> bool:
-        """Whether all tokens are there."""
-        return len(self.tokens) == self.job.decode.tokens
-
     def want(self) -> Want:
         """The question for the next token."""
         decode, index = self.job.decode, len(self.tokens)
@@ -152,6 +147,7 @@ class Entry:
     running: Running | None = None
     held: bool = False
     passed: int = 0
+    charged: bool = False
 
     def known(self, size: int) -> Tensor:
         """Tokens so far, [k, D]."""

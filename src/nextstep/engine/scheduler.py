@@ -224,15 +224,19 @@ class Scheduler:
 
     def _start(self, entry: Entry) -> None:
         # The whole picture is charged when it starts, so that clients take turns at once.
-        self._served[entry.job.client] += entry.job.decode.tokens - len(entry.tokens)
+        if not entry.charged:
+            self._served[entry.job.client] += entry.job.decode.tokens - len(entry.tokens)
+            entry.charged = True
+        if len(entry.tokens) == entry.job.decode.tokens:
+            self._tell(entry, "admitted")
+            self._end(entry, "finished")
+            return
         try:
             entry.running = Running(self.model, entry.job, entry.tokens)
         except ValueError as error:
             self._end(entry, "failed", str(error))
             return
         self._tell(entry, "admitted")
-        if entry.running.done:
-            self._end(entry, "finished")
 
     def _sample(self, running: list[Entry]) -> None:
         wants = [entry.running.want() for entry in running if entry.running]
