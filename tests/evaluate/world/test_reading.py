@@ -64,14 +64,14 @@ def test_other_answers(task: str, said: str, answers: tuple[str, ...]) -> None:
 def test_every_accepted_answer_is_right_and_the_next_ones_rarely() -> None:
     for task, split in chosen(["reading"]):
         answers = []
-        for question in questions(task, split, 12):
+        for question in questions(task, split, 8):
             part = question.example.parts[question.asked[-1]]
             assert isinstance(part, Said)
             assert all(is_right(task, answer, part.answers) for answer in part.answers)
             answers.append(part.answers)
         if task not in ("read_yes_no", "read_count", "read_style", "read_where"):
             pairs = itertools.pairwise(answers)
-            assert sum(is_right(task, a[0], b) for a, b in pairs) <= 3
+            assert sum(is_right(task, a[0], b) for a, b in pairs) <= 2
 
 
 def test_captions_are_taken_apart() -> None:
