@@ -47,7 +47,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     )
     record = service.submit(request, job, sources)
     if body.stream:
-        return EventStream(_events(service, record))
+        return EventStream(_events(service, record, service.jobs.watch(record)))
     done = raise_for(await service.finished(request, record))
     text = "".join(part.text for part in done.parts)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
@@ -74,7 +74,9 @@ def _parts(messages: list[s.Message]) -> tuple[list[str | int], list[str]]:
     return [part for part in parts if part != ""], uris
 
 
-async def _events(service: Service, record: Record) -> AsyncIterator[bytes]:
+async def _events(
+    service: Service, record: Record, events: AsyncIterator[b.Event]
+) -> AsyncIterator[bytes]:
     """Chunks: every finished stretch of text and every picture as it comes."""
     head = _head(service, record, ".chunk")
 
@@ -82,9 +84,9 @@ async def _events(service: Service, record: Record) -> AsyncIterator[bytes]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return event({**head, "choices": [choice]})
 
-    yield chunk({"role": "assistant", "content": ""})
-    async with service.watched(record) as events:
-        async for happened in events:
+    async with service.bound(record, events) as bound:
+        yield chunk({"role": "assistant", "content": ""})
+        async for happened in bound:
             if isinstance(happened, b.PartDone):
                 part = happened.part
                 if part.png:

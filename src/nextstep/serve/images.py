@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from nextstep.serve import backend as b
 from nextstep.serve import schema as s
-from nextstep.serve.jobs import raise_for
+from nextstep.serve.jobs import Wants, raise_for
 from nextstep.serve.problems import ApiError, bad, from_validation
 from nextstep.serve.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.store import Record
@@ -125,7 +125,8 @@ async def _answer(
     )
     record = service.submit(request, job, sources)
     if body.stream:
-        return EventStream(_events(service, record, body, task))
+        events = service.jobs.watch(record, _evenly(body.partial_images or 0))
+        return EventStream(_events(service, record, events, body))
     done = raise_for(await service.finished(request, record))
     form, quality = _form(body)
     data = [
@@ -147,16 +148,12 @@ async def _answer(
 
 
 async def _events(
-    service: Service, record: Record, body: s.ImageOptions, task: str
+    service: Service, record: Record, events: AsyncIterator[b.Event], body: s.ImageOptions
 ) -> AsyncIterator[bytes]:
     """OpenAI's image stream: partial pictures, then the finished ones."""
-    name = "image_generation" if task == b.GENERATE else "image_edit"
+    name = "image_generation" if record.request.task == b.GENERATE else "image_edit"
     form, quality = _form(body)
-    count = body.partial_images or 0
     sent: dict[int, int] = {}
-
-    def wanted(row: int, rows: int) -> bool:
-        return row in {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
 
     def told(kind: str, data: str, size: str, index: int, **more: Any) -> bytes:
         whole = {
@@ -166,8 +163,8 @@ async def _events(
         }  # fmt: skip
         return event(whole, whole["type"])
 
-    async with service.watched(record, wanted) as events:
-        async for happened in events:
+    async with service.bound(record, events) as bound:
+        async for happened in bound:
             if isinstance(happened, b.RowDone) and happened.preview is not None:
                 picture = happened.preview
                 number = sent[happened.index] = sent.get(happened.index, -1) + 1
@@ -187,6 +184,15 @@ async def _events(
                     last = index + 1 == len(done.parts)
                     cost = usage(done.usage if last else b.Usage())
                     yield told("completed", data, _size(part.settings), index, usage=cost)
+
+
+def _evenly(count: int) -> Wants:
+    """That many rows of a picture, evenly apart, without the last."""
+
+    def wants(row: int, rows: int) -> bool:
+        return row in {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
+
+    return wants
 
 
 def usage(used: b.Usage) -> dict[str, Any]:

@@ -142,18 +142,27 @@ class Jobs:
         if live is not None and live.handle is not None:
             live.handle.cancel()
 
-    async def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
-        """What happens to a job from now on, beginning with how it stands; ends with its end."""
+    def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
+        """What happens to a job from now on, beginning with how it stands; ends with its end.
+
+        Watching begins with this call, not with the first step of the loop over it.
+        """
         live = self._live.get(record.id)
         if live is None:
-            yield self.outcome(self.store.get(record.id) or record)
-            return
+            return self._past(record)
         watcher = _Watcher(wants)
         position = self.position(live.record)
         watcher.events.put_nowait(b.Queued(position) if position else b.Started())
         for row in live.last.values():
             watcher.events.put_nowait(row)
         live.watchers.add(watcher)
+        return self._follow(live, watcher)
+
+    async def _past(self, record: Record) -> AsyncIterator[b.Event]:
+        kept = self.store.get(record.id) or record
+        yield await asyncio.to_thread(self.outcome, kept)
+
+    async def _follow(self, live: LiveJob, watcher: _Watcher) -> AsyncIterator[b.Event]:
         try:
             while True:
                 event = await watcher.events.get()

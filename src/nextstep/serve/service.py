@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from nextstep.serve import backend as b
-from nextstep.serve.jobs import Jobs, Wants, no_previews
+from nextstep.serve.jobs import Jobs
 from nextstep.serve.limits import Limits
 from nextstep.serve.problems import bad, not_found
 from nextstep.serve.store import Record
@@ -77,15 +77,14 @@ class Service:
 
     async def finished(self, request: Request, record: Record) -> b.Event:
         """A job's end; the job is cancelled when the client goes first."""
-        async with self.watched(record) as events:
+        async with self.bound(record, self.jobs.watch(record)) as events:
             return await while_connected(request, _last(events))
 
     @contextlib.asynccontextmanager
-    async def watched(
-        self, record: Record, wants: Wants = no_previews
+    async def bound(
+        self, record: Record, events: AsyncIterator[b.Event]
     ) -> AsyncIterator[AsyncIterator[b.Event]]:
         """A job's events; leaving before its end cancels it, except while the service stops."""
-        events = self.jobs.watch(record, wants)
         try:
             yield events
         finally:
