@@ -76,7 +76,9 @@ class NucleusChoice:
         scaled = (logits - logits.max()) / max(self.temperature, TINY)
         shares, ids = scaled.softmax(-1).sort(descending=True)
         # An id stays when those before it have not yet filled top_p; the first always stays.
-        shares[(shares.cumsum(-1) - shares) >= self.top_p] = 0
+        gone = (shares.cumsum(-1) - shares) >= self.top_p
+        gone[0] = False
+        shares[gone] = 0
         return int(ids[torch.multinomial(shares, 1, generator=self.generator)])
 
 
