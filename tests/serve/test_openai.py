@@ -126,7 +126,8 @@ def test_errors_are_the_clients_own_classes(service: Running) -> None:
     assert unknown.value.code == "model_not_found"
     for bad in (
         {"size": "33x32"}, {"n": 11}, {"response_format": "url"}, {"background": "transparent"},
-        {"extra_body": {"steps": 100000}}, {"extra_body": {"colour": 1}}, {"size": "90000x90000"},
+        {"extra_body": {"steps": 100000}}, {"extra_body": {"colour": 1}},
+        {"extra_body": {"seed": 2**53}}, {"size": "90000x90000"},
         {"prompt": "a " * 4000},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError) as error:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PROMPT = 32_000
-SEEDS = 2**63 - 1
+SEEDS = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps exactly."""
 Finite = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Size = Annotated[
     str,
