@@ -80,7 +80,8 @@ def test_a_state_goes_on_in_another_process(
     whole = drawn(engine, request)
     begun(engine, request, 3).save(tmp_path / "state")
     code = (
-        "import sys; from nextstep.drawing import *; from nextstep.folders import load_parts\n"
+        "import sys, torch; torch.set_num_threads(int(sys.argv[4]))\n"
+        "from nextstep.drawing import *; from nextstep.folders import load_parts\n"
         "from nextstep.snapshots import PictureState\n"
         "parts = load_parts(sys.argv[1])._replace(model_hash='tiny')\n"
         "engine = Engine.of_parts(parts); engine.restore(PictureState.load(sys.argv[2]))\n"
@@ -88,7 +89,8 @@ def test_a_state_goes_on_in_another_process(
     )
     out = tmp_path / "out.png"
     call = [sys.executable, "-c", code, str(tiny_folder), str(tmp_path / "state"), str(out)]
-    subprocess.run(call, check=True)
+    # A picture records its threads, and other tests may have changed those of this process.
+    subprocess.run([*call, str(torch.get_num_threads())], check=True)
     assert out.read_bytes() == whole
 
 

@@ -13,7 +13,9 @@ torchrun and SLURM need nothing from here: they set the environment that `parall
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +66,15 @@ def _work(local: int, world: int, port: int, function: Work, arguments: tuple) -
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens to just now."""
+    """A TCP port of this machine that nobody listens to just now.
+
+    One below those that systems give to outgoing connections, where there is one: a port from among
+    those may be taken again before it is used.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 20):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
