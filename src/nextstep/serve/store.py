@@ -63,13 +63,17 @@ class Record:
 class Files(Protocol):
     """Pictures by names that the service made itself."""
 
-    def write(self, name: str, data: bytes) -> None: ...  # noqa: D102
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a picture."""
 
-    def read(self, name: str) -> bytes: ...  # noqa: D102
+    def read(self, name: str) -> bytes:
+        """Its bytes."""
 
-    def remove(self, name: str) -> None: ...  # noqa: D102
+    def remove(self, name: str) -> None:
+        """Forget it."""
 
-    def names(self) -> list[str]: ...  # noqa: D102
+    def names(self) -> list[str]:
+        """Of all that are kept."""
 
 
 class FolderFiles:
