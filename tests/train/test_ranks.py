@@ -110,6 +110,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Scene(2, top / "2 looked at", toy_run, {**EXACT, "sampled": True, "sample_every": 1}),
             Scene(3, top / "3", toy_run, EXACT),
             Scene(4, top / "2x2", toy_run, {**EXACT, "replicas": 2}),
+            Scene(3, top / "3 copies", toy_run, {**EXACT, "replicas": 3}),
             Scene(2, top / "2 then 1", toy_run, {**EXACT, "stop": 2}),
             Scene(1, top / "2 then 1", toy_run, EXACT),
             Scene(1, top / "1 then 3", toy_run, {**EXACT, "stop": 2}),
@@ -141,7 +142,7 @@ def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize("other", ["2", "3", "2x2", "2 then 1", "1 then 3"])
+@pytest.mark.parametrize("other", ["2", "3", "2x2", "3 copies", "2 then 1", "1 then 3"])
 def test_any_number_of_ranks_trains_the_same(runs: Path, other: str) -> None:
     one, many = result(runs / "1"), result(runs / other)
     assert furthest(one["weights"], many["weights"]) < WITHIN_FP64
@@ -157,7 +158,7 @@ def test_looking_at_the_averaged_model_leaves_no_trace(runs: Path) -> None:
         assert furthest(result(runs / "2")[kind], result(runs / "2 looked at")[kind]) == 0
 
 
-@pytest.mark.parametrize("other", ["2", "3", "2 then 1", "1 then 3"])
+@pytest.mark.parametrize("other", ["2", "3", "3 copies", "2 then 1", "1 then 3"])
 def test_every_number_of_ranks_sees_the_same_samples(runs: Path, other: str) -> None:
     keys = keys_by_step(runs / other)
     assert keys == keys_by_step(runs / "1")

@@ -70,7 +70,8 @@ class Parallel(Section):
     given."""
     replicas: Positive = 1
     """Whole copies of the model; inside one, weights, gradients and optimizer state are split
-    over ranks / replicas processes (HSDP)."""
+    over ranks / replicas processes (HSDP). As many as ranks suits small models: nothing is split,
+    and compiled code runs."""
     reduce_every_batch: bool = False
     """Sum gradients over ranks after every micro-batch, which keeps them split, instead of once a
     step, which sends less."""

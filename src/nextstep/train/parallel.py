@@ -3,7 +3,8 @@
 One process needs nothing of this. Many are started by torchrun, SLURM or `nextstep.train.launch`;
 each reads its place from the environment, every rank holds its rows of every parameter
 (`fully_shard`, FSDP2), and with `replicas` the model is sharded inside groups of ranks and copied
-between them (HSDP), so that the heavy traffic stays inside a node.
+between them (HSDP), so that the heavy traffic stays inside a node. With as many replicas as ranks
+every rank has a whole model, which suits small ones: gradients alone travel.
 """
 
 from __future__ import annotations
@@ -136,6 +137,9 @@ def shard(
 ) -> None:
     """Shard a model in place; its parameters become DTensors, each rank holding some rows.
 
+    With a whole copy on every rank there is nothing to shard, and the model stays as it is; the
+    loop then adds gradients up by `add_up`.
+
     Gradients are summed over ranks, not averaged, because every rank already divides by the counts
     of all; and a parameter that one rank did not use (a micro-batch without pictures) counts there
     as zero. The members of `UNIT_LISTS` alone must be called equally often on every rank in every
@@ -155,6 +159,8 @@ def shard(
         register_fsdp_forward_method,
     )
 
+    if mesh.size(mesh.ndim - 1) == 1:
+        return
     half = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
@@ -191,6 +197,27 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
     """Whether the next backward pass sums gradients over ranks; nothing on one process."""
     if is_sharded(model):
         model.set_requires_gradient_sync(now)  # type: ignore[operator]
+
+
+def add_up(gradients: Iterable[Tensor], at_once: int = 1 << 24) -> None:
+    """Sum gradients over all ranks in place, for whole copies of a model.
+
+    Args:
+        gradients: the same shapes in the same order on every rank, one dtype.
+        at_once: numbers that travel together, in the room of as many more.
+    """
+    import torch.distributed as dist
+
+    bundle: list[Tensor] = []
+    for gradient in [*gradients, None]:
+        if bundle and (gradient is None or sum(map(Tensor.numel, bundle)) >= at_once):
+            total = torch.cat([tensor.flatten() for tensor in bundle])
+            dist.all_reduce(total)
+            for tensor, part in zip(bundle, total.split([t.numel() for t in bundle]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+            bundle = []
+        if gradient is not None:
+            bundle.append(gradient)
 
 
 def let_go(model: nn.Module) -> None:

@@ -22,7 +22,15 @@ from nextstep.train.contracts import Stage, Step
 from nextstep.train.ema import EMA
 from nextstep.train.metrics import StepReport
 from nextstep.train.optimizer import build_optimizers, set_rate
-from nextstep.train.parallel import Peers, is_shard, reduce_gradients, run_gathered, whole
+from nextstep.train.parallel import (
+    Peers,
+    add_up,
+    is_shard,
+    is_sharded,
+    reduce_gradients,
+    run_gathered,
+    whole,
+)
 from nextstep.train.schedule import build_schedule
 
 
@@ -47,7 +55,7 @@ class Stepper:
     """Takes steps: gradients, clipping, update, average.
 
     Args:
-        model: whole, or sharded by `parallel.shard`; frozen parts already frozen.
+        model: whole, on every rank, or sharded by `parallel.shard`; frozen parts already frozen.
         stage: what is lost.
         config: see `TrainConfig`.
         peers: the other ranks.
@@ -146,6 +154,8 @@ class Stepper:
         for parameter in self.trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.peers.world > 1 and not is_sharded(self.model):
+            add_up([p.grad for p in self.trained if p.grad is not None])
         return torch.stack(seen).cpu().double().sum(0).tolist()
 
     def _losses(self, batch: Any) -> dict[str, Tensor]:
