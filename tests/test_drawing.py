@@ -185,7 +185,7 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 2}, "has version 2, this program reads 1")]:
+    for told, word in [({}, "damaged"), ({"version": 3}, "has version 3, this program reads 2")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

@@ -22,10 +22,10 @@ from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
 from nextstep.engine.session import ReadPicture
 from nextstep.errors import NextStepError
 from nextstep.folders import Parts, check_fit
-from nextstep.image import pictures
+from nextstep.image import masks, pictures
 from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.model.nextstep import NextStepModel
-from nextstep.requests import Request, encode_source, picture_grid
+from nextstep.requests import Request, encode_source, masked_source, picture_grid
 from nextstep.results import GeneratedPicture
 from nextstep.settings import ModelDefaults
 from nextstep.snapshots import Maker, PictureState
@@ -100,6 +100,7 @@ class Engine:
         prompt: str,
         images: Sequence[Image.Image | str | Path] = (),
         *,
+        mask: Image.Image | str | Path | None = None,
         height: int | None = None,
         width: int | None = None,
         seed: int = 0,
@@ -114,6 +115,7 @@ class Engine:
         Args:
             prompt: what to draw, or how to change the images.
             images: source pictures of an edit.
+            mask: where the first source may change, see `masks.read_mask`; None is everywhere.
             height, width: pixels; default the first source's size, else the model's own.
             seed, index: of the noise.
             priority, client: see `Request`.
@@ -127,16 +129,22 @@ class Engine:
         base = defaults.edit if images else defaults.generate
         chosen = base.with_values(**settings)
         area, usual = defaults.height * defaults.width, (defaults.height, defaults.width)
-        sources = tuple(
-            ReadPicture(*encode_source(tokenizer, pictures.open_picture(image), area))
-            for image in images
-        )
+        opened = [pictures.open_picture(image) for image in images]
+        sources = tuple(ReadPicture(*encode_source(tokenizer, one, area)) for one in opened)
+        if mask is not None and not sources:
+            raise NextStepError("a mask needs the picture that it belongs to")
+        side = tokenizer.config.token_pixels
         if sources:
-            side = tokenizer.config.token_pixels
             usual = sources[0].grid[0] * side, sources[0].grid[1] * side
         grid = picture_grid(self.model.config, tokenizer, height, width, usual)
+        kept = None
+        if mask is not None:
+            first = sources[0].tokens, sources[0].grid
+            kept = masked_source(opened[0], first, grid, masks.read_mask(mask), side)
         deadline = self.scheduler.clock() + seconds
-        return Request(prompt, grid, chosen, seed, index, sources, priority, deadline, client)
+        return Request(
+            prompt, grid, chosen, seed, index, sources, priority, deadline, client, kept
+        )  # fmt: skip
 
     def submit(self, request: Request) -> int:
         """Queue a picture; gives its ticket.
@@ -246,6 +254,9 @@ class Engine:
             adapter=self.maker.adapter,
         )
         record |= {"block_rows": ROWS, "threads": torch.get_num_threads()}
+        record |= request.kept.record() if request.kept else {}
+        record |= {"origin": request.origin} if request.origin else {}
         if len(tokens) < rows * columns:
             record["rows_done"] = len(tokens) // columns
-        return GeneratedPicture(self.preview(request, tokens), record)
+        picture = self.preview(request, tokens)
+        return GeneratedPicture(request.kept.finish(picture) if request.kept else picture, record)

@@ -16,11 +16,13 @@ from nextstep.conversation import Turns
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
-from nextstep.image import pictures
+from nextstep.image import masks, pictures
 from nextstep.requests import (
+    Kept,
     branch_prompt,
     check_seed,
     encode_source,
+    masked_source,
     picture_grid,
     with_positive,
 )
@@ -163,6 +165,7 @@ class NextStepPipeline(Turns):
         image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
         instruction: str | Sequence[str],
         *,
+        mask: Image.Image | str | Path | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images: int = 1,
@@ -179,15 +182,20 @@ class NextStepPipeline(Turns):
                 their area is at most the model's own, keeping the shape.
             instruction: one or several; may place the sources with `<image>` or `<image_n>` tags,
                 which otherwise come first.
+            mask: where the first source may change: the transparent pixels of a picture of its
+                size, or the light ones of one without transparency. Image tokens that it does not
+                touch are kept, and pixels outside it stay what they are.
             height, width: of the result; default the first source's size after resizing.
             num_images, seed, batch_size, on_progress, noise, **settings: as in `generate`.
 
         Raises:
-            ValueError: for a setting out of range, a bad picture, or tags that do not match.
+            ValueError: for a setting out of range, a bad picture or mask, or tags that do not
+                match.
         """
         chosen = self.defaults.edit.with_values(**settings)
         given = [image] if isinstance(image, Image.Image | str | Path) else list(image)
-        sources = self._sources(given)
+        opened = [pictures.open_picture(source) for source in given]
+        sources = self._sources(opened)
         side = self.image_tokenizer.config.token_pixels
         rows, columns = sources[0][1]
         grid = self.grid(height, width, (rows * side, columns * side))
@@ -197,7 +205,10 @@ class NextStepPipeline(Turns):
             jobs += [
                 self._edit(sources, text, s, i, grid, chosen) for i in range(_count(num_images))
             ]
-        return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
+        kept = None
+        if mask is not None:
+            kept = masked_source(opened[0], sources[0], grid, masks.read_mask(mask), side)
+        return self._run(jobs, grid, chosen, batch_size, on_progress, noise, kept)
 
     def edit_each(
         self,
@@ -271,6 +282,7 @@ class NextStepPipeline(Turns):
         batch_size: int,
         on_progress: Callable[[Progress], None] | None,
         noise: NoiseSource | None,
+        kept: Kept | None = None,
     ) -> list[GeneratedPicture]:
         if batch_size < 1:
             raise NextStepError(f"batch size must be at least 1, not {batch_size}")
@@ -288,10 +300,14 @@ class NextStepPipeline(Turns):
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
             rows = {name: row[start : start + batch_size] for name, row in prompts.items()}
-            tokens = self._decode(batch, rows, decode, on_progress, start, noise)
+            tokens = self._decode(batch, rows, decode, on_progress, start, noise, kept)
             images = pictures.to_pictures(self.image_tokenizer.decode_tokens(tokens, grid))
+            more = kept.record() if kept else {}
             done += [
-                GeneratedPicture(image, self._record(job, grid, settings))
+                GeneratedPicture(
+                    kept.finish(image) if kept else image,
+                    self._record(job, grid, settings) | more,
+                )
                 for job, image in zip(batch, images, strict=True)
             ]
         return done
@@ -304,6 +320,7 @@ class NextStepPipeline(Turns):
         on_progress: Callable[[Progress], None] | None,
         finished: int,
         noise: NoiseSource | None,
+        kept: Kept | None,
     ) -> Tensor:
         keys = [(job.seed, job.index) for job in batch]
         size = self.model.config.token_size
@@ -314,7 +331,8 @@ class NextStepPipeline(Turns):
                 preview = lambda: self.preview(tokens, decode)  # noqa: E731
                 on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
 
-        return decode_tokens(self.model, rows, decode, stream, told)
+        given = kept.given(decode.grid) if kept else None
+        return decode_tokens(self.model, rows, decode, stream, told, given)
 
     def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
         """Pictures of which only the first tokens [B, done, D] are there; the rest is grey."""

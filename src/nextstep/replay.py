@@ -100,6 +100,11 @@ def check_record(record: dict[str, Any]) -> None:
             f"a picture of the task '{record['task']}' depends on what stood before it and cannot "
             "be made again from its settings alone"
         )
+    if "origin" in record:
+        raise NextStepError(
+            f"the picture is a {record['origin']}; it is made again from that picture's state, "
+            "not from settings alone"
+        )
     if "rows_done" in record:
         raise NextStepError("the picture was stopped early; only whole pictures are made again")
 
@@ -108,6 +113,7 @@ def replay(
     pipeline: NextStepPipeline,
     record: dict[str, Any],
     images: Sequence[Image.Image | str | Path] = (),
+    mask: Image.Image | str | Path | None = None,
 ) -> GeneratedPicture:
     """Make the picture of a record again, in the way it was made.
 
@@ -118,25 +124,37 @@ def replay(
         pipeline: of the model, adapter and number format the picture was made with.
         record: what `provenance.read_record` gives.
         images: source pictures of an edit, in order.
+        mask: of an edit inside one.
 
     Raises:
-        NextStepError: when model or sources are not the recorded ones, or the record is not
+        NextStepError: when model, mask or sources are not the recorded ones, or the record is not
             enough.
     """
     check_record(record)
     _check_model(pipeline, record)
+    if "mask" in record and mask is None:
+        raise NextStepError("the picture was edited inside a mask; give it too (--mask FILE)")
     opened = [pictures.open_picture(image) for image in images]
     with _threads(record.get("threads")):
         _check_sources(pipeline, record, opened)
-        return _made(pipeline, record, opened)
+        made = _made(pipeline, record, opened, mask)
+    if made.settings.get("mask") != record.get("mask"):
+        raise NextStepError(
+            "the picture was edited inside another mask" if "mask" in record else
+            "the picture was edited without a mask"
+        )  # fmt: skip
+    return made
 
 
 def _made(
-    pipeline: NextStepPipeline, record: dict[str, Any], opened: list[Image.Image]
+    pipeline: NextStepPipeline,
+    record: dict[str, Any],
+    opened: list[Image.Image],
+    mask: Image.Image | str | Path | None,
 ) -> GeneratedPicture:
     settings = {field.name: record[field.name] for field in fields(GenerationSettings)}
     if "block_rows" in record:
-        return _by_engine(pipeline, record, opened, settings)
+        return _by_engine(pipeline, record, opened, mask, settings)
     how = GenerationSettings(**settings)
     key, size = (record["seed"], record["index"]), pipeline.model.config.token_size
     call: dict[str, Any] = {
@@ -147,7 +165,7 @@ def _made(
         **settings,
     }
     if opened:
-        made = pipeline.edit(opened, record["prompt"], **call)[0]
+        made = pipeline.edit(opened, record["prompt"], mask=mask, **call)[0]
     else:
         made = pipeline.generate(record["prompt"], **call)[0]
     return GeneratedPicture(made.image, {**made.settings, "index": record["index"]})
@@ -157,6 +175,7 @@ def _by_engine(
     pipeline: NextStepPipeline,
     record: dict[str, Any],
     images: list[Image.Image],
+    mask: Image.Image | str | Path | None,
     settings: dict[str, Any],
 ) -> GeneratedPicture:
     engine = Engine(
@@ -175,6 +194,7 @@ def _by_engine(
     request = engine.request(
         record["prompt"],
         images,
+        mask=mask,
         height=record["height"],
         width=record["width"],
         seed=record["seed"],

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from nextstep.config import NextStepConfig
-from nextstep.engine.decode import DecodeSettings, Prompt
+from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.running import Job
 from nextstep.engine.session import ReadPicture
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
-from nextstep.image import pictures
+from nextstep.image import masks, pictures
 from nextstep.settings import GenerationSettings
 from nextstep.text import sequence as grammar
 
@@ -26,6 +27,33 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 MAX_SEED = 2**63
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a picture keeps of another one of its size, where a mask does not let it change.
+
+    Attributes:
+        tokens: [N, D], image tokens of the other one; those that the mask touches are not read.
+        picture: its pixels.
+        mask: [H, W] bool, True where the picture may change.
+    """
+
+    tokens: Tensor
+    picture: Image.Image
+    mask: np.ndarray
+
+    def given(self, grid: Grid) -> Given:
+        """Which tokens are taken as they are."""
+        return Given(self.tokens, masks.touched(self.mask, self.mask.shape[0] // grid[0]))
+
+    def finish(self, made: Image.Image) -> Image.Image:
+        """The finished picture: pixels outside the mask are those of the kept one."""
+        return masks.paste(made, self.picture, self.mask)
+
+    def record(self) -> dict[str, str]:
+        """What a picture's settings say about it."""
+        return {"mask": masks.mask_hash(self.mask)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +69,8 @@ class Request:
         priority: higher goes first.
         deadline: on the engine's clock; later than this it is given up.
         client: whose picture it is; clients of one priority take turns.
+        kept: what it keeps of another picture; None is nothing.
+        origin: what it goes on from when settings alone do not tell, put into its record.
 
     Raises:
         ValueError: for a seed out of range, or tags that do not match the sources.
@@ -55,6 +85,8 @@ class Request:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
+    kept: Kept | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -108,7 +140,7 @@ class Request:
         }
         return Job(
             prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
-            self.client,
+            self.client, self.kept.given(self.grid) if self.kept else None,
         )  # fmt: skip
 
 
@@ -198,6 +230,32 @@ def encode_source(
     pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
     tokens = image_tokenizer.encode_tokens(pixels)[0].float()
     return tokens, (height // side, width // side)
+
+
+def masked_source(
+    picture: Image.Image, source: tuple[Tensor, Grid], grid: Grid, mask: Image.Image, side: int
+) -> Kept:
+    """What an edit inside a mask keeps of its first source.
+
+    Args:
+        picture: the source as it was given.
+        source: its tokens and grid as `encode_source` makes them.
+        grid: of the result.
+        mask: as `masks.read_mask` gives it, of the picture's size.
+        side: pixels of an image token.
+
+    Raises:
+        ValueError: when the mask does not fit or marks nothing, or the result has another size.
+    """
+    tokens, own = source
+    if grid != own:
+        raise NextStepError(
+            f"with a mask the picture keeps its source's size of {own[1] * side}x{own[0] * side}; "
+            "leave out the size"
+        )
+    height, width = own[0] * side, own[1] * side
+    fitted = masks.fit_mask(mask, picture.size, height, width)
+    return Kept(tokens, pictures.resize_and_crop(picture, height, width), fitted)
 
 
 def check_seed(seed: int) -> None:

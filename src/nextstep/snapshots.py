@@ -11,17 +11,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nextstep import provenance
 from nextstep.engine.session import ReadPicture
 from nextstep.errors import NextStepError
-from nextstep.requests import Request
+from nextstep.requests import Kept, Request
 from nextstep.settings import GenerationSettings
 
 FORMAT = "nextstep-picture-state"
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Versions that are read; the first had no masks and no origin."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,68 @@ class PictureState:
         Raises:
             ValueError: for rows that are not there, or a value out of range.
         """
-        new = {"prompt": prompt, "seed": seed, "index": index}
-        changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
-        changes["settings"] = self.request.settings.with_values(**settings)
-        return replace(self.rewind(row), request=replace(self.request, **changes))
+        changed = self._changed(prompt, seed, index, settings)
+        if row and changed is not self.request:
+            origin = f"fork from row {row} of the picture {provenance.tensor_hash(self.tokens)}"
+            changed = replace(changed, origin=origin)
+        return replace(self.rewind(row), request=changed)
+
+    def resample(
+        self,
+        picture: Image.Image,
+        mask: np.ndarray,
+        prompt: str | None = None,
+        seed: int | None = None,
+        index: int | None = None,
+        **settings: Any,
+    ) -> PictureState:
+        """A picture that is sampled anew inside a mask and keeps everything else.
+
+        Args:
+            picture: what this state's tokens look like; its pixels outside the mask are kept.
+            mask: [H, W] bool, True where the picture may change; what was never drawn changes too.
+            prompt, seed, index, **settings: as in `fork`.
+
+        Raises:
+            ValueError: when the mask does not fit or marks nothing, or a value is out of range.
+        """
+        rows = self.request.grid[0]
+        if mask.shape != (picture.height, picture.width) or picture.height % rows:
+            raise NextStepError("picture, mask and state differ in size")
+        if not mask.any():
+            raise NextStepError("the region to sample anew is empty; mark at least one pixel")
+        mask = mask.copy()
+        mask[self.rows * (picture.height // rows) :] = True
+        missing = self.request.decode.tokens - len(self.tokens)
+        tokens = torch.cat((self.tokens, self.tokens.new_zeros(missing, self.tokens.shape[-1])))
+        changed = self._changed(prompt, seed, index, settings)
+        origin = f"part sampled anew of the picture {provenance.tensor_hash(self.tokens)}"
+        kept = Kept(tokens, picture.convert("RGB"), mask)
+        return replace(
+            self,
+            tokens=self.tokens[:0].clone(),
+            request=replace(changed, kept=kept, origin=origin),
+        )
+
+    def _changed(
+        self, prompt: str | None, seed: int | None, index: int | None, settings: dict[str, Any]
+    ) -> Request:
+        """The request with what is given; the very same one when nothing changes."""
+        chosen = self.request.settings.with_values(**settings)
+        new = {"prompt": prompt, "seed": seed, "index": index, "settings": chosen}
+        changes: dict[str, Any] = {
+            name: value
+            for name, value in new.items()
+            if value is not None and value != getattr(self.request, name)
+        }
+        return replace(self.request, **changes) if changes else self.request
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, beside its name and then renamed.
+        """Write one safetensors file, beside its name and then renamed; see `to_bytes`."""
+        provenance.write_file(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Contents of a safetensors file.
 
         Priority, deadline and client belong to an engine's queue and are not kept.
         """
@@ -140,12 +199,16 @@ class PictureState:
             "index": request.index,
             "sources": [source.grid for source in request.sources],
             "maker": asdict(self.maker),
+            "origin": request.origin,
         }
         tensors = {"tokens": self.tokens.float().cpu().contiguous()}
         for place, source in enumerate(request.sources):
             tensors[f"source.{place}"] = source.tokens.float().cpu().contiguous()
-        header = {FORMAT: json.dumps(told, ensure_ascii=False)}
-        provenance.write_file(Path(path), save(tensors, header))
+        if (kept := request.kept) is not None:
+            tensors["kept.tokens"] = kept.tokens.float().cpu().contiguous()
+            tensors["kept.picture"] = torch.from_numpy(np.asarray(kept.picture).copy())
+            tensors["kept.mask"] = torch.from_numpy(kept.mask.copy())
+        return save(tensors, {FORMAT: json.dumps(told, ensure_ascii=False)})
 
     @classmethod
     def load(cls, path: str | Path) -> PictureState:
@@ -155,28 +218,42 @@ class PictureState:
             NextStepError: when the file is something else, damaged, or of a newer version.
             FileNotFoundError: when there is none.
         """
-        from safetensors import SafetensorError, safe_open
-
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file {path}")
         try:
-            with safe_open(str(path), "pt") as file:
-                text = (file.metadata() or {}).get(FORMAT)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise NextStepError(f"{path} is no picture state: {error}") from None
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise NextStepError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.from_bytes(data, str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the state") -> PictureState:
+        """Read what `to_bytes` gave; `name` is what errors call it.
+
+        Raises:
+            NextStepError: when it is something else, damaged, or of a newer version.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            tensors = load(data)
+            size = int.from_bytes(data[:8], "little")
+            text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(FORMAT)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise NextStepError(f"{name} is no picture state: {error}") from None
         if text is None:
-            raise NextStepError(f"{path} is no picture state")
+            raise NextStepError(f"{name} is no picture state")
         try:
             return cls._read(json.loads(text), tensors)
         except NextStepError as error:
-            raise NextStepError(f"{path}: {error}") from None
+            raise NextStepError(f"{name}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
-            raise NextStepError(f"{path} is damaged: {error}") from None
+            raise NextStepError(f"{name} is damaged: {error}") from None
 
     @classmethod
     def _read(cls, told: dict[str, Any], tensors: dict[str, Tensor]) -> PictureState:
-        if told["version"] != VERSION:
+        if told["version"] not in READ:
             raise NextStepError(
                 f"the state has version {told['version']}, this program reads {VERSION}"
             )
@@ -187,6 +264,13 @@ class PictureState:
                 raise NextStepError("a source picture and its grid do not fit")
             sources.append(ReadPicture(tokens, (grid[0], grid[1])))
         rows, columns = told["grid"]
+        kept = None
+        if "kept.mask" in tensors:
+            values = tensors["kept.picture"].numpy()
+            base = Image.fromarray(values, "RGB")
+            kept = Kept(tensors["kept.tokens"], base, tensors["kept.mask"].numpy())
+            if kept.mask.shape != values.shape[:2] or len(kept.tokens) != rows * columns:
+                raise NextStepError("the kept picture and its mask do not fit")
         request = Request(
             told["prompt"],
             (rows, columns),
@@ -194,6 +278,8 @@ class PictureState:
             told["seed"],
             told["index"],
             tuple(sources),
+            kept=kept,
+            origin=told.get("origin", ""),
         )
         tokens = tensors["tokens"]
         if tokens.ndim != 2 or tokens.dtype != torch.float32:

@@ -16,6 +16,13 @@ def command(
     image: Annotated[
         list[Path], typer.Option("--image", "-i", help="Source picture; repeat for several.")
     ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the first picture may change: transparent there, or white in a "
+            "picture without transparency. All else stays as it is."
+        ),
+    ] = None,
     output: o.Output = Path("edited.png"),
     model: o.Model = "nano",
     vae: o.Vae = None,
@@ -45,19 +52,21 @@ def command(
     Example: nextstep edit "make the background blue" -i apple.png -o blue.png
     """
     from nextstep.cli import report
+    from nextstep.image.masks import read_mask
     from nextstep.image.pictures import open_picture
 
     paths = report.output_paths(output, num_images)
     sources = [open_picture(path) for path in image]
+    marked = None if mask is None else read_mask(mask)
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
     loaded = time.monotonic()
     with report.progress_bar(num_images, quiet=as_json) as told:
         results = pipeline.edit(
-            sources, instruction, height=height, width=width, num_images=num_images, seed=seed,
-            batch_size=batch_size, on_progress=told, guidance=guidance,
-            image_guidance=image_guidance, schedule=schedule, solver=solver, steps=steps,
-            shift=shift, noise_level=noise_level, token_norm=token_norm,
+            sources, instruction, mask=marked, height=height, width=width,
+            num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told,
+            guidance=guidance, image_guidance=image_guidance, schedule=schedule, solver=solver,
+            steps=steps, shift=shift, noise_level=noise_level, token_norm=token_norm,
             positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}

@@ -17,12 +17,14 @@ File = Annotated[Path, typer.Argument(help="PNG made by nextstep.")]
 Sources = Annotated[
     list[Path] | None, typer.Option("--image", "-i", help="Source picture of an edit, in order.")
 ]
+Mask = Annotated[Path | None, typer.Option(help="Mask of an edit inside one.")]
 
 
 def replay_command(
     file: File,
     output: o.Output = Path("replayed.png"),
     image: Sources = None,
+    mask: Mask = None,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -35,13 +37,14 @@ def replay_command(
     from nextstep.cli import report
 
     (path,) = report.output_paths(output, 1)
-    _made_again(file, image, model, vae, adapter, device).save(path)
+    _made_again(file, image, mask, model, vae, adapter, device).save(path)
     typer.echo(str(path))
 
 
 def verify_command(
     file: File,
     image: Sources = None,
+    mask: Mask = None,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -58,7 +61,7 @@ def verify_command(
 
     from nextstep.replay import compare
 
-    made = _made_again(file, image, model, vae, adapter, device)
+    made = _made_again(file, image, mask, model, vae, adapter, device)
     with Image.open(file) as picture:
         difference = compare(picture, made.image)
     identical = difference.box is None
@@ -73,6 +76,7 @@ def verify_command(
 def _made_again(
     file: Path,
     images: list[Path] | None,
+    mask: Path | None,
     model: str,
     vae: Path | None,
     adapter: Path | None,
@@ -88,4 +92,4 @@ def _made_again(
     pipeline = NextStepPipeline.from_pretrained(
         model, record_dtype(record), o.check_device(device), vae, adapter, scale
     )
-    return replay(pipeline, record, images or [])
+    return replay(pipeline, record, images or [], mask)

@@ -67,6 +67,23 @@ class DecodeSettings:
         return self.guidance.branches(self.tokens, self.has_images)
 
 
+@dataclass(frozen=True)
+class Given:
+    """Tokens of a picture that are taken as they are instead of being sampled.
+
+    Attributes:
+        tokens: [N, D]; read where `sampled` is False.
+        sampled: [N] bool.
+    """
+
+    tokens: Tensor
+    sampled: Tensor
+
+    def at(self, index: int) -> Tensor | None:
+        """Token `index` [D], fp32 on the CPU; None when it is to be sampled."""
+        return None if bool(self.sampled[index]) else self.tokens[index].float().cpu()
+
+
 @torch.inference_mode()
 def decode_tokens(
     model: NextStepModel,
@@ -74,6 +91,7 @@ def decode_tokens(
     settings: DecodeSettings,
     noise: NoiseSource,
     on_token: OnToken | None = None,
+    given: Given | None = None,
 ) -> Tensor:
     """Sample the pictures of one batch together.
 
@@ -83,6 +101,7 @@ def decode_tokens(
         settings: shared by the batch.
         noise: draws for the B pictures; nothing else is random.
         on_token: called with (tokens done, tokens so far [B, done, D]).
+        given: tokens that every picture takes as they are.
 
     Returns:
         [B, N, D] fp32.
@@ -96,7 +115,12 @@ def decode_tokens(
     sampler = TokenSampler(model, settings, branches)
     tokens: list[Tensor] = []
     for index in range(settings.tokens):
-        token = sampler.sample(hidden, noise.token(index), index)
+        draws = noise.token(index)
+        known = None if given is None else given.at(index)
+        if known is None:
+            token = sampler.sample(hidden, draws, index)
+        else:
+            token = known.to(hidden.device).expand(draws.shape[1], -1)
         if not bool(torch.isfinite(token).all()):
             raise NextStepError(
                 f"image token {index} is not a finite number; lower the guidance or the shift, "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.blocks import Place, cache_bytes, feed, read_prompt
-from nextstep.engine.decode import DecodeSettings, Prompt
+from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.sampler import Want
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
@@ -34,6 +34,7 @@ class Job:
         priority: higher goes first.
         deadline: on the scheduler's clock; later than this it is given up.
         client: whose picture it is; clients of one priority take turns.
+        given: tokens that are taken as they are.
     """
 
     prompts: Mapping[str, Prompt]
@@ -43,6 +44,7 @@ class Job:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in self.decode.branches if name not in self.prompts]
@@ -91,8 +93,7 @@ class Running:
         self.branches = tuple(job.decode.branches)
         self.places = raster_coordinates(job.decode.grid)
         self.noise = KeyedNoise([job.key], job.decode.solver.draws, model.config.token_size)
-        for index in range(len(tokens)):
-            self.noise.token(index)
+        self.drawn, self.fed = 0, len(tokens)
         self.caches: list[KVCache] = []
         self.starts: list[int] = []
         hidden = []
@@ -115,6 +116,10 @@ class Running:
     def want(self) -> Want:
         """The question for the next token."""
         decode, index = self.job.decode, len(self.tokens)
+        # Tokens that were not sampled here have their draws all the same.
+        for past in range(self.drawn, index):
+            self.noise.token(past)
+        self.drawn = index + 1
         weights = decode.guidance.weights(index, decode.tokens, decode.has_images)
         return Want(
             self.hidden,
@@ -126,13 +131,20 @@ class Running:
         )
 
     def rows(self) -> tuple[Tensor, Tensor, list[Place]]:
-        """What the backbone is fed after the last token: [b, D], [b, 2], places."""
-        index, b = len(self.tokens) - 1, len(self.branches)
+        """What the backbone is fed, branch by branch: m new tokens [b*m, D], [b*m, 2], places."""
+        b, new = len(self.branches), range(self.fed, len(self.tokens))
         places = [
             Place(cache, start + index)
             for cache, start in zip(self.caches, self.starts, strict=True)
+            for index in new
         ]
-        return self.tokens[-1].expand(b, -1), self.places[index].expand(b, -1), places
+        tokens = torch.stack(self.tokens[self.fed :]).repeat(b, 1)
+        return tokens, self.places[self.fed : len(self.tokens)].repeat(b, 1), places
+
+    def take(self, hidden: Tensor) -> None:
+        """Take up what `feed` made of `rows`, [b*m, E]."""
+        new = len(self.tokens) - self.fed
+        self.hidden, self.fed = hidden[new - 1 :: new], len(self.tokens)
 
 
 @dataclass
@@ -148,6 +160,15 @@ class Entry:
     held: bool = False
     passed: int = 0
     charged: bool = False
+
+    def take_given(self) -> None:
+        """Take the tokens that follow and need not be sampled."""
+        given = self.job.given
+        while given is not None and len(self.tokens) < self.job.decode.tokens:
+            token = given.at(len(self.tokens))
+            if token is None:
+                return
+            self.tokens.append(token)
 
     def known(self, size: int) -> Tensor:
         """Tokens so far, [k, D]."""

@@ -227,6 +227,7 @@ class Scheduler:
         if not entry.charged:
             self._served[entry.job.client] += entry.job.decode.tokens - len(entry.tokens)
             entry.charged = True
+        entry.take_given()
         if len(entry.tokens) == entry.job.decode.tokens:
             self._tell(entry, "admitted")
             self._end(entry, "finished")
@@ -251,9 +252,11 @@ class Scheduler:
                     "or the shift, or use a wider number format (bf16 instead of fp16)",
                 )
                 continue
-            entry.tokens.append(token)
             columns = entry.job.decode.grid[1]
-            self._tell(entry, "token" if len(entry.tokens) % columns else "row")
+            rows = len(entry.tokens) // columns
+            entry.tokens.append(token)
+            entry.take_given()
+            self._tell(entry, "row" if len(entry.tokens) // columns > rows else "token")
             if len(entry.tokens) == entry.job.decode.tokens:
                 self._end(entry, "finished")
 
@@ -263,8 +266,8 @@ class Scheduler:
         rows = [place for own in places for place in own]
         hidden = feed(self.model, torch.cat(tokens), torch.cat(coordinates), rows)
         first = 0
-        for entry in going:
+        for entry, own in zip(going, places, strict=True):
             assert entry.running is not None
-            last = first + len(entry.running.branches)
-            entry.running.hidden = hidden[first:last]
+            last = first + len(own)
+            entry.running.take(hidden[first:last])
             first = last

@@ -1,0 +1,89 @@
+"""Masks: which pixels of a picture may change, and which image tokens that touches.
+
+A mask is a bool array [H, W], True where the picture may change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from nextstep.image.pictures import open_picture
+
+HALF = 128
+
+
+def read_mask(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
+    """A mask as a grey picture, 255 where the picture may change, else 0.
+
+    A picture with transparency marks with its transparent pixels, as OpenAI's masks do; one
+    without marks with its light ones.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a picture, or is damaged.
+    """
+    if not isinstance(source, Image.Image):
+        # Everything that can be wrong with a file is told by the reader of pictures.
+        open_picture(source)
+        if not isinstance(source, str | Path):
+            source.seek(0)
+        source = Image.open(source)
+    opened = ImageOps.exif_transpose(source)
+    if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+        return opened.convert("RGBA").getchannel("A").point(lambda a: 255 if a < HALF else 0)
+    return opened.convert("L").point(lambda grey: 255 if grey >= HALF else 0)
+
+
+def fit_mask(mask: Image.Image, picture: tuple[int, int], height: int, width: int) -> np.ndarray:
+    """A mask resized as its picture is.
+
+    Args:
+        mask: as `read_mask` gives it.
+        picture: (width, height) of the picture it belongs to.
+        height, width: that the picture is resized and cropped to.
+
+    Returns:
+        [height, width] bool; a pixel may change when any part of it was marked.
+
+    Raises:
+        ValueError: when mask and picture differ in size, or nothing is marked.
+    """
+    if mask.size != picture:
+        raise ValueError(
+            f"the mask has {mask.width}x{mask.height} pixels and its picture "
+            f"{picture[0]}x{picture[1]}; give one of the picture's size"
+        )
+    fitted = ImageOps.fit(mask, (width, height), Image.Resampling.BOX)
+    marked: np.ndarray = np.asarray(fitted) > 0
+    if not marked.any():
+        raise ValueError(
+            "the mask marks nothing: make the places to change transparent, or white in a "
+            "mask without transparency"
+        )
+    return marked
+
+
+def touched(mask: np.ndarray, side: int) -> Tensor:
+    """[N] bool in raster order: image tokens of side x side pixels with a pixel that may change."""
+    rows, columns = mask.shape[0] // side, mask.shape[1] // side
+    blocks = mask.reshape(rows, side, columns, side).any(axis=(1, 3))
+    return torch.from_numpy(blocks.reshape(-1))
+
+
+def paste(changed: Image.Image, original: Image.Image, mask: np.ndarray) -> Image.Image:
+    """`changed` where the mask allows it, `original` elsewhere, pixel by pixel."""
+    values = np.where(mask[..., None], np.asarray(changed), np.asarray(original))
+    return Image.fromarray(values.astype(np.uint8), "RGB")
+
+
+def mask_hash(mask: np.ndarray) -> str:
+    """16 hex digits of a mask."""
+    data = np.packbits(mask).tobytes() + str(mask.shape).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
