@@ -201,13 +201,17 @@ class PictureState:
             "maker": asdict(self.maker),
             "origin": request.origin,
         }
-        tensors = {"tokens": self.tokens.float().cpu().contiguous()}
+        tensors = {"tokens": self.tokens}
         for place, source in enumerate(request.sources):
-            tensors[f"source.{place}"] = source.tokens.float().cpu().contiguous()
+            tensors[f"source.{place}"] = source.tokens
         if (kept := request.kept) is not None:
-            tensors["kept.tokens"] = kept.tokens.float().cpu().contiguous()
+            tensors["kept.tokens"] = kept.tokens
             tensors["kept.picture"] = torch.from_numpy(np.asarray(kept.picture).copy())
             tensors["kept.mask"] = torch.from_numpy(kept.mask.copy())
+        for name, tensor in tensors.items():
+            # Copies, because the format refuses tensors that share memory.
+            plain = tensor.cpu().contiguous().clone()
+            tensors[name] = plain.float() if plain.is_floating_point() else plain
         return save(tensors, {FORMAT: json.dumps(told, ensure_ascii=False)})
 
     @classmethod

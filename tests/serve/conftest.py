@@ -16,7 +16,10 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from nextstep.drawing import Engine
+from nextstep.engine.scheduler import Limits as EngineLimits
 from nextstep.pipeline import NextStepPipeline
+from nextstep.results import GeneratedPicture
 from nextstep.serve.limits import Limits
 from nextstep.serve.server import Server, build_app, server
 
@@ -57,16 +60,43 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 @pytest.fixture(scope="module")
 def service(tiny_pipeline: NextStepPipeline) -> Iterator[Running]:
-    with running(build_app(tiny_pipeline, "tiny", None)) as made:
+    with running(build_app(tiny_pipeline, "tiny", None, preview_share=100)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_pipeline: NextStepPipeline) -> Iterator[Running]:
+    """A service that makes one picture after the other."""
+    with running(build_app(tiny_pipeline, "tiny", None, max_batch=1, preview_share=100)) as made:
         yield made
 
 
 @pytest.fixture
 def app_of(tiny_pipeline: NextStepPipeline) -> Callable[..., FastAPI]:
     def build(folder: Path | None = None, keys: Path | None = None, **limits: float) -> FastAPI:
-        return build_app(tiny_pipeline, "tiny", folder, keys, Limits(**limits))
+        more = {name: limits.pop(name) for name in ("max_batch", "preview_share") if name in limits}
+        return build_app(tiny_pipeline, "tiny", folder, keys, Limits(**limits), **more)
 
     return build
+
+
+def engine_of(pipeline: NextStepPipeline, running: int = 64) -> Engine:
+    return Engine(
+        pipeline.model, pipeline.text_tokenizer, pipeline.image_tokenizer, pipeline.defaults,
+        EngineLimits(running=running), model_hash=pipeline.model_hash,
+    )  # fmt: skip
+
+
+def alone(
+    pipeline: NextStepPipeline, prompt: str, *images: Image.Image, n: int = 1, **asked: object
+) -> list[GeneratedPicture]:
+    """Pictures as the engine makes each of them without any company."""
+    made = []
+    for index in range(n):
+        engine = engine_of(pipeline)
+        engine.submit(engine.request(prompt, images, index=index, **asked))  # type: ignore[arg-type]
+        made += [event.picture for event in engine.run_until_idle() if event.picture]
+    return made
 
 
 def picture_bytes(form: str = "PNG", size: tuple[int, int] = (40, 40), **options: object) -> bytes:

@@ -14,13 +14,13 @@ from nextstep.cli.main import app as command
 from nextstep.client import AsyncClient, BusyError, Client, ServiceError, Update
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
-from tests.serve.conftest import Running, picture_bytes, running, until
+from tests.serve.conftest import Running, alone, picture_bytes, running, until
 
 
-def test_rows_then_the_pipelines_own_pictures(
-    service: Running, tiny_pipeline: NextStepPipeline
+def test_rows_then_the_engines_own_pictures(
+    narrow: Running, tiny_pipeline: NextStepPipeline
 ) -> None:
-    with Client(service.url) as client:
+    with Client(narrow.url) as client:
         busy = client.submit("a", size="128x128", steps=200)
         updates = []
         for update in client.stream("a red apple", n=2, size="32x48", seed=4):
@@ -32,7 +32,7 @@ def test_rows_then_the_pipelines_own_pictures(
     shown = [update for update in updates if update.rows]
     assert sorted((u.index, u.row) for u in shown) == [(i, k) for i in (0, 1) for k in (1, 2, 3)]
     assert all(bool(u.preview) == (u.row < 3) for u in shown)
-    wanted = tiny_pipeline.generate("a red apple", height=48, width=32, num_images=2, seed=4)
+    wanted = alone(tiny_pipeline, "a red apple", height=48, width=32, n=2, seed=4)
     assert [p.png for p in updates[-1].pictures] == [p.png() for p in wanted]
     assert updates[-1].pictures[0].image.tobytes() == wanted[0].image.tobytes()
 
@@ -79,19 +79,19 @@ def test_errors_are_told_apart(service: Running, app_of: Callable) -> None:
         client.cancel(job.id)
 
 
-def test_the_awaited_client_tells_the_same(service: Running) -> None:
+def test_the_awaited_client_tells_the_same(narrow: Running) -> None:
     fields = {"size": "32x48", "seed": 4}
 
     async def awaited() -> list[Update]:
         updates = []
-        async with AsyncClient(service.url) as client:
+        async with AsyncClient(narrow.url) as client:
             busy = await client.submit("a", size="128x128", steps=200)
             async for update in client.stream("two cats", **fields):
                 await client.cancel(busy.id)
                 updates.append(update)
         return updates
 
-    with Client(service.url) as client:
+    with Client(narrow.url) as client:
         waited = client.generate("two cats", **fields)
     told = asyncio.run(awaited())
     assert list(told[-1].pictures) == waited
@@ -106,7 +106,7 @@ def test_the_command_draws_at_a_service(
     out = str(tmp_path / "a.png")
     made = CliRunner().invoke(command, [*given, "--steps", "3", "-o", out, "--json"])
     assert made.exit_code == 0, made.output
-    wanted = tiny_pipeline.generate("a red apple", num_images=2, seed=3, steps=3)
+    wanted = alone(tiny_pipeline, "a red apple", n=2, seed=3, steps=3)
     for place, one in enumerate(json.loads(made.stdout)["pictures"]):
         assert Path(one["path"]).read_bytes() == wanted[place].png()
     assert "2 picture(s)" in CliRunner().invoke(command, [*given, "-o", out]).stdout

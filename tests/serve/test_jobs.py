@@ -17,9 +17,9 @@ from PIL import Image
 
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve import backend as b
-from nextstep.serve.pipeline_backend import PipelineBackend
+from nextstep.serve.engine_backend import EngineBackend
 from nextstep.serve.store import Store
-from tests.serve.conftest import Running, picture_bytes, running, until
+from tests.serve.conftest import Running, alone, engine_of, picture_bytes, running, until
 
 SLOW = {"prompt": "a", "size": "128x128", "steps": 200, "seed": 0}
 
@@ -46,11 +46,12 @@ def submit(url: str, **body: Any) -> dict[str, Any]:
     return answer.json()
 
 
-def test_rows_are_told_in_order(service: Running, tiny_pipeline: NextStepPipeline) -> None:
-    busy = submit(service.url, **SLOW)
-    job = submit(service.url, prompt="a red apple", n=2, size="32x64", seed=4)
+def test_rows_are_told_in_order(narrow: Running, tiny_pipeline: NextStepPipeline) -> None:
+    busy = submit(narrow.url, **SLOW)
+    until(lambda: jobs_in(narrow, "running"))
+    job = submit(narrow.url, prompt="a red apple", n=2, size="32x64", seed=4)
     assert job["state"] == "queued" and job["position"] == 1
-    events = told_by(service.url, job["id"], busy["id"])
+    events = told_by(narrow.url, job["id"], busy["id"])
     names = [name for name, _ in events]
     assert names[0] == "queued" and "started" in names and names[-1] == "done"
     rows = [(e["index"], e["row"], e["rows"]) for name, e in events if name == "row"]
@@ -59,24 +60,24 @@ def test_rows_are_told_in_order(service: Running, tiny_pipeline: NextStepPipelin
     assert len(set(shown)) == 6
     done = events[-1][1]
     assert done["state"] == "done" and done["usage"]["output_tokens"] == 16
-    wanted = tiny_pipeline.generate("a red apple", height=64, width=32, num_images=2, seed=4)
+    wanted = alone(tiny_pipeline, "a red apple", height=64, width=32, n=2, seed=4)
     for place, link in enumerate(done["pictures"]):
-        data = httpx2.get(service.url + link["url"])
+        data = httpx2.get(narrow.url + link["url"])
         picture = Image.open(io.BytesIO(data.content))
         assert data.headers["content-type"] == "image/png"
         assert picture.tobytes() == wanted[place].image.tobytes()
-    assert told_by(service.url, job["id"])[-1][0] == "done"
-    listed = httpx2.get(f"{service.url}/jobs", params={"limit": 2}).json()["data"]
+    assert told_by(narrow.url, job["id"])[-1][0] == "done"
+    listed = httpx2.get(f"{narrow.url}/jobs", params={"limit": 2}).json()["data"]
     assert [one["id"] for one in listed] == [job["id"], busy["id"]]
 
 
-def test_a_job_is_stopped_while_running_and_while_waiting(service: Running) -> None:
-    first, second = submit(service.url, **SLOW), submit(service.url, **{**SLOW, "size": "64x64"})
-    until(lambda: httpx2.get(f"{service.url}/jobs/{first['id']}").json()["state"] == "running")
+def test_a_job_is_stopped_while_running_and_while_waiting(narrow: Running) -> None:
+    first, second = submit(narrow.url, **SLOW), submit(narrow.url, **{**SLOW, "size": "64x64"})
+    until(lambda: httpx2.get(f"{narrow.url}/jobs/{first['id']}").json()["state"] == "running")
     for job in (second, first):
-        httpx2.post(f"{service.url}/jobs/{job['id']}/cancel")
-        assert told_by(service.url, job["id"])[-1][0] == "cancelled"
-    assert httpx2.get(f"{service.url}/jobs/{first['id']}").json()["state"] == "cancelled"
+        httpx2.post(f"{narrow.url}/jobs/{job['id']}/cancel")
+        assert told_by(narrow.url, job["id"])[-1][0] == "cancelled"
+    assert httpx2.get(f"{narrow.url}/jobs/{first['id']}").json()["state"] == "cancelled"
 
 
 def test_a_client_that_goes_cancels_its_request(service: Running) -> None:
@@ -126,66 +127,71 @@ def test_accepted_jobs_survive_a_restart(
     with running(app_of(tmp_path)) as made:
         for job in (slow, waiting):
             assert told_by(made.url, job["id"])[-1][0] == "done"
-        data = httpx2.get(f"{made.url}/jobs/{waiting['id']}/pictures/0").content
-        wanted = tiny_pipeline.generate("two cats", seed=9)[0].image
-        assert Image.open(io.BytesIO(data)).tobytes() == wanted.tobytes()
+        wanted = (
+            alone(tiny_pipeline, "a", height=64, width=64, steps=60, seed=0)[0],
+            alone(tiny_pipeline, "two cats", seed=9)[0],
+        )
+        for job, picture in zip((slow, waiting), wanted, strict=True):
+            data = httpx2.get(f"{made.url}/jobs/{job['id']}/pictures/0").content
+            assert data == picture.png()
 
 
-def test_requests_that_wait_together_are_made_together(tiny_pipeline: NextStepPipeline) -> None:
-    sizes: list[int] = []
-    made = PipelineBackend(tiny_pipeline, on_batch=sizes.append)
+def ends_of(
+    backend: EngineBackend, requests: dict[str, b.JobRequest]
+) -> tuple[dict[str, Any], Callable[[], dict[str, b.Event]]]:
+    """Submit jobs to a backend; their handles, and a wait for their ends."""
     ends: dict[str, b.Event] = {}
     over = threading.Event()
 
     def job(name: str, request: b.JobRequest) -> b.Job:
         def tell(event: b.Event) -> None:
             if isinstance(event, b.FINAL):
+                assert name not in ends
                 ends[name] = event
-                if len(ends) == 5:
+                if len(ends) == len(requests):
                     over.set()
 
-        return b.Job(name, request, lambda name: picture_bytes(), tell)
+        return b.Job(name, request, lambda name: picture_bytes(), tell, owner=name[0])
 
-    busy = b.JobRequest("generate", "a", 64, 64, settings={"steps": 40})
-    made.submit(job("busy", busy))
-    until(lambda: sizes == [1])
-    for name, seed in (("one", 1), ("two", 2)):
-        made.submit(job(name, b.JobRequest("generate", "a red apple", n=2, seed=seed)))
-    made.submit(job("long", b.JobRequest("generate", "a red apple " * 100, n=2)))
-    made.submit(job("other", b.JobRequest("generate", "two cats", 32, 48)))
-    assert over.wait(20)
-    made.close(1)
-    # The one too long for the model fails alone; its neighbours are made again without it.
-    assert sizes == [1, 6, 2, 2, 2, 1]
-    failed = ends["long"]
-    assert isinstance(failed, b.Failed) and failed.bad_input
-    for name, seed in (("one", 1), ("two", 2)):
-        alone = tiny_pipeline.generate("a red apple", num_images=2, seed=seed)
-        end = ends[name]
-        assert isinstance(end, b.Done)
-        assert [part.png for part in end.parts] == [picture.png() for picture in alone]
+    handles = {name: backend.submit(job(name, request)) for name, request in requests.items()}
+
+    def wait() -> dict[str, b.Event]:
+        assert over.wait(30)
+        return ends
+
+    return handles, wait
 
 
-def test_a_batch_leaves_out_who_is_gone_and_stops_when_all_are(
+def test_unlike_requests_are_made_together_and_none_changes(
     tiny_pipeline: NextStepPipeline,
 ) -> None:
-    told: dict[str, list[b.Event]] = {"one": [], "two": []}
-    made = PipelineBackend(tiny_pipeline)
-    block = b.Job("x", b.JobRequest("generate", "", 96, 96, settings={"steps": 10}),
-                  lambda n: b"", lambda e: None)  # fmt: skip
-    made.submit(block)
-    handles = {
-        name: made.submit(
-            b.Job(name, b.JobRequest("generate", name, 64, 64), lambda n: b"", told[name].append)
-        )
-        for name in told
+    sizes: list[int] = []
+    made = EngineBackend(engine_of(tiny_pipeline), on_batch=sizes.append)
+    asked = {
+        "one": b.JobRequest("generate", "a red apple", n=2, seed=1),
+        "two": b.JobRequest("generate", "two cats", 64, 32, seed=2, settings={"steps": 4}),
+        "edit": b.JobRequest("edit", "make it blue", seed=3, sources=("any",)),
+        "long": b.JobRequest("generate", "a red apple " * 100),
+        "gone": b.JobRequest("generate", "a", 96, 96, settings={"steps": 40}),
     }
-    until(lambda: len(told["one"]) > 2)
-    handles["one"].cancel()
-    until(lambda: told["two"] and isinstance(told["two"][-1], b.Done))
+    handles, wait = ends_of(made, asked)
+    handles["gone"].cancel()
+    ends = wait()
     made.close(1)
-    assert isinstance(told["one"][-1], b.Cancelled)
-    assert sum(isinstance(event, b.FINAL) for event in told["one"]) == 1
+    assert max(sizes) >= 3
+    failed = ends["long"]
+    assert isinstance(failed, b.Failed) and failed.bad_input
+    assert isinstance(ends["gone"], b.Cancelled)
+    source = Image.open(io.BytesIO(picture_bytes()))
+    wanted = {
+        "one": alone(tiny_pipeline, "a red apple", n=2, seed=1),
+        "two": alone(tiny_pipeline, "two cats", height=64, width=32, seed=2, steps=4),
+        "edit": alone(tiny_pipeline, "make it blue", source, seed=3),
+    }
+    for name, pictures in wanted.items():
+        end = ends[name]
+        assert isinstance(end, b.Done)
+        assert [part.png for part in end.parts] == [picture.png() for picture in pictures]
 
 
 def test_the_store_keeps_only_so_many_and_no_stray_files(tmp_path: Path) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from nextstep.pipeline import NextStepPipeline
-from tests.serve.conftest import Running, data_uri, opened, picture_bytes
+from tests.serve.conftest import Running, alone, data_uri, opened, picture_bytes
 
 
-def test_a_generated_picture_is_the_pipelines_own(
+def test_a_generated_picture_is_the_engines_own(
     service: Running, tiny_pipeline: NextStepPipeline
 ) -> None:
     answer = service.openai().images.generate(
         model="tiny", prompt="a red apple", n=2, size="32x48", extra_body={"seed": 5, "steps": 3}
     )
-    alone = tiny_pipeline.generate(
-        "a red apple", height=48, width=32, num_images=2, seed=5, steps=3
-    )
-    for got, wanted in zip(answer.data or [], alone, strict=True):
+    own = alone(tiny_pipeline, "a red apple", height=48, width=32, n=2, seed=5, steps=3)
+    for got, wanted in zip(answer.data or [], own, strict=True):
         picture = opened(got.b64_json or "")
         assert picture.size == (32, 48)
         assert picture.tobytes() == wanted.image.tobytes()
@@ -42,10 +44,29 @@ def test_an_edit_of_several_pictures(service: Running, tiny_pipeline: NextStepPi
     )
     one = picture_bytes()
     single = service.openai().images.edit(image=one, prompt="make it blue", extra_body={"seed": 3})
-    alone = tiny_pipeline.edit(opened(data_uri(one).split(",")[1]), "make it blue", seed=3)
-    assert opened(single.data[0].b64_json).tobytes() == alone[0].image.tobytes()
+    own = alone(tiny_pipeline, "make it blue", opened(data_uri(one).split(",")[1]), seed=3)
+    assert opened(single.data[0].b64_json).tobytes() == own[0].image.tobytes()
     assert opened(answer.data[0].b64_json).size == (32, 32)
     assert answer.usage.input_tokens_details.image_tokens == 4 + 4
+
+
+def test_an_edit_inside_a_mask(service: Running) -> None:
+    source = Image.effect_noise((32, 32), 90).convert("RGB")
+    mask = Image.new("RGBA", (32, 32), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (18, 3, 27, 30))
+    files = []
+    for picture in (source, mask):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    answer = service.openai().images.edit(
+        image=files[0], mask=files[1], prompt="make it blue", extra_body={"seed": 3}
+    )
+    made = np.asarray(opened(answer.data[0].b64_json))
+    apart = (made != np.asarray(source)).any(axis=2)
+    marked = np.asarray(mask)[:, :, 3] == 0
+    assert not apart[~marked].any()
+    assert apart[marked].mean() > 0.9
 
 
 def test_partial_pictures_stream(service: Running) -> None:
@@ -134,8 +155,14 @@ def test_errors_are_the_clients_own_classes(service: Running) -> None:
             client.images.generate(**{"prompt": "a", **bad})
         assert error.value.body["message"]
         assert error.value.response.headers["x-request-id"]
-    with pytest.raises(openai.BadRequestError, match="mask"):
-        client.images.edit(image=picture_bytes(), mask=picture_bytes(), prompt="a")
+    for mask, word in (
+        (picture_bytes(size=(40, 41)), "40x41 pixels and its picture 40x40"),
+        (picture_bytes(), "marks nothing"),
+        (b"<svg/>", "only PNG"),
+        (b"", "empty"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=word):
+            client.images.edit(image=picture_bytes(), mask=mask, prompt="a")
     with pytest.raises(openai.BadRequestError, match="not fetched"):
         content = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}]
         client.chat.completions.create(

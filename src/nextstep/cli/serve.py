@@ -36,7 +36,10 @@ def command(
                                       rich_help_panel=LIMITS)] = 1000,
     grace: Annotated[float, typer.Option(min=1, help="Seconds for running jobs when it stops.",
                                          rich_help_panel=LIMITS)] = 20,
-    batch_size: o.BatchSize = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 8,
+    preview_share: Annotated[
+        float, typer.Option(min=0, help="Share of the time that previews of rows may take.")
+    ] = 0.1,
     vae: o.Vae = None,
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
@@ -68,6 +71,7 @@ def command(
     )
     pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
     name = Path(model).name if Path(model).is_dir() else model
-    app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size)
+    app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size,
+                           preview_share=preview_share)  # fmt: skip
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
     server.serve(app, host, port, keys, grace)

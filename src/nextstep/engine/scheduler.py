@@ -145,6 +145,11 @@ class Scheduler:
         return not self._pending and all(entry.held for entry in self._entries.values())
 
     @property
+    def running(self) -> int:
+        """How many are being made."""
+        return len(self._running())
+
+    @property
     def used_bytes(self) -> int:
         """Of the running pictures' caches."""
         return sum(entry.bytes for entry in self._running())

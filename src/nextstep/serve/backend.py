@@ -1,13 +1,15 @@
 """What the service asks of whatever makes the pictures: jobs in, events out.
 
-The pipeline in a worker thread is one backend; a scheduler that batches over requests is another.
+The engine in a worker thread is one backend; several such workers on other machines are another.
 Nothing here knows HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ class JobRequest:
     Attributes:
         task: generate, edit or chat.
         prompt: of a picture or an edit; empty for a chat.
-        height, width: pixels; None is the model's own, or the first source's for edits.
+        height, width: pixels; None is the model's own, or the first source's for edits, or
+            the last picture's in a chat.
         n: pictures of a generation or an edit.
         seed: picture i depends on (seed, i).
         settings: changed fields of `GenerationSettings`.
@@ -31,6 +34,11 @@ class JobRequest:
         parts: of a chat in order: text, or the place of a picture in `sources`.
         draws: most pictures that a chat may draw; 0 is text alone.
         max_tokens, temperature, top_p: of a chat's text.
+        draw: whether a chat draws at once, without writing first.
+        mask: name of the stored mask of an edit; empty without one.
+        state: name of the stored picture state that the one picture goes on from; it says all
+            that the fields above would say.
+        parent: where that state comes from, for people: job, picture, and rows kept if any.
     """
 
     task: str
@@ -46,6 +54,10 @@ class JobRequest:
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 0.9
+    draw: bool = False
+    mask: str = ""
+    state: str = ""
+    parent: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -97,11 +109,15 @@ class RowDone:
 
 @dataclass(frozen=True)
 class Part:
-    """One finished part of an outcome: text, or a PNG with its settings."""
+    """One finished part of an outcome: text, or a PNG with its settings.
+
+    `state` is what `PictureState.to_bytes` gives; empty when the picture cannot be gone on from.
+    """
 
     text: str = ""
     png: bytes = b""
     settings: dict[str, Any] = field(default_factory=dict)
+    state: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,14 @@ Event = Queued | Started | RowDone | PartDone | Done | Failed | Cancelled
 FINAL = (Done, Failed, Cancelled)
 
 
+class Want(IntEnum):
+    """How much somebody wants to see a row."""
+
+    NO = 0
+    IF_CHEAP = 1
+    SURELY = 2
+
+
 @dataclass(frozen=True)
 class Job:
     """A request with the ways back to whoever asked.
@@ -144,16 +168,22 @@ class Job:
     Attributes:
         id: unique.
         request: what to make.
-        load: reads a stored source picture by its name.
+        load: reads a stored source picture, mask or state by its name.
         tell: takes events, from any thread; after a final one nothing more is told.
         wants_preview: whether anybody looks at (row, rows); previews cost a decode.
+        owner: whose job it is; owners take turns.
+        park: keeps the state of picture `index` when the service stops before it is done.
+        parked: the state that an earlier run parked, or None.
     """
 
     id: str
     request: JobRequest
     load: Callable[[str], bytes]
     tell: Callable[[Event], None]
-    wants_preview: Callable[[int, int], bool] = lambda row, rows: False
+    wants_preview: Callable[[int, int], Want] = lambda row, rows: Want.NO
+    owner: str = ""
+    park: Callable[[int, bytes], None] = lambda index, state: None
+    parked: Callable[[int], bytes | None] = lambda index: None
 
 
 class Handle(Protocol):
@@ -162,11 +192,13 @@ class Handle(Protocol):
     def cancel(self) -> None:
         """Stop it: at once while it waits, else at its next token. `Cancelled` is told."""
 
-    def fork(self, row: int, job: Job) -> Handle:
-        """Make `job` go on from the first `row` rows of this one.
+    def stop(self) -> None:
+        """End it at its next token with what it has: finished pictures and rows are kept."""
 
-        Raises:
-            NextStepError: when this backend keeps no rows.
+    def snapshot(self, index: int) -> Future[bytes]:
+        """The state of picture `index` as it is now.
+
+        The future raises NextStepError when there is none.
         """
 
 
@@ -203,8 +235,12 @@ class Backend(Protocol):
     def submit(self, job: Job) -> Handle:
         """Take a job; events follow."""
 
+    def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
+        """What each token of a picture state tells about itself; see `microscope.measure`."""
+
     def close(self, grace: float) -> None:
         """Stop taking jobs from the queue; give the running ones `grace` seconds, then interrupt.
 
-        Interrupted and waiting jobs are told nothing: who keeps records submits them again.
+        Interrupted jobs are parked. They and waiting ones are told nothing: who keeps records
+        submits them again.
         """

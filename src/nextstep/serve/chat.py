@@ -7,7 +7,7 @@ draws come in `message.images`, as data URIs.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -30,7 +30,10 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     service.check_model(body.model)
     settings = body.changes()
     service.check_steps(settings)
-    parts, uris = _parts(body.messages)
+    given: list[str | s.TextPart | s.ImagePart] = []
+    for said in body.messages:
+        given += [said.content] if isinstance(said.content, str) else said.content
+    parts, uris = story_parts(given)
     if not parts:
         raise bad("the messages hold neither text nor a picture", "messages")
     sources = await service.pictures(uris, "messages")
@@ -57,20 +60,18 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     return {**_head(service, record, ""), "choices": [choice], "usage": _usage(done.usage)}
 
 
-def _parts(messages: list[s.Message]) -> tuple[list[str | int], list[str]]:
-    """Messages as text and places of pictures in order, and the pictures' addresses."""
+def story_parts(
+    given: Sequence[str | s.TextPart | s.ImagePart],
+) -> tuple[list[str | int], list[str]]:
+    """Text and places of pictures in order, and the pictures' addresses."""
     parts: list[str | int] = []
     uris: list[str] = []
-    for message in messages:
-        if isinstance(message.content, str):
-            parts.append(message.content)
-            continue
-        for part in message.content:
-            if isinstance(part, s.TextPart):
-                parts.append(part.text)
-            else:
-                parts.append(len(uris))
-                uris.append(part.image_url.url)
+    for part in given:
+        if isinstance(part, s.ImagePart):
+            parts.append(len(uris))
+            uris.append(part.image_url.url)
+        else:
+            parts.append(part if isinstance(part, str) else part.text)
     return [part for part in parts if part != ""], uris
 
 

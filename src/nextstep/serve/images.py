@@ -42,6 +42,12 @@ _EDIT_FORM = {
                             "minItems": 1,
                             "description": "Sources: PNG, JPEG or WebP; also as image[].",
                         },
+                        "mask": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Picture of the first source's size; where it is "
+                            "transparent the source may change, all else stays as it is.",
+                        },
                         "prompt": {"type": "string", "maxLength": s.PROMPT},
                         "n": {"type": "integer", "minimum": 1, "maximum": 10},
                         "size": {"type": "string", "example": "128x128"},
@@ -62,32 +68,37 @@ _EDIT_FORM = {
 @router.post("/generations", response_model=s.ImagesAnswer, responses=STREAMED)
 async def generations(body: s.GenerationRequest, request: Request) -> Any:
     """Pictures from text; with `stream`, events of partial and finished pictures."""
-    return await _answer(request, body, b.GENERATE, [])
+    return await _answer(request, body, b.GENERATE, [], b"")
 
 
 @router.post("/edits", response_model=s.ImagesAnswer, responses=STREAMED, openapi_extra=_EDIT_FORM)
 async def edits(request: Request) -> Any:
     """Pictures from one or several pictures and an instruction (multipart form)."""
-    body, files = await _edit_form(request)
-    sources = await service_of(request).uploads(files, "image")
-    return await _answer(request, body, b.EDIT, sources)
+    body, files, given = await _edit_form(request)
+    service = service_of(request)
+    sources = await service.uploads(files, "image")
+    mask = await service.mask(given, sources) if given else b""
+    return await _answer(request, body, b.EDIT, sources, mask)
 
 
-async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes]]:
-    """The text fields and the source pictures of an edit."""
+async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes], bytes]:
+    """The text fields, the source pictures and the mask of an edit."""
     service = service_of(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise bad("edits are sent as multipart/form-data, with the pictures in 'image'")
     values: dict[str, Any] = {}
     files: list[bytes] = []
+    mask = b""
     try:
-        limit = service.limits.source_pictures + 1
+        limit = service.limits.source_pictures + 2
         async with request.form(max_files=limit, max_fields=FIELDS) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile) and name in ("image", "image[]"):
                     files.append(await value.read())
-                elif name == "mask":
-                    raise bad("this model does not edit inside a mask; leave out 'mask'", "mask")
+                elif isinstance(value, UploadFile) and name == "mask" and not mask:
+                    mask = await value.read()
+                    if not mask:
+                        raise bad("the mask is empty", "mask")
                 elif isinstance(value, str) and name not in values:
                     values[name] = value
                 else:
@@ -101,13 +112,13 @@ async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes]]:
     if not files:
         raise bad("an edit needs at least one picture in 'image'", "image")
     try:
-        return s.EditRequest.model_validate(values), files
+        return s.EditRequest.model_validate(values), files, mask
     except ValidationError as error:
         raise from_validation(error.errors()) from None
 
 
 async def _answer(
-    request: Request, body: s.ImageOptions, task: str, sources: list[bytes]
+    request: Request, body: s.ImageOptions, task: str, sources: list[bytes], mask: bytes
 ) -> s.ImagesAnswer | Response:
     service = service_of(request)
     service.check_model(body.model)
@@ -123,7 +134,7 @@ async def _answer(
         seed=new_seed() if body.seed is None else body.seed,
         settings=settings,
     )
-    record = service.submit(request, job, sources)
+    record = service.submit(request, job, sources, mask)
     if body.stream:
         events = service.jobs.watch(record, _evenly(body.partial_images or 0))
         return EventStream(_events(service, record, events, body))
@@ -189,8 +200,9 @@ async def _events(
 def _evenly(count: int) -> Wants:
     """That many rows of a picture, evenly apart, without the last."""
 
-    def wants(row: int, rows: int) -> bool:
-        return row in {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
+    def wants(row: int, rows: int) -> b.Want:
+        chosen = {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
+        return b.Want.SURELY if row in chosen else b.Want.NO
 
     return wants
 

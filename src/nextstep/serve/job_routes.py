@@ -11,14 +11,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from nextstep.serve import backend as b
-from nextstep.serve import schema as s
+from nextstep.serve import job_schema as s
+from nextstep.serve.chat import story_parts
 from nextstep.serve.images import png_of, usage
 from nextstep.serve.jobs import every_row, no_previews
 from nextstep.serve.problems import not_found
+from nextstep.serve.schema import Form
 from nextstep.serve.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.store import Record
 from nextstep.serve.streams import STREAMED, EventStream, event
-from nextstep.serve.uploads import encode
+from nextstep.serve.uploads import bytes_of_uri, encode
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 NAMES: dict[type, str] = {
@@ -30,27 +32,38 @@ NAMES: dict[type, str] = {
     b.Failed: "failed",
     b.Cancelled: "cancelled",
 }
+PNG = {"type": "string", "format": "binary"}
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="As `POST /jobs` gave it.")]
 
 
 @router.post("", status_code=202, response_model=s.JobAnswer)
 async def submit(body: s.JobBody, request: Request) -> Any:
-    """Ask for pictures without waiting: a generation, or with `images` an edit."""
+    """Ask for pictures without waiting: drawn, with `images` edited, with `parts` of a story."""
     service = service_of(request)
     settings = body.changes()
     service.check_steps(settings)
     height, width = parse_size(body.size)
-    sources = await service.pictures(body.images, "images")
+    parts, uris = story_parts(body.parts or [])
+    sources = await service.pictures(body.images or uris, "images" if body.images else "parts")
+    mask = b""
+    if body.mask is not None:
+        mask = await service.mask(bytes_of_uri(body.mask, service.limits, "mask"), sources)
     job = b.JobRequest(
-        task=b.EDIT if sources else b.GENERATE,
-        prompt=body.prompt,
+        task=b.CHAT if body.parts else b.EDIT if sources else b.GENERATE,
+        prompt=body.prompt or "",
         height=height,
         width=width,
         n=body.n,
         seed=new_seed() if body.seed is None else body.seed,
         settings=settings,
+        parts=tuple(parts),
+        draws=body.max_images if body.parts else 0,
+        draw=body.draw,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
     )
-    return answer(service, service.submit(request, job, sources))
+    return answer(service, service.submit(request, job, sources, mask))
 
 
 @router.get("", response_model=s.JobList)
@@ -83,6 +96,58 @@ async def cancel(job: JobId, request: Request) -> Any:
     return answer(service, record)
 
 
+@router.post("/{job}/stop", response_model=s.JobAnswer)
+async def stop(job: JobId, request: Request) -> Any:
+    """End a job at its next token and keep what is there: finished pictures, rows and texts.
+
+    A stopped picture is grey where it was not drawn, and its settings say `rows_done`. What has not
+    a single row is left out; a job without any is cancelled.
+    """
+    service = service_of(request)
+    record = service.jobs.get(request.state.owner, job)
+    service.jobs.stop(record)
+    return answer(service, record)
+
+
+@router.delete("/{job}", status_code=204, response_class=Response)
+async def forget(job: JobId, request: Request) -> Response:
+    """Remove a job that is over, with its pictures."""
+    service = service_of(request)
+    service.jobs.forget(service.jobs.get(request.state.owner, job))
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{job}/sources/{index}",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {"schema": PNG}}}},
+)
+async def source(
+    job: JobId, index: Annotated[int, Path(ge=0, le=1000)], request: Request
+) -> Response:
+    """A source picture of a job, as it was taken."""
+    service = service_of(request)
+    record = service.jobs.get(request.state.owner, job)
+    names = record.request.sources
+    if index >= len(names):
+        raise not_found(f"the job has {len(names)} source pictures", "picture_not_found")
+    return await _png(service, names[index])
+
+
+@router.get(
+    "/{job}/mask",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {"schema": PNG}}}},
+)
+async def mask(job: JobId, request: Request) -> Response:
+    """The mask of an edit, white where its first source might change."""
+    service = service_of(request)
+    record = service.jobs.get(request.state.owner, job)
+    if not record.request.mask:
+        raise not_found("the job has no mask", "picture_not_found")
+    return await _png(service, record.request.mask)
+
+
 @router.get(
     "/{job}/events",
     response_class=Response,
@@ -107,10 +172,7 @@ async def events(
     response_class=Response,
     responses={
         200: {
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("image/png", "image/jpeg", "image/webp")
-            }
+            "content": {kind: {"schema": PNG} for kind in ("image/png", "image/jpeg", "image/webp")}
         }
     },
 )
@@ -118,7 +180,7 @@ async def picture(
     job: JobId,
     index: Annotated[int, Path(ge=0, le=1000)],
     request: Request,
-    form: Annotated[s.Form, Query(alias="format")] = "png",
+    form: Annotated[Form, Query(alias="format")] = "png",
 ) -> Any:
     """One finished picture; a PNG carries its settings."""
     service = service_of(request)
@@ -126,12 +188,17 @@ async def picture(
     names = [part["file"] for part in record.parts if "file" in part]
     if index >= len(names):
         raise not_found(f"the job has {len(names)} finished pictures", "picture_not_found")
+    png = (await _png(service, names[index])).body
+    data = await run_in_threadpool(encode, bytes(png), form, 90)
+    return Response(data, media_type=f"image/{form}")
+
+
+async def _png(service: Service, name: str) -> Response:
     try:
-        png = await run_in_threadpool(service.jobs.store.files.read, names[index])
+        png = await run_in_threadpool(service.jobs.store.files.read, name)
     except FileNotFoundError:
         raise not_found("the picture was removed", "picture_not_found") from None
-    data = await run_in_threadpool(encode, png, form, 90)
-    return Response(data, media_type=f"image/{form}")
+    return Response(png, media_type="image/png")
 
 
 async def _events(service: Service, record: Record, previews: bool) -> AsyncIterator[bytes]:
@@ -152,7 +219,11 @@ async def _told(service: Service, record: Record, happened: b.Event) -> dict[str
             told["preview"] = base64.b64encode(png).decode()
         return told
     if isinstance(happened, b.PartDone):
-        return {"index": happened.index, "text": happened.part.text}
+        part = happened.part
+        if part.png:
+            return {"index": happened.index, "picture": base64.b64encode(part.png).decode(),
+                    "settings": part.settings}  # fmt: skip
+        return {"index": happened.index, "text": part.text}
     if isinstance(happened, b.Failed):
         return {"error": happened.message, "bad_input": happened.bad_input}
     if isinstance(happened, b.Done):
@@ -164,7 +235,16 @@ async def _told(service: Service, record: Record, happened: b.Event) -> dict[str
 def answer(service: Service, record: Record) -> dict[str, Any]:
     """A job as clients see it."""
     request = record.request
-    made = [part for part in record.parts if "file" in part]
+    parts: list[dict[str, Any]] = []
+    pictures: list[dict[str, Any]] = []
+    for part in record.parts:
+        if "file" in part:
+            url = f"/jobs/{record.id}/pictures/{len(pictures)}"
+            pictures.append({"url": url, "settings": part["settings"]})
+            parts.append({"type": "picture", **pictures[-1]})
+        else:
+            parts.append({"type": "text", "text": part["text"]})
+    size = f"{request.width}x{request.height}" if request.width and request.height else None
     return {
         "id": record.id,
         "object": "job",
@@ -177,10 +257,13 @@ def answer(service: Service, record: Record) -> dict[str, Any]:
         "prompt": request.prompt,
         "seed": request.seed,
         "n": request.n,
+        "size": size,
+        "settings": request.settings,
+        "parent": request.parent,
+        "sources": [f"/jobs/{record.id}/sources/{i}" for i in range(len(request.sources))],
+        "mask": f"/jobs/{record.id}/mask" if request.mask else None,
         "error": record.error,
         "text": "".join(part.get("text", "") for part in record.parts),
-        "pictures": [
-            {"url": f"/jobs/{record.id}/pictures/{place}", "settings": part["settings"]}
-            for place, part in enumerate(made)
-        ],
+        "pictures": pictures,
+        "parts": parts,
     }

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from nextstep.errors import NextStepError
 from nextstep.serve import backend as b
 from nextstep.serve.limits import Limits
 from nextstep.serve.metrics import Metrics
@@ -19,20 +20,20 @@ from nextstep.serve.store import FAILED, QUEUED, Record, Store
 
 log = logging.getLogger("nextstep.serve")
 
-Wants = Callable[[int, int], bool]
-"""Whether a watcher looks at the picture after row k of n."""
+Wants = Callable[[int, int], b.Want]
+"""How much a watcher wants to see the picture after row k of n."""
 
 NOT_KEPT = "the outcome could not be kept on disk; the log says more"
 
 
-def no_previews(row: int, rows: int) -> bool:
+def no_previews(row: int, rows: int) -> b.Want:
     """Rows are told without pictures."""
-    return False
+    return b.Want.NO
 
 
-def every_row(row: int, rows: int) -> bool:
-    """Every row but the last, which is the finished picture."""
-    return row < rows
+def every_row(row: int, rows: int) -> b.Want:
+    """Every row but the last, which is the finished picture, as far as there is time."""
+    return b.Want.IF_CHEAP if row < rows else b.Want.NO
 
 
 @dataclass(eq=False)
@@ -52,9 +53,10 @@ class LiveJob:
     late: asyncio.TimerHandle | None = None
     expired: bool = False
 
-    def wants_preview(self, row: int, rows: int) -> bool:
-        """Whether any watcher looks at this row; asked by the backend's thread."""
-        return any(watcher.wants(row, rows) for watcher in tuple(self.watchers))
+    def wants_preview(self, row: int, rows: int) -> b.Want:
+        """What the keenest watcher wants; asked by the backend's thread."""
+        wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
+        return max(wanted, default=b.Want.NO)
 
 
 class Jobs:
@@ -99,8 +101,22 @@ class Jobs:
                 live.late.cancel()
         self.store.close()
 
-    def submit(self, owner: str, request: b.JobRequest, sources: list[bytes]) -> Record:
+    def submit(
+        self,
+        owner: str,
+        request: b.JobRequest,
+        sources: list[bytes],
+        mask: bytes = b"",
+        state: bytes = b"",
+    ) -> Record:
         """Accept a job.
+
+        Args:
+            owner: whose it is.
+            request: what is asked for.
+            sources: its source pictures.
+            mask: of an edit inside one.
+            state: that its picture goes on from.
 
         Raises:
             ApiError: 429 when too many wait, 503 while stopping.
@@ -115,7 +131,7 @@ class Jobs:
                 f"{len(self._live)} jobs wait already; try again in a moment", self._retry_after()
             )
         self.backend.check(request)
-        record = self.store.add(owner, request, sources)
+        record = self.store.add(owner, request, sources, mask, state)
         self._begin(record)
         return record
 
@@ -141,6 +157,41 @@ class Jobs:
         live = self._live.get(record.id)
         if live is not None and live.handle is not None:
             live.handle.cancel()
+
+    def stop(self, record: Record) -> None:
+        """End a job with what it has; nothing happens when it is over."""
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            live.handle.stop()
+
+    def forget(self, record: Record) -> None:
+        """Remove a job that is over, with its pictures.
+
+        Raises:
+            ApiError: 409 when it is not over.
+        """
+        if record.id in self._live:
+            raise ApiError(409, "the job is not over; cancel it first", code="job_not_over")
+        self.store.remove(record)
+
+    async def state(self, record: Record, index: int) -> bytes:
+        """A picture of a job as it is now, or as it was finished.
+
+        Raises:
+            ApiError: 404 when there is no such picture, 409 when it cannot be gone on from.
+        """
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            try:
+                return await asyncio.wrap_future(live.handle.snapshot(index))
+            except NextStepError as error:
+                raise ApiError(409, str(error), code="no_state") from None
+        made = [part for part in record.parts if "file" in part]
+        if index >= len(made):
+            raise not_found(f"the job has {len(made)} finished pictures", "picture_not_found")
+        if "state" not in made[index]:
+            raise ApiError(409, "pictures of a story cannot be gone on from", code="no_state")
+        return await asyncio.to_thread(self.store.files.read, made[index]["state"])
 
     def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
         """What happens to a job from now on, beginning with how it stands; ends with its end.
@@ -196,6 +247,9 @@ class Jobs:
             self.store.files.read,
             lambda event: self._tell(live, event),
             live.wants_preview,
+            record.owner,
+            lambda index, state: self.store.park(record, index, state),
+            lambda index: self.store.parked(record, index),
         )
         try:
             live.handle = self.backend.submit(job)

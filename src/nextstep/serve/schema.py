@@ -105,24 +105,6 @@ class EditRequest(ImageOptions):
         return value
 
 
-class JobBody(Sampling):
-    """POST /jobs."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"prompt": "fox, flat style, white background", "n": 2, "seed": 7}]
-        }
-    )
-
-    prompt: Annotated[str, Field(max_length=PROMPT)]
-    images: Annotated[
-        list[str], Field(max_length=16, description="Data URIs of sources: the job is an edit.")
-    ] = []
-    n: Annotated[int, Field(ge=1, le=10)] = 1
-    size: Size | None = None
-    seed: Seed | None = None
-
-
 class TextPart(Strict):
     """Text of a message."""
 
@@ -253,39 +235,6 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ModelCard]
-
-
-class PictureAnswer(BaseModel):
-    """Where a job's picture is, and what made it."""
-
-    url: str
-    settings: dict[str, Any]
-
-
-class JobAnswer(BaseModel):
-    """A job as it stands."""
-
-    id: str
-    object: Literal["job"]
-    task: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
-    position: int | None
-    created: float
-    started: float | None
-    finished: float | None
-    prompt: str
-    seed: int
-    n: int
-    error: str | None
-    text: str
-    pictures: list[PictureAnswer]
-
-
-class JobList(BaseModel):
-    """An owner's jobs, the newest first."""
-
-    object: Literal["list"]
-    data: list[JobAnswer]
 
 
 class Health(BaseModel):

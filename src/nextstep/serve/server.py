@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from fastapi import FastAPI
 
+from nextstep.drawing import Engine
+from nextstep.engine.scheduler import Limits as EngineLimits
 from nextstep.serve.app import create_app
+from nextstep.serve.engine_backend import EngineBackend
 from nextstep.serve.keys import Keys
 from nextstep.serve.limits import Limits, check_binding
 from nextstep.serve.metrics import Metrics
-from nextstep.serve.pipeline_backend import PipelineBackend
 from nextstep.serve.store import Store
 
 if TYPE_CHECKING:
@@ -63,25 +65,40 @@ def build_app(
     keys: Path | None = None,
     limits: Limits | None = None,
     max_batch: int = 8,
+    cache_bytes: int = 2**30,
+    preview_share: float = 0.1,
 ) -> FastAPI:
-    """The application for a loaded pipeline.
+    """The application for a loaded model.
 
     Args:
-        pipeline: makes the pictures.
+        pipeline: holds the model and its tokenizers.
         name: of the model as clients say it.
         folder: for jobs and pictures; None keeps them in memory.
         keys: file of API keys.
         limits: see `Limits`.
         max_batch: pictures made together.
+        cache_bytes: of their keys and values together.
+        preview_share: of the time, that previews of rows may take.
 
     Raises:
-        NextStepError: for a bad file of keys or a folder that cannot be used.
+        NextStepError: for a bad file of keys, a folder that cannot be used, or a machine whose
+            kernels cannot keep pictures apart.
     """
     chosen = limits or Limits()
     known = Keys.of_file(keys) if keys else None
     metrics = Metrics()
     store = Store(folder, chosen.keep)
-    backend = PipelineBackend(pipeline, name, max_batch, metrics.batch.observe)
+    room = EngineLimits(cache_bytes, max_batch)
+    engine = Engine(
+        pipeline.model,
+        pipeline.text_tokenizer,
+        pipeline.image_tokenizer,
+        pipeline.defaults,
+        room,
+        model_hash=pipeline.model_hash,
+        adapter=pipeline.adapter,
+    )
+    backend = EngineBackend(engine, name, preview_share, metrics.batch.observe)
     return create_app(backend, store, chosen, metrics, known)
 
 

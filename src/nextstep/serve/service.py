@@ -17,7 +17,7 @@ from nextstep.serve.limits import Limits
 from nextstep.serve.problems import bad, not_found
 from nextstep.serve.store import Record
 from nextstep.serve.streams import while_connected
-from nextstep.serve.uploads import picture_of_uri, safe_picture
+from nextstep.serve.uploads import picture_of_uri, safe_mask, safe_picture
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,27 @@ class Service:
         if count > self.limits.source_pictures:
             raise bad(f"at most {self.limits.source_pictures} pictures are taken", param)
 
-    def submit(self, request: Request, job: b.JobRequest, sources: list[bytes]) -> Record:
+    async def mask(self, data: bytes, sources: list[bytes]) -> bytes:
+        """An uploaded mask of the first source -> a clean grey PNG, white where it may change."""
+        if not sources:
+            raise bad("a mask needs the picture that it belongs to", "mask")
+        return await run_in_threadpool(safe_mask, data, sources[0], self.limits, "mask")
+
+    def submit(
+        self,
+        request: Request,
+        job: b.JobRequest,
+        sources: list[bytes],
+        mask: bytes = b"",
+        state: bytes = b"",
+    ) -> Record:
         """Accept a job for whoever asks.
 
         Raises:
             ApiError: when it is refused.
         """
         try:
-            return self.jobs.submit(request.state.owner, job, sources)
+            return self.jobs.submit(request.state.owner, job, sources, mask, state)
         except (ValueError, TypeError) as error:
             raise bad(str(error)) from None
 

@@ -156,13 +156,26 @@ class Store:
             raise NextStepError(f"the folder {folder} cannot keep jobs: {error}") from None
         self._sweep()
 
-    def add(self, owner: str, request: b.JobRequest, sources: list[bytes]) -> Record:
-        """Accept a job; its source pictures are kept with it."""
+    def add(
+        self,
+        owner: str,
+        request: b.JobRequest,
+        sources: list[bytes],
+        mask: bytes = b"",
+        state: bytes = b"",
+    ) -> Record:
+        """Accept a job; its source pictures, mask and state are kept with it."""
         key = uuid.uuid4().hex
-        names = tuple(f"{key}-source-{place}.png" for place in range(len(sources)))
-        for name, data in zip(names, sources, strict=True):
+        raw = request.to_dict()
+        given = {f"{key}-source-{place}.png": data for place, data in enumerate(sources)}
+        raw["sources"] = tuple(given)
+        for field_, name, data in (
+            ("mask", f"{key}-mask.png", mask), ("state", f"{key}-start.state", state)
+        ):  # fmt: skip
+            if data:
+                given[name], raw[field_] = data, name
+        for name, data in given.items():
             self.files.write(name, data)
-        raw = {**request.to_dict(), "sources": names}
         record = Record(key, owner, b.JobRequest.from_dict(raw), created=time.time())
         self._write(
             "INSERT INTO jobs (id, owner, state, created, request) VALUES (?, ?, ?, ?, ?)",
@@ -190,6 +203,9 @@ class Store:
                     name = f"{record.id}-{place}.png"
                     self.files.write(name, part.png)
                     parts[-1] = {"file": name, "settings": part.settings}
+                    if part.state:
+                        parts[-1]["state"] = f"{record.id}-{place}.state"
+                        self.files.write(parts[-1]["state"], part.state)
             now = DONE
         elif isinstance(event, b.Failed):
             now, error, bad_input = FAILED, event.message, event.bad_input
@@ -204,7 +220,26 @@ class Store:
             (now, record.finished, json.dumps(parts), json.dumps(vars(usage)), error,
              bad_input, record.id),
         )  # fmt: skip
+        for index in range(record.request.n):
+            self.files.remove(_parked(record.id, index))
         self._prune()
+
+    def park(self, record: Record, index: int, state: bytes) -> None:
+        """Keep how far picture `index` of an unfinished job is."""
+        self.files.write(_parked(record.id, index), state)
+
+    def parked(self, record: Record, index: int) -> bytes | None:
+        """What was parked last."""
+        try:
+            return self.files.read(_parked(record.id, index))
+        except FileNotFoundError:
+            return None
+
+    def remove(self, record: Record) -> None:
+        """Forget a job that is over, with its pictures."""
+        self._write("DELETE FROM jobs WHERE id = ?", (record.id,))
+        for name in _names(record):
+            self.files.remove(name)
 
     def get(self, key: str) -> Record | None:
         """One job by its id."""
@@ -248,9 +283,7 @@ class Store:
             (self.keep,),
         )
         for record in old:
-            self._write("DELETE FROM jobs WHERE id = ?", (record.id,))
-            for name in _names(record):
-                self.files.remove(name)
+            self.remove(record)
 
     def _sweep(self) -> None:
         """Remove pictures that no record names: a process died between the two."""
@@ -260,8 +293,15 @@ class Store:
 
 
 def _names(record: Record) -> list[str]:
-    made = [part["file"] for part in record.parts if "file" in part]
-    return [*record.request.sources, *made]
+    request = record.request
+    made = [part[name] for part in record.parts for name in ("file", "state") if name in part]
+    given = [*request.sources, *(name for name in (request.mask, request.state) if name)]
+    parked = [] if record.over else [_parked(record.id, index) for index in range(request.n)]
+    return [*given, *made, *parked]
+
+
+def _parked(key: str, index: int) -> str:
+    return f"{key}-parked-{index}.state"
 
 
 def _record(row: sqlite3.Row) -> Record:

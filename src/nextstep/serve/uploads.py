@@ -11,9 +11,11 @@ import binascii
 import io
 import re
 import warnings
+from collections.abc import Callable
 
 from PIL import Image
 
+from nextstep.image.masks import fit_mask, read_mask
 from nextstep.image.pictures import open_picture
 from nextstep.serve.limits import Limits
 from nextstep.serve.problems import ApiError, bad
@@ -23,10 +25,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def picture_of_uri(uri: str, limits: Limits, param: str) -> bytes:
-    """The PNG of a data URI; other addresses are never fetched.
+    """The clean PNG of a data URI; see `bytes_of_uri` and `safe_picture`."""
+    return safe_picture(bytes_of_uri(uri, limits, param), limits, param)
+
+
+def bytes_of_uri(uri: str, limits: Limits, param: str) -> bytes:
+    """The file in a data URI; other addresses are never fetched.
 
     Raises:
-        ApiError: when it is no data URI of a picture, or the picture is refused.
+        ApiError: when it is no data URI of a picture.
     """
     if len(uri) > limits.picture_bytes * 4 // 3 + 100:
         raise _too_large(f"at most {limits.picture_bytes:,} bytes", param)
@@ -38,10 +45,25 @@ def picture_of_uri(uri: str, limits: Limits, param: str) -> bytes:
             param,
         )
     try:
-        data = base64.b64decode("".join(match[1].split()), validate=True)
+        return base64.b64decode("".join(match[1].split()), validate=True)
     except (binascii.Error, ValueError):
         raise bad("the data URI does not hold valid base64", param) from None
-    return safe_picture(data, limits, param)
+
+
+def safe_mask(data: bytes, source: bytes, limits: Limits, param: str) -> bytes:
+    """An uploaded mask as a fresh grey PNG, white where its picture may change.
+
+    Raises:
+        ApiError: as `safe_picture`, and when it has another size than its picture or marks nothing.
+    """
+    mask = _opened(data, limits, param, read_mask)
+    with Image.open(io.BytesIO(source), formats=["PNG"]) as picture:
+        size = picture.size
+    try:
+        fit_mask(mask, size, size[1], size[0])
+    except ValueError as error:
+        raise bad(str(error), param) from None
+    return _fresh(mask)
 
 
 def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:
@@ -50,6 +72,20 @@ def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:
     Raises:
         ApiError: for other formats, trailing data, animations, damage, too many bytes or pixels.
     """
+    return _fresh(_opened(data, limits, param, open_picture))
+
+
+def _fresh(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    plain = Image.frombytes(picture.mode, picture.size, picture.tobytes())
+    plain.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _opened(
+    data: bytes, limits: Limits, param: str, decode: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """A checked picture, decoded."""
     if len(data) > limits.picture_bytes:
         raise _too_large(f"at most {limits.picture_bytes:,} bytes", param)
     kind = _kind(data)
@@ -66,14 +102,11 @@ def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:
                 raise _too_large(f"at most {limits.picture_pixels:,} pixels", param)
             if getattr(opened, "n_frames", 1) != 1:
                 raise bad("animated pictures are not taken", param, "unsupported_picture")
-            picture = open_picture(opened)
+            return decode(opened)
     except Image.DecompressionBombError:
         raise _too_large(f"at most {limits.picture_pixels:,} pixels", param) from None
     except (ValueError, OSError, SyntaxError):
         raise bad("the picture is damaged and cannot be read", param, "damaged_picture") from None
-    buffer = io.BytesIO()
-    Image.frombytes("RGB", picture.size, picture.tobytes()).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def encode(png: bytes, form: str, quality: int) -> bytes:

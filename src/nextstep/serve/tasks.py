@@ -1,0 +1,272 @@
+"""One job on the engine: from its request to engine tickets, from engine events to its own."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from nextstep.drawing import PictureEvent
+from nextstep.errors import NextStepError
+from nextstep.image import masks, pictures
+from nextstep.image.growing import GrowingPicture
+from nextstep.serve import backend as b
+from nextstep.snapshots import PictureState
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nextstep.drawing import Engine
+
+INTERNAL = "the picture could not be made because of an internal failure; the log says more"
+
+
+class Host(Protocol):
+    """What a task needs of the thread that runs it."""
+
+    engine: Engine
+
+    def submit_state(self, task: Task, state: PictureState) -> int:
+        """Queue a picture for a task; gives its ticket."""
+
+    def running(self) -> int:
+        """Pictures and texts being made."""
+
+    def may_show(self, want: b.Want) -> bool:
+        """Whether there is time for a preview."""
+
+    def show(self, picture: GrowingPicture, tokens: torch.Tensor) -> Image.Image:
+        """A preview; its time is counted."""
+
+    def ended(self, task: Task) -> None:
+        """A task told its end."""
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Do something on the worker's thread."""
+
+
+class Task:
+    """A submitted job: the handle of who asked, and the worker's view of it.
+
+    `cancel`, `stop` and `snapshot` may be called from any thread; all else is the worker's.
+    """
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        self.host, self.job, self.request = host, job, job.request
+        self.over = self.started = False
+        self.tickets: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, event: b.Event) -> None:
+        """Pass an event on, but nothing after a final one."""
+        with self._lock:
+            if self.over:
+                return
+            self.over = isinstance(event, b.FINAL)
+        self.job.tell(event)
+        if self.over:
+            self.host.ended(self)
+
+    def cancel(self) -> None:
+        """See `Handle.cancel`."""
+        self.host.post(lambda: self.end(b.Cancelled()))
+
+    def stop(self) -> None:
+        """See `Handle.stop`."""
+        self.host.post(self.stop_now)
+
+    def snapshot(self, index: int) -> Future[bytes]:
+        """See `Handle.snapshot`."""
+        future: Future[bytes] = Future()
+
+        def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(self.state_of(index).to_bytes())
+            except Exception as error:
+                future.set_exception(error)
+
+        self.host.post(answer)
+        return future
+
+    def end(self, event: b.Event) -> None:
+        """Give up what is being made, and say why."""
+        for ticket in list(self.tickets):
+            self.host.engine.cancel(ticket)
+        self.tickets.clear()
+        self.tell(event)
+
+    def begin(self) -> None:
+        """Hand the work to the engine.
+
+        Raises:
+            ValueError: when the request is at fault.
+        """
+        raise NotImplementedError
+
+    def on(self, event: PictureEvent) -> None:
+        """Something happened to one of the tickets."""
+        raise NotImplementedError
+
+    def stop_now(self) -> None:
+        """End with what is there."""
+        raise NotImplementedError
+
+    def state_of(self, index: int) -> PictureState:
+        """A picture as it is now.
+
+        Raises:
+            NextStepError: when there is none.
+        """
+        raise NextStepError("pictures of a story cannot be gone on from")
+
+    def park(self) -> None:
+        """Keep what is there for the next start."""
+
+    def tell_started(self) -> None:
+        """Once."""
+        if not self.started:
+            self.started = True
+            self.tell(b.Started(self.host.running()))
+
+    def open(self, name: str) -> Image.Image:
+        """A stored source picture."""
+        return pictures.open_picture(io.BytesIO(self.job.load(name)))
+
+    def count_text(self, text: str) -> int:
+        """Ids of a text."""
+        return len(self.host.engine.text_tokenizer.encode(text))
+
+
+class Rows:
+    """Rows of one picture, told as they come."""
+
+    def __init__(self, task: Task, index: int, grid: tuple[int, int]) -> None:
+        self.task, self.index, self.grid = task, index, grid
+        self.told = 0
+        self.growing = GrowingPicture(task.host.engine.image_tokenizer, grid)
+
+    def tell(self, tokens: torch.Tensor, finish: Callable[[Image.Image], Image.Image]) -> None:
+        """Tell the rows that tokens [k, D] complete, the last one with a preview if wanted."""
+        rows, columns = self.grid
+        done = len(tokens) // columns
+        for row in range(self.told + 1, done + 1):
+            preview = None
+            if row == done and row < rows:
+                want = self.task.job.wants_preview(row, rows)
+                if want and self.task.host.may_show(want):
+                    preview = finish(self.task.host.show(self.growing, tokens))
+            self.task.tell(b.RowDone(self.index, row, rows, preview))
+        self.told = max(self.told, done)
+
+
+class PictureTask(Task):
+    """A generation, an edit, or a picture that goes on from a state."""
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        super().__init__(host, job)
+        self.states: list[PictureState] = []
+        self.rows: list[Rows] = []
+        self.parts: dict[int, b.Part | None] = {}
+
+    def begin(self) -> None:
+        """See `Task.begin`."""
+        engine = self.host.engine
+        for index, fresh in enumerate(self._wanted()):
+            state = self._parked(index, fresh)
+            request = replace(state.request, client=self.job.owner)
+            self.states.append(replace(state, request=request))
+            self.rows.append(Rows(self, index, request.grid))
+            self.rows[-1].told = state.rows
+        for index, state in enumerate(self.states):
+            state.maker.check(engine.maker)
+            self.tickets[self.host.submit_state(self, state)] = index
+
+    def _wanted(self) -> list[PictureState]:
+        engine, request = self.host.engine, self.request
+        if request.state:
+            return [PictureState.from_bytes(self.job.load(request.state))]
+        mask = masks.read_mask(io.BytesIO(self.job.load(request.mask))) if request.mask else None
+        first = engine.request(
+            request.prompt,
+            [self.open(name) for name in request.sources],
+            mask=mask,
+            height=request.height,
+            width=request.width,
+            seed=request.seed,
+            **request.settings,
+        )
+        none = torch.empty(0, engine.model.config.token_size)
+        return [engine.state(replace(first, index=i), none) for i in range(request.n)]
+
+    def _parked(self, index: int, fresh: PictureState) -> PictureState:
+        """Where an earlier run left the picture, if it was begun with the very same model."""
+        data = self.job.parked(index)
+        if data is None:
+            return fresh
+        try:
+            state = PictureState.from_bytes(data)
+            state.maker.check(self.host.engine.maker)
+        except NextStepError:
+            return fresh
+        return state
+
+    def on(self, event: PictureEvent) -> None:
+        """See `Task.on`."""
+        index = self.tickets[event.ticket]
+        if event.kind == "admitted":
+            self.tell_started()
+        elif event.kind in ("token", "row"):
+            kept = self.states[index].request.kept
+            self.rows[index].tell(event.tokens, kept.finish if kept else lambda made: made)
+        elif event.kind in ("finished", "stopped"):
+            del self.tickets[event.ticket]
+            self._keep(index, event)
+        elif event.kind == "failed":
+            del self.tickets[event.ticket]
+            self.end(b.Failed(event.message, bad_input=True))
+
+    def _keep(self, index: int, event: PictureEvent) -> None:
+        self.states[index] = replace(self.states[index], tokens=event.tokens)
+        made = event.picture
+        self.parts[index] = None
+        if made is not None and self.states[index].rows:
+            state = self.states[index].to_bytes()
+            self.parts[index] = b.Part("", made.png(), made.settings, state)
+        if len(self.parts) < len(self.states):
+            return
+        parts = tuple(part for i in range(len(self.states)) if (part := self.parts[i]))
+        self.tell(b.Done(parts, self._usage()) if parts else b.Cancelled())
+
+    def stop_now(self) -> None:
+        """See `Task.stop_now`."""
+        if not self.tickets:
+            self.end(b.Cancelled())
+        for ticket in list(self.tickets):
+            self.host.engine.stop(ticket)
+
+    def state_of(self, index: int) -> PictureState:
+        """See `Task.state_of`."""
+        if not 0 <= index < len(self.states):
+            raise NextStepError(f"the job has no picture {index} yet")
+        ticket = next((t for t, i in self.tickets.items() if i == index), None)
+        return self.states[index] if ticket is None else self.host.engine.snapshot(ticket)
+
+    def park(self) -> None:
+        """See `Task.park`."""
+        for index in range(len(self.states)):
+            state = self.state_of(index)
+            if len(state.tokens):
+                self.job.park(index, state.to_bytes())
+
+    def _usage(self) -> b.Usage:
+        asked = self.states[0].request
+        read = sum(len(source.tokens) for source in asked.sources)
+        drawn = sum(len(state.tokens) for state in self.states)
+        return b.Usage(self.count_text(asked.prompt), read, 0, drawn)
