@@ -159,14 +159,7 @@ class Conversation:
         return self.pipeline.grid(height, width, usual)
 
     def _choice(self, temperature: float, top_p: float) -> Choose:
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise NextStepError(
-                f"temperature must be at least 0 and top-p in (0, 1], not {temperature} and {top_p}"
-            )
-        if temperature == 0:
-            return greedy
-        place = hashlib.sha256(f"text {self.seed} {len(self.session)}".encode()).digest()
-        return NucleusChoice(temperature, top_p, int.from_bytes(place[:8], "little") >> 1)
+        return text_choice(self.seed, len(self.session), temperature, top_p)
 
     def _keep(self, ids: list[int]) -> str:
         text = self.pipeline.text_tokenizer.decode(ids)
@@ -187,6 +180,22 @@ class Conversation:
             sources=[provenance.tensor_hash(p.tokens) for p in self.session.pictures],
             adapter=self.pipeline.adapter,
         )
+
+
+def text_choice(seed: int, position: int, temperature: float, top_p: float) -> Choose:
+    """How ids of a text are chosen that begins at a position of its sequence.
+
+    Raises:
+        NextStepError: for a temperature or share out of range.
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise NextStepError(
+            f"temperature must be at least 0 and top-p in (0, 1], not {temperature} and {top_p}"
+        )
+    if temperature == 0:
+        return greedy
+    place = hashlib.sha256(f"text {seed} {position}".encode()).digest()
+    return NucleusChoice(temperature, top_p, int.from_bytes(place[:8], "little") >> 1)
 
 
 class Turns(ABC):

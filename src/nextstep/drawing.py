@@ -18,8 +18,10 @@ from torch import Tensor
 
 from nextstep import provenance
 from nextstep.engine.blocks import ROWS
+from nextstep.engine.running import Job
 from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
 from nextstep.engine.session import ReadPicture
+from nextstep.engine.writing import TextJob
 from nextstep.errors import NextStepError
 from nextstep.folders import Parts, check_fit
 from nextstep.image import masks, pictures
@@ -44,7 +46,8 @@ class PictureEvent:
         ticket: which.
         tokens: [k, D] so far, fp32; `Engine.preview` shows them.
         message: why it failed or is late, one sentence.
-        picture: with `finished`, and with `stopped` the rows that are done.
+        picture: with `finished`, and with `stopped` the rows that are done; only of requests.
+        ids, end: of a text, see `engine.scheduler.Event`.
     """
 
     kind: Kind
@@ -52,6 +55,8 @@ class PictureEvent:
     tokens: Tensor
     message: str = ""
     picture: GeneratedPicture | None = None
+    ids: tuple[int, ...] = ()
+    end: int | None = None
 
 
 class Engine:
@@ -154,6 +159,16 @@ class Engine:
         """
         return self._submit(request, None)
 
+    def submit_job(self, job: Job | TextJob) -> int:
+        """Queue a text, or a picture that no request describes; gives its ticket.
+
+        Its events carry ids or tokens and no picture.
+
+        Raises:
+            NextStepError: as `submit`.
+        """
+        return self.scheduler.submit(job)
+
     def restore(self, state: PictureState) -> int:
         """Go on with a picture from its state; gives its ticket.
 
@@ -197,13 +212,21 @@ class Engine:
         """Admit what fits and advance every running picture by one image token."""
         events = []
         for event in self.scheduler.step():
-            request, picture = self._requests[event.ticket], None
-            if event.kind in ("finished", "stopped"):
+            request, picture = self._requests.get(event.ticket), None
+            if request is not None and event.kind in ("finished", "stopped"):
                 picture = self._picture(request, event.tokens)
             if event.kind in ENDS:
-                del self._requests[event.ticket]
+                self._requests.pop(event.ticket, None)
             events.append(
-                PictureEvent(event.kind, event.ticket, event.tokens, event.message, picture)
+                PictureEvent(
+                    event.kind,
+                    event.ticket,
+                    event.tokens,
+                    event.message,
+                    picture,
+                    event.ids,
+                    event.end,
+                )
             )
         return events
 
@@ -216,7 +239,16 @@ class Engine:
 
     def preview(self, request: Request, tokens: Tensor) -> Image.Image:
         """The whole rows of tokens [k, D] as a picture; the rest is grey."""
-        rows, columns = request.grid
+        return self._decoded(tokens, request.grid)
+
+    def show(
+        self, tokens: Tensor, grid: tuple[int, int], record: dict[str, Any]
+    ) -> GeneratedPicture:
+        """A picture of `submit_job` from its tokens [k, D], with what is recorded in it."""
+        return GeneratedPicture(self._decoded(tokens, grid), record)
+
+    def _decoded(self, tokens: Tensor, grid: tuple[int, int]) -> Image.Image:
+        rows, columns = grid
         side = self.image_tokenizer.config.token_pixels
         done = len(tokens) // columns
         picture = Image.new("RGB", (columns * side, rows * side), BLANK)

@@ -171,7 +171,8 @@ def test_a_story_is_a_job_too(service: Running) -> None:
         {"type": "text", "text": "a red apple"},
         {"type": "image_url", "image_url": {"url": data_uri(picture_bytes(size=(32, 32)))}},
     ]
-    job = submit(service.url, parts=parts, draw=True, size="48x32", max_tokens=3, seed=1)
+    job = submit(service.url, parts=parts, draw=True, size="48x32", max_tokens=3, seed=1,
+                 steps=100)  # fmt: skip
     assert job["task"] == "chat" and len(job["sources"]) == 1
     events = told_by(service.url, job["id"])
     (part,) = [data for name, data in events if name == "part"]

@@ -118,6 +118,29 @@ def _feed_block(
 ) -> Tensor:
     device = model.embed_tokens.weight.device
     x = model.embed_image(filled(tokens), filled(coordinates.to(device)))
+    return _through_layers(model, x, places)
+
+
+@torch.inference_mode()
+def feed_embedded(model: NextStepModel, embedded: Tensor, places: Sequence[Place]) -> Tensor:
+    """Take up one position a row, of any kind.
+
+    Args:
+        model: in eval mode.
+        embedded: [n, E], input embeddings.
+        places: n of them; rows of one cache stand in order.
+
+    Returns:
+        Hidden states [n, E].
+    """
+    blocks = zip(range(0, len(places), ROWS), filled(embedded).split(ROWS), strict=True)
+    made = [_through_layers(model, x, places[first : first + ROWS]) for first, x in blocks]
+    return torch.cat(made)
+
+
+def _through_layers(model: NextStepModel, x: Tensor, places: Sequence[Place]) -> Tensor:
+    """[R, E] -> hidden states of as many rows as there are places."""
+    device = model.embed_tokens.weight.device
     positions = filled(torch.tensor([[place.position] for place in places], device=device))
     config = model.config
     angles = rotary_angles(positions, config.head_dim, config.rope_theta)

@@ -15,6 +15,7 @@ from torch import Tensor
 from nextstep.engine.blocks import Place, cache_bytes, feed, read_prompt
 from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.sampler import Want
+from nextstep.engine.writing import TextJob, Writing
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image.latents import raster_coordinates
@@ -53,6 +54,11 @@ class Job:
         known = 0 if self.tokens is None else len(self.tokens)
         if known > self.decode.tokens:
             raise NextStepError(f"{known} tokens are given for a picture of {self.decode.tokens}")
+
+    @property
+    def size(self) -> int:
+        """Steps it takes."""
+        return self.decode.tokens
 
     def check(self, model: NextStepModel, budget: int) -> int:
         """Bytes its caches take.
@@ -149,20 +155,22 @@ class Running:
 
 @dataclass
 class Entry:
-    """A picture in the scheduler's books."""
+    """A picture or a text in the scheduler's books."""
 
     ticket: int
-    job: Job
+    job: Job | TextJob
     bytes: int
     arrived: int
     tokens: list[Tensor] = field(default_factory=list)
-    running: Running | None = None
+    ids: list[int] = field(default_factory=list)
+    running: Running | Writing | None = None
     held: bool = False
     passed: int = 0
     charged: bool = False
 
     def take_given(self) -> None:
         """Take the tokens that follow and need not be sampled."""
+        assert isinstance(self.job, Job)
         given = self.job.given
         while given is not None and len(self.tokens) < self.job.decode.tokens:
             token = given.at(len(self.tokens))

@@ -16,9 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nextstep.engine.blocks import check_rows, feed
+from nextstep.engine.blocks import check_rows, feed, feed_embedded
 from nextstep.engine.running import Entry, Job, Running
 from nextstep.engine.sampler import BlockSampler
+from nextstep.engine.writing import TextJob, Writing, choose_ids
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
 
@@ -57,14 +58,18 @@ class Event:
         kind: `token` and `row` come after every token, `row` when it closes a row; the last event
             of a picture is one of `ENDS`.
         ticket: which.
-        tokens: [k, D] so far, fp32.
+        tokens: [k, D] so far, fp32; none of a text.
         message: why it failed or is late, one sentence.
+        ids: of a text, so far.
+        end: the id that ended a text; None at its limit.
     """
 
     kind: Kind
     ticket: int
     tokens: Tensor
     message: str = ""
+    ids: tuple[int, ...] = ()
+    end: int | None = None
 
 
 class Scheduler:
@@ -95,8 +100,8 @@ class Scheduler:
         self._pending: list[Event] = []
         self._next = 0
 
-    def submit(self, job: Job) -> int:
-        """Queue a picture; gives its ticket.
+    def submit(self, job: Job | TextJob) -> int:
+        """Queue a picture or a text; gives its ticket.
 
         Raises:
             NextStepError: when it could never run, or too many wait already.
@@ -107,7 +112,8 @@ class Scheduler:
             raise NextStepError(f"{waiting} pictures wait already; try again later")
         ticket = self._next
         self._next += 1
-        tokens = [] if job.tokens is None else list(job.tokens.float().cpu().unbind())
+        known = job.tokens if isinstance(job, Job) else None
+        tokens = [] if known is None else list(known.float().cpu().unbind())
         self._catch_client_up(job.client)
         self._entries[ticket] = Entry(ticket, job, needed, self.steps, tokens)
         return ticket
@@ -131,7 +137,7 @@ class Scheduler:
         if entry.held:
             entry.held, entry.arrived, entry.passed = False, self.steps, 0
 
-    def job(self, ticket: int) -> Job:
+    def job(self, ticket: int) -> Job | TextJob:
         """What was asked for."""
         return self._entry(ticket).job
 
@@ -162,11 +168,14 @@ class Scheduler:
                 self._end(entry, "late", "the picture was not done before its deadline")
         self._admit()
         running = self._running()
-        if running:
-            self._sample(running)
-        going = [entry for entry in running if entry.ticket in self._entries]
-        if going:
-            self._feed(going)
+        pictures = [entry for entry in running if isinstance(entry.running, Running)]
+        texts = [entry for entry in running if isinstance(entry.running, Writing)]
+        if pictures:
+            self._sample(pictures)
+            self._feed([entry for entry in pictures if entry.ticket in self._entries])
+        if texts:
+            self._write(texts)
+            self._feed_texts([entry for entry in texts if entry.ticket in self._entries])
         self.steps += 1
         events, self._pending = self._pending, []
         return events
@@ -186,14 +195,14 @@ class Scheduler:
     def _running(self) -> list[Entry]:
         return [entry for entry in self._entries.values() if entry.running]
 
-    def _tell(self, entry: Entry, kind: Kind, message: str = "") -> None:
+    def _tell(self, entry: Entry, kind: Kind, message: str = "", end: int | None = None) -> None:
         known = entry.known(self.model.config.token_size)
-        self._pending.append(Event(kind, entry.ticket, known, message))
+        self._pending.append(Event(kind, entry.ticket, known, message, tuple(entry.ids), end))
 
-    def _end(self, entry: Entry, kind: Kind, message: str = "") -> None:
+    def _end(self, entry: Entry, kind: Kind, message: str = "", end: int | None = None) -> None:
         entry.running = None
         del self._entries[entry.ticket]
-        self._tell(entry, kind, message)
+        self._tell(entry, kind, message, end)
         active = {other.job.client for other in self._entries.values()}
         for client in [name for name in self._served if name not in active]:
             del self._served[client]
@@ -230,22 +239,25 @@ class Scheduler:
     def _start(self, entry: Entry) -> None:
         # The whole picture is charged when it starts, so that clients take turns at once.
         if not entry.charged:
-            self._served[entry.job.client] += entry.job.decode.tokens - len(entry.tokens)
+            self._served[entry.job.client] += entry.job.size - len(entry.tokens)
             entry.charged = True
-        entry.take_given()
-        if len(entry.tokens) == entry.job.decode.tokens:
-            self._tell(entry, "admitted")
-            self._end(entry, "finished")
-            return
         try:
-            entry.running = Running(self.model, entry.job, entry.tokens)
+            if isinstance(entry.job, TextJob):
+                entry.running = Writing(self.model, entry.job, entry.ids)
+            else:
+                entry.take_given()
+                if len(entry.tokens) == entry.job.size:
+                    self._tell(entry, "admitted")
+                    self._end(entry, "finished")
+                    return
+                entry.running = Running(self.model, entry.job, entry.tokens)
         except ValueError as error:
             self._end(entry, "failed", str(error))
             return
         self._tell(entry, "admitted")
 
     def _sample(self, running: list[Entry]) -> None:
-        wants = [entry.running.want() for entry in running if entry.running]
+        wants = [entry.running.want() for entry in running if isinstance(entry.running, Running)]
         tokens = self.sampler.sample(wants)
         finite = torch.isfinite(torch.stack(tokens)).all(dim=1).tolist()
         for entry, token, good in zip(running, tokens, finite, strict=True):
@@ -257,22 +269,47 @@ class Scheduler:
                     "or the shift, or use a wider number format (bf16 instead of fp16)",
                 )
                 continue
+            assert isinstance(entry.job, Job)
             columns = entry.job.decode.grid[1]
             rows = len(entry.tokens) // columns
             entry.tokens.append(token)
             entry.take_given()
             self._tell(entry, "row" if len(entry.tokens) // columns > rows else "token")
-            if len(entry.tokens) == entry.job.decode.tokens:
+            if len(entry.tokens) == entry.job.size:
                 self._end(entry, "finished")
 
+    def _write(self, entries: list[Entry]) -> None:
+        """One id of every text."""
+        texts = [entry.running for entry in entries if isinstance(entry.running, Writing)]
+        for entry, text, chosen in zip(entries, texts, choose_ids(self.model, texts), strict=True):
+            if chosen in text.job.ends:
+                self._end(entry, "finished", end=chosen)
+                continue
+            entry.ids.append(chosen)
+            self._tell(entry, "token")
+            if len(entry.ids) == text.job.limit:
+                self._end(entry, "finished")
+
+    def _feed_texts(self, going: list[Entry]) -> None:
+        texts = [entry.running for entry in going if isinstance(entry.running, Writing)]
+        if not texts:
+            return
+        rows = [text.rows() for text in texts]
+        places = [place for _, own in rows for place in own]
+        hidden = feed_embedded(self.model, torch.cat([x for x, _ in rows]), places)
+        for text, state in zip(texts, hidden.split(1), strict=True):
+            text.take(state)
+
     def _feed(self, going: list[Entry]) -> None:
-        parts = [entry.running.rows() for entry in going if entry.running]
+        pictures = [entry.running for entry in going if isinstance(entry.running, Running)]
+        if not pictures:
+            return
+        parts = [picture.rows() for picture in pictures]
         tokens, coordinates, places = zip(*parts, strict=True)
         rows = [place for own in places for place in own]
         hidden = feed(self.model, torch.cat(tokens), torch.cat(coordinates), rows)
         first = 0
-        for entry, own in zip(going, places, strict=True):
-            assert entry.running is not None
+        for picture, own in zip(pictures, places, strict=True):
             last = first + len(own)
-            entry.running.take(hidden[first:last])
+            picture.take(hidden[first:last])
             first = last

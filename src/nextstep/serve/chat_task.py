@@ -1,62 +1,238 @@
-"""Reading pictures, answering, telling stories: one sequence of text and pictures."""
+"""Reading pictures, answering, telling stories: one sequence of text and pictures.
+
+Each stretch of text and each picture is a job of its own on the engine, beside everybody
+else's; what stands before it is read anew, which costs little beside writing it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nextstep.pipeline import NextStepPipeline
-from nextstep.results import GeneratedPicture
+import torch
+from torch import Tensor
+
+from nextstep import provenance
+from nextstep.conversation import text_choice
+from nextstep.engine.blocks import ROWS
+from nextstep.engine.decode import DecodeSettings, Prompt
+from nextstep.engine.running import Job
+from nextstep.engine.session import ReadPicture
+from nextstep.engine.writing import Choose, TextJob
+from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
+from nextstep.requests import encode_source, picture_grid
 from nextstep.serve import backend as b
-from nextstep.serve.tasks import Task
+from nextstep.serve.tasks import Host, Rows, Task
+from nextstep.text.sequence import Part, Picture, Text, build_sequence
 
 if TYPE_CHECKING:
-    from nextstep.conversation import Conversation
-    from nextstep.drawing import PictureEvent
+    from nextstep.drawing import Engine, PictureEvent
+    from nextstep.settings import GenerationSettings
+
+
+@dataclass
+class _Read:
+    """A sequence so far: ids, and the pictures at their placeholders."""
+
+    ids: list[int] = field(default_factory=list)
+    pictures: list[ReadPicture] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def prompt(self, more: list[int]) -> Prompt:
+        """It and some more ids as a row."""
+        tokens = [picture.tokens for picture in self.pictures]
+        return Prompt([*self.ids, *more], tokens, [picture.grid for picture in self.pictures])
 
 
 class ChatTask(Task):
-    """A chat."""
+    """An answer, a description or a story."""
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        super().__init__(host, job)
+        self.read, self.parts = _Read(), list[b.Part]()
+        self.left, self.drawn = self.request.draws, 0
+        self.usage = [0, 0, 0, 0]
+        self.rows: Rows | None = None
+        self.stopped = False
+        self._choose: Choose | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """That makes it."""
+        return self.host.engine
 
     def begin(self) -> None:
         """See `Task.begin`."""
-        self.tell_started()
-        request, engine = self.request, self.host.engine
-        pipeline = NextStepPipeline(
-            engine.model, engine.image_tokenizer, engine.text_tokenizer, engine.defaults,
-            engine.maker.model,
-        )  # fmt: skip
-        pipeline.adapter = engine.maker.adapter
-        told = pipeline.conversation(request.seed, **request.settings)
-        sources = [self.open(name) for name in request.sources]
-        told.read(*(p if isinstance(p, str) else sources[p] for p in request.parts))
-        read = sum(len(picture.tokens) for picture in told.session.pictures)
-        made = []
-        for part in self._answer(told):
-            if isinstance(part, GeneratedPicture):
-                made.append(b.Part("", part.png(), part.settings))
+        sources = [self._encoded(name) for name in self.request.sources]
+        for part in self.request.parts:
+            if isinstance(part, str):
+                self.usage[0] += self.count_text(part)
+                self._take([Text(part)], part)
             else:
-                made.append(b.Part(part))
-            self.tell(b.PartDone(len(made) - 1, made[-1]))
-        words = sum(self.count_text(part.text) for part in made)
-        drawn = sum(len(picture.tokens) for picture in told.session.pictures) - read
-        text_in = sum(self.count_text(part) for part in request.parts if isinstance(part, str))
-        self.tell(b.Done(tuple(made), b.Usage(text_in, read, words, drawn)))
-
-    def _answer(self, told: Conversation) -> Iterator[str | GeneratedPicture]:
-        request = self.request
-        if not request.draws:
-            yield told.write(request.max_tokens, request.temperature, request.top_p).strip()
-            return
-        left = request.draws
-        if request.draw:
-            yield told.draw(request.height, request.width)
-            left -= 1
-        if left:
-            yield from told.go_on(left, request.max_tokens, request.temperature, request.top_p)
+                self.usage[1] += len(sources[part].tokens)
+                self._take([Picture(sources[part].grid)], "<image>")
+                self.read.pictures.append(sources[part])
+        self._choose = text_choice(
+            self.request.seed, len(self.read.ids), self.request.temperature, self.request.top_p
+        )
+        if self.left and self.request.draw:
+            self._draw()
+        else:
+            self._write()
 
     def on(self, event: PictureEvent) -> None:
         """See `Task.on`."""
+        if event.kind == "admitted":
+            self.tell_started()
+        elif event.kind in ("token", "row"):
+            if self.rows is not None:
+                self.rows.tell(event.tokens, lambda made: made)
+        elif event.kind == "failed":
+            del self.tickets[event.ticket]
+            self.end(b.Failed(event.message, bad_input=True))
+        elif event.kind in ("finished", "stopped"):
+            del self.tickets[event.ticket]
+            self.stopped = event.kind == "stopped"
+            try:
+                self._go_on(event)
+            except ValueError as error:
+                self.end(b.Failed(str(error), bad_input=True))
 
     def stop_now(self) -> None:
         """See `Task.stop_now`."""
+        if not self.tickets:
+            self.end(b.Cancelled())
+        for ticket in list(self.tickets):
+            self.engine.stop(ticket)
+
+    def _go_on(self, event: PictureEvent) -> None:
+        special = self.engine.text_tokenizer.ids
+        if self.rows is not None:
+            self._keep_picture(event.tokens, self.rows.grid)
+            self.rows, self.left = None, self.left - 1
+            if self.left and not self.stopped:
+                self._write()
+                return
+        else:
+            self._keep_text(list(event.ids))
+            if event.end == special.image_area and not self.stopped:
+                self._draw()
+                return
+        read, written = self.usage[:2], self.usage[2:]
+        done = b.Done(tuple(self.parts), b.Usage(*read, *written))
+        self.tell(done if self.parts or not self.stopped else b.Cancelled())
+
+    def _write(self) -> None:
+        """Queue a stretch of text; it may end at a picture where one may be drawn."""
+        assert self._choose is not None
+        special = self.engine.text_tokenizer.ids
+        forbidden = [special.pad, special.begin_of_image, special.end_of_image]
+        forbidden.append(special.image_placeholder)
+        ends = (special.eos, special.image_area) if self.left else (special.eos,)
+        if not self.left:
+            forbidden.append(special.image_area)
+        prompt = self.read.prompt([])
+        room = self.engine.model.config.max_position_embeddings - len(prompt.ids)
+        limit = max(1, min(self.request.max_tokens, room))
+        job = TextJob(
+            prompt, limit, self._choose, tuple(forbidden), ends, client=self.job.owner
+        )  # fmt: skip
+        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+
+    def _draw(self) -> None:
+        """Queue a picture."""
+        engine, grid, how = self.engine, self._grid(), self._settings()
+        decode = DecodeSettings(
+            grid, how.solver_settings, how.guidance_settings, how.token_norm,
+            has_images=bool(self.read.pictures),
+        )  # fmt: skip
+        whole = build_sequence([Picture(grid)], engine.text_tokenizer, end=False)
+        opening = whole.ids[: whole.images[0].start]
+        prompts = {
+            name: self._branch(name, how.negative_prompt).prompt(opening)
+            for name in decode.branches
+        }
+        key = self.request.seed, self.drawn
+        self.rows = Rows(self, self.drawn, grid)
+        job = Job(prompts, decode, key, client=self.job.owner)
+        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+
+    def _branch(self, name: str, negative: str) -> _Read:
+        if name == CONDITIONAL:
+            return self.read
+        pictures = self.read.pictures if name == IMAGE_ONLY else []
+        parts: list[Part] = [Picture(picture.grid) for picture in pictures]
+        parts += [Text(negative)] if negative else []
+        ids = build_sequence(parts, self.engine.text_tokenizer, end=False).ids
+        return _Read(ids, list(pictures))
+
+    @torch.inference_mode()
+    def _keep_picture(self, tokens: Tensor, grid: tuple[int, int]) -> None:
+        """Take a picture up and tell it; a stopped one only if it has a row."""
+        rows, columns = grid
+        self.usage[3] += len(tokens)
+        if len(tokens) < columns:
+            return
+        record = self._record(grid)
+        if len(tokens) < rows * columns:
+            record["rows_done"] = len(tokens) // columns
+        made = self.engine.show(tokens, grid, record)
+        if len(tokens) == rows * columns:
+            self._take([Picture(grid)], "<image>")
+            self.read.pictures.append(ReadPicture(tokens, grid))
+        self.drawn += 1
+        self._tell_part(b.Part("", made.png(), made.settings))
+
+    def _keep_text(self, ids: list[int]) -> None:
+        text = self.engine.text_tokenizer.decode(ids)
+        self.usage[2] += len(ids)
+        self.read.ids += ids
+        self.read.said.append(text)
+        if not self.request.draws:
+            self._tell_part(b.Part(text.strip()))
+        elif ids:
+            self._tell_part(b.Part(text))
+
+    def _tell_part(self, part: b.Part) -> None:
+        self.parts.append(part)
+        self.tell(b.PartDone(len(self.parts) - 1, part))
+
+    def _take(self, parts: list[Part], said: str) -> None:
+        self.read.ids += build_sequence(parts, self.engine.text_tokenizer, end=False).ids
+        self.read.said.append(said)
+
+    def _encoded(self, name: str) -> ReadPicture:
+        own = self.engine.defaults
+        area = own.height * own.width
+        return ReadPicture(*encode_source(self.engine.image_tokenizer, self.open(name), area))
+
+    def _settings(self) -> GenerationSettings:
+        own = self.engine.defaults
+        base = own.edit if self.read.pictures else own.generate
+        return base.with_values(**self.request.settings)
+
+    def _grid(self) -> tuple[int, int]:
+        engine, request = self.engine, self.request
+        usual = engine.defaults.height, engine.defaults.width
+        if self.read.pictures:
+            side = engine.image_tokenizer.config.token_pixels
+            rows, columns = self.read.pictures[-1].grid
+            usual = rows * side, columns * side
+        return picture_grid(
+            engine.model.config, engine.image_tokenizer, request.height, request.width, usual
+        )
+
+    def _record(self, grid: tuple[int, int]) -> dict[str, object]:
+        side = self.engine.image_tokenizer.config.token_pixels
+        return provenance.record(
+            prompt="".join(self.read.said),
+            seed=self.request.seed,
+            index=self.drawn,
+            size=(grid[0] * side, grid[1] * side),
+            task="story",
+            settings=self._settings(),
+            model_hash=self.engine.maker.model,
+            dtype=self.engine.maker.dtype,
+            sources=[provenance.tensor_hash(one.tokens) for one in self.read.pictures],
+            adapter=self.engine.maker.adapter,
+        ) | {"block_rows": ROWS, "threads": torch.get_num_threads()}

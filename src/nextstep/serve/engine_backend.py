@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.drawing import Engine, PictureEvent
+    from nextstep.engine.running import Job as EngineJob
+    from nextstep.engine.writing import TextJob
 
 log = logging.getLogger("nextstep.serve")
 
@@ -126,6 +128,12 @@ class EngineBackend:
     def submit_state(self, task: Task, state: PictureState) -> int:
         """See `Host.submit_state`."""
         ticket = self.engine.restore(state)
+        self._tasks[ticket] = task
+        return ticket
+
+    def submit_job(self, task: Task, job: EngineJob | TextJob) -> int:
+        """See `Host.submit_job`."""
+        ticket = self.engine.submit_job(job)
         self._tasks[ticket] = task
         return ticket
 

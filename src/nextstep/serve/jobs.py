@@ -50,6 +50,7 @@ class LiveJob:
     handle: b.Handle | None = None
     watchers: set[_Watcher] = field(default_factory=set)
     last: dict[int, b.RowDone] = field(default_factory=dict)
+    parts: list[b.PartDone] = field(default_factory=list)
     late: asyncio.TimerHandle | None = None
     expired: bool = False
 
@@ -204,8 +205,9 @@ class Jobs:
         watcher = _Watcher(wants)
         position = self.position(live.record)
         watcher.events.put_nowait(b.Queued(position) if position else b.Started())
-        for row in live.last.values():
-            watcher.events.put_nowait(row)
+        past: list[b.Event] = [*live.parts, *live.last.values()]
+        for event in past:
+            watcher.events.put_nowait(event)
         live.watchers.add(watcher)
         return self._follow(live, watcher)
 
@@ -284,6 +286,8 @@ class Jobs:
         if isinstance(event, b.RowDone):
             self.metrics.rows.inc()
             live.last[event.index] = event
+        if isinstance(event, b.PartDone):
+            live.parts.append(event)
         for watcher in live.watchers:
             watcher.events.put_nowait(event)
         if isinstance(event, b.Started) and live.record.started is not None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.drawing import Engine
+    from nextstep.engine.running import Job as EngineJob
+    from nextstep.engine.writing import TextJob
 
 INTERNAL = "the picture could not be made because of an internal failure; the log says more"
 
@@ -33,6 +35,9 @@ class Host(Protocol):
 
     def submit_state(self, task: Task, state: PictureState) -> int:
         """Queue a picture for a task; gives its ticket."""
+
+    def submit_job(self, task: Task, job: EngineJob | TextJob) -> int:
+        """Queue a text, or a picture of a story, for a task; gives its ticket."""
 
     def running(self) -> int:
         """Pictures and texts being made."""
