@@ -1,0 +1,395 @@
+"""The service under load: mixed requests at once, killed and restarted, for a long time.
+
+    python benchmarks/serve_load.py load      200 requests of 32 clients, beside one at a time
+    python benchmarks/serve_load.py kill      kill -9 during the load and restart, 20 times
+    python benchmarks/serve_load.py memory    memory over 1,000 pictures
+    python benchmarks/serve_load.py engine    2,000 mixed requests on the engine itself
+
+Each prints a table and ends with one line of JSON; the exit status is 1 when something was lost,
+mixed up, or grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from PIL import Image, ImageDraw
+
+THINGS = ("red apple", "blue house", "fox", "owl", "castle", "green car", "two cats")
+STYLES = ("noto", "flat", "3d", "mono")
+MALFORMED: tuple[dict[str, Any], ...] = (
+    {"content": b"{", "headers": {"content-type": "application/json"}},
+    {"json": {"prompt": "a", "colour": 1}},
+    {"json": {"prompt": "a", "size": "33x32"}},
+    {"json": {"prompt": "a", "n": 0}},
+    {"json": {"prompt": "a", "images": ["data:image/png;base64,PHN2Zy8+"]}},
+    {"json": {"prompt": "word " * 2000}},
+)
+
+
+@contextlib.contextmanager
+def service(model: str, *more: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A service in a process of its own; gives its address once it is ready."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "nextstep", "serve", "--model", model, "--port", str(port),
+               "--queue", "512", "--per-key", "512", "--deadline", "3600", *more]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(httpx2.HTTPError):
+                if httpx2.get(f"{url}/ready").status_code == 200:
+                    break
+            if process.poll() is not None:
+                raise SystemExit(f"the service ended with status {process.returncode}")
+            time.sleep(0.05)
+        yield url, process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def drawing(dice: random.Random, side: int) -> Image.Image:
+    """Something to edit."""
+    picture = Image.new("RGB", (side, side), "white")
+    box = [side // 4, side // 4, 3 * side // 4, 3 * side // 4]
+    ImageDraw.Draw(picture).ellipse(box, tuple(dice.randrange(256) for _ in range(3)))
+    return picture
+
+
+def request(number: int, steps: int | None = None) -> dict[str, Any]:
+    """An unlike body of `POST /jobs` for every number: drawn, edited, inside a mask, read."""
+    dice = random.Random(number)
+    side, kind = dice.choice((64, 64, 96, 128)), number % 10
+    more = {"steps": steps} if steps else {}
+    if kind == 9:
+        parts = [{"type": "image_url", "image_url": {"url": data_uri(drawing(dice, 128))}}]
+        return {"parts": parts, "max_images": 0, "max_tokens": 16, "seed": number}
+    prompt = f"{dice.choice(THINGS)}, {dice.choice(STYLES)} style, white background"
+    body: dict[str, Any] = {"prompt": prompt, "seed": number, **more}
+    if kind in (6, 7, 8):
+        body |= {"prompt": "make the background blue", "images": [data_uri(drawing(dice, side))]}
+    if kind == 8:
+        mask = Image.new("RGBA", (side, side), (0, 0, 0, 255))
+        mask.paste((0, 0, 0, 0), (0, 0, side, side // 2))
+        body["mask"] = data_uri(mask)
+    if kind < 6:
+        body |= {"size": f"{side}x{side}", "n": 1 + (kind == 5)}
+        body |= {"guidance": dice.choice((1.0, 2.5, 4.0))}
+    return body
+
+
+async def submit(client: httpx2.AsyncClient, body: dict[str, Any]) -> str:
+    """Ask until the queue has room; gives the job's id."""
+    while True:
+        answer = await client.post("/jobs", json=body)
+        if answer.status_code == 202:
+            return str(answer.json()["id"])
+        if answer.status_code != 429:
+            raise SystemExit(f"refused: {answer.text}")
+        await asyncio.sleep(float(answer.headers["retry-after"]))
+
+
+async def names(client: httpx2.AsyncClient, job: str) -> AsyncIterator[str]:
+    """Names of a job's events."""
+    url = f"/jobs/{job}/events?previews=false"
+    async with client.stream("GET", url, timeout=3600) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                yield line[7:]
+
+
+async def outcome(client: httpx2.AsyncClient, job: str) -> list[bytes]:
+    """What a job made, once it is over: PNGs, or its text."""
+    last = [name async for name in names(client, job)][-1]
+    if last != "done":
+        return [last.encode()]
+    told = (await client.get(f"/jobs/{job}")).json()
+    made = [(await client.get(one["url"])).content for one in told["pictures"]]
+    return made or [told["text"].encode()]
+
+
+async def at_once(url: str, count: int, clients: int) -> dict[str, Any]:
+    """All requests of many clients; one in ten is cancelled, one in twenty malformed."""
+    numbers, dice = iter(range(count)), random.Random(0)
+    fates = ["cancel"] * (count // 10) + ["malformed"] * (count // 20)
+    fates += ["keep"] * (count - len(fates))
+    dice.shuffle(fates)
+    made: dict[int, list[bytes]] = {}
+    seconds: dict[int, float] = {}
+    ends: dict[str, int] = {"cancelled": 0, "done before": 0, "refused": 0, "kept": 0}
+
+    async def one(client: httpx2.AsyncClient) -> None:
+        for number in numbers:
+            if fates[number] == "malformed":
+                answer = await client.post("/jobs", **dice.choice(MALFORMED))
+                assert answer.status_code == 400 and answer.json()["error"]["message"], answer.text
+                ends["refused"] += 1
+                continue
+            begun = time.monotonic()
+            job = await submit(client, request(number))
+            if fates[number] == "cancel":
+                await asyncio.sleep(dice.random() * 2)
+                await client.post(f"/jobs/{job}/cancel")
+                made[number] = await outcome(client, job)
+                ends["cancelled" if made[number] == [b"cancelled"] else "done before"] += 1
+                continue
+            made[number] = await outcome(client, job)
+            seconds[number] = time.monotonic() - begun
+            ends["kept"] += 1
+
+    options: dict[str, Any] = {"base_url": url, "timeout": 3600}
+    begun = time.monotonic()
+    async with contextlib.AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(httpx2.AsyncClient(**options))
+                 for _ in range(clients)]  # fmt: skip
+        await asyncio.gather(*(one(client) for client in lines))
+    took = time.monotonic() - begun
+    return {"made": made, "seconds": seconds, "took": took, "ends": ends}
+
+
+async def one_by_one(url: str, numbers: list[int]) -> dict[str, Any]:
+    """The same requests, each after the one before."""
+    made: dict[int, list[bytes]] = {}
+    seconds: dict[int, float] = {}
+    async with httpx2.AsyncClient(base_url=url, timeout=3600) as client:
+        for number in numbers:
+            begun = time.monotonic()
+            made[number] = await outcome(client, await submit(client, request(number)))
+            seconds[number] = time.monotonic() - begun
+    return {"made": made, "seconds": seconds, "took": sum(seconds.values())}
+
+
+def count_pictures(made: dict[int, list[bytes]]) -> int:
+    """PNGs in all outcomes."""
+    return sum(one.startswith(b"\x89PNG") for some in made.values() for one in some)
+
+
+def load(asked: argparse.Namespace) -> dict[str, Any]:
+    """Mixed requests at once, and the same one at a time."""
+    with service(asked.model, "--ephemeral", "--batch-size", str(asked.batch)) as (url, _):
+        asyncio.run(one_by_one(url, [0, 9]))  # warm
+        mixed = asyncio.run(at_once(url, asked.requests, asked.clients))
+        kept = [n for n, made in mixed["made"].items() if made != [b"cancelled"]]
+        single = asyncio.run(one_by_one(url, sorted(kept)))
+    other = [n for n in kept if mixed["made"][n] != single["made"][n]]
+    rows = {}
+    for name, run in (("at once", mixed), ("one by one", single)):
+        times = sorted(run["seconds"].values())
+        rows[name] = {
+            "pictures": count_pictures(run["made"]),
+            "pictures_per_s": round(count_pictures(run["made"]) / run["took"], 3),
+            "requests_per_s": round(len(run["made"]) / run["took"], 3),
+            "p50_s": round(statistics.median(times), 2),
+            "p95_s": round(times[int(0.95 * (len(times) - 1))], 2),
+            "took_s": round(run["took"], 1),
+        }
+        print(f"{name:12s}" + "  ".join(f"{k} {v}" for k, v in rows[name].items()), flush=True)
+    gain = rows["at once"]["pictures_per_s"] / rows["one by one"]["pictures_per_s"]
+    answered = sum(mixed["ends"].values())
+    return {"rows": rows, "gain": round(gain, 2), "ends": mixed["ends"],
+            "lost": asked.requests - answered, "not_as_alone": len(other),
+            "ok": answered == asked.requests and not other}  # fmt: skip
+
+
+def kill(asked: argparse.Namespace) -> dict[str, Any]:
+    """Kill the service during the load, restart it, and see that every accepted job is finished."""
+    numbers = list(range(asked.jobs))
+    wanted: dict[int, list[bytes]] = {}
+    dice, checked, finished_before = random.Random(1), 0, 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for round_ in range(asked.kills + 1):
+            folder = Path(scratch, str(round_))
+            accepted: dict[str, int] = {}
+            # The first round is left alone: its pictures are what the others must make.
+            patience = dice.uniform(0.3, 6) if round_ else 600.0
+            with service(asked.model, "--folder", str(folder)) as (url, process):
+                asyncio.run(_accepted(url, process, numbers, patience, accepted))
+            with service(asked.model, "--folder", str(folder)) as (url, _):
+                states = httpx2.get(f"{url}/jobs", params={"limit": 200}).json()["data"]
+                finished_before += sum(one["state"] == "done" for one in states)
+                made = asyncio.run(_outcomes(url, accepted))
+            with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as base:
+                (sound,) = base.execute("PRAGMA integrity_check").fetchone()
+            assert sound == "ok", sound
+            if not round_:
+                wanted = made
+                continue
+            wrong = [number for number in made if made[number] != wanted[number]]
+            assert not wrong, f"round {round_}: {wrong} are not what they are without a kill"
+            checked += len(made)
+            print(f"kill {round_:2d} after {patience:.1f} s: {len(made)} accepted", flush=True)
+    return {"kills": asked.kills, "jobs_checked": checked, "done_at_restart": finished_before,
+            "ok": True}  # fmt: skip
+
+
+async def _accepted(
+    url: str,
+    process: subprocess.Popen[bytes],
+    numbers: list[int],
+    patience: float,
+    accepted: dict[str, int],
+) -> None:
+    """Submit from four clients until the service is killed, or all are over."""
+
+    async def one(client: httpx2.AsyncClient, own: list[int]) -> None:
+        with contextlib.suppress(httpx2.HTTPError, IndexError):
+            for number in own:
+                accepted[await submit(client, request(number, steps=4))] = number
+                await asyncio.sleep(0.1)
+            for job in list(accepted):
+                await outcome(client, job)
+
+    async def end() -> None:
+        await asyncio.sleep(patience)
+        os.kill(process.pid, signal.SIGKILL)
+
+    async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
+        killer = asyncio.ensure_future(end())
+        await asyncio.gather(*(one(client, numbers[i::4]) for i in range(4)))
+        killer.cancel()
+
+
+async def _outcomes(url: str, accepted: dict[str, int]) -> dict[int, list[bytes]]:
+    async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
+        made = await asyncio.gather(*(outcome(client, job) for job in accepted))
+    return dict(zip(accepted.values(), made, strict=True))
+
+
+def slope(values: list[float], per: float) -> float:
+    """Least-squares slope of evenly spaced values, for `per` steps."""
+    return statistics.linear_regression(range(len(values)), values).slope * per
+
+
+def memory(asked: argparse.Namespace) -> dict[str, Any]:
+    """Memory of the service over many pictures."""
+    seen: list[float] = []
+
+    async def run(url: str) -> int:
+        numbers, pictures = iter(range(10**9)), 0
+
+        async def one(client: httpx2.AsyncClient) -> None:
+            nonlocal pictures
+            while pictures < asked.pictures:
+                number = next(numbers)
+                job = await submit(client, request(number, steps=2))
+                made = await outcome(client, job)
+                for _ in range(count_pictures({0: made})):
+                    pictures += 1
+                    if pictures % 10 == 0:
+                        text = (await client.get("/metrics")).text
+                        lines = [x for x in text.splitlines() if x.startswith("nextstep_memory")]
+                        seen.append(float(lines[0].split()[1]) / 2**20)
+
+        async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
+            await asyncio.gather(*(one(client) for _ in range(8)))
+        return pictures
+
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        service(asked.model, "--folder", scratch, "--keep", "100") as (url, _),
+    ):
+        pictures = asyncio.run(run(url))
+    whole, later = slope(seen, 10), slope(seen[len(seen) // 5 :], 10)
+    print(f"{pictures} pictures: {seen[0]:.0f} MiB at first, {seen[-1]:.0f} at the end")
+    return {"pictures": pictures, "first_mib": round(seen[0], 1), "last_mib": round(seen[-1], 1),
+            "slope_mib_per_100": round(whole, 3),
+            "slope_after_the_first_fifth": round(later, 3), "ok": later < 1}  # fmt: skip
+
+
+def engine(asked: argparse.Namespace) -> dict[str, Any]:
+    """Mixed requests on the engine itself, with cancelling and setting aside."""
+    from nextstep.drawing import Engine
+    from nextstep.engine.scheduler import ENDS, Limits
+    from nextstep.folders import load_parts
+
+    made = Engine.of_parts(load_parts(asked.model), Limits(running=asked.batch))
+    dice, ends, live = random.Random(2), dict[int, str](), set[int]()
+    seen: list[float] = []
+    sources = [drawing(dice, 64) for _ in range(4)]
+    asked_for = 0
+    while asked_for < asked.requests or not made.idle:
+        while asked_for < asked.requests and len(live) < 2 * asked.batch:
+            side = dice.choice((16, 32, 48, 64))
+            images = [dice.choice(sources)] if dice.random() < 0.2 else []
+            size = {} if images else {"height": side, "width": dice.choice((16, 32, side))}
+            solver, steps = dice.choice((("ab2", 3), ("ode", 2), ("v1", 2), ("sde", 2)))
+            live.add(made.submit(made.request(
+                dice.choice(THINGS), images, seed=asked_for, solver=solver, steps=steps,
+                guidance=dice.choice((1.0, 2.5)), client=dice.choice("abc"), **size,
+            )))  # fmt: skip
+            asked_for += 1
+        if live and dice.random() < 0.02:
+            made.cancel(dice.choice(sorted(live)))
+        if live and dice.random() < 0.02:
+            ticket = dice.choice(sorted(live))
+            with contextlib.suppress(ValueError):
+                made.preempt(ticket)
+                made.resume(ticket)
+        for event in made.step():
+            if event.kind in ENDS:
+                ends[event.ticket] = event.kind
+                live.discard(event.ticket)
+                if len(ends) % 20 == 0:
+                    status = Path("/proc/self/status").read_text().split("VmRSS:")[1]
+                    seen.append(int(status.split()[0]) / 1024)
+    kinds = {kind: sum(end == kind for end in ends.values()) for kind in sorted({*ends.values()})}
+    later = slope(seen[len(seen) // 5 :], 5)
+    left = len(made._requests), len(made.scheduler._entries), len(made.scheduler._served)
+    print(f"{len(ends)} ended: {kinds}; {seen[0]:.0f} MiB at first, {seen[-1]:.0f} at the end")
+    return {"requests": asked.requests, "ended": len(ends), "kinds": kinds, "left_behind": left,
+            "first_mib": round(seen[0], 1), "last_mib": round(seen[-1], 1),
+            "slope_after_the_first_fifth_mib_per_100": round(later, 3),
+            "ok": len(ends) == asked.requests and left == (0, 0, 0) and later < 1}  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print, and say whether all was well."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("load", "kill", "memory", "engine"))
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--requests", type=int, help="of load (200) and engine (2000)")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=24, help="of each kill")
+    parser.add_argument("--pictures", type=int, default=1000)
+    asked = parser.parse_args()
+    if asked.requests is None:
+        asked.requests = 2000 if asked.what == "engine" else 200
+    told = {"load": load, "kill": kill, "memory": memory, "engine": engine}[asked.what](asked)
+    print(json.dumps({"what": asked.what, "model": asked.model, **told}))
+    raise SystemExit(0 if told["ok"] else 1)
+
+
+if __name__ == "__main__":
+    main()
