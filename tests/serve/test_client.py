@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from nextstep.cli.main import app as command
-from nextstep.client import AsyncClient, BusyError, Client, ServiceError, Update
+from nextstep.client import (
+    AsyncClient,
+    BusyError,
+    Client,
+    RemotePicture,
+    ServiceError,
+    Update,
+)
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
 from tests.serve.conftest import Running, alone, picture_bytes, running, until
@@ -46,6 +55,38 @@ def test_edits(service: Running, tmp_path: Path) -> None:
         assert client.generate("make it blue", images=[picture_bytes()], seed=1) == [ours]
     assert (tmp_path / "b.png").read_bytes() == ours.png
     assert ours.settings["task"] == "edit"
+
+
+def test_pictures_are_gone_on_from(service: Running) -> None:
+    mask = io.BytesIO()
+    Image.new("L", (32, 64), 255).save(mask, "PNG")
+
+    async def awaited(job: str) -> list[RemotePicture]:
+        async with AsyncClient(service.url) as client:
+            fork = await client.fork(job, 2, seed=9)
+            _ = [update async for update in client.events(fork.id)]
+            told = await client.tokens(job, draws=2)
+            assert len(told["spread"]) == 8
+            assert (await client.resample(job, tokens=[1])).n == 1
+            assert (await client.stop(job)).state == "done"
+            return await client.pictures(fork.id)
+
+    with Client(service.url) as client:
+        job = client.submit("a red apple", size="32x64", seed=4)
+        (first,) = list(client.events(job.id))[-1].pictures
+        fork = client.fork(job.id, 2, seed=9)
+        made = list(client.events(fork.id))[-1].pictures
+        assert made[0].png != first.png
+        whole = client.resample(job.id, mask=mask.getvalue())
+        again = list(client.events(whole.id))[-1].pictures[0]
+        assert again.image.tobytes() == first.image.tobytes()
+        assert client.stop(job.id).state == "done"
+        assert client.tokens(job.id)["rows"] == 4
+        kept = client.generate(
+            "make it blue", images=[first.png], mask=client.pictures(job.id)[0].png, seed=1
+        )
+        assert kept[0].settings["mask"]
+    assert asyncio.run(awaited(job.id)) == list(made)
 
 
 def test_leaving_the_loop_stops_the_job(service: Running) -> None:

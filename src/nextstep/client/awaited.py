@@ -15,6 +15,7 @@ from nextstep.client.wire import (
     checked,
     checked_json,
     events_path,
+    given,
     options,
     request_body,
     told_plainly,
@@ -116,6 +117,25 @@ class AsyncClient:
     async def cancel(self, job: str) -> JobState:
         """See `Client.cancel`."""
         return JobState.of(await self._ask("POST", f"/jobs/{job}/cancel"))
+
+    async def stop(self, job: str) -> JobState:
+        """See `Client.stop`."""
+        return JobState.of(await self._ask("POST", f"/jobs/{job}/stop"))
+
+    async def fork(self, job: str, row: int, *, picture: int = 0, **changes: Any) -> JobState:
+        """See `Client.fork`."""
+        body = {"row": row, "picture": picture, **given(changes)}
+        return JobState.of(await self._ask("POST", f"/jobs/{job}/fork", json=body))
+
+    async def resample(self, job: str, *, picture: int = 0, **region: Any) -> JobState:
+        """See `Client.resample`."""
+        body = {"picture": picture, **given(region)}
+        return JobState.of(await self._ask("POST", f"/jobs/{job}/resample", json=body))
+
+    async def tokens(self, job: str, picture: int = 0, draws: int = 4) -> dict[str, Any]:
+        """See `Client.tokens`."""
+        path = f"/jobs/{job}/pictures/{picture}/tokens"
+        return await self._ask("GET", path, params={"draws": draws})
 
     async def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         with told_plainly():

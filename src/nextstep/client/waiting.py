@@ -15,6 +15,7 @@ from nextstep.client.wire import (
     checked,
     checked_json,
     events_path,
+    given,
     options,
     request_body,
     told_plainly,
@@ -57,7 +58,8 @@ class Client:
         Args:
             prompt: of the picture, or what to change.
             images: sources; with them the job is an edit.
-            **fields: n, size ("128x128"), seed, guidance, steps and the other settings.
+            **fields: n, size ("128x128"), seed, mask (a picture that is transparent where the
+                first source may change), guidance, steps and the other settings.
         """
         return JobState.of(self._ask("POST", "/jobs", json=request_body(prompt, images, fields)))
 
@@ -131,6 +133,39 @@ class Client:
     def cancel(self, job: str) -> JobState:
         """Stop a job at its next token."""
         return JobState.of(self._ask("POST", f"/jobs/{job}/cancel"))
+
+    def stop(self, job: str) -> JobState:
+        """End a job at its next token and keep the pictures and rows that are there."""
+        return JobState.of(self._ask("POST", f"/jobs/{job}/stop"))
+
+    def fork(self, job: str, row: int, *, picture: int = 0, **changes: Any) -> JobState:
+        """A new job that keeps the first `row` rows of a picture and goes on in its own way.
+
+        Args:
+            job: running, done or stopped.
+            row: rows of image tokens that are kept.
+            picture: which of the job's.
+            **changes: prompt, seed, guidance and the other settings; what is left out stays.
+        """
+        body = {"row": row, "picture": picture, **given(changes)}
+        return JobState.of(self._ask("POST", f"/jobs/{job}/fork", json=body))
+
+    def resample(self, job: str, *, picture: int = 0, **region: Any) -> JobState:
+        """A new job that draws a region of a finished picture anew and keeps all else.
+
+        Args:
+            job: done or stopped.
+            picture: which of the job's.
+            **region: one of rows ([first, after the last]), tokens (numbers in raster order) and
+                mask (a picture, transparent where it is drawn anew); prompt, seed and settings.
+        """
+        body = {"picture": picture, **given(region)}
+        return JobState.of(self._ask("POST", f"/jobs/{job}/resample", json=body))
+
+    def tokens(self, job: str, picture: int = 0, draws: int = 4) -> dict[str, Any]:
+        """What each image token of a picture tells; see the service's reference."""
+        path = f"/jobs/{job}/pictures/{picture}/tokens"
+        return self._ask("GET", path, params={"draws": draws})
 
     def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         with told_plainly():

@@ -159,8 +159,15 @@ def options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
 
 def request_body(prompt: str, images: Sequence[Source], fields: dict[str, Any]) -> dict[str, Any]:
     """The body of `POST /jobs`."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    return {"prompt": prompt, "images": [_data_uri(image) for image in images], **given}
+    return {"prompt": prompt, "images": [_data_uri(image) for image in images], **given(fields)}
+
+
+def given(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields without those that are None; a mask becomes a data URI."""
+    kept = {name: value for name, value in fields.items() if value is not None}
+    if isinstance(kept.get("mask"), bytes | str | Path):
+        kept["mask"] = _data_uri(kept["mask"])
+    return kept
 
 
 def _data_uri(source: Source) -> str:
