@@ -52,6 +52,10 @@ def world(
                           "model's image tokenizer. The truth shows the ceiling.")
     ] = "model",
     core: Annotated[bool, typer.Option("--core", help="Only the 144 core things.")] = False,
+    sheets: Annotated[
+        int, typer.Option(min=0, help="Also show this many answers of every task and split, right "
+                          "or wrong, as sheets/TASK-SPLIT.png.")
+    ] = 0,
     batch_size: o.BatchSize = 8,
     vae: o.Vae = None,
     dtype: o.Dtype = None,
@@ -62,8 +66,9 @@ def world(
 
     Example: nextstep eval world -m nano -t drawing -n 200 -o runs/eval-nano
     """
-    from nextstep.evaluate.world.card import card, comparison, write_sheet
+    from nextstep.evaluate.world.card import card, comparison
     from nextstep.evaluate.world.run import read_scores, write_verdicts
+    from nextstep.evaluate.world.sheets import write_answers, write_failures
     from nextstep.files import write_json
 
     if answers not in WHO:
@@ -86,7 +91,9 @@ def world(
             other = ask(compare, out / "other")[0].scores()
         told["compared_with"] = compare
         told["differences"] = comparison(results.scores(), other)
-    write_sheet(out / "failures.png", results)
+    write_failures(out / "failures.png", results)
+    if sheets:
+        write_answers(out, results, sheets)
     write_json(out / "card.json", told)
     _say(told, out, as_json)
 

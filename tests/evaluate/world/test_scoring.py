@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.world.answering import Answer, Model, Truth
-from nextstep.evaluate.world.card import card, comparison, failure_sheet, table
+from nextstep.evaluate.world.card import card, comparison, table
 from nextstep.evaluate.world.questions import Question, asked_parts, chosen, questions
 from nextstep.evaluate.world.run import Plan, evaluate, read_scores, write_verdicts
 from nextstep.evaluate.world.scoring import Scorer, psnr, widened
+from nextstep.evaluate.world.sheets import RIGHT, WRONG, failure_sheet, write_answers
 from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import Background, Scene, render
 from nextstep.world.splits import SPLITS
@@ -218,6 +220,11 @@ def test_card_table_and_sheet(tmp_path: Path) -> None:
     assert sheet is not None
     assert sheet.height > SIZE
     assert failure_sheet([], SIZE) is None
+    written = write_answers(tmp_path / "run", results, 3)
+    assert [path.stem for path in written] == [f"{task}-{split}" for task, split in plan.pairs]
+    words = Image.open(written[0]).convert("RGB")
+    frames = [words.getpixel((place * (SIZE + 8), 0)) for place in range(3)]
+    assert frames == [ImageColor.getrgb(colour) for colour in (RIGHT, WRONG, RIGHT)]
     write_verdicts(tmp_path / "verdicts.jsonl", results)
     assert read_scores(tmp_path / "verdicts.jsonl") == results.scores()
     perfect = dict.fromkeys(results.scores(), 1.0)

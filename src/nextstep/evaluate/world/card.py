@@ -1,24 +1,19 @@
-"""The result of an evaluation: a card for programs, tables and a sheet of failures for people."""
+"""The result of an evaluation: a card for programs, tables for people."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from nextstep.evaluate.world.run import Failure, Results
+from nextstep.evaluate.world.run import Results
 from nextstep.evaluate.world.scoring import Verdict
 from nextstep.evaluate.world.seeing import WEIGHTS
 from nextstep.evaluate.world.statistics import difference, interval, mean_of_means
 from nextstep.files import read_json
 from nextstep.version import __version__
-from nextstep.world.examples import Shown
-from nextstep.world.scenes import render
-from nextstep.world.sheet import sheet_of
 from nextstep.world.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -32,8 +27,6 @@ SIX = ("single", "two_objects", "counting", "colours", "position", "attributes")
 
 LOWEST_CEILING = 0.97
 """A ceiling below this stands out in the table."""
-
-SHEET_FAILURES = 48
 
 
 def groups_of(tasks: Sequence[str]) -> dict[str, list[str]]:
@@ -182,38 +175,3 @@ def _ceiling(ceiling: Mapping[str, float]) -> str:
         f"[yellow]{share * 100:.0f}[/]" if share < LOWEST_CEILING else f"{share * 100:.0f}"
         for share in (ceiling["drawn"], ceiling["decoded"])
     )
-
-
-def failure_sheet(failures: Sequence[Failure], size: int) -> Image.Image | None:
-    """Wrong pictures with their prompts and reasons, sources first; None where there are none.
-
-    Wrong answers in text are not shown: the verdicts tell them.
-    """
-    cells = []
-    for failure in failures:
-        question = failure.question
-        drawn = [Image.fromarray(o) for o in failure.outputs if isinstance(o, np.ndarray)]
-        if not drawn:
-            continue
-        # A recall shows eight pictures before; the last few tell enough.
-        given = [
-            Image.fromarray(render(part.scene, size))
-            for place, part in enumerate(question.example.parts)
-            if isinstance(part, Shown) and place not in question.asked
-        ][-3:]
-        text = question.example.prompt(question.asked[-1]).replace("<image>", " | ").strip(" |\n")
-        reasons = "; ".join(failure.verdict.reasons)
-        cells.append(([*given, *drawn], f"{question.task}, {question.split}: {text} -> {reasons}"))
-    step = max(1, -(-len(cells) // SHEET_FAILURES))
-    return sheet_of(cells[::step], size, columns=8) if cells else None
-
-
-def write_sheet(path: Path, results: Results) -> bool:
-    """Write the sheet of failures beside `path`, then rename; whether there was anything."""
-    from nextstep.image.pictures import png_bytes
-    from nextstep.provenance import write_file
-
-    made = failure_sheet(results.failures, results.plan.size)
-    if made is not None:
-        write_file(path, png_bytes(made, {}))
-    return made is not None
