@@ -91,6 +91,9 @@ def command(
     import json
     from dataclasses import asdict
 
+    from nextstep.recipe import host
+
+    host.settle()
     from nextstep.model.adapters import AdapterConfig
     from nextstep.recipe.finetune import FinetuneSettings, finetune
 
