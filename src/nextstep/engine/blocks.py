@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nextstep.engine.core import RowPlace, core_of
 from nextstep.engine.decode import Prompt
 from nextstep.errors import NextStepError
 from nextstep.image.latents import raster_coordinates
@@ -106,6 +107,13 @@ def feed(
     Returns:
         Hidden states [n, E].
     """
+    core = core_of(model)
+    if core is not None:
+        where = filled(coordinates.to(model.embed_tokens.weight.device))
+        blocks = zip(filled(tokens).split(ROWS), where.split(ROWS), strict=True)
+        embedded = torch.cat([model.embed_image(*block) for block in blocks])
+        rows = [RowPlace(place.cache, 0, 0, place.position) for place in places]
+        return core.feed(embedded[: len(places)], rows)
     made = []
     for first in range(0, len(places), ROWS):
         own = slice(first, first + ROWS)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.engine.core import CoreHead, RowPlace, core_of
 from nextstep.engine.head import SamplingHead
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings, combine
@@ -139,12 +140,16 @@ class TokenSampler:
 
     def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
         self.model, self.settings, self.branches = model, settings, branches
-        self.head = SamplingHead(model.image_head)
+        core = core_of(model)
+        self.head = CoreHead(core, settings.solver) if core else SamplingHead(model.image_head)
 
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
         model, settings = self.model, self.settings
-        self.head.begin(model.image_condition(hidden))
+        if isinstance(self.head, CoreHead):
+            self.head.begin(hidden)
+        else:
+            self.head.begin(model.image_condition(hidden))
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
         b = len(self.branches)
 
@@ -166,6 +171,7 @@ class DecodeState:
         self.model, self.cache, self.coordinates = model, cache, coordinates
         self.index = 0
         self.lengths = valid.sum(dim=1)
+        self.padding = (valid.shape[1] - self.lengths).tolist()
         padded = bool((self.lengths < valid.shape[1]).any())
         self.valid: Tensor | None = valid if padded else None
 
@@ -174,6 +180,14 @@ class DecodeState:
         model = self.model
         embedded = model.embed_image(tokens, self.coordinates[self.index : self.index + 1])
         self.index += 1
+        core = core_of(model)
+        if core is not None:
+            position = self.cache.length
+            places = [
+                RowPlace(self.cache, row, self.padding[row], position)
+                for row in range(len(tokens))
+            ]
+            return core.feed(embedded, places)
         mask = None
         if self.valid is not None:
             self.valid = torch.cat((self.valid, self.valid.new_ones(len(tokens), 1)), dim=1)

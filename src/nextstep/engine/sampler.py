@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextstep.engine.blocks import MIXED, ROWS, blockwise, filled
+from nextstep.engine.core import Core, core_of
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, combine
 from nextstep.flow.solvers import Questions, SolverSettings, ask, question_times
@@ -146,6 +147,10 @@ class BlockSampler:
                 raise NextStepError(MIXED)
 
     def _integrate(self, groups: list[_Group]) -> None:
+        core = core_of(self.model)
+        if core is not None:
+            _integrate_packed(core, groups)
+            return
         condition = blockwise(
             lambda h: self.head.embed_condition(self.model.image_condition(h)),
             torch.cat([group.hidden for group in groups]),
@@ -157,11 +162,7 @@ class BlockSampler:
             answers = torch.cat(
                 [self._velocity(part, block) for part, block in zip(split, blocks, strict=True)]
             ).float()
-            first = 0
-            for group in active:
-                last = first + len(group.rows)
-                group.answer(answers[first:last])
-                first = last
+            _answer(active, answers)
 
     def times(self, solver: SolverSettings) -> Tensor:
         """Embedded times of a solver's questions, [K, W]."""
@@ -230,3 +231,33 @@ class BlockSampler:
         h = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS).mul_(scale).add_(shift)
         velocity: Tensor = self.net.final_layer.linear(h)
         return velocity
+
+
+def _answer(groups: list[_Group], velocities: Tensor) -> None:
+    """Give every group its rows of the velocities, in order."""
+    first = 0
+    for group in groups:
+        last = first + len(group.rows)
+        group.answer(velocities[first:last])
+        first = last
+
+
+def _integrate_packed(core: Core, groups: list[_Group]) -> None:
+    """The same through the kernels, which need no blocks."""
+    condition = core.condition(torch.cat([group.hidden.float() for group in groups]))
+    times = [core.times(group.wants[0].solver) for group in groups]
+    count, done, limit = max(map(len, times)), 0, core.rows_at_once()
+    while done < count:
+        rounds: list[tuple[list[_Group], Tensor]] = []
+        while done < count and sum(len(y) for _, y in rounds) < limit:
+            active = [(g, own) for g, own in zip(groups, times, strict=True) if done < len(own)]
+            y = torch.cat([condition[group.rows] + own[done] for group, own in active])
+            rounds.append(([group for group, _ in active], y))
+            done += 1
+        rows = torch.cat([y for _, y in rounds])
+        made, first = core.modulate(rows), 0
+        for members, y in rounds:
+            x = torch.cat([group.x.repeat(len(group.branches), 1) for group in members])
+            which = torch.arange(first, first + len(y))
+            _answer(members, core.velocity(x, which, made, len(rows)))
+            first += len(y)

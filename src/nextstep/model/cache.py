@@ -30,10 +30,8 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (rows, config.num_key_value_heads, capacity, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.capacity = capacity
+        layers = config.num_hidden_layers
+        self._keep(torch.zeros((layers, 2, *shape), dtype=dtype, device=device))
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,10 +55,7 @@ class KVCache:
         """Make room for `capacity` positions in all; what is stored stays."""
         if capacity <= self.capacity:
             return
-        more = capacity - self.capacity
-        self.keys = [F.pad(k, (0, 0, 0, more)) for k in self.keys]
-        self.values = [F.pad(v, (0, 0, 0, more)) for v in self.values]
-        self.capacity = capacity
+        self._keep(F.pad(self.store, (0, 0, 0, capacity - self.capacity)))
 
     def rewind(self, length: int) -> None:
         """Forget all positions from `length` on.
@@ -75,6 +70,10 @@ class KVCache:
     def copy(self) -> KVCache:
         """A cache of its own with the same contents."""
         other = copy.copy(self)
-        other.keys = [k.clone() for k in self.keys]
-        other.values = [v.clone() for v in self.values]
+        other._keep(self.store.clone())
         return other
+
+    def _keep(self, store: Tensor) -> None:
+        """Take [layers, 2, B, G, capacity, d] as what is stored; keys come before values."""
+        self.store, self.capacity = store, store.shape[-2]
+        self.keys, self.values = list(store[:, 0]), list(store[:, 1])

@@ -54,6 +54,7 @@ class NextStepModel(Backbone):
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
         self.flow_error: Callable[..., Tensor] | None = None
+        self.core: object | None = None  # of `engine.core`, once weights are packed
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,1 @@
+"""Kernels in C++ for sampling on a CPU with matrix units, and weights packed for them."""

@@ -1,0 +1,198 @@
+// One new position of every row through the backbone.
+//
+// E hidden size, H query heads, G key/value heads, d head size, M MLP width, n rows. A row has its own
+// cache; its keys are stored at `position` before any row looks, and it looks from `first` up to itself.
+#pragma once
+
+#include "product.h"
+
+struct Layer {
+  Matrix query, key, value, output, gate, up, down;
+  const float *before, *behind;  // weights of the two norms
+};
+
+struct Backbone {
+  int64_t layers, E, H, G, d, M, half;  // half: whether caches hold bf16
+  double eps;
+  const Layer* own;
+  const float* norm;
+};
+
+struct Place {
+  char* cache;  // keys of layer 0, head 0
+  int64_t head, value, layer;  // numbers from head to head, from keys to values, from layer to layer
+  int64_t first, position;
+  const float* angles;  // cosines [d], sines [d]
+};
+
+inline void rms_norm(const float* x, int64_t width, float eps, const float* weight, float* to) {
+  V square = all(0.0f);
+  for (int64_t k = 0; k < width; k += 16) {
+    V v = load(x + k);
+    square = _mm512_fmadd_ps(v, v, square);
+  }
+  const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
+  for (int64_t k = 0; k < width; k += 16)
+    store(to + k, _mm512_mul_ps(_mm512_mul_ps(load(x + k), by), load(weight + k)));
+}
+
+inline void add_to(float* x, const float* more, int64_t width) {
+  for (int64_t k = 0; k < width; k += 16) store(x + k, _mm512_add_ps(load(x + k), load(more + k)));
+}
+
+// Rotary positions, halves of a head together; x and to may be the same.
+template <typename T>
+inline void rotate(const float* x, const float* angles, int64_t d, T* to) {
+  const float *cos = angles, *sin = angles + d;
+  const int64_t half = d / 2;
+  for (int64_t k = 0; k < half; k += 16) {
+    const V a = load(x + k), b = load(x + half + k);
+    store(to + k, _mm512_fnmadd_ps(b, load(sin + k), _mm512_mul_ps(a, load(cos + k))));
+    store(to + half + k, _mm512_fmadd_ps(a, load(sin + half + k), _mm512_mul_ps(b, load(cos + half + k))));
+  }
+}
+
+// One query head: q [d] over keys and values [T, d]; `score` has room for T filled up to 16.
+template <typename C>
+inline void attend(const float* q, const C* keys, const C* values, int64_t T, int64_t d, float* score,
+                   float* out) {
+  const float by = 1.0f / std::sqrt(float(d));
+  V most = all(-INFINITY);
+  for (int64_t t = 0; t < T; t += 16) {
+    V dots[16];
+    for (int64_t i = 0; i < 16; i++) {
+      const C* key = keys + std::min(t + i, T - 1) * d;
+      dots[i] = _mm512_mul_ps(load(q), load(key));
+      for (int64_t k = 16; k < d; k += 16) dots[i] = _mm512_fmadd_ps(load(q + k), load(key + k), dots[i]);
+    }
+    const V s = _mm512_mul_ps(sums(dots), all(by));
+    store(score + t, s);
+    most = _mm512_max_ps(most, s);  // those behind the last repeat it
+  }
+  const V top = all(_mm512_reduce_max_ps(most));
+  V total = all(0.0f);
+  for (int64_t t = 0; t < T; t += 16) {
+    const __mmask16 there = T - t >= 16 ? 0xffff : (1 << (T - t)) - 1;
+    const V e = _mm512_maskz_mov_ps(there, exponential(_mm512_sub_ps(load(score + t), top)));
+    store(score + t, e);
+    total = _mm512_add_ps(total, e);
+  }
+  const V share = all(1.0f / sum(total));
+  for (int64_t k = 0; k < d; k += 16) {
+    V o = all(0.0f);
+    for (int64_t t = 0; t < T; t++) o = _mm512_fmadd_ps(all(score[t]), load(values + t * d + k), o);
+    store(out + k, _mm512_mul_ps(o, share));
+  }
+}
+
+struct Scratch {
+  Rows into, attended, between, down;
+  float *q, *k, *v, *gate, *up, *made, *score;
+  int64_t longest;
+
+  Scratch(Pieces& p, const Backbone& net, int64_t n, int64_t longest, int64_t threads)
+      : into(p, net.own[0].query.format, n, net.E),
+        attended(p, net.own[0].output.format, n, net.H * net.d),
+        between(p, net.own[0].gate.format, n, net.E),
+        down(p, net.own[0].down.format, n, net.M),
+        longest(longest) {
+    q = p.take<float>(n * net.H * net.d);
+    k = p.take<float>(n * net.G * net.d);
+    v = p.take<float>(n * net.G * net.d);
+    gate = p.take<float>(n * net.M);
+    up = p.take<float>(n * net.M);
+    made = p.take<float>(n * net.E);
+    score = p.take<float>(threads * longest);
+  }
+};
+
+// Turns and stores keys and values of one row and head; `C` is what caches hold.
+template <typename C>
+inline void keep(const Backbone& net, const Scratch& s, int64_t layer, const Place& place, int64_t r,
+                 int64_t g) {
+  const int64_t d = net.d, at = (r * net.G + g) * d, each = net.H / net.G;
+  C* keys = (C*)place.cache + layer * place.layer + g * place.head + place.position * d;
+  rotate(s.k + at, place.angles, d, keys);
+  for (int64_t k = 0; k < d; k += 16) store(keys + place.value + k, load(s.v + at + k));
+  for (int64_t h = g * each; h < (g + 1) * each; h++) {
+    float* q = s.q + (r * net.H + h) * d;
+    rotate(q, place.angles, d, q);
+  }
+}
+
+template <typename C>
+inline void look(const Backbone& net, const Scratch& s, int64_t layer, const Place& place, int64_t r,
+                 int64_t h, float* score) {
+  const int64_t d = net.d, g = h / (net.H / net.G);
+  const C* keys = (const C*)place.cache + layer * place.layer + g * place.head + place.first * d;
+  attend(s.q + (r * net.H + h) * d, keys, keys + place.value, place.position + 1 - place.first, d, score,
+         s.attended.row(r) + h * d);
+}
+
+// x [n, E] are embeddings and become the states behind the last norm.
+inline void advance(const Backbone& net, int64_t n, const Place* places, float* x, int64_t threads) {
+  int64_t longest = 0;
+  for (int64_t r = 0; r < n; r++)
+    longest = std::max(longest, up(places[r].position + 1 - places[r].first, 16));
+  Pieces counted{nullptr};
+  Scratch(counted, net, n, longest, threads);
+  Pieces pieces{room((int64_t)counted.next)};
+  const Scratch s(pieces, net, n, longest, threads);
+  const int64_t E = net.E, M = net.M, d = net.d;
+  const float eps = float(net.eps);
+#pragma omp parallel num_threads(threads)
+  {
+    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const int64_t begin = me.begin(n), end = me.end(n);
+    for (int64_t l = 0; l < net.layers; l++) {
+      const Layer& own = net.own[l];
+      for (int64_t r = begin; r < end; r++) {
+        if (l) add_to(x + r * E, s.made + r * E, E);
+        rms_norm(x + r * E, E, eps, own.before, s.into.row(r));
+        s.into.prepare(r);
+      }
+      me.wait();
+      product(me, s.into, own.query, s.q, net.H * d);
+      product(me, s.into, own.key, s.k, net.G * d);
+      product(me, s.into, own.value, s.v, net.G * d);
+      me.wait();
+      for (int64_t i = me.begin(n * net.G); i < me.end(n * net.G); i++) {
+        const int64_t r = i / net.G, g = i % net.G;
+        net.half ? keep<bf16>(net, s, l, places[r], r, g) : keep<float>(net, s, l, places[r], r, g);
+      }
+      me.wait();
+      float* score = s.score + me.index * longest;
+      for (int64_t i = me.begin(n * net.H); i < me.end(n * net.H); i++) {
+        const int64_t r = i / net.H, h = i % net.H;
+        net.half ? look<bf16>(net, s, l, places[r], r, h, score)
+                 : look<float>(net, s, l, places[r], r, h, score);
+      }
+      me.wait();
+      for (int64_t r = begin; r < end; r++) s.attended.prepare(r);
+      me.wait();
+      product(me, s.attended, own.output, s.made, E);
+      me.wait();
+      for (int64_t r = begin; r < end; r++) {
+        add_to(x + r * E, s.made + r * E, E);
+        rms_norm(x + r * E, E, eps, own.behind, s.between.row(r));
+        s.between.prepare(r);
+      }
+      me.wait();
+      product(me, s.between, own.gate, s.gate, M);
+      product(me, s.between, own.up, s.up, M);
+      me.wait();
+      for (int64_t r = begin; r < end; r++) {
+        for (int64_t k = 0; k < M; k += 16)
+          store(s.down.row(r) + k, _mm512_mul_ps(silu(load(s.gate + r * M + k)), load(s.up + r * M + k)));
+        s.down.prepare(r);
+      }
+      me.wait();
+      product(me, s.down, own.down, s.made, E);
+      me.wait();
+    }
+    for (int64_t r = begin; r < end; r++) {
+      add_to(x + r * E, s.made + r * E, E);
+      rms_norm(x + r * E, E, eps, net.norm, x + r * E);
+    }
+  }
+}

@@ -1,0 +1,43 @@
+#include "backbone.h"
+#include "head.h"
+
+extern "C" {
+
+void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out, int64_t threads) {
+  auto lay = [&](Pieces& pieces) { return Rows(pieces, matrix->format, n, matrix->inputs); };
+  Pieces counted{nullptr};
+  lay(counted);
+  Pieces pieces{room((int64_t)counted.next)};
+  const Rows own = lay(pieces);
+#pragma omp parallel num_threads(threads)
+  {
+    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    for (int64_t r = me.begin(n); r < me.end(n); r++) {
+      std::copy_n(x + r * matrix->inputs, matrix->inputs, own.row(r));
+      own.prepare(r);
+    }
+    me.wait();
+    product(me, own, *matrix, out, matrix->outputs);
+  }
+}
+
+void nextstep_advance(const Backbone* net, int64_t n, const Place* places, float* x, int64_t threads) {
+  advance(*net, n, places, x, threads);
+}
+
+void nextstep_modulate(const Head* head, int64_t rows, const float* y, float* out, int64_t threads) {
+  modulate(*head, rows, y, out, threads);
+}
+
+void nextstep_velocity(const Head* head, int64_t n, const float* x, const int64_t* which, int64_t rows,
+                       const float* modulations, float* v, int64_t threads) {
+  velocity(*head, n, x, which, rows, modulations, v, threads);
+}
+
+// 1 if this machine has what was compiled, so that nothing illegal is run.
+int64_t nextstep_fits_machine() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+}  // extern "C"

@@ -1,0 +1,146 @@
+"""Linear layers whose weights are packed in one of the number formats.
+
+Legend: N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nextstep.errors import NextStepError
+from nextstep.model.native import build
+from nextstep.model.native.packing import FORMATS, pack, quantise, unpack
+
+BLOCK = 2**28
+"""Bytes that packed weights are given at a time."""
+MULTIPLE = 16
+"""Every width that a kernel sees is a multiple of this."""
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` of product.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("format", "outputs", "inputs")),
+        *((name, ctypes.c_void_p) for name in ("data", "scale", "bias")),
+    )  # fmt: skip
+
+
+class Arena:
+    """Memory for packed weights in huge pages, where the system has them.
+
+    With small pages a large part of the time would go into looking them up.
+    """
+
+    def __init__(self) -> None:
+        self.block = torch.empty(0, dtype=torch.uint8)
+        self.used = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The same tensor, in here."""
+        size = tensor.numel() * tensor.element_size()
+        if not size:
+            return tensor
+        if self.used + size > len(self.block):
+            self.block, self.used = _huge(max(size, BLOCK)), 0
+        place = self.block[self.used : self.used + size]
+        self.used = math.ceil((self.used + size) / 64) * 64
+        kept = place.view(tensor.dtype).view(tensor.shape)
+        return kept.copy_(tensor)
+
+
+def _huge(size: int) -> Tensor:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+class PackedLinear(nn.Module):
+    """x @ weight^T + bias with packed weights, for sampling: it has no gradient.
+
+    Through the kernels a row's result depends on that row alone. Where they are not available the
+    weights are unpacked for every call, which is right, but slow.
+
+    Args:
+        weight: [N, K].
+        bias: [N] or none.
+        format_: one of `packing.FORMATS`.
+        arena: where packed weights are kept.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, format_: str, arena: Arena) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.format = format_
+        data, scale = pack(quantise(weight.detach(), format_))
+        self.data, self.scale = arena.keep(data), arena.keep(scale)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._matrix: Matrix | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether a kernel can multiply by it."""
+        widths = self.in_features % MULTIPLE == 0 and self.out_features % MULTIPLE == 0
+        return widths and build.is_available()
+
+    @property
+    def matrix(self) -> Matrix:
+        """What kernels are given."""
+        if self._matrix is None:
+            self._bias = None if self.bias is None else self.bias.float().contiguous()
+            self._matrix = Matrix(
+                FORMATS.index(self.format), self.out_features, self.in_features,
+                self.data.data_ptr(), self.scale.data_ptr(),
+                None if self._bias is None else self._bias.data_ptr(),
+            )  # fmt: skip
+        return self._matrix
+
+    @property
+    def weight(self) -> Tensor:
+        """[N, K] as it is used, unpacked anew at every call, and not to be changed."""
+        dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
+        shape = self.out_features, self.in_features
+        return unpack(self.format, self.data, self.scale, *shape).restored(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., N] in the dtype of x."""
+        if not self.fits:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.linear(x, self.weight.to(x.dtype), bias)
+        rows = x.detach().reshape(-1, self.in_features).float().contiguous()
+        out = torch.empty(len(rows), self.out_features)
+        build.call("linear", self.matrix, len(rows), rows, out)
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """What torch prints."""
+        return f"{self.in_features}, {self.out_features}, {self.format}"
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Memory of all weights, packed or not, each counted once."""
+    plain = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    packed = [part for part in model.modules() if isinstance(part, PackedLinear)]
+    tensors = [tensor for part in packed for tensor in (part.data, part.scale)]
+    return sum(plain.values()) + sum(t.numel() * t.element_size() for t in tensors)
+
+
+def lossless(model: nn.Module) -> None:
+    """Make sure that a model's weights are what they were before packing.
+
+    Raises:
+        NextStepError: when they were rounded to integers.
+    """
+    for part in model.modules():
+        if isinstance(part, PackedLinear) and part.format.startswith("int"):
+            raise NextStepError(
+                f"weights in {part.format} are for sampling alone; load the model without quantising"
+            )
