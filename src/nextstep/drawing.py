@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nextstep import provenance
 from nextstep.engine.blocks import ROWS
+from nextstep.engine.core import number_format
 from nextstep.engine.running import Job
 from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
 from nextstep.engine.session import ReadPicture
@@ -26,6 +27,7 @@ from nextstep.errors import NextStepError
 from nextstep.folders import Parts, check_fit
 from nextstep.image import masks, pictures
 from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.model.native.quantising import pack_for_sampling, quantised
 from nextstep.model.nextstep import NextStepModel
 from nextstep.requests import Request, encode_source, masked_source, picture_grid
 from nextstep.results import GeneratedPicture
@@ -90,14 +92,14 @@ class Engine:
         self.model, self.text_tokenizer = model, text_tokenizer
         self.image_tokenizer, self.defaults = image_tokenizer, defaults or ModelDefaults()
         self.scheduler = Scheduler(model, limits, clock)
-        dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-        self.maker = Maker(model_hash, dtype, ROWS, adapter or {})
+        self.maker = Maker(model_hash, number_format(model), ROWS, adapter or {})
         self._requests: dict[int, Request] = {}
 
     @classmethod
     def of_parts(cls, parts: Parts, limits: Limits | None = None) -> Engine:
         """An engine from what `folders.load_parts` gives."""
         model, images, texts, defaults, fingerprint = parts
+        pack_for_sampling(model)
         return cls(model, texts, images, defaults, limits, model_hash=fingerprint)
 
     def request(
@@ -281,9 +283,10 @@ class Engine:
             task=request.task,
             settings=request.settings,
             model_hash=self.maker.model,
-            dtype=self.maker.dtype,
+            dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
             sources=[provenance.tensor_hash(source.tokens) for source in request.sources],
             adapter=self.maker.adapter,
+            quantize=quantised(self.model),
         )
         record |= {"block_rows": ROWS, "threads": torch.get_num_threads()}
         record |= request.kept.record() if request.kept else {}

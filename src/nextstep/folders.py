@@ -103,10 +103,12 @@ def load_parts(
     device: str = "cpu",
     vae: str | Path | None = None,
     keep_dtype: bool = False,
+    quantize: str | None = None,
 ) -> Parts:
     """Read everything a pipeline needs; see `NextStepPipeline.from_pretrained`.
 
-    `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default.
+    `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default;
+    `quantize` rounds those of the model as they are read.
     """
     folder = find_folder(model)
     if dtype is None and torch.device(device).type == "cpu" and not keep_dtype:
@@ -117,7 +119,7 @@ def load_parts(
     image_tokenizer = load_image_tokenizer(tokenizer_folder, dtype, device)
     check_fit(config, image_tokenizer, text_tokenizer)
     return Parts(
-        load_model(folder, dtype, device),
+        load_model(folder, dtype, device, quantize),
         image_tokenizer,
         text_tokenizer,
         ModelDefaults.of_folder(folder),

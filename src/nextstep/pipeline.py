@@ -17,6 +17,12 @@ from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import masks, pictures
+from nextstep.model.native.quantising import (
+    formats,
+    pack_for_sampling,
+    pack_model,
+    quantised,
+)
 from nextstep.requests import (
     Kept,
     branch_prompt,
@@ -87,6 +93,7 @@ class NextStepPipeline(Turns):
         vae: str | Path | None = None,
         adapter: str | Path | None = None,
         adapter_scale: float = 1.0,
+        quantize: str | None = None,
     ) -> NextStepPipeline:
         """Load a model folder, the shipped "nano", or a hub id.
 
@@ -97,14 +104,23 @@ class NextStepPipeline(Turns):
             vae: folder of the image tokenizer when it is not the model's own.
             adapter: folder of a LoRA adapter, merged into the weights.
             adapter_scale: how strongly; 0 is the model without it.
+            quantize: "int8", "int4" or "bf16" for the weights of backbone and flow head, or both
+                apart as in "int4/int8"; on the CPU alone.
 
         Raises:
             ModelFileError: naming what is missing or does not fit.
+            NextStepError: for an unknown format.
         """
-        parts = folders.load_parts(model, dtype, device, vae)
+        # An adapter is merged into whole weights, so those are rounded afterwards.
+        early = quantize if adapter is None else None
+        parts = folders.load_parts(model, dtype, device, vae, quantize=early)
         pipeline = cls(*parts)
         if adapter is not None:
             pipeline.adapter = folders.merge_adapter_folder(parts, adapter, adapter_scale)
+        if quantize is None:
+            pack_for_sampling(parts.model)
+        elif early is None:
+            pack_model(parts.model, *formats(quantize))
         return pipeline
 
     def save_pretrained(self, folder: str | Path, released: bool = False) -> None:
@@ -365,6 +381,7 @@ class NextStepPipeline(Turns):
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
             sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
             adapter=self.adapter,
+            quantize=quantised(self.model),
         )
 
 

@@ -35,6 +35,7 @@ def record(
     dtype: str,
     sources: list[str],
     adapter: dict[str, Any] | None = None,
+    quantize: str = "",
 ) -> dict[str, Any]:
     """Everything a picture depends on, as plain values; sources by a hash of their tokens."""
     return {
@@ -48,6 +49,7 @@ def record(
         "model": model_hash,
         **(adapter or {}),
         "dtype": dtype,
+        **({"quantize": quantize} if quantize else {}),
         **({"sources": sources} if sources else {}),
         "version": __version__,
     }

@@ -17,6 +17,7 @@ from nextstep.drawing import Engine
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
+from nextstep.model.native.quantising import quantised
 from nextstep.requests import encode_source
 from nextstep.results import GeneratedPicture
 from nextstep.settings import GenerationSettings
@@ -231,6 +232,12 @@ def _check_model(pipeline: NextStepPipeline, record: dict[str, Any]) -> None:
         raise NextStepError(
             f"the picture was made with the adapter {adapter or 'none'}, here it is "
             f"{pipeline.adapter or 'none'}; name the adapter it was made with"
+        )
+    rounded = quantised(pipeline.model)
+    if record.get("quantize", "") != rounded:
+        raise NextStepError(
+            f"the picture was made with weights in {record.get('quantize') or 'full'}, here they "
+            f"are in {rounded or 'full'}; load the model as it was then"
         )
     here = pipeline.model.embed_tokens.weight.dtype
     if record_dtype(record) != here:

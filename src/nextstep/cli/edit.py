@@ -29,6 +29,7 @@ def command(
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     height: o.Height = None,
     width: o.Width = None,
@@ -59,7 +60,7 @@ def command(
     sources = [open_picture(path) for path in image]
     marked = None if mask is None else read_mask(mask)
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
+    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
     loaded = time.monotonic()
     with report.progress_bar(num_images, quiet=as_json) as told:
         results = pipeline.edit(

@@ -59,6 +59,7 @@ def world(
     batch_size: o.BatchSize = 8,
     vae: o.Vae = None,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
@@ -79,7 +80,8 @@ def world(
     load = o.load_pipeline
 
     def ask(name: str, folder: Path) -> tuple[Results, dict[str, Any]]:
-        pipeline = load(name, dtype, device, vae if name == model else None)
+        own = vae if name == model else None
+        pipeline = load(name, dtype, device, own, quantize=quantize)
         plan, about = _plan(pipeline, tasks, split, n, seed, core, name, answers)
         results = _answered(pipeline, plan, folder, about, batch_size, answers, quiet=as_json)
         write_verdicts(folder / "verdicts.jsonl", results)

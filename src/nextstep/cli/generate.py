@@ -19,6 +19,7 @@ def command(
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     height: o.Height = None,
     width: o.Width = None,
@@ -59,15 +60,17 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        if vae or adapter or dtype:
-            raise ValueError("a service has its own model: leave out --vae, --adapter and --dtype")
+        if vae or adapter or dtype or quantize:
+            raise ValueError(
+                "a service has its own model: leave out --vae, --adapter, --dtype and --quantize"
+            )
         size = remote.size(height, width)
         remote.generate(
             server, api_key, prompts, paths, as_json, n=num_images, size=size, seed=seed, **settings
         )
         return
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
+    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
     loaded = time.monotonic()
     with report.progress_bar(len(prompts) * num_images, quiet=as_json) as told:
         results = pipeline.generate(

@@ -35,6 +35,11 @@ AdapterScale = Annotated[float, typer.Option(help="How strongly the adapter coun
 Dtype = Annotated[
     str | None, _option("fp32, bf16 or fp16; default fp32 on the CPU.", panel=MODEL_PANEL)
 ]
+Quantize = Annotated[
+    str | None,
+    _option("Round weights to int8, int4 or bf16; int4/int8 rounds backbone and head apart.",
+            panel=MODEL_PANEL),
+]  # fmt: skip
 Device = Annotated[str, typer.Option(help="cpu, cuda ...", rich_help_panel=MODEL_PANEL)]
 Height = Annotated[int | None, _option("Pixels, a multiple of 16.")]
 Width = Annotated[int | None, _option("Pixels, a multiple of 16.")]
@@ -77,6 +82,7 @@ def load_pipeline(
     vae: Path | None,
     adapter: Path | None = None,
     adapter_scale: float = 1.0,
+    quantize: str | None = None,
 ) -> NextStepPipeline:
     """The pipeline that the options name.
 
@@ -86,7 +92,7 @@ def load_pipeline(
     from nextstep.pipeline import NextStepPipeline
 
     return NextStepPipeline.from_pretrained(
-        model, parse_dtype(dtype), check_device(device), vae, adapter, adapter_scale
+        model, parse_dtype(dtype), check_device(device), vae, adapter, adapter_scale, quantize
     )
 
 

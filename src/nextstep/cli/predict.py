@@ -20,6 +20,7 @@ def command(
     model: o.Model = "nano",
     vae: o.Vae = None,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     guidance: o.Guidance = None,
@@ -39,7 +40,7 @@ def command(
     paths = report.output_paths(output, len(action))
     scene = open_picture(image)
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae)
+    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
     loaded = time.monotonic()
     turns = pipeline.conversation(
         seed, guidance=guidance, image_guidance=image_guidance, schedule=schedule,

@@ -19,6 +19,7 @@ def command(
     model: o.Model = "nano",
     vae: o.Vae = None,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     max_tokens: o.MaxTokens = 64,
     as_json: o.Json = False,
@@ -30,7 +31,8 @@ def command(
     from nextstep.image.pictures import open_picture
 
     pictures = [open_picture(path) for path in image]
-    answer = o.load_pipeline(model, dtype, device, vae).read(pictures, question, max_tokens)
+    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
+    answer = pipeline.read(pictures, question, max_tokens)
     if as_json:
         told = {"pictures": [str(p) for p in image], "question": question, "answer": answer}
         typer.echo(json.dumps(told, ensure_ascii=False))

@@ -90,6 +90,12 @@ def _made_again(
     check_record(record)
     scale = float(record.get("adapter_scale", 1.0))
     pipeline = NextStepPipeline.from_pretrained(
-        model, record_dtype(record), o.check_device(device), vae, adapter, scale
+        model,
+        record_dtype(record),
+        o.check_device(device),
+        vae,
+        adapter,
+        scale,
+        record.get("quantize"),
     )
     return replay(pipeline, record, images or [], mask)

@@ -44,6 +44,7 @@ def command(
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
 ) -> None:  # fmt: skip
     """Serve pictures over HTTP: OpenAI's image and chat endpoints, and jobs with live rows.
@@ -69,7 +70,7 @@ def command(
     limits = Limits(
         queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
     )
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale)
+    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
     name = Path(model).name if Path(model).is_dir() else model
     app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size,
                            preview_share=preview_share)  # fmt: skip

@@ -25,6 +25,7 @@ def command(
     model: o.Model = "nano",
     vae: o.Vae = None,
     dtype: o.Dtype = None,
+    quantize: o.Quantize = None,
     device: o.Device = "cpu",
     max_pictures: Annotated[
         int, typer.Option(min=1, help="Most pictures to draw.", rich_help_panel=o.SAMPLING_PANEL)
@@ -52,7 +53,7 @@ def command(
     # The grammar checks tags against pictures; the grids only say which picture stands where.
     order = interleaved(tagged, [(1, number + 1) for number in range(len(pictures))])
     parts = [p.text if isinstance(p, Text) else pictures[p.grid[1] - 1] for p in order]
-    pipeline = o.load_pipeline(model, dtype, device, vae)
+    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
     with report.progress_bar(max_pictures, quiet=as_json) as told:
         made = pipeline.story(
             *parts, max_pictures=max_pictures, max_tokens=max_tokens, temperature=temperature,

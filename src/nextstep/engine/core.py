@@ -22,7 +22,8 @@ from nextstep.model.backbone import Layer, rotary_angles
 from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.native import build
-from nextstep.model.native.linear import MULTIPLE, Matrix, PackedLinear
+from nextstep.model.native.linear import Matrix, PackedLinear
+from nextstep.model.native.quantising import kernels_fit, quantised
 from nextstep.model.nextstep import NextStepModel
 
 MODULATION_BYTES = 2**28
@@ -31,6 +32,10 @@ ANGLES = 256
 """Rotary positions worked out at a time."""
 REMEMBERED = 64
 """Solvers whose embedded times are kept."""
+
+
+KERNELS = "kernels 1"
+"""Pictures are byte-equal for kernels of one number; others give other roundings."""
 
 
 class RowPlace(NamedTuple):
@@ -94,6 +99,13 @@ def core_of(model: NextStepModel) -> Core | None:
     return model.core
 
 
+def number_format(model: NextStepModel) -> str:
+    """What roundings depend on beside the request: dtype, rounded weights, kernels or none."""
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    parts = dtype, quantised(model), KERNELS if core_of(model) else ""
+    return ", ".join(part for part in parts if part)
+
+
 def can_run(model: NextStepModel) -> bool:
     """Whether the kernels know everything in this model."""
     config, net = model.config, model.image_head.net
@@ -103,12 +115,9 @@ def can_run(model: NextStepModel) -> bool:
         head += [block.mlp[0], block.mlp[2], block.adaLN_modulation[1]]
     packed = [part for part in (*layers, *head) if isinstance(part, PackedLinear)]
     expected = 7 * config.num_hidden_layers + len(head)
-    widths = config.hidden_size, config.fm_head_dim, config.intermediate_size, config.token_size
     return (
         len(packed) == expected
-        and build.is_available()
-        and all(width % MULTIPLE == 0 for width in widths)
-        and config.head_dim % (2 * MULTIPLE) == 0
+        and kernels_fit(config)
         and model.embed_tokens.weight.dtype in (torch.float32, torch.bfloat16)
     )
 
@@ -151,8 +160,13 @@ class Core:
         for cache, row, first, position in places:
             store = cache.store
             lines.append(
-                (store[0, 0, row].data_ptr(), store.stride(3), store.stride(1), store.stride(0))
-                + (first, position, start + (position - first) * step)
+                (
+                    store[0, 0, row].data_ptr(),
+                    *(store.stride(dim) for dim in (3, 1, 0)),
+                    first,
+                    position,
+                    start + (position - first) * step,
+                )
             )
         build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
         for cache, _, _, position in places:

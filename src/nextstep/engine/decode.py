@@ -184,8 +184,7 @@ class DecodeState:
         if core is not None:
             position = self.cache.length
             places = [
-                RowPlace(self.cache, row, self.padding[row], position)
-                for row in range(len(tokens))
+                RowPlace(self.cache, row, self.padding[row], position) for row in range(len(tokens))
             ]
             return core.feed(embedded, places)
         mask = None

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json, write_json
+from nextstep.model.native.linear import packed_weights
+from nextstep.model.native.quantising import Packer, formats, quantised
 from nextstep.model.nextstep import NextStepModel
 
 INDEX = "model.safetensors.index.json"
@@ -67,7 +69,10 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype | None = None, device: str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    quantize: str | None = None,
 ) -> NextStepModel:
     """Read a model folder of any known layout.
 
@@ -75,6 +80,8 @@ def load_model(
         folder: with config.json and weights.
         dtype: of the loaded weights; default as stored.
         device: where they go, tensor by tensor.
+        quantize: such as "int8"; weights are rounded and packed as they are read, so that the
+            whole model never lies in memory. On the CPU alone.
 
     Raises:
         ModelFileError: naming what does not fit.
@@ -82,7 +89,10 @@ def load_model(
     config = read_model_config(folder)
     with torch.device("meta"):
         model = NextStepModel(config)
-    missing = _fill(model, folder, dtype, device)
+    if quantize is not None and torch.device(device).type != "cpu":
+        raise ModelFileError("weights are quantised for the CPU alone; leave out the device")
+    packer = None if quantize is None else Packer(*formats(quantize))
+    missing = _fill(model, folder, dtype, device, packer)
     if missing:
         image = all(name.startswith(IMAGE_PARTS) for name in missing)
         hint = "; it is a plain language model, start from it with from_language_model" * image
@@ -148,7 +158,13 @@ def read_model_config(folder: Path) -> NextStepConfig:
     return NextStepConfig.from_file(folder / "config.json")
 
 
-def _fill(model: NextStepModel, folder: Path, dtype: torch.dtype | None, device: str) -> list[str]:
+def _fill(
+    model: NextStepModel,
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: str,
+    packer: Packer | None = None,
+) -> list[str]:
     """Put stored tensors into a meta model; names that found none come back."""
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
     tied = model.config.tie_word_embeddings
@@ -164,7 +180,12 @@ def _fill(model: NextStepModel, folder: Path, dtype: torch.dtype | None, device:
                 f"tensor '{name}' in {folder} has shape {tuple(value.shape)}, "
                 f"config.json asks for {tuple(wanted[name])}"
             )
-        _assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+        kept = value.to(device=device, dtype=dtype or value.dtype)
+        owner, _, leaf = name.rpartition(".")
+        if packer is not None and leaf == "weight" and packer.takes(model, owner):
+            packer.put(model, owner, kept)
+        else:
+            _assign(model, name, kept)
         del wanted[name]
     if extra:
         raise ModelFileError(
@@ -192,16 +213,23 @@ def save_model(
         shard_bytes: largest shard.
 
     Raises:
-        ModelFileError: when the released layout has no place for what the model has.
+        ModelFileError: when the released layout has no place for what the model has, or its
+            weights were rounded to be read faster.
     """
     from safetensors.torch import save_file
+
+    rounded = quantised(model)
+    if rounded:
+        raise ModelFileError(
+            f"weights in {rounded} are for sampling alone; load the model without quantising"
+        )
 
     if released and model.config.image_position_side:
         raise ModelFileError(
             "this model has learned row and column positions, which the released layout cannot "
             "hold; write it in our own"
         )
-    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    tensors = {name: p.detach() for name, p in model.named_parameters()} | packed_weights(model)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = model.config.to_released_dict(dtype) if released else model.config.to_dict()
     if released and model.config.tie_word_embeddings:

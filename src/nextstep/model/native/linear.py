@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstep.errors import NextStepError
 from nextstep.model.native import build
 from nextstep.model.native.packing import FORMATS, pack, quantise, unpack
 
@@ -133,14 +132,7 @@ def packed_bytes(model: nn.Module) -> int:
     return sum(plain.values()) + sum(t.numel() * t.element_size() for t in tensors)
 
 
-def lossless(model: nn.Module) -> None:
-    """Make sure that a model's weights are what they were before packing.
-
-    Raises:
-        NextStepError: when they were rounded to integers.
-    """
-    for part in model.modules():
-        if isinstance(part, PackedLinear) and part.format.startswith("int"):
-            raise NextStepError(
-                f"weights in {part.format} are for sampling alone; load the model without quantising"
-            )
+def packed_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model's packed layers by name, [N, K]."""
+    found = model.named_modules()
+    return {f"{name}.weight": part.weight for name, part in found if isinstance(part, PackedLinear)}

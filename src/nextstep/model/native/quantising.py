@@ -7,20 +7,44 @@ and so do embeddings, norms and biases.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
-from nextstep.model.native.linear import Arena, PackedLinear
+from nextstep.model.native import build
+from nextstep.model.native.linear import MULTIPLE, Arena, PackedLinear
 from nextstep.model.native.packing import check_format
+
+if TYPE_CHECKING:
+    from nextstep.config import NextStepConfig
+    from nextstep.model.nextstep import NextStepModel
 
 KEPT = ("image_in_projector", "image_head.net.time_embed")
 """Parts that stay ordinary layers: they are used once a token, or once a process."""
 ENDS = ("image_head.net.input_proj", "image_head.net.final_layer.linear")
 """Parts that keep the model's own precision: noise and velocity go through them."""
+NAMES = ("int8", "int4", "bf16")
+"""What weights may be rounded to, to be read faster."""
 HALVES = {"int8": "int8", "int4": "int8"}
 """What the language-model head takes at most: its logits are compared with each other."""
 OWN = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def formats(quantize: str) -> tuple[str, str]:
+    """Formats of the layers and of the flow head, of "int8" or "int4/int8".
+
+    Raises:
+        NextStepError: for another name.
+    """
+    parts = quantize.split("/")
+    if len(parts) > 2 or any(part not in NAMES for part in parts):
+        raise NextStepError(
+            f"weights cannot be quantised to '{quantize}'; choose from {', '.join(NAMES)}, or give "
+            "the backbone's and the flow head's apart, as in int4/int8"
+        )
+    return parts[0], parts[-1]
 
 
 class Packer:
@@ -28,14 +52,14 @@ class Packer:
 
     Args:
         format_: of the backbone.
-        head: of the flow head; default the same.
+        head: of the flow head.
 
     Raises:
         NextStepError: for an unknown format.
     """
 
-    def __init__(self, format_: str, head: str | None = None) -> None:
-        self.format, self.head = check_format(format_), check_format(head or format_)
+    def __init__(self, format_: str, head: str) -> None:
+        self.format, self.head = check_format(format_), check_format(head)
         self.arena = Arena()
 
     def format_of(self, name: str, dtype: torch.dtype) -> str:
@@ -74,7 +98,7 @@ def pack_model(model: nn.Module, format_: str, head: str | None = None) -> None:
     Raises:
         NextStepError: for an unknown format, an adapter that is not merged, or another device.
     """
-    packer = Packer(format_, head)
+    packer = Packer(format_, head or format_)
     if any(hasattr(part, "base_layer") for part in model.modules()):
         raise NextStepError("merge the adapter into the weights before packing them")
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
@@ -82,6 +106,22 @@ def pack_model(model: nn.Module, format_: str, head: str | None = None) -> None:
     for name, _ in list(model.named_modules()):
         if name and packer.takes(model, name):
             packer.put(model, name, model.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def pack_for_sampling(model: NextStepModel) -> None:
+    """Pack a model without loss where the kernels can run it; else it stays as it is."""
+    own = OWN.get(model.embed_tokens.weight.dtype)
+    if own and model.embed_tokens.weight.device.type == "cpu" and kernels_fit(model.config):
+        pack_model(model, own)
+
+
+def kernels_fit(config: NextStepConfig) -> bool:
+    """Whether the kernels know a model's widths, and run on this machine."""
+    widths = (
+        config.hidden_size, config.intermediate_size, config.fm_head_dim, config.token_size,
+        config.head_dim // 2,
+    )  # fmt: skip
+    return all(width % MULTIPLE == 0 for width in widths) and build.is_available()
 
 
 def quantised(model: nn.Module) -> str:
@@ -95,7 +135,7 @@ def quantised(model: nn.Module) -> str:
             found[name.startswith("image_head")] = part.format
     layers, head = found.get(False, ""), found.get(True, "")
     if not f"{layers}{head}".count("int"):
-        own = {"bf16": torch.bfloat16}.get(layers)
-        weight = model.get_parameter("embed_tokens.weight")
-        return "bf16" if own is not None and weight.dtype != own else ""
+        given = model.get_parameter("embed_tokens.weight").dtype
+        if layers != "bf16" or given == torch.bfloat16:
+            return ""
     return layers if layers == head else f"{layers}/{head}"
