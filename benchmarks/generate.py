@@ -1,8 +1,11 @@
-"""How fast pictures are made, and whether company changes them.
+"""How fast pictures are made: seconds, where they go, bytes moved, memory.
 
-Prints a table and ends with one line of JSON. Times are medians after a warm-up, in one process but
-for the cold start, which is a fresh one. The bound is the time to read every weight as often as it
-is used at the read bandwidth measured in the same run; weights that stay in the caches can beat it.
+Prints a table and ends with one line of JSON. `--model` is a folder, "nano", or the name of a size
+(0.5b, 3b, 14b), which is filled with random numbers layer by layer; with `--head` it takes another
+flow head. Seconds are medians after a warm-up. The bound is the time to read every weight as often
+as sampling must, at the bandwidth measured in the same run: layers once a token, the head's
+modulation once a token, the rest of the head at every call. Weights that stay in the caches beat
+it. The peak of memory is that of the measured runs, loading left out.
 """
 
 from __future__ import annotations
@@ -14,107 +17,254 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
-from nextstep import NextStepPipeline
-from nextstep.results import GeneratedPicture
-from nextstep.world.captions import default_caption
-from nextstep.world.vocabulary import COLOURS, sample_objects
+from nextstep.config import HEADS, SIZES, NextStepConfig
+from nextstep.engine import decode
+from nextstep.engine.core import Core, core_of
+from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.noise import KeyedNoise
+from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.folders import load_parts
+from nextstep.image.autoencoder import AutoencoderConfig
+from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.model.native.linear import huge_pages, packed_bytes
+from nextstep.model.native.quantising import (
+    OWN,
+    Packer,
+    formats,
+    kernels_fit,
+    pack_for_sampling,
+)
+from nextstep.model.nextstep import NextStepModel
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT = "red apple, noto style, white background"
-EVALUATIONS = {"midpoint": 2, "heun": 2}
+WORDS, NOTHING = 24, 8
+"""Ids of a made-up prompt, and of the branch without it."""
 
 
-def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median over `repeats` calls after one that is thrown away."""
+def read_bandwidth() -> float:
+    """Bytes per second of adding up memory far larger than most caches, in huge pages."""
+    block = huge_pages(2**30).view(torch.float32).fill_(1)
+    return 2**30 / min(_seconds(block.sum) for _ in range(10))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
     call()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return time.perf_counter() - begun
 
 
-def cold_start(model: str, repeats: int) -> float:
+def random_model(
+    config: NextStepConfig, dtype: torch.dtype, quantize: str | None, plain: bool
+) -> NextStepModel:
+    """A model of random numbers; a large one never lies in memory unpacked."""
+    with torch.device("meta"):
+        model = NextStepModel(config)
+    own = OWN[dtype] if kernels_fit(config) and not plain else None
+    packer = Packer(*formats(quantize)) if quantize else Packer(own, own) if own else None
+    pool = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        count = parameter.numel()
+        value = pool.repeat(-(-count // len(pool)))[:count].view(parameter.shape).to(dtype)
+        if "norm" in owner or ("in_ln" in owner and leaf == "weight"):
+            value = value + 1
+        if packer and leaf == "weight" and packer.takes(model, owner):
+            packer.put(model, owner, value)
+        else:
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.eval()
+
+
+def load(asked: argparse.Namespace) -> tuple[NextStepModel, ImageTokenizer]:
+    """Model and image tokenizer of the options."""
+    dtype = DTYPES[asked.dtype]
+    if asked.model in SIZES and asked.model != "nano":
+        config = NextStepConfig.named(asked.model)
+        if asked.head:
+            config = config.with_values(**HEADS[asked.head])
+        return random_model(config, dtype, asked.quantize, asked.plain), ImageTokenizer(
+            AutoencoderConfig()
+        )
+    parts = load_parts(asked.model, dtype, quantize=asked.quantize)
+    if not asked.quantize and not asked.plain:
+        pack_for_sampling(parts.model)
+    return parts.model, parts.image_tokenizer
+
+
+def bytes_a_token(model: NextStepModel, calls: int) -> tuple[float, float]:
+    """Weights read for one token of all pictures together, by backbone and by head."""
+
+    def size(module: nn.Module) -> int:
+        return packed_bytes(module)
+
+    head = model.image_head
+    once = sum(size(block.adaLN_modulation) for block in head.net.blocks())
+    once += size(head.net.final_layer.adaLN_modulation) + size(head.net.cond_embed)
+    each = size(head) - once - size(head.net.time_embed)
+    return float(size(model.layers)), float(once + calls * each)
+
+
+def peak_bytes() -> int:
+    """Most memory this process held since the mark was last reset."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def clocks() -> Iterator[dict[str, float]]:
+    """Seconds inside backbone and head, and in reading prompts."""
+    spent: dict[str, float] = defaultdict(float)
+    timed: list[tuple[Any, str, str]] = [
+        (Core, "feed", "backbone"), (Core, "modulate", "head"), (Core, "velocity", "head"),
+        (decode.SamplingHead, "begin", "head"), (decode.SamplingHead, "velocity", "head"),
+        (decode, "_prefill", "prompts"),
+    ]  # fmt: skip
+    before = [getattr(owner, name) for owner, name, _ in timed]
+
+    def wrapped(inner: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*values: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return inner(*values)
+            finally:
+                spent[part] += time.perf_counter() - begun
+
+        return call
+
+    for (owner, name, part), inner in zip(timed, before, strict=True):
+        setattr(owner, name, wrapped(inner, part))
+    try:
+        yield spent
+    finally:
+        for (owner, name, _), inner in zip(timed, before, strict=True):
+            setattr(owner, name, inner)
+
+
+def sampling(model: NextStepModel, asked: argparse.Namespace) -> Callable[[], Tensor]:
+    """A call that samples the tokens of `asked.batch` pictures."""
+    side = asked.size // 16
+    solver = SolverSettings(asked.solver, asked.steps)
+    how = DecodeSettings((side, side), solver, GuidanceSettings(asked.guidance))
+    config = model.config
+    first = max(config.begin_of_image_id, config.image_placeholder_id) % 1000 + 1
+    rows = {
+        name: [Prompt([*range(first, first + length), config.begin_of_image_id])] * asked.batch
+        for name, length in zip(how.branches, (WORDS, NOTHING), strict=False)
+    }
+
+    def call() -> Tensor:
+        keys = [(0, index) for index in range(asked.batch)]
+        return decode_tokens(model, rows, how, KeyedNoise(keys, solver.draws, config.token_size))
+
+    return call
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    bandwidth = read_bandwidth()
+    model, tokenizer = load(asked)
+    call, calls = (
+        sampling(model, asked),
+        len(question_times(SolverSettings(asked.solver, asked.steps))),
+    )
+    call() if asked.warm else None
+    times, parts = [], []
+    for _ in range(asked.repeats):
+        with clocks() as spent:
+            times.append(_seconds(call))
+        parts.append(dict(spent))
+    seconds, tokens = statistics.median(times), (asked.size // 16) ** 2
+    spent = parts[times.index(sorted(times)[len(times) // 2])]
+    peak = peak_bytes() / 1e9
+    pixels = torch.randn(1, tokens, model.config.token_size)
+    grid = (asked.size // 16, asked.size // 16)
+    with torch.inference_mode():
+        decoding = min(_seconds(lambda: tokenizer.decode_tokens(pixels, grid)) for _ in range(3))
+    layers, head = bytes_a_token(model, calls)
+    bound = tokens * (layers + head) / bandwidth
+    rest = seconds - sum(spent.values())
+    return {
+        "model": Path(asked.model).name, "head": asked.head or "own", "size": asked.size,
+        "solver": asked.solver, "steps": asked.steps, "head_calls": calls,
+        "guidance": asked.guidance, "batch": asked.batch, "dtype": asked.dtype,
+        "quantize": asked.quantize or "none", "threads": torch.get_num_threads(),
+        "kernels": core_of(model) is not None,
+        "sampling_s": round(seconds, 3), "picture_s": round(seconds / asked.batch, 4),
+        "pixels_s": round(decoding, 4),
+        "pictures_per_s": round(asked.batch / (seconds + asked.batch * decoding), 3),
+        "token_ms": round(seconds / tokens * 1e3, 3),
+        **{f"{part}_ms": round(spent.get(part, 0.0) / tokens * 1e3, 3)
+           for part in ("backbone", "head", "prompts")},
+        "rest_ms": round(rest / tokens * 1e3, 3),
+        "mb_a_token": round((layers + head) / 1e6, 1),
+        "bandwidth_gb_s": round(bandwidth / 1e9, 1), "bound_s": round(bound, 3),
+        "share_of_bound": round(bound / seconds, 3),
+        "weights_gb": round(packed_bytes(model) / 1e9, 3),
+        "peak_gb": round(peak, 3),
+    }  # fmt: skip
+
+
+def cold_start(model: str, repeats: int = 3) -> float:
     """Median seconds from starting the command to its end, picture written."""
     times = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "nextstep", "generate", PROMPT, "--seed", "1"]
-            begun = time.perf_counter()
-            subprocess.run(
-                [*command, "-m", model, "-o", f"{folder}/a.png"], check=True, capture_output=True
-            )
-            times.append(time.perf_counter() - begun)
+            command = [
+                sys.executable,
+                "-m",
+                "nextstep",
+                "generate",
+                PROMPT,
+                "--seed",
+                "1",
+                "-m",
+                model,
+            ]
+            call = [*command, "-o", f"{folder}/a.png"]
+            times.append(_seconds(lambda: subprocess.run(call, check=True, capture_output=True)))  # noqa: B023
     return statistics.median(times)
-
-
-def read_bandwidth() -> float:
-    """Bytes per second of summing a tensor far larger than the caches."""
-    block = torch.ones(128 * 2**20)
-    return block.numel() * block.element_size() / median_seconds(block.sum, 5)
-
-
-def bytes_per_picture(pipeline: NextStepPipeline) -> float:
-    """Weights read for one picture: the backbone once a token, the head at every evaluation."""
-    size = lambda module: sum(p.numel() * p.element_size() for p in module.parameters())  # noqa: E731
-    settings = pipeline.defaults.generate
-    side = pipeline.image_tokenizer.config.token_pixels
-    tokens = pipeline.defaults.height * pipeline.defaults.width // side**2
-    asked = settings.steps * EVALUATIONS.get(settings.solver, 1)
-    layers = size(pipeline.model.layers)
-    return float(tokens * (layers + asked * size(pipeline.model.image_head)))
-
-
-def differences(pipeline: NextStepPipeline) -> int:
-    """Largest pixel difference between a picture alone, in a batch of 8, and in another order."""
-    names = sample_objects(8, 3)
-    prompts = [default_caption(n, "noto", c) for n, c in zip(names, COLOURS, strict=False)]
-    seeds = list(range(8))
-    as_array = lambda made: np.asarray(made.image).astype(int)  # noqa: E731
-    together = pipeline.generate(prompts, seed=seeds, batch_size=8)
-    turned: list[GeneratedPicture] = pipeline.generate(
-        prompts[::-1], seed=seeds[::-1], batch_size=8
-    )[::-1]
-    largest = 0
-    for i in range(8):
-        alone = as_array(pipeline.generate(prompts[i], seed=seeds[i])[0])
-        for other in (together[i], turned[i]):
-            largest = max(largest, int(np.abs(alone - as_array(other)).max()))
-    return largest
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    begun = time.perf_counter()
-    pipeline = NextStepPipeline.from_pretrained(args.model)
-    loading = time.perf_counter() - begun
-    one = median_seconds(lambda: pipeline.generate(PROMPT), args.repeats)
-    eight = median_seconds(lambda: pipeline.generate([PROMPT] * 8, batch_size=8), args.repeats)
-    bound = bytes_per_picture(pipeline) / read_bandwidth()
-    row = {
-        "cold_start_s": round(cold_start(args.model, 3), 2),
-        "load_s": round(loading, 2),
-        "one_picture_s": round(one, 3),
-        "picture_in_batch_of_8_s": round(eight / 8, 3),
-        "batch_gain": round(8 * one / eight, 2),
-        "memory_bound_s": round(bound, 3),
-        "share_of_bound": round(bound / one, 2),
-        "largest_pixel_difference": differences(pipeline),
-        "threads": torch.get_num_threads(),
-        "model": Path(args.model).name,
-    }
-    for name, value in row.items():
-        print(f"{name:<28}{value!s:>10}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="folder, nano, 0.5b, 3b or 14b")
+    parser.add_argument("--head", choices=HEADS, help="another flow head, for sizes")
+    parser.add_argument("--size", type=int, default=128, help="pixels of a side")
+    parser.add_argument("--solver", default="ab2")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--quantize", help="int8, int4, bf16 or backbone/head")
+    parser.add_argument("--plain", action="store_true", help="through torch, without kernels")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-warm-up", dest="warm", action="store_false")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cold", action="store_true", help="also the command's cold start")
+    parser.add_argument("--json", action="store_true", help="only the line of JSON")
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    row = measure(asked)
+    if asked.cold:
+        row["cold_start_s"] = round(cold_start(asked.model), 2)
+    if not asked.json:
+        for name, value in row.items():
+            print(f"{name:<20}{value!s:>12}")
     print(json.dumps(row))
 
 

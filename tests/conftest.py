@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -48,6 +49,8 @@ TINY = NextStepConfig(
     end_of_image_id=4,
     image_placeholder_id=5,
 )
+PACKABLE = replace(TINY, num_attention_heads=2, num_key_value_heads=1, head_dim=16, fm_head_dim=32)
+"""The same with widths that kernels know."""
 TINY_VAE = AutoencoderConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
 QUICK = GenerationSettings(guidance=2.0, solver="ode", steps=2)
 

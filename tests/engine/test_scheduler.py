@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.blocks import cache_bytes, check_rows
+from nextstep.engine.core import core_of
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.running import Job
 from nextstep.engine.sampler import BlockSampler
@@ -19,8 +20,10 @@ from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
+from nextstep.model.native import build
+from nextstep.model.native.quantising import pack_model
 from nextstep.model.nextstep import NextStepModel
-from tests.conftest import TINY, random_model
+from tests.conftest import PACKABLE, TINY, random_model
 
 BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id
 GRIDS = [(1, 1), (1, 3), (2, 2), (3, 1), (2, 1)]
@@ -65,9 +68,21 @@ def alone(model: NextStepModel, asked: Job) -> Tensor:
     return pictures(scheduler.run_until_idle())[ticket]
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+KINDS = ["float32", "bfloat16", "float32 fp32", "bfloat16 bf16", "float32 int8", "bfloat16 int4"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest) -> NextStepModel:
-    return random_model(TINY).to(request.param)
+    """In a number format, and maybe packed for the kernels."""
+    dtype, *packed = request.param.split()
+    if not packed:
+        return random_model(TINY).to(getattr(torch, dtype))
+    if not build.is_available():
+        pytest.skip("no kernels here")
+    model = random_model(PACKABLE).to(getattr(torch, dtype))
+    pack_model(model, packed[0])
+    assert core_of(model)
+    return model
 
 
 def mix(model: NextStepModel, number: int, expected: dict[int, Tensor]) -> int:

@@ -46,9 +46,13 @@ inline void rotate(const float* x, const float* angles, int64_t d, T* to) {
   const float *cos = angles, *sin = angles + d;
   const int64_t half = d / 2;
   for (int64_t k = 0; k < half; k += 16) {
-    const V a = load(x + k), b = load(x + half + k);
-    store(to + k, _mm512_fnmadd_ps(b, load(sin + k), _mm512_mul_ps(a, load(cos + k))));
-    store(to + half + k, _mm512_fmadd_ps(a, load(sin + half + k), _mm512_mul_ps(b, load(cos + half + k))));
+    const __mmask16 there = half - k >= 16 ? 0xffff : (1 << (half - k)) - 1;
+    auto some = [&](const float* p) { return _mm512_maskz_loadu_ps(there, p + k); };
+    const V a = some(x), b = some(x + half);
+    const V first = _mm512_fnmadd_ps(b, some(sin), _mm512_mul_ps(a, some(cos)));
+    const V second = _mm512_fmadd_ps(a, some(sin + half), _mm512_mul_ps(b, some(cos + half)));
+    store(to + k, first, there);
+    store(to + half + k, second, there);
   }
 }
 

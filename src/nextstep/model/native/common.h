@@ -27,6 +27,10 @@ inline V load(const bf16* p) {
 }
 inline void store(float* p, V v) { _mm512_storeu_ps(p, v); }
 inline void store(bf16* p, V v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+inline void store(float* p, V v, __mmask16 there) { _mm512_mask_storeu_ps(p, there, v); }
+inline void store(bf16* p, V v, __mmask16 there) {
+  _mm256_mask_storeu_epi16(p, there, (__m256i)_mm512_cvtneps_pbh(v));
+}
 inline float sum(V v) { return _mm512_reduce_add_ps(v); }
 
 // exp to 2 ulp (Cephes' polynomial for the rest); what is no number stays so.

@@ -47,14 +47,15 @@ class Arena:
         if not size:
             return tensor
         if self.used + size > len(self.block):
-            self.block, self.used = _huge(max(size, BLOCK)), 0
+            self.block, self.used = huge_pages(max(size, BLOCK)), 0
         place = self.block[self.used : self.used + size]
         self.used = math.ceil((self.used + size) / 64) * 64
         kept = place.view(tensor.dtype).view(tensor.shape)
         return kept.copy_(tensor)
 
 
-def _huge(size: int) -> Tensor:
+def huge_pages(size: int) -> Tensor:
+    """Memory of so many bytes, in huge pages where the system has them."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

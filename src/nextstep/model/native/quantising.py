@@ -119,7 +119,7 @@ def kernels_fit(config: NextStepConfig) -> bool:
     """Whether the kernels know a model's widths, and run on this machine."""
     widths = (
         config.hidden_size, config.intermediate_size, config.fm_head_dim, config.token_size,
-        config.head_dim // 2,
+        config.head_dim,
     )  # fmt: skip
     return all(width % MULTIPLE == 0 for width in widths) and build.is_available()
 

@@ -1,0 +1,115 @@
+"""Whole passes through the kernels against the same model in torch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from nextstep.engine.core import Core, CoreHead, RowPlace, core_of
+from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.noise import KeyedNoise
+from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times
+from nextstep.model.cache import KVCache
+from nextstep.model.native import build
+from nextstep.model.native.quantising import pack_for_sampling, pack_model
+from nextstep.model.nextstep import NextStepModel
+from tests.conftest import PACKABLE, TINY, random_model
+
+pytestmark = pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+
+
+@pytest.fixture(scope="module")
+def plain() -> NextStepModel:
+    return random_model(PACKABLE)
+
+
+@pytest.fixture(scope="module")
+def packed(plain: NextStepModel) -> NextStepModel:
+    model = copy.deepcopy(plain)
+    pack_for_sampling(model)
+    return model
+
+
+def core(model: NextStepModel) -> Core:
+    found = core_of(model)
+    assert found is not None
+    return found
+
+
+@torch.inference_mode()
+def test_states_are_those_of_the_backbone(plain: NextStepModel, packed: NextStepModel) -> None:
+    x = torch.randn(3, 20, PACKABLE.hidden_size)
+    right = plain.hidden(x)
+    cache = KVCache(PACKABLE, 3, 20)
+    made = [
+        core(packed).feed(x[:, place], [RowPlace(cache, row, 0, place) for row in range(3)])
+        for place in range(20)
+    ]
+    assert float((torch.stack(made, 1) - right).abs().max()) < 2e-5
+
+
+@torch.inference_mode()
+def test_known_positions_may_come_together(packed: NextStepModel) -> None:
+    x = torch.randn(9, PACKABLE.hidden_size)
+    first, second = KVCache(PACKABLE, 1, 9), KVCache(PACKABLE, 2, 12)
+    one_by_one = [core(packed).feed(x[i : i + 1], [RowPlace(first, 0, 0, i)]) for i in range(9)]
+    # In another cache, behind three positions of padding.
+    places = [RowPlace(second, 1, 3, 3 + i) for i in range(9)]
+    assert torch.equal(core(packed).feed(x, places), torch.cat(one_by_one))
+    assert (first.length, second.length) == (9, 12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", SOLVERS)
+def test_velocities_are_those_of_the_head(
+    plain: NextStepModel, packed: NextStepModel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Core, "rows_at_once", lambda _: 5)  # so that times come in parts
+    solver = SolverSettings(name, 4)
+    head, hidden = CoreHead(core(packed), solver), torch.randn(2, PACKABLE.hidden_size)
+    head.begin(hidden)
+    for t in question_times(solver):
+        x = torch.randn(2, PACKABLE.token_size)
+        right = plain.image_head(x, torch.full((2,), t), plain.image_condition(hidden))
+        assert float((head.velocity(x, t) - right).abs().max()) < 2e-5
+
+
+@pytest.mark.parametrize("image", [1.0, 1.5])
+def test_pictures_are_those_of_torch(
+    plain: NextStepModel, packed: NextStepModel, image: float
+) -> None:
+    edit = image > 1
+    how = DecodeSettings((2, 3), SolverSettings("ab2", 3), GuidanceSettings(2.0, image), True, edit)
+    place = [PACKABLE.image_placeholder_id] * 2 if edit else []
+    source = [torch.randn(2, PACKABLE.token_size)] if edit else []
+    rows = {
+        name: [Prompt([*range(7, 7 + n), *place, PACKABLE.begin_of_image_id], source)
+               for n in (2, 5)]
+        for name in how.branches
+    }  # fmt: skip
+
+    def made(model: NextStepModel) -> torch.Tensor:
+        noise = KeyedNoise([(1, 0), (1, 1)], how.solver.draws, PACKABLE.token_size)
+        return decode_tokens(model, rows, how, noise)
+
+    assert float((made(plain) - made(packed)).abs().max()) < 1e-3
+
+
+@torch.inference_mode()
+def test_int8_states_stay_near(plain: NextStepModel) -> None:
+    model = copy.deepcopy(plain).to(torch.bfloat16)
+    pack_model(model, "int8")
+    x = torch.randn(4, PACKABLE.hidden_size)
+    cache = KVCache(PACKABLE, 4, 3, torch.bfloat16)
+    made = core(model).feed(x, [RowPlace(cache, row, 0, 0) for row in range(4)])
+    right = plain.hidden(x[:, None])[:, 0]
+    assert float((made - right).norm() / right.norm()) < 0.02
+
+
+def test_other_models_run_through_torch() -> None:
+    model = random_model(TINY)
+    pack_for_sampling(model)  # its widths are unknown to the kernels
+    assert core_of(model) is None

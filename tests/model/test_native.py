@@ -1,0 +1,129 @@
+"""Packed weights: exact formats, products that know no neighbours, loading and saving."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nextstep.errors import ModelFileError, NextStepError
+from nextstep.folders import Parts, save_parts
+from nextstep.model.checkpoints import load_model
+from nextstep.model.native import build
+from nextstep.model.native.linear import Arena, PackedLinear, packed_bytes
+from nextstep.model.native.packing import FORMATS, pack, quantise, unpack
+from nextstep.model.native.quantising import formats, pack_model, quantised
+from tests.conftest import PACKABLE, random_model
+
+kernels = pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+SHAPES = [(32, 64), (48, 16), (80, 208), (16, 320)]
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 7)])
+def test_packing_loses_nothing_more(format_: str, shape: tuple[int, int]) -> None:
+    rounded = quantise(draws(*shape), format_)
+    again = unpack(format_, *pack(rounded), *shape)
+    assert torch.equal(again.values, rounded.values)
+    assert torch.equal(again.scale, rounded.scale)
+
+
+def test_rounding_errors_are_bounded_by_the_scales() -> None:
+    weight = draws(48, 200)
+    error = (quantise(weight, "int8").restored() - weight).abs()
+    assert bool((error <= weight.abs().amax(1, keepdim=True) / 127 * 0.5001).all())
+    groups = F.pad(weight, (0, 56)).view(48, 4, 64)
+    step = (groups.abs().amax(2, keepdim=True) / 8).expand_as(groups).reshape(48, 256)[:, :200]
+    error = (quantise(weight, "int4").restored() - weight).abs()
+    # The side without the largest number ends at 7 steps; scales have 8 bits.
+    assert bool((error <= step * 1.05).all())
+    assert float(error.mean()) < float(step.mean()) * 0.3
+
+
+def test_nothing_is_rounded_to_nothing() -> None:
+    for format_ in FORMATS:
+        assert not quantise(torch.zeros(16, 64), format_).restored().any()
+
+
+@kernels
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_those_of_the_rounded_weights(format_: str, shape: tuple[int, int]) -> None:
+    layer = PackedLinear(draws(*shape), draws(shape[0], seed=1), format_, Arena())
+    for rows in (1, 3, 8, 17, 50, 200):
+        x = draws(rows, shape[1], seed=rows)
+        seen = x.bfloat16() if format_ == "bf16" else x
+        right = F.linear(seen.double(), layer.weight.double(), layer.bias.double())
+        # Integer formats see a row's values in 15 bits.
+        allowed = (1e-4 if format_.startswith("int") else 2e-6) * float(right.abs().max())
+        assert float((layer(x) - right).abs().max()) <= allowed
+
+
+@kernels
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_row_knows_neither_neighbours_nor_threads(format_: str) -> None:
+    layer = PackedLinear(draws(176, 208), None, format_, Arena())
+    x, threads = draws(67, 208, seed=2), torch.get_num_threads()
+    together = layer(x)
+    for rows in (1, 2, 7, 16, 33):
+        assert torch.equal(layer(x[:rows]), together[:rows])
+        assert torch.equal(layer(x[-rows:]), together[-rows:])
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(layer(x), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_without_kernels_products_are_the_same(
+    format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = PackedLinear(draws(48, 80), draws(48, seed=1), format_, Arena()), draws(3, 80)
+    monkeypatch.setattr(build, "is_available", lambda: False)
+    right = F.linear(x, layer.weight.float(), layer.bias)
+    assert float((layer(x) - right).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("format_", ["int8", "int4"])
+def test_weights_are_rounded_while_they_are_read(
+    tiny_parts: Parts, tmp_path: Path, format_: str
+) -> None:
+    parts = tiny_parts._replace(model=random_model(PACKABLE))
+    save_parts(parts, tmp_path / "model")
+    early = load_model(tmp_path / "model", torch.float32, quantize=format_)
+    late = load_model(tmp_path / "model", torch.float32)
+    whole = packed_bytes(late)
+    pack_model(late, *formats(format_))
+    assert quantised(early) == quantised(late) == format_
+    assert packed_bytes(early) == packed_bytes(late) < whole
+    ids = torch.tensor([[7, 8, 9]])
+    assert torch.equal(early.hidden(early.embed(ids)), late.hidden(late.embed(ids)))
+    with pytest.raises(ModelFileError, match="sampling alone"):
+        save_parts(parts._replace(model=early), tmp_path / "again")
+
+
+def test_packing_without_loss_can_be_saved(tiny_parts: Parts, tmp_path: Path) -> None:
+    model = random_model(replace(PACKABLE, tie_word_embeddings=True))
+    right = {name: value.clone() for name, value in model.state_dict().items()}
+    pack_model(model, "fp32")
+    assert quantised(model) == ""
+    save_parts(tiny_parts._replace(model=model), tmp_path / "model")
+    again = load_model(tmp_path / "model").state_dict()
+    assert again.keys() == right.keys()
+    assert all(torch.equal(again[name], value) for name, value in right.items())
+
+
+def test_formats_are_refused_in_words() -> None:
+    assert formats("int4/int8") == ("int4", "int8")
+    for bad in ("int3", "int8/", "int8/int8/int8", ""):
+        with pytest.raises(NextStepError, match="choose from int8, int4, bf16"):
+            formats(bad)
