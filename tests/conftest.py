@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder with model/ and cases/ recorded from the released inference code",
     )
+    parser.addoption("--ray", action="store_true", help="run tests that start a Ray cluster too")
 
 
 TINY = NextStepConfig(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nextstep.cli import options as o
 
-LIMITS = "Limits"
+if TYPE_CHECKING:
+    from nextstep.pipeline import NextStepPipeline
+    from nextstep.serve.engine_backend import EngineBackend
+    from nextstep.serve.ray_backend import RayBackend
+
+LIMITS, RAY = "Limits", "Several machines"
 
 
 def command(
@@ -40,6 +47,16 @@ def command(
     preview_share: Annotated[
         float, typer.Option(min=0, help="Share of the time that previews of rows may take.")
     ] = 0.1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Make the pictures in replicas on a Ray cluster.",
+                           rich_help_panel=RAY)
+    ] = False,
+    replicas: Annotated[
+        str, typer.Option(help="Of the model: a number, or FEWEST-MOST to follow the load.",
+                          rich_help_panel=RAY)
+    ] = "1",
+    replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1,
+    replica_gpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 0,
     vae: o.Vae = None,
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
@@ -70,9 +87,73 @@ def command(
     limits = Limits(
         queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
     )
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
     name = Path(model).name if Path(model).is_dir() else model
+    load = partial(
+        o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize
+    )
+    if ray:
+        counts = parse_replicas(replicas)
+        backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
+                          batch_size, replica_cpus, replica_gpus)  # fmt: skip
+        app = server.app_around(backend, None if ephemeral else folder, keys, limits)
+        typer.echo(f"serving {name} at http://{host}:{port} with replicas {replicas}", err=True)
+        try:
+            server.serve(app, host, port, keys, grace)
+        finally:
+            _leave_ray()
+        return
+    pipeline = load()
     app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size,
                            preview_share=preview_share)  # fmt: skip
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
     server.serve(app, host, port, keys, grace)
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """Fewest and most replicas.
+
+    Raises:
+        ValueError: for anything but N or FEWEST-MOST.
+    """
+    few, _, most = text.partition("-")
+    try:
+        counts = int(few), int(most or few)
+    except ValueError:
+        counts = (0, 0)
+    if not 1 <= counts[0] <= counts[1]:
+        raise ValueError(f"--replicas is a number or FEWEST-MOST, such as 1-4, not '{text}'")
+    return counts
+
+
+def _on_ray(
+    make: Callable[[], EngineBackend],
+    replicas: tuple[int, int],
+    ongoing: int,
+    cpus: float,
+    gpus: float,
+) -> RayBackend:
+    from nextstep.errors import NextStepError
+
+    try:
+        from nextstep.serve.ray_backend import deploy
+
+        return deploy(make, replicas, ongoing, cpus, gpus)
+    except ModuleNotFoundError as error:
+        raise NextStepError(
+            f"--ray needs {error.name}: pip install 'open-nextstep[serve,ray]'"
+        ) from None
+
+
+def _leave_ray() -> None:
+    from nextstep.serve.ray_backend import shut_down
+
+    shut_down()
+
+
+def _replica(
+    load: Callable[[], NextStepPipeline], name: str, batch_size: int, preview_share: float
+) -> EngineBackend:
+    """A model on a worker; sent there by name, so it lies at the top of the module."""
+    from nextstep.serve.server import make_backend
+
+    return make_backend(load(), name, batch_size, preview_share)

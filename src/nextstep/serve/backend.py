@@ -38,6 +38,7 @@ class JobRequest:
         mask: name of the stored mask of an edit; empty without one.
         state: name of the stored picture state that the one picture goes on from; it says all
             that the fields above would say.
+        partials: rows, evenly apart, after which the client surely wants to see a picture.
         parent: where that state comes from, for people: job, picture, and rows kept if any.
     """
 
@@ -58,6 +59,7 @@ class JobRequest:
     mask: str = ""
     state: str = ""
     parent: dict[str, Any] | None = None
+    partials: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -159,6 +161,18 @@ class Want(IntEnum):
     NO = 0
     IF_CHEAP = 1
     SURELY = 2
+
+
+def partial_rows(count: int, rows: int) -> set[int]:
+    """That many rows of a picture, evenly apart, without the last."""
+    return {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
+
+
+def wanted_row(partials: int, row: int, rows: int) -> Want:
+    """For a backend that cannot ask who watches: all rows if cheap, the partial ones surely."""
+    if row in partial_rows(partials, rows):
+        return Want.SURELY
+    return Want.IF_CHEAP if row < rows else Want.NO
 
 
 @dataclass(frozen=True)

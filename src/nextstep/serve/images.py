@@ -133,6 +133,7 @@ async def _answer(
         n=body.n or 1,
         seed=new_seed() if body.seed is None else body.seed,
         settings=settings,
+        partials=(body.partial_images or 0) if body.stream else 0,
     )
     record = service.submit(request, job, sources, mask)
     if body.stream:
@@ -164,6 +165,7 @@ async def _events(
     """OpenAI's image stream: partial pictures, then the finished ones."""
     name = "image_generation" if record.request.task == b.GENERATE else "image_edit"
     form, quality = _form(body)
+    wants = _evenly(body.partial_images or 0)
     sent: dict[int, int] = {}
 
     def told(kind: str, data: str, size: str, index: int, **more: Any) -> bytes:
@@ -176,7 +178,9 @@ async def _events(
 
     async with service.bound(record, events) as bound:
         async for happened in bound:
-            if isinstance(happened, b.RowDone) and happened.preview is not None:
+            # A backend may show more rows than were asked for.
+            asked = isinstance(happened, b.RowDone) and wants(happened.row, happened.rows)
+            if isinstance(happened, b.RowDone) and asked and happened.preview is not None:
                 picture = happened.preview
                 number = sent[happened.index] = sent.get(happened.index, -1) + 1
                 png = await run_in_threadpool(png_of, picture)
@@ -198,11 +202,10 @@ async def _events(
 
 
 def _evenly(count: int) -> Wants:
-    """That many rows of a picture, evenly apart, without the last."""
+    """That many rows of a picture, and no others."""
 
     def wants(row: int, rows: int) -> b.Want:
-        chosen = {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
-        return b.Want.SURELY if row in chosen else b.Want.NO
+        return b.Want.SURELY if row in b.partial_rows(count, rows) else b.Want.NO
 
     return wants
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from nextstep.drawing import Engine
 from nextstep.engine.scheduler import Limits as EngineLimits
 from nextstep.serve.app import create_app
+from nextstep.serve.backend import Backend
 from nextstep.serve.engine_backend import EngineBackend
 from nextstep.serve.keys import Keys
 from nextstep.serve.limits import Limits, check_binding
@@ -65,7 +67,6 @@ def build_app(
     keys: Path | None = None,
     limits: Limits | None = None,
     max_batch: int = 8,
-    cache_bytes: int = 2**30,
     preview_share: float = 0.1,
 ) -> FastAPI:
     """The application for a loaded model.
@@ -76,30 +77,49 @@ def build_app(
         folder: for jobs and pictures; None keeps them in memory.
         keys: file of API keys.
         limits: see `Limits`.
-        max_batch: pictures made together.
-        cache_bytes: of their keys and values together.
+        max_batch: pictures and texts made together.
         preview_share: of the time, that previews of rows may take.
 
     Raises:
         NextStepError: for a bad file of keys, a folder that cannot be used, or a machine whose
             kernels cannot keep pictures apart.
     """
-    chosen = limits or Limits()
-    known = Keys.of_file(keys) if keys else None
     metrics = Metrics()
-    store = Store(folder, chosen.keep)
-    room = EngineLimits(cache_bytes, max_batch)
+    backend = make_backend(pipeline, name, max_batch, preview_share, metrics.batch.observe)
+    return app_around(backend, folder, keys, limits, metrics)
+
+
+def make_backend(
+    pipeline: NextStepPipeline,
+    name: str,
+    max_batch: int = 8,
+    preview_share: float = 0.1,
+    on_batch: Callable[[int], None] | None = None,
+) -> EngineBackend:
+    """An engine for a loaded model, in its own thread; arguments as of `build_app`."""
     engine = Engine(
         pipeline.model,
         pipeline.text_tokenizer,
         pipeline.image_tokenizer,
         pipeline.defaults,
-        room,
+        EngineLimits(running=max_batch),
         model_hash=pipeline.model_hash,
         adapter=pipeline.adapter,
     )
-    backend = EngineBackend(engine, name, preview_share, metrics.batch.observe)
-    return create_app(backend, store, chosen, metrics, known)
+    return EngineBackend(engine, name, preview_share, on_batch)
+
+
+def app_around(
+    backend: Backend,
+    folder: Path | None,
+    keys: Path | None = None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+) -> FastAPI:
+    """The application around any backend; arguments as of `build_app`."""
+    chosen = limits or Limits()
+    known = Keys.of_file(keys) if keys else None
+    return create_app(backend, Store(folder, chosen.keep), chosen, metrics or Metrics(), known)
 
 
 def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
@@ -115,6 +135,9 @@ def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
         timeout_graceful_shutdown=max(1, round(grace)),
         h11_max_incomplete_event_size=65_536,
         ws="none",
+        # Its limit on unfinished headers is h11's own; other parsers would be taken if installed.
+        http="h11",
+        loop="asyncio",
     )
     return Server(config)
 
