@@ -88,9 +88,7 @@ def command(
         queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
     )
     name = Path(model).name if Path(model).is_dir() else model
-    load = partial(
-        o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize
-    )
+    load = partial(o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize)
     if ray:
         counts = parse_replicas(replicas)
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,

@@ -107,26 +107,10 @@ def feed(
     Returns:
         Hidden states [n, E].
     """
-    core = core_of(model)
-    if core is not None:
-        where = filled(coordinates.to(model.embed_tokens.weight.device))
-        blocks = zip(filled(tokens).split(ROWS), where.split(ROWS), strict=True)
-        embedded = torch.cat([model.embed_image(*block) for block in blocks])
-        rows = [RowPlace(place.cache, 0, 0, place.position) for place in places]
-        return core.feed(embedded[: len(places)], rows)
-    made = []
-    for first in range(0, len(places), ROWS):
-        own = slice(first, first + ROWS)
-        made.append(_feed_block(model, tokens[own], coordinates[own], places[own]))
-    return torch.cat(made)
-
-
-def _feed_block(
-    model: NextStepModel, tokens: Tensor, coordinates: Tensor, places: Sequence[Place]
-) -> Tensor:
-    device = model.embed_tokens.weight.device
-    x = model.embed_image(filled(tokens), filled(coordinates.to(device)))
-    return _through_layers(model, x, places)
+    where = filled(coordinates.to(model.embed_tokens.weight.device))
+    blocks = zip(filled(tokens).split(ROWS), where.split(ROWS), strict=True)
+    embedded = torch.cat([model.embed_image(*block) for block in blocks])
+    return feed_embedded(model, embedded[: len(places)], places)
 
 
 @torch.inference_mode()
@@ -141,6 +125,10 @@ def feed_embedded(model: NextStepModel, embedded: Tensor, places: Sequence[Place
     Returns:
         Hidden states [n, E].
     """
+    core = core_of(model)
+    if core is not None:
+        rows = [RowPlace(place.cache, 0, 0, place.position) for place in places]
+        return core.feed(embedded, rows)
     blocks = zip(range(0, len(places), ROWS), filled(embedded).split(ROWS), strict=True)
     made = [_through_layers(model, x, places[first : first + ROWS]) for first, x in blocks]
     return torch.cat(made)

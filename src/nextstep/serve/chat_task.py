@@ -20,6 +20,7 @@ from nextstep.engine.running import Job
 from nextstep.engine.session import ReadPicture
 from nextstep.engine.writing import Choose, TextJob
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
+from nextstep.model.native.quantising import quantised
 from nextstep.requests import encode_source, picture_grid
 from nextstep.serve import backend as b
 from nextstep.serve.tasks import Host, Rows, Task
@@ -232,7 +233,8 @@ class ChatTask(Task):
             task="story",
             settings=self._settings(),
             model_hash=self.engine.maker.model,
-            dtype=self.engine.maker.dtype,
+            dtype=str(self.engine.model.embed_tokens.weight.dtype).removeprefix("torch."),
             sources=[provenance.tensor_hash(one.tokens) for one in self.read.pictures],
             adapter=self.engine.maker.adapter,
+            quantize=quantised(self.engine.model),
         ) | {"block_rows": ROWS, "threads": torch.get_num_threads()}
