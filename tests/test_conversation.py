@@ -96,3 +96,37 @@ def test_preview_grows(tiny_pipeline: NextStepPipeline) -> None:
     told.draw(on_progress=lambda progress: seen.extend(progress.preview()))
     assert len(seen) == 4
     assert not np.array_equal(np.asarray(seen[0]), np.asarray(seen[-1]))
+
+
+def test_conversations_side_by_side_are_those_alone(tiny_pipeline: NextStepPipeline) -> None:
+    """Equal to one conversation after another, and byte by byte whatever the company is."""
+    together = tiny_pipeline.conversations([1, 2, 3])
+    together.read(0, picture(), "the cat moves right")
+    together.read(1, "a red apple")
+    together.read(2, picture(), "how many?")
+    first = together.take_turns({0: (32, 32), 2: 4})
+    together.read(0, "and back")
+    second = together.take_turns({1: (32, 32), 0: (32, 32)})
+    assert list(second) == [1, 0]
+
+    one = tiny_pipeline.conversation(seed=1)
+    one.read(picture(), "the cat moves right")
+    assert difference(one.draw(32, 32).image, first[0]) <= 1
+    one.read("and back")
+    assert difference(one.draw(32, 32).image, second[0]) <= 1
+    reader = tiny_pipeline.conversation(seed=3)
+    reader.read(picture(), "how many?")
+    assert reader.write(4) == first[2]
+
+    alone = tiny_pipeline.conversations([1])
+    alone.read(0, picture(), "the cat moves right")
+    alone.take_turns({0: (32, 32)})
+    alone.read(0, "and back")
+    assert difference(alone.take_turns({0: (32, 32)})[0], second[0]) == 0
+
+
+def test_a_conversation_that_becomes_too_long_is_refused(tiny_pipeline: NextStepPipeline) -> None:
+    together = tiny_pipeline.conversations([1])
+    together.read(0, "word " * tiny_pipeline.model.config.max_position_embeddings)
+    with pytest.raises(NextStepError, match="reads at most"):
+        together.take_turns({0: (32, 32)})

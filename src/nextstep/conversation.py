@@ -21,6 +21,7 @@ from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
 
 if TYPE_CHECKING:
+    from nextstep.conversations import Conversations
     from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.model.nextstep import NextStepModel
     from nextstep.text.tokenizer import TextTokenizer
@@ -223,6 +224,12 @@ class Turns(ABC):
     def conversation(self, seed: int = 0, **settings: Any) -> Conversation:
         """A sequence of text and pictures to be continued turn by turn; see `Conversation`."""
         return Conversation(self, seed, **settings)
+
+    def conversations(self, seeds: Sequence[int]) -> Conversations:
+        """As many of them as there are seeds, whose turns are made together."""
+        from nextstep.conversations import Conversations
+
+        return Conversations(self, seeds)
 
     def story(
         self,

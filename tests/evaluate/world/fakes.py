@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nextstep.evaluate.world.questions import Question
-from nextstep.world.examples import Said
+from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import Scene, render
 from nextstep.world.spec import Sight, sight_of
 
@@ -62,26 +62,37 @@ class FakePipeline:
             assert example.prompt(len(example.parts) - 1) == "<image>" * len(given) + text
         return [self.picture(one) for one in seed]
 
-    def conversation(self, seed: int) -> FakeConversation:
-        self.calls.append("conversation")
-        return FakeConversation(self, seed)
+    def conversations(self, seeds: list[int]) -> FakeConversations:
+        self.calls.append("conversations")
+        return FakeConversations(self, seeds)
 
 
-class FakeConversation:
-    """A conversation about one question."""
+class FakeConversations:
+    """Conversations about one question each; what is given must be what comes before."""
 
-    def __init__(self, pipeline: FakePipeline, seed: int) -> None:
-        self.pipeline, self.seed, self.drawn = pipeline, seed, 0
+    def __init__(self, pipeline: FakePipeline, seeds: list[int]) -> None:
+        self.pipeline, self.seeds = pipeline, seeds
+        self.places = [0] * len(seeds)
+        self.drawn = [0] * len(seeds)
 
-    def read(self, part: str | Image.Image) -> None:
-        assert isinstance(part, str | Image.Image)
+    def read(self, which: int, given: str | Image.Image) -> None:
+        part = self._next(which)
+        assert given == part.text if isinstance(part, Said) else isinstance(given, Image.Image)
 
-    def write(self, most: int) -> str:
-        return self.pipeline.text(self.seed)
+    def take_turns(self, turns: dict[int, Any]) -> dict[int, str | Image.Image]:
+        return {which: self._turn(which, turn) for which, turn in turns.items()}
 
-    def draw(self, height: int, width: int) -> SimpleNamespace:
-        self.drawn += 1
-        return self.pipeline.picture(self.seed, self.drawn - 1)
+    def _turn(self, which: int, turn: tuple[int, int] | int) -> str | Image.Image:
+        assert isinstance(self._next(which), Said) == isinstance(turn, int)
+        if isinstance(turn, int):
+            return self.pipeline.text(self.seeds[which])
+        self.drawn[which] += 1
+        return self.pipeline.picture(self.seeds[which], self.drawn[which] - 1).image
+
+    def _next(self, which: int) -> Said | Shown:
+        question = self.pipeline.by_seed[self.seeds[which]]
+        self.places[which] += 1
+        return question.example.parts[self.places[which] - 1]
 
 
 class PerfectEye:

@@ -80,7 +80,8 @@ class Truth:
 class Model:
     """A model that answers with its default settings.
 
-    Captions and edits are answered in batches; what follows step by step is a conversation.
+    Captions and edits are answered in batches; what follows step by step are conversations side by
+    side.
 
     Args:
         pipeline: model and tokenizers.
@@ -93,14 +94,19 @@ class Model:
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """The model's answers."""
-        group = TASKS[questions[0].task].group if questions else "drawing"
-        together = group == "drawing" or (group == "editing" and questions[0].task != "turns")
-        if not together:
-            return [self._step_by_step(one) for one in questions]
+        if not questions:
+            return []
+        group = TASKS[questions[0].task].group
         begun = time.monotonic()
-        pictures = self._drawn(questions) if group == "drawing" else self._edited(questions)
-        share = (time.monotonic() - begun) / max(1, len(questions))
-        return [Answer((picture,), share) for picture in pictures]
+        outputs: list[tuple[Output, ...]]
+        if group == "drawing":
+            outputs = [(picture,) for picture in self._drawn(questions)]
+        elif group == "editing" and questions[0].task != "turns":
+            outputs = [(picture,) for picture in self._edited(questions)]
+        else:
+            outputs = self._turn_by_turn(questions)
+        share = (time.monotonic() - begun) / len(questions)
+        return [Answer(made, share) for made in outputs]
 
     def _drawn(self, questions: Sequence[Question]) -> list[np.ndarray]:
         made = self.pipeline.generate(
@@ -128,18 +134,27 @@ class Model:
         )
         return [np.asarray(one.image) for one in made]
 
-    def _step_by_step(self, question: Question) -> Answer:
-        begun = time.monotonic()
-        turns = self.pipeline.conversation(question.seed)
-        outputs: list[Output] = []
-        for place, part in enumerate(question.example.parts[: question.asked[-1] + 1]):
-            if place not in question.asked:
-                turns.read(part.text if isinstance(part, Said) else self._shown(part))
-            elif isinstance(part, Said):
-                outputs.append(turns.write(MOST_WORDS).strip())
-            else:
-                outputs.append(np.asarray(turns.draw(self.size, self.size).image))
-        return Answer(tuple(outputs), time.monotonic() - begun)
+    def _turn_by_turn(self, questions: Sequence[Question]) -> list[tuple[Output, ...]]:
+        """Conversations side by side, each a part further whenever it is the model's turn."""
+        talks = self.pipeline.conversations([one.seed for one in questions])
+        places = [0] * len(questions)
+        outputs: list[list[Output]] = [[] for _ in questions]
+        while True:
+            turns: dict[int, tuple[int, int] | int] = {}
+            for number, one in enumerate(questions):
+                if len(outputs[number]) == len(one.asked):
+                    continue
+                place = one.asked[len(outputs[number])]
+                for part in one.example.parts[places[number] : place]:
+                    given = part.text if isinstance(part, Said) else self._shown(part)
+                    talks.read(number, given)
+                picture = isinstance(one.example.parts[place], Shown)
+                turns[number] = (self.size, self.size) if picture else MOST_WORDS
+                places[number] = place + 1
+            if not turns:
+                return [tuple(made) for made in outputs]
+            for number, made in talks.take_turns(turns).items():
+                outputs[number].append(made.strip() if isinstance(made, str) else np.asarray(made))
 
     def _shown(self, part: Shown) -> Image.Image:
         return Image.fromarray(render(part.scene, self.size))
