@@ -6,7 +6,6 @@ else's; what stands before it is read anew, which costs little beside writing it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,34 +14,17 @@ from torch import Tensor
 from nextstep import provenance
 from nextstep.conversation import text_choice
 from nextstep.engine.blocks import ROWS
-from nextstep.engine.decode import DecodeSettings, Prompt
-from nextstep.engine.running import Job
 from nextstep.engine.session import ReadPicture
-from nextstep.engine.writing import Choose, TextJob
-from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
+from nextstep.engine.writing import Choose
 from nextstep.model.native.quantising import quantised
 from nextstep.requests import encode_source, picture_grid
 from nextstep.serve import backend as b
 from nextstep.serve.tasks import Host, Rows, Task
-from nextstep.text.sequence import Part, Picture, Text, build_sequence
+from nextstep.transcript import Transcript
 
 if TYPE_CHECKING:
     from nextstep.drawing import Engine, PictureEvent
     from nextstep.settings import GenerationSettings
-
-
-@dataclass
-class _Read:
-    """A sequence so far: ids, and the pictures at their placeholders."""
-
-    ids: list[int] = field(default_factory=list)
-    pictures: list[ReadPicture] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-    def prompt(self, more: list[int]) -> Prompt:
-        """It and some more ids as a row."""
-        tokens = [picture.tokens for picture in self.pictures]
-        return Prompt([*self.ids, *more], tokens, [picture.grid for picture in self.pictures])
 
 
 class ChatTask(Task):
@@ -50,7 +32,8 @@ class ChatTask(Task):
 
     def __init__(self, host: Host, job: b.Job) -> None:
         super().__init__(host, job)
-        self.read, self.parts = _Read(), list[b.Part]()
+        self.read = Transcript(host.engine.text_tokenizer)
+        self.parts: list[b.Part] = []
         self.left, self.drawn = self.request.draws, 0
         self.usage = [0, 0, 0, 0]
         self.rows: Rows | None = None
@@ -68,11 +51,10 @@ class ChatTask(Task):
         for part in self.request.parts:
             if isinstance(part, str):
                 self.usage[0] += self.count_text(part)
-                self._take([Text(part)], part)
+                self.read.add_text(part)
             else:
                 self.usage[1] += len(sources[part].tokens)
-                self._take([Picture(sources[part].grid)], "<image>")
-                self.read.pictures.append(sources[part])
+                self.read.add_picture(sources[part])
         self._choose = text_choice(
             self.request.seed, len(self.read.ids), self.request.temperature, self.request.top_p
         )
@@ -126,46 +108,18 @@ class ChatTask(Task):
     def _write(self) -> None:
         """Queue a stretch of text; it may end at a picture where one may be drawn."""
         assert self._choose is not None
-        special = self.engine.text_tokenizer.ids
-        forbidden = [special.pad, special.begin_of_image, special.end_of_image]
-        forbidden.append(special.image_placeholder)
-        ends = (special.eos, special.image_area) if self.left else (special.eos,)
-        if not self.left:
-            forbidden.append(special.image_area)
-        prompt = self.read.prompt([])
-        room = self.engine.model.config.max_position_embeddings - len(prompt.ids)
+        room = self.engine.model.config.max_position_embeddings - len(self.read.ids)
         limit = max(1, min(self.request.max_tokens, room))
-        job = TextJob(
-            prompt, limit, self._choose, tuple(forbidden), ends, client=self.job.owner
-        )  # fmt: skip
+        job = self.read.text_job(limit, self._choose, bool(self.left), self.job.owner)
         self.tickets[self.host.submit_job(self, job)] = len(self.parts)
 
     def _draw(self) -> None:
         """Queue a picture."""
-        engine, grid, how = self.engine, self._grid(), self._settings()
-        decode = DecodeSettings(
-            grid, how.solver_settings, how.guidance_settings, how.token_norm,
-            has_images=bool(self.read.pictures),
-        )  # fmt: skip
-        whole = build_sequence([Picture(grid)], engine.text_tokenizer, end=False)
-        opening = whole.ids[: whole.images[0].start]
-        prompts = {
-            name: self._branch(name, how.negative_prompt).prompt(opening)
-            for name in decode.branches
-        }
-        key = self.request.seed, self.drawn
+        grid = self._grid()
         self.rows = Rows(self, self.drawn, grid)
-        job = Job(prompts, decode, key, client=self.job.owner)
+        key = self.request.seed, self.drawn
+        job = self.read.picture_job(grid, self._settings(), key, self.job.owner)
         self.tickets[self.host.submit_job(self, job)] = len(self.parts)
-
-    def _branch(self, name: str, negative: str) -> _Read:
-        if name == CONDITIONAL:
-            return self.read
-        pictures = self.read.pictures if name == IMAGE_ONLY else []
-        parts: list[Part] = [Picture(picture.grid) for picture in pictures]
-        parts += [Text(negative)] if negative else []
-        ids = build_sequence(parts, self.engine.text_tokenizer, end=False).ids
-        return _Read(ids, list(pictures))
 
     @torch.inference_mode()
     def _keep_picture(self, tokens: Tensor, grid: tuple[int, int]) -> None:
@@ -179,16 +133,13 @@ class ChatTask(Task):
             record["rows_done"] = len(tokens) // columns
         made = self.engine.show(tokens, grid, record)
         if len(tokens) == rows * columns:
-            self._take([Picture(grid)], "<image>")
-            self.read.pictures.append(ReadPicture(tokens, grid))
+            self.read.add_picture(ReadPicture(tokens, grid))
         self.drawn += 1
         self._tell_part(b.Part("", made.png(), made.settings))
 
     def _keep_text(self, ids: list[int]) -> None:
-        text = self.engine.text_tokenizer.decode(ids)
+        text = self.read.add_written(ids)
         self.usage[2] += len(ids)
-        self.read.ids += ids
-        self.read.said.append(text)
         if not self.request.draws:
             self._tell_part(b.Part(text.strip()))
         elif ids:
@@ -197,10 +148,6 @@ class ChatTask(Task):
     def _tell_part(self, part: b.Part) -> None:
         self.parts.append(part)
         self.tell(b.PartDone(len(self.parts) - 1, part))
-
-    def _take(self, parts: list[Part], said: str) -> None:
-        self.read.ids += build_sequence(parts, self.engine.text_tokenizer, end=False).ids
-        self.read.said.append(said)
 
     def _encoded(self, name: str) -> ReadPicture:
         own = self.engine.defaults
