@@ -128,7 +128,7 @@ def clocks() -> Iterator[dict[str, float]]:
     """Seconds inside backbone and head, and in reading prompts."""
     spent: dict[str, float] = defaultdict(float)
     timed: list[tuple[Any, str, str]] = [
-        (Core, "feed", "backbone"), (Core, "modulate", "head"), (Core, "velocity", "head"),
+        (Core, "feed", "backbone"), (Core, "sample", "head"),
         (decode.SamplingHead, "begin", "head"), (decode.SamplingHead, "velocity", "head"),
         (decode, "_prefill", "prompts"),
     ]  # fmt: skip

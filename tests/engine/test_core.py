@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
 
-from nextstep.engine.core import Core, CoreHead, RowPlace, core_of
+from nextstep.engine.core import Core, CoreWant, RowPlace, core_of
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
-from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times
+from nextstep.flow.solvers import SOLVERS, SolverSettings, Velocity, solve
 from nextstep.model.cache import KVCache
 from nextstep.model.native import build
 from nextstep.model.native.quantising import pack_for_sampling, pack_model
@@ -64,17 +65,35 @@ def test_known_positions_may_come_together(packed: NextStepModel) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", SOLVERS)
-def test_velocities_are_those_of_the_head(
+def test_tokens_are_those_of_the_solvers(
     plain: NextStepModel, packed: NextStepModel, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Core, "rows_at_once", lambda _: 5)  # so that times come in parts
-    solver = SolverSettings(name, 4)
-    head, hidden = CoreHead(core(packed), solver), torch.randn(2, PACKABLE.hidden_size)
-    head.begin(hidden)
-    for t in question_times(solver):
-        x = torch.randn(2, PACKABLE.token_size)
-        right = plain.image_head(x, torch.full((2,), t), plain.image_condition(hidden))
-        assert float((head.velocity(x, t) - right).abs().max()) < 2e-5
+    # So that calls come in parts.
+    monkeypatch.setattr(Core, "rows_at_once", property(lambda _: 5))
+    asked, right = [], []
+    for number, (solver, b) in enumerate(
+        [(SolverSettings(name, 4), 2), (SolverSettings("ode"), 1)]
+    ):
+        generator = torch.Generator().manual_seed(number)
+        hidden = torch.randn(b, PACKABLE.hidden_size, generator=generator)
+        draws = torch.randn(solver.draws, PACKABLE.token_size, generator=generator)
+        shares = [1.5, -0.5][:b]
+        asked.append(CoreWant(hidden, draws, solver, shares))
+        right.append(solve(answers(plain, hidden, shares), iter(draws).__next__, solver))
+    made = core(packed).sample(asked)
+    assert float((made - torch.stack(right)).abs().max()) < 1e-4
+    assert torch.equal(core(packed).sample(asked[1:])[0], made[1])
+
+
+def answers(model: NextStepModel, hidden: Tensor, shares: list[float]) -> Velocity:
+    """Guided velocities of one picture, plainly."""
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        times, rows = torch.full((len(hidden),), t), x.expand(len(hidden), -1)
+        made = model.image_head(rows, times, model.image_condition(hidden))
+        return torch.tensor(shares) @ made
+
+    return velocity
 
 
 @pytest.mark.parametrize("image", [1.0, 1.5])

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.flow.solvers import SolverSettings, ask, question_times
 from nextstep.model.backbone import Layer, rotary_angles
 from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
@@ -51,6 +51,31 @@ class RowPlace(NamedTuple):
     row: int
     first: int
     position: int
+
+
+class CoreWant(NamedTuple):
+    """One picture that waits for its next token.
+
+    Attributes:
+        hidden: [b, E], states of its branches.
+        draws: [draws, D], fp32.
+        solver: how it is sampled.
+        weights: of the branches, in order.
+    """
+
+    hidden: Tensor
+    draws: Tensor
+    solver: SolverSettings
+    weights: list[float]
+
+
+class Plan(NamedTuple):
+    """A solver: see `coefficients`; and its embedded times [calls, W]."""
+
+    draws: int
+    calls: int
+    coefficients: Tensor
+    times: Tensor
 
 
 class _Layer(ctypes.Structure):
@@ -136,7 +161,7 @@ class Core:
         self._backbone = self._describe_backbone(model)
         self._head = self._describe_head(model)
         self._angles = torch.empty(0)
-        self._times: dict[SolverSettings, Tensor] = {}
+        self._plans: dict[SolverSettings, Plan] = {}
 
     def stands_for(self, model: NextStepModel) -> bool:
         """Whether this is still that model's own."""
@@ -151,7 +176,7 @@ class Core:
             places: n of them.
 
         Returns:
-            [n, E], fp32, behind the final norm.
+            [n, E] behind the final norm, in the dtype of the embeddings.
         """
         x = embedded.float().contiguous().clone()
         self._reach(max(place.position - place.first for place in places) + 1)
@@ -171,16 +196,7 @@ class Core:
         build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
         for cache, _, _, position in places:
             cache.length = max(cache.length, position + 1)
-        return x
-
-    def times(self, solver: SolverSettings) -> Tensor:
-        """Embedded times of a solver's questions, [K, W], fp32."""
-        if solver not in self._times:
-            if len(self._times) >= REMEMBERED:
-                self._times.clear()
-            asked = torch.tensor(question_times(solver))
-            self._times[solver] = self.model.image_head.embed_time(asked).float()
-        return self._times[solver]
+        return x.to(embedded.dtype)
 
     def condition(self, hidden: Tensor) -> Tensor:
         """Embedded condition of hidden states, [n, E] -> [n, W], fp32."""
@@ -198,26 +214,59 @@ class Core:
         build.call("modulate", self._head, len(y), y.contiguous(), out)
         return out
 
+    @property
     def rows_at_once(self) -> int:
-        """Rows that `modulate` should be given at most."""
+        """Rows that `modulate` is given before its result would take too much memory."""
         W, count = self.config.fm_head_dim, self.config.fm_head_layers
         return max(1, MODULATION_BYTES // (4 * W * (3 * count + 2)))
 
-    def velocity(self, x: Tensor, which: Tensor, modulations: Tensor, rows: int) -> Tensor:
-        """Velocities.
+    @torch.inference_mode()
+    def sample(self, wants: Sequence[CoreWant]) -> Tensor:
+        """The next token of every picture, [B, D], fp32, not normalised.
 
-        Args:
-            x: [n, D], fp32, contiguous.
-            which: [n] row of the modulations for each.
-            modulations: of `rows` rows, from `modulate`.
-            rows: how many those are.
-
-        Returns:
-            [n, D], fp32.
+        Rows stand picture by picture, branch by branch; all pictures' calls go together as long
+        as they have some.
         """
-        v = torch.empty_like(x)
-        build.call("velocity", self._head, len(x), x, which, rows, modulations, v)
-        return v
+        plans = [self.plan(want.solver) for want in wants]
+        condition = self.condition(torch.cat([want.hidden.float() for want in wants]))
+        own = condition.split([len(want.hidden) for want in wants])
+        known = [
+            torch.cat((want.draws[: plan.draws], want.draws.new_zeros(plan.calls, D)))
+            for want, plan in zip(wants, plans, strict=True)
+            for D in want.draws.shape[-1:]
+        ]
+        weights = [torch.tensor(want.weights) for want in wants]
+        lines = [
+            (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.weights),
+             share.data_ptr(), numbers.data_ptr())
+            for want, plan, share, numbers in zip(wants, plans, weights, known, strict=True)
+        ]  # fmt: skip
+        pictures, count, done = torch.tensor(lines), max(plan.calls for plan in plans), 0
+        while done < count:
+            parts, first = list[Tensor](), done
+            while done < count and sum(map(len, parts)) < self.rows_at_once:
+                parts += [
+                    rows + plan.times[done]
+                    for rows, plan in zip(own, plans, strict=True)
+                    if done < plan.calls
+                ]
+                done += 1
+            y = torch.cat(parts)
+            made = self.modulate(y)
+            build.call("solve", self._head, len(wants), pictures, first, done, len(y), made)
+        tokens = torch.empty(len(wants), self.config.token_size)
+        build.call("tokens", self._head, len(wants), pictures, tokens)
+        return tokens
+
+    def plan(self, solver: SolverSettings) -> Plan:
+        """What a solver does, made once."""
+        if solver not in self._plans:
+            if len(self._plans) >= REMEMBERED:
+                self._plans.clear()
+            asked = torch.tensor(question_times(solver))
+            times = self.model.image_head.embed_time(asked).float()
+            self._plans[solver] = Plan(*coefficients(solver), times)
+        return self._plans[solver]
 
     def _reach(self, positions: int) -> None:
         """Rotary angles of so many positions, [P, 2, d]."""
@@ -272,36 +321,20 @@ def _matrix(part: nn.Module) -> Matrix:
     return part.matrix
 
 
-class CoreHead:
-    """velocity(x, t) of one condition after another, as `head.SamplingHead` gives it.
+def coefficients(solver: SolverSettings) -> tuple[int, int, Tensor]:
+    """A solver as sums of what it knows: (draws, calls, coefficients [calls + 1, draws + calls]).
 
-    Args:
-        core: of the model.
-        solver: whose questions are answered.
+    All solvers are linear in draws and velocities. So one that is given unit vectors asks at, and
+    ends with, the vectors of its own coefficients.
     """
-
-    def __init__(self, core: Core, solver: SolverSettings) -> None:
-        self.core = core
-        asked = question_times(solver)
-        self.places = {t: place for place, t in enumerate(asked)}
-        self.times = core.times(solver)[:, None]
-        self._made: tuple[int, Tensor] = (-1, self.times)
-        self._condition = self.times
-
-    def begin(self, hidden: Tensor) -> None:
-        """Take up the next token's hidden states, [n, E]."""
-        self._condition = self.core.condition(hidden)
-        self._made = (-1, self.times)
-
-    def velocity(self, x: Tensor, t: float) -> Tensor:
-        """x [n, D] at time t -> [n, D], fp32."""
-        n = len(self._condition)
-        part = max(1, self.core.rows_at_once() // n)
-        number, place = divmod(self.places[t], part)
-        if self._made[0] != number:
-            times = self.times[number * part : (number + 1) * part]
-            y = (self._condition + times).flatten(0, 1)
-            self._made = (number, self.core.modulate(y))
-        rows = min(part, len(self.times) - number * part) * n
-        which = torch.arange(place * n, (place + 1) * n)
-        return self.core.velocity(x.float().contiguous(), which, self._made[1], rows)
+    draws, calls = solver.draws, len(question_times(solver))
+    units = iter(torch.eye(draws + calls, dtype=torch.float64))
+    answers = torch.eye(draws + calls, dtype=torch.float64)[draws:]
+    questions, rows = ask(lambda: next(units), solver), []
+    try:
+        rows.append(next(questions)[0])
+        for answer in answers:
+            rows.append(questions.send(answer)[0])
+    except StopIteration as end:
+        rows.append(end.value)
+    return draws, calls, torch.stack(rows).float().contiguous()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nextstep.engine.core import CoreHead, RowPlace, core_of
+from nextstep.engine.core import CoreWant, RowPlace, core_of
 from nextstep.engine.head import SamplingHead
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings, combine
@@ -140,18 +140,20 @@ class TokenSampler:
 
     def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
         self.model, self.settings, self.branches = model, settings, branches
-        core = core_of(model)
-        self.head = CoreHead(core, settings.solver) if core else SamplingHead(model.image_head)
+        self.core = core_of(model)
+        self.head = SamplingHead(model.image_head)
 
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
         model, settings = self.model, self.settings
-        if isinstance(self.head, CoreHead):
-            self.head.begin(hidden)
-        else:
-            self.head.begin(model.image_condition(hidden))
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
         b = len(self.branches)
+        if self.core is not None:
+            shares = [weights[name] for name in self.branches]
+            rows = zip(hidden.view(b, -1, hidden.shape[-1]).unbind(1), draws.unbind(1), strict=True)
+            token = self.core.sample([CoreWant(*row, settings.solver, shares) for row in rows])
+            return token_norm(token) if settings.token_norm else token
+        self.head.begin(model.image_condition(hidden))
 
         def velocity(x: Tensor, t: float) -> Tensor:
             v = self.head.velocity(x.to(hidden.dtype).repeat(b, 1), t)

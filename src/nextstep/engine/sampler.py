@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextstep.engine.blocks import MIXED, ROWS, blockwise, filled
-from nextstep.engine.core import Core, core_of
+from nextstep.engine.core import Core, CoreWant, core_of
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, combine
 from nextstep.flow.solvers import Questions, SolverSettings, ask, question_times
@@ -104,6 +104,9 @@ class BlockSampler:
     @torch.inference_mode()
     def sample(self, wants: Sequence[Want]) -> list[Tensor]:
         """The next token [D] of every picture, fp32, in order."""
+        core = core_of(self.model)
+        if core is not None:
+            return _sample_packed(core, wants)
         order: dict[tuple, list[int]] = {}
         for place, want in enumerate(wants):
             # Values are grouped only where no vector instruction spans two pictures.
@@ -147,10 +150,6 @@ class BlockSampler:
                 raise NextStepError(MIXED)
 
     def _integrate(self, groups: list[_Group]) -> None:
-        core = core_of(self.model)
-        if core is not None:
-            _integrate_packed(core, groups)
-            return
         condition = blockwise(
             lambda h: self.head.embed_condition(self.model.image_condition(h)),
             torch.cat([group.hidden for group in groups]),
@@ -242,22 +241,15 @@ def _answer(groups: list[_Group], velocities: Tensor) -> None:
         first = last
 
 
-def _integrate_packed(core: Core, groups: list[_Group]) -> None:
+def _sample_packed(core: Core, wants: Sequence[Want]) -> list[Tensor]:
     """The same through the kernels, which need no blocks."""
-    condition = core.condition(torch.cat([group.hidden.float() for group in groups]))
-    times = [core.times(group.wants[0].solver) for group in groups]
-    count, done, limit = max(map(len, times)), 0, core.rows_at_once()
-    while done < count:
-        rounds: list[tuple[list[_Group], Tensor]] = []
-        while done < count and sum(len(y) for _, y in rounds) < limit:
-            active = [(g, own) for g, own in zip(groups, times, strict=True) if done < len(own)]
-            y = torch.cat([condition[group.rows] + own[done] for group, own in active])
-            rounds.append(([group for group, _ in active], y))
-            done += 1
-        rows = torch.cat([y for _, y in rounds])
-        made, first = core.modulate(rows), 0
-        for members, y in rounds:
-            x = torch.cat([group.x.repeat(len(group.branches), 1) for group in members])
-            which = torch.arange(first, first + len(y))
-            _answer(members, core.velocity(x, which, made, len(rows)))
-            first += len(y)
+    asked = [
+        CoreWant(w.hidden, w.draws, w.solver, [w.weights[name] for name in w.branches])
+        for w in wants
+    ]
+    tokens = core.sample(asked)
+    # One by one, because vector instructions may span pictures and sums may be cut otherwise.
+    return [
+        token_norm(token) if want.normalise else token
+        for token, want in zip(tokens, wants, strict=True)
+    ]

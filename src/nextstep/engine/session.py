@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.engine.core import RowPlace, core_of
 from nextstep.engine.decode import DecodeSettings, TokenSampler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
@@ -186,9 +187,9 @@ class Session:
             tokens.append(token)
             if on_token is not None:
                 on_token(index + 1, torch.stack(tokens, dim=1))
-            for name, row in rows.items():
-                if name == CONDITIONAL or index + 1 < settings.tokens:
-                    row._read([special.image_placeholder], token, places[index : index + 1])
+            last = index + 1 == settings.tokens
+            reading = [row for name, row in rows.items() if name == CONDITIONAL or not last]
+            _read_token(reading, token, places[index : index + 1])
         self._read([special.end_of_image])
         picture = ReadPicture(torch.cat(tokens), grid)
         self.pictures.append(picture)
@@ -239,7 +240,18 @@ class Session:
         """Extend the cache by ids, whose placeholders stand for `tokens`."""
         if not ids:
             return
-        model, length = self.model, len(self.ids) + len(ids)
+        model = self.model
+        self._make_room(len(ids))
+        device = model.embed_tokens.weight.device
+        places = None if coordinates is None else coordinates.to(device)
+        given = None if tokens is None else tokens.to(device)
+        embeddings = model.embed(torch.tensor([ids], device=device), given, places)
+        self.hidden = model.hidden(embeddings, cache=self.cache)[:, -1]
+        self.ids.extend(ids)
+
+    def _make_room(self, positions: int) -> None:
+        """Let so many more positions fit into the cache."""
+        model, length = self.model, len(self.ids) + positions
         limit = model.config.max_position_embeddings
         if length > limit:
             raise NextStepError(
@@ -247,9 +259,20 @@ class Session:
             )
         if length > self.cache.capacity:
             self.cache.reserve(max(length, min(limit, self.cache.capacity + ROOM)))
-        device = model.embed_tokens.weight.device
-        places = None if coordinates is None else coordinates.to(device)
-        given = None if tokens is None else tokens.to(device)
-        embeddings = model.embed(torch.tensor([ids], device=device), given, places)
-        self.hidden = model.hidden(embeddings, cache=self.cache)[:, -1]
-        self.ids.extend(ids)
+
+
+def _read_token(rows: list[Session], token: Tensor, coordinates: Tensor) -> None:
+    """Extend every session by the same image token [1, D], in one pass where kernels can."""
+    model, placeholder = rows[0].model, rows[0].tokenizer.ids.image_placeholder
+    core = core_of(model)
+    if core is None:
+        for row in rows:
+            row._read([placeholder], token, coordinates)
+        return
+    for row in rows:
+        row._make_room(1)
+    embedded = model.embed_image(token, coordinates).expand(len(rows), -1)
+    places = [RowPlace(row.cache, 0, 0, row.cache.length) for row in rows]
+    for row, hidden in zip(rows, core.feed(embedded, places).split(1), strict=True):
+        row.hidden = hidden
+        row.ids.append(placeholder)

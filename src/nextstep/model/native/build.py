@@ -90,7 +90,7 @@ def kernels() -> ctypes.CDLL:
             subprocess.run(command, capture_output=True, text=True, check=True)
             made.replace(library)
     loaded = ctypes.CDLL(str(library))
-    for name in ("linear", "advance", "modulate", "velocity"):
+    for name in ("linear", "advance", "modulate", "solve", "tokens"):
         getattr(loaded, f"nextstep_{name}").restype = None
     loaded.nextstep_fits_machine.restype = ctypes.c_int64
     return loaded

@@ -60,63 +60,125 @@ inline void modulate(const Head& head, int64_t rows, const float* y, float* out,
   }
 }
 
-// v [n, D] at x [n, D]; row r uses modulation which[r] of `rows`.
-inline void velocity(const Head& head, int64_t n, const float* x, const int64_t* which, int64_t rows,
-                     const float* modulations, float* v, int64_t threads) {
-  const int64_t W = head.width;
-  const Matrix& first = head.count ? head.blocks[0].inner : head.last;
-  struct Room {
-    Rows token, inner, outer, last;
-    float *state, *made;
-  };
-  auto lay = [&](Pieces& p) {
-    return Room{Rows(p, head.input.format, n, head.token), Rows(p, first.format, n, W),
-                Rows(p, head.count ? head.blocks[0].outer.format : first.format, n, W),
-                Rows(p, head.last.format, n, W), p.take<float>(n * W), p.take<float>(n * W)};
-  };
+// A picture whose token is integrated. Its solver is linear in draws and velocities: where it asks, and
+// what it ends with, are sums of what is known by then, with coefficients [calls + 1, known].
+struct Picture {
+  const float* coefficients;
+  int64_t draws, calls, branches;
+  const float* weights;  // of the branches
+  float* known;          // [draws + calls, D]: draws, then mixed velocities
+};
+
+// Room for one evaluation of n rows.
+struct Pass {
+  Rows token, inner, outer, last;
+  float *state, *made, *velocity;
+  int64_t *owner, *which;  // picture and row of the modulations of every row
+
+  Pass(Pieces& p, const Head& head, int64_t n)
+      : token(p, head.input.format, n, head.token),
+        inner(p, head.blocks[0].inner.format, n, head.width),
+        outer(p, head.blocks[0].outer.format, n, head.width),
+        last(p, head.last.format, n, head.width) {
+    state = p.take<float>(n * head.width);
+    made = p.take<float>(n * head.width);
+    velocity = p.take<float>(n * head.token);
+    owner = p.take<int64_t>(n);
+    which = p.take<int64_t>(n);
+  }
+  void shrink(int64_t n) { token.count = inner.count = outer.count = last.count = n; }
+};
+
+// Velocities of the pass' tokens, which are prepared; `rows` modulations.
+inline void network(const Member& me, const Head& head, const Pass& own, int64_t rows,
+                    const float* modulations) {
+  const int64_t W = head.width, begin = me.begin(own.token.count), end = me.end(own.token.count);
+  product(me, own.token, head.input, own.state, W);
+  me.wait();
+  for (int64_t b = 0; b <= head.count; b++) {
+    const Block* block = b < head.count ? head.blocks + b : nullptr;
+    const Rows& to = block ? own.inner : own.last;
+    for (int64_t r = begin; r < end; r++) {
+      float* h = own.state + r * W;
+      if (b) {
+        const float* gate = modulations + ((b - 1) * rows + own.which[r]) * 3 * W + 2 * W;
+        for (int64_t k = 0; k < W; k += 16)
+          store(h + k, _mm512_fmadd_ps(load(gate + k), load(own.made + r * W + k), load(h + k)));
+      }
+      const float* shift = modulations + b * rows * 3 * W + own.which[r] * (block ? 3 : 2) * W;
+      modulated(h, W, float(head.eps), block ? block->weight : nullptr, block ? block->bias : nullptr,
+                shift, shift + W, to.row(r));
+      to.prepare(r);
+    }
+    me.wait();
+    if (!block) break;
+    product(me, own.inner, block->inner, own.made, W);
+    me.wait();
+    for (int64_t r = begin; r < end; r++) {
+      for (int64_t k = 0; k < W; k += 16) store(own.outer.row(r) + k, silu(load(own.made + r * W + k)));
+      own.outer.prepare(r);
+    }
+    me.wait();
+    product(me, own.outer, block->outer, own.made, W);
+    me.wait();
+  }
+  product(me, own.last, head.last, own.velocity, head.token);
+}
+
+// The sum of what picture p knows that its solver asks at, or ends with, after `calls` velocities.
+inline void reached(const Picture& p, int64_t calls, int64_t token, float* x) {
+  const float* c = p.coefficients + calls * (p.draws + p.calls);
+  for (int64_t k = 0; k < token; k += 16) {
+    V sum = all(0.0f);
+    for (int64_t i = 0; i < p.draws + calls; i++)
+      sum = _mm512_fmadd_ps(all(c[i]), load(p.known + i * token + k), sum);
+    store(x + k, sum);
+  }
+}
+
+// Calls from `from` up to `to` of all pictures that have so many. Modulations lie call by call, picture
+// by picture, branch by branch.
+inline void solve(const Head& head, int64_t count, const Picture* pictures, int64_t from, int64_t to,
+                  int64_t rows, const float* modulations, int64_t threads) {
+  int64_t most = 0;
+  for (int64_t p = 0; p < count; p++) most += pictures[p].branches;
   Pieces counted{nullptr};
-  lay(counted);
+  Pass(counted, head, most);
   Pieces pieces{room((int64_t)counted.next)};
-  const Room own = lay(pieces);
+  const Pass whole(pieces, head, most);
 #pragma omp parallel num_threads(threads)
   {
     const Member me{omp_get_thread_num(), omp_get_num_threads()};
-    const int64_t begin = me.begin(n), end = me.end(n);
-    for (int64_t r = begin; r < end; r++) {
-      std::copy_n(x + r * head.token, head.token, own.token.row(r));
-      own.token.prepare(r);
-    }
-    me.wait();
-    product(me, own.token, head.input, own.state, W);
-    me.wait();
-    for (int64_t b = 0; b <= head.count; b++) {
-      const Block* block = b < head.count ? head.blocks + b : nullptr;
-      const Rows& to = block ? own.inner : own.last;
-      for (int64_t r = begin; r < end; r++) {
-        float* h = own.state + r * W;
-        if (b) {
-          const float* gate = modulations + ((b - 1) * rows + which[r]) * 3 * W + 2 * W;
-          for (int64_t k = 0; k < W; k += 16)
-            store(h + k, _mm512_fmadd_ps(load(gate + k), load(own.made + r * W + k), load(h + k)));
+    Pass own = whole;
+    for (int64_t call = from, first = 0; call < to; call++) {
+      int64_t n = 0;
+      for (int64_t p = 0; p < count; p++)
+        for (int64_t b = 0; b < pictures[p].branches && call < pictures[p].calls; b++, n++)
+          if (!me.index) own.owner[n] = p, own.which[n] = first + n;
+      own.shrink(n);
+      first += n;
+      me.wait();
+      for (int64_t r = me.begin(n); r < me.end(n); r++) {
+        reached(pictures[own.owner[r]], call, head.token, own.token.row(r));
+        own.token.prepare(r);
+      }
+      me.wait();
+      network(me, head, own, rows, modulations);
+      me.wait();
+      for (int64_t p = 0, r = 0; p < count && !me.index; p++) {
+        const Picture& picture = pictures[p];
+        if (call >= picture.calls) continue;
+        float* mixed = picture.known + (picture.draws + call) * head.token;
+        for (int64_t k = 0; k < head.token; k += 16) {
+          V sum = all(0.0f);
+          for (int64_t b = 0; b < picture.branches; b++)
+            sum = _mm512_fmadd_ps(all(picture.weights[b]), load(own.velocity + (r + b) * head.token + k),
+                                  sum);
+          store(mixed + k, sum);
         }
-        const float* shift = modulations + b * rows * 3 * W + which[r] * (block ? 3 : 2) * W;
-        modulated(h, W, float(head.eps), block ? block->weight : nullptr,
-                  block ? block->bias : nullptr, shift, shift + W, to.row(r));
-        to.prepare(r);
+        r += picture.branches;
       }
-      me.wait();
-      if (!block) break;
-      product(me, own.inner, block->inner, own.made, W);
-      me.wait();
-      for (int64_t r = begin; r < end; r++) {
-        for (int64_t k = 0; k < W; k += 16)
-          store(own.outer.row(r) + k, silu(load(own.made + r * W + k)));
-        own.outer.prepare(r);
-      }
-      me.wait();
-      product(me, own.outer, block->outer, own.made, W);
       me.wait();
     }
-    product(me, own.last, head.last, v, head.token);
   }
 }

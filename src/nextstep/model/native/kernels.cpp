@@ -29,9 +29,15 @@ void nextstep_modulate(const Head* head, int64_t rows, const float* y, float* ou
   modulate(*head, rows, y, out, threads);
 }
 
-void nextstep_velocity(const Head* head, int64_t n, const float* x, const int64_t* which, int64_t rows,
-                       const float* modulations, float* v, int64_t threads) {
-  velocity(*head, n, x, which, rows, modulations, v, threads);
+void nextstep_solve(const Head* head, int64_t count, const Picture* pictures, int64_t from, int64_t to,
+                    int64_t rows, const float* modulations, int64_t threads) {
+  solve(*head, count, pictures, from, to, rows, modulations, threads);
+}
+
+// Tokens [count, D] that the pictures' solvers end with.
+void nextstep_tokens(const Head* head, int64_t count, const Picture* pictures, float* tokens, int64_t) {
+  for (int64_t p = 0; p < count; p++)
+    reached(pictures[p], pictures[p].calls, head->token, tokens + p * head->token);
 }
 
 // 1 if this machine has what was compiled, so that nothing illegal is run.
