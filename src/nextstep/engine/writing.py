@@ -99,7 +99,7 @@ class Writing:
 @torch.inference_mode()
 def choose_ids(model: NextStepModel, texts: list[Writing]) -> list[int]:
     """The next id of every text; logits are made in blocks, so company changes none."""
-    hidden = torch.stack([text.hidden for text in texts]).to(model.lm_head.weight.dtype)
+    hidden = torch.stack([text.hidden for text in texts])
     logits = blockwise(model.text_logits, hidden)
     chosen = []
     for row, text in zip(logits, texts, strict=True):
