@@ -195,13 +195,16 @@ def count_pictures(made: dict[int, list[bytes]]) -> int:
 
 
 def load(asked: argparse.Namespace) -> dict[str, Any]:
-    """Mixed requests at once, and the same one at a time."""
+    """Mixed requests at once, and the same one at a time: some timed, the rest for their bytes."""
     with service(asked.model, "--ephemeral", "--batch-size", str(asked.batch)) as (url, _):
         asyncio.run(one_by_one(url, [0, 9]))  # warm
         mixed = asyncio.run(at_once(url, asked.requests, asked.clients))
-        kept = [n for n, made in mixed["made"].items() if made != [b"cancelled"]]
-        single = asyncio.run(one_by_one(url, sorted(kept)))
-    other = [n for n in kept if mixed["made"][n] != single["made"][n]]
+        kept = sorted(n for n, made in mixed["made"].items() if made != [b"cancelled"])
+        single = asyncio.run(one_by_one(url, kept[: asked.timed]))
+        print("timed", flush=True)
+        rest = asyncio.run(one_by_one(url, kept[asked.timed :]))
+    whole = single["made"] | rest["made"]
+    other = [n for n in kept if mixed["made"][n] != whole[n]]
     rows = {}
     for name, run in (("at once", mixed), ("one by one", single)):
         times = sorted(run["seconds"].values())
@@ -320,7 +323,7 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
     ):
         pictures = asyncio.run(run(url))
     whole, later = slope(seen, 10), slope(seen[len(seen) // 5 :], 10)
-    print(f"{pictures} pictures: {seen[0]:.0f} MiB at first, {seen[-1]:.0f} at the end")
+    print(f"{pictures} pictures: " + " ".join(f"{value:.0f}" for value in seen[::10]) + " MiB")
     return {"pictures": pictures, "first_mib": round(seen[0], 1), "last_mib": round(seen[-1], 1),
             "slope_mib_per_100": round(whole, 3),
             "slope_after_the_first_fifth": round(later, 3), "ok": later < 1}  # fmt: skip
@@ -378,6 +381,7 @@ def main() -> None:
     parser.add_argument("what", choices=("load", "kill", "memory", "engine"))
     parser.add_argument("--model", default="nano")
     parser.add_argument("--requests", type=int, help="of load (200) and engine (2000)")
+    parser.add_argument("--timed", type=int, default=60, help="requests timed one by one")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--kills", type=int, default=20)

@@ -69,7 +69,10 @@ def command(
     Example: nextstep serve --model nano --port 8000
     """
     from nextstep.errors import NextStepError
+    from nextstep.recipe.host import settle
 
+    # Every length of prompt is a new shape, whose kernels are kept; see there.
+    settle()
     try:
         from nextstep.serve import server
         from nextstep.serve.keys import add_key
