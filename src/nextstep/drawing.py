@@ -210,13 +210,18 @@ class Engine:
         """Whether a step would do nothing; pictures set aside do not count."""
         return self.scheduler.idle
 
-    def step(self) -> list[PictureEvent]:
-        """Admit what fits and advance every running picture by one image token."""
+    def step(self, decode: bool = True) -> list[PictureEvent]:
+        """Admit what fits and advance every running picture by one image token.
+
+        Args:
+            decode: whether events of finished pictures carry them; without, `picture` makes them
+                from the events' tokens, also in another thread.
+        """
         events = []
         for event in self.scheduler.step():
             request, picture = self._requests.get(event.ticket), None
-            if request is not None and event.kind in ("finished", "stopped"):
-                picture = self._picture(request, event.tokens)
+            if decode and request is not None and event.kind in ("finished", "stopped"):
+                picture = self.picture(request, event.tokens)
             if event.kind in ENDS:
                 self._requests.pop(event.ticket, None)
             events.append(
@@ -272,7 +277,8 @@ class Engine:
         return ticket
 
     @torch.inference_mode()
-    def _picture(self, request: Request, tokens: Tensor) -> GeneratedPicture:
+    def picture(self, request: Request, tokens: Tensor) -> GeneratedPicture:
+        """What a finished or stopped picture looks like, with its settings; from any thread."""
         rows, columns = request.grid
         side = self.image_tokenizer.config.token_pixels
         record = provenance.record(

@@ -37,7 +37,8 @@ class ChatTask(Task):
         self.left, self.drawn = self.request.draws, 0
         self.usage = [0, 0, 0, 0]
         self.rows: Rows | None = None
-        self.stopped = False
+        self.decoding = 0
+        self.stopped = self.ended = False
         self._choose: Choose | None = None
 
     @property
@@ -83,7 +84,7 @@ class ChatTask(Task):
 
     def stop_now(self) -> None:
         """See `Task.stop_now`."""
-        if not self.tickets:
+        if not self.tickets and not self.decoding:
             self.end(b.Cancelled())
         for ticket in list(self.tickets):
             self.engine.stop(ticket)
@@ -101,8 +102,13 @@ class ChatTask(Task):
             if event.end == special.image_area and not self.stopped:
                 self._draw()
                 return
-        read, written = self.usage[:2], self.usage[2:]
-        done = b.Done(tuple(self.parts), b.Usage(*read, *written))
+        self.ended = True
+        self._tell_if_over()
+
+    def _tell_if_over(self) -> None:
+        if not self.ended or self.decoding:
+            return
+        done = b.Done(tuple(self.parts), b.Usage(*self.usage))
         self.tell(done if self.parts or not self.stopped else b.Cancelled())
 
     def _write(self) -> None:
@@ -121,7 +127,6 @@ class ChatTask(Task):
         job = self.read.picture_job(grid, self._settings(), key, self.job.owner)
         self.tickets[self.host.submit_job(self, job)] = len(self.parts)
 
-    @torch.inference_mode()
     def _keep_picture(self, tokens: Tensor, grid: tuple[int, int]) -> None:
         """Take a picture up and tell it; a stopped one only if it has a row."""
         rows, columns = grid
@@ -131,11 +136,24 @@ class ChatTask(Task):
         record = self._record(grid)
         if len(tokens) < rows * columns:
             record["rows_done"] = len(tokens) // columns
-        made = self.engine.show(tokens, grid, record)
+        engine, place = self.engine, len(self.parts)
         if len(tokens) == rows * columns:
             self.read.add_picture(ReadPicture(tokens, grid))
         self.drawn += 1
-        self._tell_part(b.Part("", made.png(), made.settings))
+        self.parts.append(b.Part())
+
+        def make() -> b.Part:
+            made = engine.show(tokens, grid, record)
+            return b.Part("", made.png(), made.settings)
+
+        def keep(part: b.Part) -> None:
+            self.decoding -= 1
+            self.parts[place] = part
+            self.tell(b.PartDone(place, part))
+            self._tell_if_over()
+
+        self.decoding += 1
+        self.host.decode(self, make, keep)
 
     def _keep_text(self, ids: list[int]) -> None:
         text = self.read.add_written(ids)

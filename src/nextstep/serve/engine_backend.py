@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from nextstep.engine.scheduler import ENDS
@@ -61,6 +62,11 @@ class EngineBackend:
         self._change = threading.Condition()
         self._credit = CREDIT
         self._closing = False
+        # As many threads as here, because they decide in which order some sums are made.
+        threads = torch.get_num_threads()
+        self._decoder = ThreadPoolExecutor(
+            1, "decoding", initializer=lambda: torch.set_num_threads(threads)
+        )
         self._end = 0.0
         self._worker = threading.Thread(target=self._run, name="pictures", daemon=True)
         self._worker.start()
@@ -118,6 +124,7 @@ class EngineBackend:
             self._closing, self._end = True, time.monotonic() + grace
             self._change.notify()
         self._worker.join()
+        self._decoder.shutdown(wait=True)
 
     def post(self, command: Callable[[], None]) -> None:
         """See `Host.post`."""
@@ -140,6 +147,21 @@ class EngineBackend:
     def running(self) -> int:
         """See `Host.running`."""
         return self.engine.scheduler.running
+
+    def decode(
+        self, task: Task, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+    ) -> None:
+        """See `Host.decode`."""
+
+        def made(future: Future[b.Part]) -> None:
+            error = future.exception()
+            if error is None:
+                self.post(lambda: then(future.result()))
+                return
+            log.error("a picture could not be decoded", exc_info=error)
+            self.post(lambda: task.end(b.Failed(INTERNAL)))
+
+        self._decoder.submit(make).add_done_callback(made)
 
     def may_show(self, want: b.Want) -> bool:
         """See `Host.may_show`."""
@@ -183,6 +205,8 @@ class EngineBackend:
                 return
             if not self.engine.idle:
                 self._step()
+            elif closing:
+                time.sleep(0.005)  # a picture is being decoded
             if self._measures and next(self._measures[0], self) is self:
                 self._measures.pop(0)
 
@@ -192,7 +216,7 @@ class EngineBackend:
     def _step(self) -> None:
         begun = time.monotonic()
         try:
-            events = self.engine.step()
+            events = self.engine.step(decode=False)
         except Exception:
             log.exception("a step failed")
             for task in list(self._live):

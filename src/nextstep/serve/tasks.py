@@ -42,6 +42,11 @@ class Host(Protocol):
     def running(self) -> int:
         """Pictures and texts being made."""
 
+    def decode(
+        self, task: Task, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+    ) -> None:
+        """Make a part beside the steps; `then` gets it on the worker's thread."""
+
     def may_show(self, want: b.Want) -> bool:
         """Whether there is time for a preview."""
 
@@ -179,6 +184,7 @@ class PictureTask(Task):
         self.states: list[PictureState] = []
         self.rows: list[Rows] = []
         self.parts: dict[int, b.Part | None] = {}
+        self.decoding = 0
 
     def begin(self) -> None:
         """See `Task.begin`."""
@@ -232,18 +238,28 @@ class PictureTask(Task):
             self.rows[index].tell(event.tokens, kept.finish if kept else lambda made: made)
         elif event.kind in ("finished", "stopped"):
             del self.tickets[event.ticket]
-            self._keep(index, event)
+            self._decode(index, event.tokens)
         elif event.kind == "failed":
             del self.tickets[event.ticket]
             self.end(b.Failed(event.message, bad_input=True))
 
-    def _keep(self, index: int, event: PictureEvent) -> None:
-        self.states[index] = replace(self.states[index], tokens=event.tokens)
-        made = event.picture
-        self.parts[index] = None
-        if made is not None and self.states[index].rows:
-            state = self.states[index].to_bytes()
-            self.parts[index] = b.Part("", made.png(), made.settings, state)
+    def _decode(self, index: int, tokens: torch.Tensor) -> None:
+        state = self.states[index] = replace(self.states[index], tokens=tokens)
+        engine = self.host.engine
+        if not state.rows:
+            self._keep(index, None)
+            return
+
+        def make() -> b.Part:
+            made = engine.picture(state.request, tokens)
+            return b.Part("", made.png(), made.settings, state.to_bytes())
+
+        self.decoding += 1
+        self.host.decode(self, make, lambda part: self._keep(index, part))
+
+    def _keep(self, index: int, part: b.Part | None) -> None:
+        self.decoding -= part is not None
+        self.parts[index] = part
         if len(self.parts) < len(self.states):
             return
         parts = tuple(part for i in range(len(self.states)) if (part := self.parts[i]))
@@ -251,7 +267,7 @@ class PictureTask(Task):
 
     def stop_now(self) -> None:
         """See `Task.stop_now`."""
-        if not self.tickets:
+        if not self.tickets and not self.decoding:
             self.end(b.Cancelled())
         for ticket in list(self.tickets):
             self.host.engine.stop(ticket)
