@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from nextstep.serve import chat, fork_routes, images, job_routes, system
+from nextstep.serve import chat, fork_routes, images, job_routes, studio, system
 from nextstep.serve import schema as s
 from nextstep.serve.backend import Backend
 from nextstep.serve.guard import LOCAL_NAMES, Guard
@@ -87,7 +87,7 @@ def create_app(
     )
     app.state.service = Service(jobs, limits, int(time.time()))
     app.router.redirect_slashes = False
-    for part in (images, chat, job_routes, fork_routes, system):
+    for part in (images, chat, job_routes, fork_routes, system, studio):
         app.include_router(part.router)
     _add_error_handlers(app)
     app.add_middleware(Guard, limits=limits, metrics=metrics, keys=keys, hosts=hosts)

@@ -225,6 +225,8 @@ class ModelFacts:
         hash: fingerprint of the weights.
         height, width: pixels of a picture by default.
         token_pixels: side of an image token; sizes are its multiples.
+        defaults: settings where a request says nothing, for `generate` and `edit`.
+        most_side: longest side of a picture in pixels, where the model's positions set one.
     """
 
     name: str
@@ -232,6 +234,8 @@ class ModelFacts:
     height: int
     width: int
     token_pixels: int
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    most_side: int | None = None
 
 
 class Backend(Protocol):

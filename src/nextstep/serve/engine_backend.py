@@ -54,7 +54,11 @@ class EngineBackend:
         self.engine, self.preview_share, self.on_batch = engine, preview_share, on_batch
         own = engine.defaults
         side = engine.image_tokenizer.config.token_pixels
-        self.facts = b.ModelFacts(name, engine.maker.model, own.height, own.width, side)
+        defaults = {"generate": vars(own.generate), "edit": vars(own.edit)}
+        most = engine.model.config.image_position_side * side or None
+        self.facts = b.ModelFacts(
+            name, engine.maker.model, own.height, own.width, side, defaults, most
+        )
         self._tasks: dict[int, Task] = {}
         self._live: set[Task] = set()
         self._inbox: list[Callable[[], None]] = []

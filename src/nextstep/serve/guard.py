@@ -23,8 +23,10 @@ from nextstep.serve.problems import ApiError, failed
 
 log = logging.getLogger("nextstep.serve.access")
 
-OPEN = frozenset({"/health", "/ready"})
+OPEN = frozenset({"/health", "/ready", "/"})
 """Paths that need no key."""
+STUDIO = "/studio/"
+"""The studio's own files need none either: it asks for the key itself."""
 LOCAL_NAMES = frozenset({"localhost", "testserver"})
 EVERYBODY = "everybody"
 HEADERS = {
@@ -110,7 +112,7 @@ class Guard:
                            "permission_error")  # fmt: skip
 
     def _owner(self, path: str, headers: Headers) -> str:
-        if self.keys is None or path in OPEN:
+        if self.keys is None or path in OPEN or path.startswith(STUDIO):
             return EVERYBODY
         scheme, _, key = headers.get("authorization", "").partition(" ")
         owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None

@@ -264,6 +264,26 @@ def answer(service: Service, record: Record) -> dict[str, Any]:
         "mask": f"/jobs/{record.id}/mask" if request.mask else None,
         "error": record.error,
         "text": "".join(part.get("text", "") for part in record.parts),
+        "story": _story(record) if request.task == b.CHAT else None,
         "pictures": pictures,
         "parts": parts,
+    }
+
+
+def _story(record: Record) -> dict[str, Any]:
+    """What a story goes on from; its pictures lie among the sources."""
+    request = record.request
+    given: list[dict[str, Any]] = [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "picture", "url": f"/jobs/{record.id}/sources/{part}"}
+        for part in request.parts
+    ]
+    return {
+        "given": given,
+        "draw": request.draw,
+        "max_images": request.draws,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
     }

@@ -141,6 +141,17 @@ class PartAnswer(BaseModel):
     settings: dict[str, Any] | None = None
 
 
+class StoryAnswer(BaseModel):
+    """What a story was asked to go on from, and how."""
+
+    given: list[PartAnswer]
+    draw: bool
+    max_images: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+
+
 class Parent(BaseModel):
     """What a job goes on from."""
 
@@ -171,6 +182,7 @@ class JobAnswer(BaseModel):
     mask: str | None
     error: str | None
     text: str
+    story: StoryAnswer | None
     pictures: list[PictureAnswer]
     parts: list[PartAnswer]
 

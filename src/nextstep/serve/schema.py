@@ -218,7 +218,7 @@ class ImagesAnswer(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model that is served."""
+    """A model that is served: usual size in pixels, settings, longest side and most steps."""
 
     id: str
     object: Literal["model"]
@@ -228,6 +228,9 @@ class ModelCard(BaseModel):
     width: int
     token_pixels: int
     hash: str
+    defaults: dict[str, dict[str, Any]]
+    most_side: int | None
+    most_steps: int
 
 
 class ModelList(BaseModel):

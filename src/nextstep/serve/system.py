@@ -66,4 +66,7 @@ def _card(service: Service) -> dict[str, Any]:
         "width": facts.width,
         "token_pixels": facts.token_pixels,
         "hash": facts.hash,
+        "defaults": facts.defaults,
+        "most_side": facts.most_side,
+        "most_steps": service.limits.steps,
     }

@@ -1,0 +1,80 @@
+// Everything that was made, the newest first.
+import { isOver, tabOf, tried, useLive } from './jobs.js';
+import { usePicture } from './pictures.js';
+import { reopen } from './replay.js';
+import { reveal, show, useStore } from './state.js';
+import { html, useState } from './ui.js';
+import { count, day, rowsOf, titleOf } from './words.js';
+
+const SHOWN = 40;
+const KINDS = { create: '', edit: 'Edit', story: 'Story', world: 'World', read: 'Question' };
+const STATES = { queued: 'waiting', running: 'being drawn', failed: 'failed', cancelled: 'cancelled' };
+
+async function open(job) {
+  const tab = tabOf(job);
+  if (job.task === 'chat' && isOver(job)) await reopen(job);
+  else show(tab, job.id);
+  reveal();
+}
+
+function Card({ job, current }) {
+  const live = useLive(job.id);
+  const made = job.pictures.at(-1)?.url;
+  const first = live.rows[0];
+  const source = job.sources[0];
+  const { address } = usePicture(job.pictures[0]?.url || first?.preview || made || (isOver(job) ? source : ''));
+  const rows = rowsOf(job, live);
+  const cut = !isOver(job) && first ? `inset(0 0 ${100 - (100 * first.shown) / first.rows}% 0)` : 'none';
+  const kind = KINDS[tabOf(job)];
+  const title = titleOf(job);
+  const told = [kind, title, STATES[job.state], job.n > 1 && count(job.n, 'variation')];
+  return html`
+    <button type="button" class="card ${job.state}" aria-current=${current ? 'true' : null} title=${title}
+      aria-label=${told.filter(Boolean).join(', ')} onClick=${() => tried(() => open(job))}>
+      ${address
+        ? html`<img src=${address} alt="" loading="lazy" style=${{ clipPath: cut }} />`
+        : html`<span class="card-word">${STATES[job.state] || title}</span>`}
+      ${!isOver(job) && html`
+        <span class="card-bar"><i style=${{ width: `${rows ? (100 * rows.done) / rows.of : 0}%` }}></i></span>
+      `}
+      ${(kind || job.n > 1) && html`
+        <span class="badge" aria-hidden="true">${kind || job.n}</span>
+      `}
+    </button>
+  `;
+}
+
+export function History() {
+  const jobs = useStore((s) => s.jobs);
+  const loaded = useStore((s) => s.loaded);
+  const tab = useStore((s) => s.tab);
+  const selected = useStore((s) => s.selected);
+  const [most, setMost] = useState(SHOWN);
+  const days = [];
+  for (const job of jobs.slice(0, most)) {
+    const name = day(job.created);
+    if (days.at(-1)?.name !== name) days.push({ name, jobs: [] });
+    days.at(-1).jobs.push(job);
+  }
+  return html`
+    <aside class="history" aria-label="History">
+      <h2>History</h2>
+      ${loaded && !jobs.length && html`<p class="hint">What you make is kept here.</p>`}
+      <div class="history-days" role="group" aria-label="What was made" tabindex="-1">
+        ${days.map(({ name, jobs: made }) => html`
+          <section key=${name}>
+            <h3>${name}</h3>
+            <div class="cards">
+              ${made.map((job) => html`
+                <${Card} key=${job.id} job=${job} current=${selected[tab] === job.id} />
+              `)}
+            </div>
+          </section>
+        `)}
+      </div>
+      ${jobs.length > most && html`
+        <button type="button" class="link" onClick=${() => setMost(most + SHOWN)}>Show more</button>
+      `}
+    </aside>
+  `;
+}
