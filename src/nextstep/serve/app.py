@@ -129,7 +129,8 @@ def _not_so(app: FastAPI, path: str) -> ApiError:
         # A parameter stands for anything but a slash.
         if re.fullmatch(re.sub(r"{[^}]*}", "[^/]+", template), path):
             methods |= {method.upper() for method in operations}
-    allowed = ", ".join(sorted(methods))
+    # The studio's own files are not in the document.
+    allowed = ", ".join(sorted(methods or {"GET"}))
     return ApiError(405, f"this address takes {allowed} only", headers={"Allow": allowed})
 
 

@@ -8,7 +8,7 @@ import { Mark } from './icons.js';
 import { refresh } from './jobs.js';
 import { draftOf, keepDraft, loadDrafts } from './kept.js';
 import { Read } from './read.js';
-import { say, set, show, state, useStore } from './state.js';
+import { listen, say, set, show, state, useStore } from './state.js';
 import { Story } from './story.js';
 import { html, render, useEffect, useRef, useState } from './ui.js';
 import { World } from './world.js';
@@ -154,13 +154,13 @@ function rememberView() {
   const { tab, selected } = draftOf('view', { tab: 'create', selected: {} });
   set({ tab: TABS[tab] ? tab : 'create', selected });
   let kept = '';
-  return () => {
+  listen(() => {
     const view = { tab: state.tab, selected: state.selected };
     const now = JSON.stringify(view);
     if (now === kept || !TABS[view.tab]) return;
     kept = now;
     keepDraft('view', view);
-  };
+  });
 }
 
 /** Meet the service; again when it was away or wanted a key. */
@@ -177,10 +177,8 @@ async function begin() {
 async function main() {
   dress(localStorage.getItem('nextstep-theme') || 'auto');
   await loadDrafts();
-  const keepView = rememberView();
+  rememberView();
   render(html`<${Studio} />`, document.getElementById('studio'));
-  setInterval(keepView, 300);
-  addEventListener('pagehide', keepView);
   document.addEventListener('visibilitychange', () => {
     if (!document.hidden) (state.model ? refresh() : begin()).catch(() => {});
   });

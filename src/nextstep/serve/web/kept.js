@@ -3,46 +3,49 @@ import { useState } from './ui.js';
 
 const BASE = 'nextstep-studio';
 const SHELF = 'drafts';
-const WAIT = 150;
 const drafts = new Map();
-const waiting = new Map();
-let opened = null;
+const writing = new Set();
+const changed = new Set();
+let base = null;
 
-function open() {
-  opened ||= new Promise((resolve, reject) => {
-    const request = indexedDB.open(BASE, 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(SHELF);
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-  return opened;
-}
-
-/** Read all drafts once, before the page is drawn. Without a database nothing is kept. */
-export async function loadDrafts() {
-  try {
-    const shelf = (await open()).transaction(SHELF).objectStore(SHELF);
-    const [names, values] = await Promise.all([all(shelf.getAllKeys()), all(shelf.getAll())]);
-    names.forEach((name, place) => drafts.set(name, values[place]));
-  } catch {
-    opened = null;
-  }
-}
-
-function all(request) {
+function done(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
 }
 
-async function write(name) {
-  waiting.delete(name);
+/** Read all drafts once, before the page is drawn. Without a database nothing is kept. */
+export async function loadDrafts() {
   try {
-    (await open()).transaction(SHELF, 'readwrite').objectStore(SHELF).put(drafts.get(name), name);
+    const request = indexedDB.open(BASE, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(SHELF);
+    base = await done(request);
+    const shelf = base.transaction(SHELF).objectStore(SHELF);
+    const [names, values] = await Promise.all([done(shelf.getAllKeys()), done(shelf.getAll())]);
+    names.forEach((name, place) => drafts.set(name, values[place]));
   } catch {
-    opened = null;
+    base = null;
   }
+}
+
+/** Written at once, since a reload may come at any time; one writing at a time for each draft. */
+function write(name) {
+  if (!base) return;
+  if (writing.has(name)) {
+    changed.add(name);
+    return;
+  }
+  writing.add(name);
+  const transaction = base.transaction(SHELF, 'readwrite', { durability: 'relaxed' });
+  const over = () => {
+    writing.delete(name);
+    if (changed.delete(name)) write(name);
+  };
+  transaction.oncomplete = over;
+  transaction.onabort = over;
+  transaction.objectStore(SHELF).put(drafts.get(name), name);
+  transaction.commit();
 }
 
 export function draftOf(name, fresh) {
@@ -51,16 +54,8 @@ export function draftOf(name, fresh) {
 
 export function keepDraft(name, draft) {
   drafts.set(name, draft);
-  clearTimeout(waiting.get(name));
-  waiting.set(name, setTimeout(write, WAIT, name));
+  write(name);
 }
-
-addEventListener('pagehide', () => {
-  for (const [name, timer] of waiting) {
-    clearTimeout(timer);
-    write(name);
-  }
-});
 
 /** A draft and a way to change some of it. */
 export function useDraft(name, fresh) {

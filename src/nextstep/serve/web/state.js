@@ -21,6 +21,9 @@ export function set(patch) {
   for (const listener of [...listeners]) listener();
 }
 
+/** Be told of every change. */
+export const listen = (listener) => listeners.add(listener);
+
 /** A value of the state; the component is drawn anew when it becomes another one. */
 export function useStore(select) {
   const [value, setValue] = useState(() => select(state));

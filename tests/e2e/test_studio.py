@@ -1,0 +1,307 @@
+"""The studio in a real browser: what a person does, from the first picture to a reload."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from nextstep.folders import Parts, save_parts
+from nextstep.pipeline import NextStepPipeline
+from nextstep.serve.keys import add_key
+from nextstep.serve.server import build_app
+from nextstep.settings import ModelDefaults
+from tests.serve.conftest import Running, picture_bytes, running, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+KEEP_PREVIEWS = """() => {
+  window.previews = new Set();
+  new MutationObserver(() => {
+    for (const image of document.querySelectorAll('.stage > .growing img')) {
+      if (image.src.startsWith('data:')) window.previews.add(image.src);
+    }
+  }).observe(document.body, {subtree: true, childList: true, attributes: true});
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no browser to try the studio in: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        # Chromium's own sandbox cannot be had by root, as whom containers run tests.
+        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> NextStepPipeline:
+    """The tiny random model, with pictures of eight rows."""
+    own = tiny_parts.defaults
+    defaults = ModelDefaults(128, 128, own.generate, own.edit)
+    folder = tmp_path_factory.mktemp("models") / "tall"
+    save_parts(tiny_parts._replace(defaults=defaults), folder)
+    return NextStepPipeline.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def service(pipeline: NextStepPipeline) -> Iterator[Running]:
+    with running(build_app(pipeline, "tiny", None, preview_share=100)) as made:
+        yield made
+
+
+@pytest.fixture
+def open_studio(browser: Browser) -> Iterator[Callable[..., Page]]:
+    contexts, faults = [], list[str]()
+
+    def open_page(
+        url: str, width: int = 1280, dark: bool = False, ready: str = ".controls"
+    ) -> Page:
+        size: Any = {"width": width, "height": 900}
+        contexts.append(
+            browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        )
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda asked: faults.append(asked.url) if away(asked.url) else None)
+        page.on("console", lambda said: faults.append(said.text) if policy(said.text) else None)
+
+        def away(address: str) -> bool:
+            return not address.startswith((url, "data:", "blob:"))
+
+        page.goto(url)
+        page.wait_for_selector(ready)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def policy(said: str) -> bool:
+    return "Content Security Policy" in said
+
+
+def jobs(url: str) -> list[dict[str, Any]]:
+    return httpx2.get(f"{url}/jobs").json()["data"]
+
+
+def drag(page: Page, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """With the pointer, in shares of the element's box."""
+    box = page.locator(selector).bounding_box()
+    assert box is not None
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=6)
+    page.mouse.up()
+
+
+def shown(page: Page, state: str = "done") -> str:
+    """The id of the job on the stage, once it is in a state."""
+    page.wait_for_selector(f".stage[data-state={state}]")
+    return page.get_attribute(".stage", "data-job") or ""
+
+
+def press_for_new_job(page: Page, button: str) -> str:
+    before = page.locator(".stage").get_attribute("data-job") or ""
+    page.get_by_role("button", name=button).click()
+    page.wait_for_selector(f".stage[data-job]:not([data-job='{before}'])")
+    return page.get_attribute(".stage", "data-job") or ""
+
+
+def test_a_person_draws_stops_forks_edits_and_comes_back(
+    service: Running, open_studio: Callable[..., Page]
+) -> None:
+    page = open_studio(service.url)
+    page.evaluate(KEEP_PREVIEWS)
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_role("button", name="noto", exact=True).click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a red apple, noto style"
+    press_for_new_job(page, "Generate")
+    drawn = shown(page)
+    assert page.evaluate("window.previews.size") >= 4
+    page.wait_for_selector(".stage .made img[src^='blob:']")
+
+    # Slow enough to be stopped in the middle.
+    page.get_by_text("Guidance and steps").click()
+    page.get_by_label("Steps a token").fill("60")
+    page.get_by_label("8", exact=True).check()
+    page.get_by_label("Seed", exact=True).fill("7")
+    press_for_new_job(page, "Generate")
+    until(lambda: page.evaluate("document.querySelector('.stage > .growing').dataset.row >= 2"))
+    assert "left" in page.locator(".standing").inner_text()
+    page.get_by_role("button", name="Stop and keep").click()
+    stopped = shown(page)
+    assert "rows kept" in page.locator(".standing p").first.inner_text()
+    assert httpx2.get(f"{service.url}/jobs/{stopped}").json()["seed"] == 7
+
+    page.locator(f".card >> nth={1}").click()
+    assert shown(page) == drawn
+    page.get_by_role("button", name="Go on from a row").click()
+    page.get_by_label("Rows kept").fill("3")
+    page.get_by_label("Prompt from there on").fill("two cats")
+    forked = press_for_new_job(page, "Go on after 3 rows")
+    shown(page)
+    told = httpx2.get(f"{service.url}/jobs/{forked}").json()
+    assert told["parent"] == {"kind": "fork", "job": drawn, "picture": 0, "row": 3}
+    assert told["prompt"] == "two cats"
+
+    page.locator(".actions").get_by_role("button", name="Edit").click()
+    page.wait_for_selector(".mask-layer")
+    until(lambda: page.evaluate("document.querySelector('.mask-layer').width === 128"))
+    drag(page, ".mask-layer", (0.2, 0.2), (0.6, 0.3))
+    page.get_by_label("Instruction").fill("make it blue")
+    edited = press_for_new_job(page, "Change it")
+    shown(page)
+    told = httpx2.get(f"{service.url}/jobs/{edited}").json()
+    assert told["task"] == "edit" and len(told["sources"]) == 1 and told["mask"]
+
+    page.get_by_role("tab", name="Create").click()
+    page.get_by_label("Prompt", exact=True).fill("kept for later")
+    page.get_by_role("tab", name="Edit").click()
+    page.reload()
+    page.wait_for_selector(".card")
+    assert page.locator(".card").count() == 4 == len(jobs(service.url))
+    assert shown(page) == edited
+    assert page.get_by_label("Instruction").input_value() == "make it blue"
+    assert page.get_by_role("button", name="Clear mask").is_enabled()
+    page.get_by_role("tab", name="Create").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "kept for later"
+
+
+def test_tokens_are_looked_at_and_drawn_anew_with_keys_alone(
+    service: Running, open_studio: Callable[..., Page]
+) -> None:
+    page = open_studio(service.url)
+    page.get_by_label("Prompt", exact=True).fill("two cats")
+    page.keyboard.press("Control+Enter")
+    first = shown(page)
+    page.get_by_role("button", name="Microscope").press("Enter")
+    page.wait_for_selector(".heat")
+    for key in ("Tab", "ArrowRight", "ArrowDown", "ArrowRight", " ", "ArrowRight", " "):
+        page.locator(".heat").focus() if key == "Tab" else page.keyboard.press(key)
+    assert "Row 2, column 3" in page.locator(".reading").inner_text()
+    made = press_for_new_job(page, "Draw 2 tokens anew")
+    shown(page)
+    assert httpx2.get(f"{service.url}/jobs/{made}").json()["parent"]["job"] == first
+    page.get_by_role("button", name="Run again").wait_for(state="detached")
+    page.locator(f".card[aria-label*='two cats'] >> nth={1}").click()
+    again = press_for_new_job(page, "Run again")
+    shown(page)
+    one, other = (
+        httpx2.get(f"{service.url}/jobs/{job}/pictures/0").content for job in (first, again)
+    )
+    assert one == other
+
+
+def test_stories_worlds_and_questions(service: Running, open_studio: Callable[..., Page]) -> None:
+    page = open_studio(service.url)
+    page.get_by_role("tab", name="Read").click()
+    page.set_input_files("input[type=file]", {
+        "name": "a.png", "mimeType": "image/png", "buffer": picture_bytes(size=(64, 32)),
+    })  # fmt: skip
+    page.get_by_label("Question").fill("two cats")
+    page.get_by_label("Question").press("Enter")
+    page.locator(".answers dd").wait_for()
+    until(lambda: page.locator(".answers dd").inner_text() != "Reading…")
+    assert page.locator(".answers dt").inner_text() == "two cats"
+
+    page.get_by_role("tab", name="World").click()
+    page.set_input_files("input[type=file]", {
+        "name": "a.png", "mimeType": "image/png", "buffer": picture_bytes(size=(64, 64)),
+    })  # fmt: skip
+    page.get_by_role("button", name="Move left").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator(".strip-one").nth(1).wait_for()
+    assert page.locator(".stage-title").inner_text() == "the cat moves right"
+
+    page.get_by_role("tab", name="Story").click()
+    page.get_by_label("Your words").fill("a red apple")
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="New story").wait_for()
+    assert page.locator(".story-part").first.inner_text() == "a red apple"
+    page.reload()
+    assert page.locator(".story-part").first.inner_text() == "a red apple"
+    # Any of them is taken up again from the history.
+    page.get_by_role("button", name="World, the cat moves right").click()
+    page.locator(".strip-one").nth(1).wait_for()
+
+
+def test_errors_are_told_in_words(service: Running, open_studio: Callable[..., Page]) -> None:
+    page = open_studio(service.url)
+    page.get_by_role("button", name="Generate").click()
+    assert "what the picture should show" in page.get_by_role("alert").inner_text()
+    page.get_by_label("Prompt", exact=True).fill("a")
+    page.route("**/jobs", lambda route: route.abort())
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("does not answer").wait_for()
+    page.unroute("**/jobs")
+    page.get_by_role("tab", name="Edit").click()
+    page.set_input_files("input[type=file]", {
+        "name": "a.png", "mimeType": "image/png", "buffer": b"no picture",
+    })  # fmt: skip
+    page.get_by_text("not a picture that the browser can read").wait_for()
+
+
+def test_a_key_is_asked_for(
+    pipeline: NextStepPipeline, open_studio: Callable[..., Page], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.txt"
+    key = add_key(keys, "ann")
+    with running(build_app(pipeline, "tiny", None, keys, preview_share=100)) as made:
+        page = open_studio(made.url, ready="dialog[open]")
+        page.get_by_label("API key", exact=True).fill("wrong")
+        page.get_by_role("button", name="Use this key").click()
+        page.wait_for_selector("dialog[open]")
+        page.get_by_label("API key", exact=True).fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        page.get_by_label("Prompt", exact=True).fill("a red apple")
+        page.get_by_role("button", name="Generate").click()
+        shown(page)
+        page.wait_for_selector(".stage .made img[src^='blob:']")
+        page.reload()
+        page.wait_for_selector(".card img")
+        assert page.evaluate("Object.values({...localStorage}).join()").find(key) < 0
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_nothing_stands_in_anybodys_way(
+    service: Running, open_studio: Callable[..., Page], width: int, dark: bool
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe").Axe()
+    page = open_studio(service.url, width, dark)
+
+    def check(where: str) -> None:
+        found = axe.run(page).response["violations"]
+        assert not found, (where, [(one["id"], one["nodes"][0]["html"]) for one in found])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, where
+
+    check("an empty page")
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_role("button", name="Generate").click()
+    shown(page)
+    check("a picture")
+    page.get_by_role("button", name="Go on from a row").click()
+    check("fork")
+    page.get_by_role("button", name="Microscope").click()
+    page.wait_for_selector(".heat")
+    check("microscope")
+    page.locator(".actions").get_by_role("button", name="Edit").click()
+    page.wait_for_selector(".mask-layer")
+    check("edit")
+    for tab in ("Story", "World", "Read"):
+        page.get_by_role("tab", name=tab).click()
+        check(tab)
