@@ -17,12 +17,7 @@ from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import masks, pictures
-from nextstep.model.native.quantising import (
-    formats,
-    pack_for_sampling,
-    pack_model,
-    quantised,
-)
+from nextstep.model.native import quantising
 from nextstep.requests import (
     Kept,
     branch_prompt,
@@ -118,9 +113,9 @@ class NextStepPipeline(Turns):
         if adapter is not None:
             pipeline.adapter = folders.merge_adapter_folder(parts, adapter, adapter_scale)
         if quantize is None:
-            pack_for_sampling(parts.model)
+            quantising.pack_for_sampling(parts.model)
         elif early is None:
-            pack_model(parts.model, *formats(quantize))
+            quantising.pack_model(parts.model, *quantising.formats(quantize))
         return pipeline
 
     def save_pretrained(self, folder: str | Path, released: bool = False) -> None:
@@ -381,7 +376,7 @@ class NextStepPipeline(Turns):
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
             sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
             adapter=self.adapter,
-            quantize=quantised(self.model),
+            quantize=quantising.quantised(self.model),
         )
 
 

@@ -201,8 +201,16 @@ class DecodeState:
 def _prefill(
     model: NextStepModel, rows: list[Prompt], grid: tuple[int, int]
 ) -> tuple[DecodeState, Tensor]:
-    """Read all prompts, padded on the left; hidden states [R, E] of their last positions."""
+    """Read all prompts, padded on the left; hidden states [R, E] of their last positions.
+
+    Equal prompts, such as those without the text, are read once.
+    """
     device = model.embed_tokens.weight.device
+    keys = [(tuple(row.ids), tuple(map(id, row.image_tokens))) for row in rows]
+    first = dict(zip(keys, rows, strict=True))
+    unlike = list(first)
+    places = [unlike.index(key) for key in keys]
+    rows = list(first.values())
     ids, valid = left_pad([list(row.ids) for row in rows], model.config.pad_id)
     ids, valid = ids.to(device), valid.to(device)
     pictures = [tokens.to(device) for row in rows for tokens in row.image_tokens]
@@ -212,12 +220,12 @@ def _prefill(
         torch.cat(pictures) if pictures else None,
         torch.cat(given) if given else None,
     )
-    capacity = ids.shape[1] + grid[0] * grid[1]
-    cache = KVCache(model.config, len(rows), capacity, embeddings.dtype, device)
+    cache = KVCache(model.config, len(rows), ids.shape[1], embeddings.dtype, device)
     positions, mask = padded_positions(valid)
     hidden = model.hidden(embeddings, positions, mask, cache)
+    cache.spread(places, ids.shape[1] + grid[0] * grid[1])
     coordinates = raster_coordinates(grid).to(device)
-    return DecodeState(model, cache, valid, coordinates), hidden[:, -1]
+    return DecodeState(model, cache, valid[places], coordinates), hidden[places, -1]
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -92,5 +92,11 @@ class ImageTokenizer(nn.Module):
         return patchify(self.encode(pixels), self.config.patch)
 
     def decode_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Image tokens [B, N, D] of one grid -> pixels [B, 3, H, W]."""
-        return self.decode(unpatchify(tokens, grid, self.config.patch))
+        """Image tokens [B, N, D] of one grid -> pixels [B, 3, H, W].
+
+        On a CPU one by one: what a decoder keeps of one picture stays nearer to its caches.
+        """
+        latents = unpatchify(tokens, grid, self.config.patch)
+        if latents.device.type != "cpu" or len(latents) < 2:
+            return self.decode(latents)
+        return torch.cat([self.decode(own) for own in latents.split(1)])

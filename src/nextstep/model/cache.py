@@ -57,6 +57,15 @@ class KVCache:
             return
         self._keep(F.pad(self.store, (0, 0, 0, capacity - self.capacity)))
 
+    def spread(self, rows: list[int], capacity: int) -> None:
+        """Have a row for each of `rows`, starting with what that row holds, and more room."""
+        length = self.length
+        store = self.store.new_zeros(
+            *self.store.shape[:2], len(rows), self.store.shape[3], capacity, self.store.shape[-1]
+        )
+        store[..., :length, :] = self.store[:, :, rows, :, :length]
+        self._keep(store)
+
     def rewind(self, length: int) -> None:
         """Forget all positions from `length` on.
 
