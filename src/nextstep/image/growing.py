@@ -3,7 +3,7 @@
 New rows of image tokens are decoded together with the last ones before them, so that the decoder
 sees what stands above. It also looks over the whole picture (attention, group norms), which a strip
 cannot give it, so a shown picture is near the finished one but not the same; the finished one
-is always decoded as a whole.
+is always decoded as a whole. Where even that takes too long, new rows are shown roughly.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.image import pictures
+from nextstep.image.rough import RoughDecoder
 from nextstep.image.tokenizer import ImageTokenizer
 
 BLANK = (128, 128, 128)
@@ -48,3 +49,13 @@ class GrowingPicture:
             self.picture.paste(pictures.to_pictures(made)[0], (0, pasted * self.side))
             self.rows = done
         return self.picture.copy()
+
+    def show_roughly(self, tokens: Tensor, rough: RoughDecoder) -> Image.Image:
+        """The same, but rows that `show` has not shown yet are rough."""
+        columns, shown = self.grid[1], self.picture.copy()
+        done = len(tokens) // columns
+        if done > self.rows:
+            new = tokens[self.rows * columns : done * columns]
+            pixels = rough.decode(new, (done - self.rows, columns))
+            shown.paste(pictures.to_pictures(pixels)[0], (0, self.rows * self.side))
+        return shown

@@ -15,6 +15,7 @@ from torch import Tensor
 from nextstep.engine.scheduler import ENDS
 from nextstep.errors import NextStepError
 from nextstep.image.growing import GrowingPicture
+from nextstep.image.rough import RoughDecoder
 from nextstep.microscope import measure
 from nextstep.serve import backend as b
 from nextstep.serve.chat_task import ChatTask
@@ -40,7 +41,8 @@ class EngineBackend:
     Args:
         engine: with its limits.
         name: of the model as clients say it.
-        preview_share: of the time, that previews which are not needed for sure may take.
+        preview_share: of the time, that previews which are not needed for sure may take; beyond
+            it they are rough.
         on_batch: told at every step how many pictures and texts are being made.
     """
 
@@ -65,6 +67,7 @@ class EngineBackend:
         self._measures: list[Iterator[None]] = []
         self._change = threading.Condition()
         self._credit = CREDIT
+        self._rough = RoughDecoder(engine.image_tokenizer)
         self._closing = False
         # As many threads as here, because they decide in which order some sums are made.
         threads = torch.get_num_threads()
@@ -167,14 +170,13 @@ class EngineBackend:
 
         self._decoder.submit(make).add_done_callback(made)
 
-    def may_show(self, want: b.Want) -> bool:
-        """See `Host.may_show`."""
-        return want == b.Want.SURELY or self._credit > 0
-
-    def show(self, picture: GrowingPicture, tokens: Tensor) -> Image.Image:
+    def show(self, picture: GrowingPicture, tokens: Tensor, want: b.Want) -> Image.Image:
         """See `Host.show`."""
         begun = time.monotonic()
-        shown = picture.show(tokens)
+        if want < b.Want.SURELY and self._credit <= 0:
+            shown = picture.show_roughly(tokens, self._rough)
+        else:
+            shown = picture.show(tokens)
         self._credit -= time.monotonic() - begun
         return shown
 

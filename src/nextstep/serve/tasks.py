@@ -47,11 +47,8 @@ class Host(Protocol):
     ) -> None:
         """Make a part beside the steps; `then` gets it on the worker's thread."""
 
-    def may_show(self, want: b.Want) -> bool:
-        """Whether there is time for a preview."""
-
-    def show(self, picture: GrowingPicture, tokens: torch.Tensor) -> Image.Image:
-        """A preview; its time is counted."""
+    def show(self, picture: GrowingPicture, tokens: torch.Tensor, want: b.Want) -> Image.Image:
+        """A preview; rough where there is no time for more and none is surely wanted."""
 
     def ended(self, task: Task) -> None:
         """A task told its end."""
@@ -170,8 +167,8 @@ class Rows:
             preview = None
             if row == done and row < rows:
                 want = self.task.job.wants_preview(row, rows)
-                if want and self.task.host.may_show(want):
-                    preview = finish(self.task.host.show(self.growing, tokens))
+                if want:
+                    preview = finish(self.task.host.show(self.growing, tokens, want))
             self.task.tell(b.RowDone(self.index, row, rows, preview))
         self.told = max(self.told, done)
 
