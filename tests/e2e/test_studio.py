@@ -301,6 +301,11 @@ def test_nothing_stands_in_anybodys_way(
     check("microscope")
     page.locator(".actions").get_by_role("button", name="Edit").click()
     page.wait_for_selector(".mask-layer")
+    until(lambda: page.evaluate("document.querySelector('.mask-layer').width === 128"))
+    page.locator(".mask-layer").focus()
+    for key in ("ArrowUp", " "):
+        page.keyboard.press(key)
+    until(page.get_by_role("button", name="Clear mask").is_enabled)
     check("edit")
     for tab in ("Story", "World", "Read"):
         page.get_by_role("tab", name=tab).click()

@@ -23,13 +23,12 @@ def test_the_page_and_its_files(service: Running) -> None:
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert not re.search(r"<script[^>]*>[^<]|\son\w+=|style=", page.text), "nothing inline"
-    for name in FILES:
-        answer = httpx2.get(f"{service.url}/studio/{name}")
-        assert answer.status_code == 200, name
-        same = httpx2.get(
-            f"{service.url}/studio/{name}", headers={"If-None-Match": answer.headers["etag"]}
-        )
-        assert same.status_code == 304 and not same.content
+    with httpx2.Client(base_url=f"{service.url}/studio") as client:
+        for name in FILES:
+            answer = client.get(f"/{name}")
+            assert answer.status_code == 200, name
+            same = client.get(f"/{name}", headers={"If-None-Match": answer.headers["etag"]})
+            assert same.status_code == 304 and not same.content
     assert httpx2.post(service.url).headers["allow"] == "GET"
 
 

@@ -23,7 +23,7 @@ function headers(more) {
 }
 
 async function problemOf(answer) {
-  let message = '';
+  let message;
   try {
     message = (await answer.json()).error.message;
   } catch {

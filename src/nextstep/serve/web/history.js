@@ -1,5 +1,6 @@
 // Everything that was made, the newest first.
-import { isOver, tabOf, tried, useLive } from './jobs.js';
+import { Icon } from './icons.js';
+import { isOver, remove, tabOf, tried, useLive } from './jobs.js';
 import { usePicture } from './pictures.js';
 import { reopen } from './replay.js';
 import { reveal, show, useStore } from './state.js';
@@ -28,19 +29,31 @@ function Card({ job, current }) {
   const kind = KINDS[tabOf(job)];
   const title = titleOf(job);
   const told = [kind, title, STATES[job.state], job.n > 1 && count(job.n, 'variation')];
+  const over = isOver(job);
+  const forget = () => tried(() => remove(job));
+  const pressed = (event) => {
+    if (event.key === 'Delete' && over) forget();
+  };
   return html`
-    <button type="button" class="card ${job.state}" aria-current=${current ? 'true' : null} title=${title}
-      aria-label=${told.filter(Boolean).join(', ')} onClick=${() => tried(() => open(job))}>
-      ${address
-        ? html`<img src=${address} alt="" loading="lazy" style=${{ clipPath: cut }} />`
-        : html`<span class="card-word">${STATES[job.state] || title}</span>`}
-      ${!isOver(job) && html`
-        <span class="card-bar"><i style=${{ width: `${rows ? (100 * rows.done) / rows.of : 0}%` }}></i></span>
+    <div class="card-place">
+      <button type="button" class="card ${job.state}" aria-current=${current ? 'true' : null} title=${title}
+        aria-label=${told.filter(Boolean).join(', ')} onClick=${() => tried(() => open(job))}
+        onKeyDown=${pressed}>
+        ${address
+          ? html`<img src=${address} alt="" loading="lazy" style=${{ clipPath: cut }} />`
+          : html`<span class="card-word">${STATES[job.state] || title}</span>`}
+        ${!isOver(job) && html`
+          <span class="card-bar"><i style=${{ width: `${rows ? (100 * rows.done) / rows.of : 0}%` }}></i></span>
+        `}
+        ${(kind || job.n > 1) && html`
+          <span class="badge" aria-hidden="true">${kind || job.n}</span>
+        `}
+      </button>
+      ${over && html`
+        <button type="button" class="card-remove" tabindex="-1" aria-label=${`Remove ${title}`}
+          title="Remove; the Delete key does it too" onClick=${forget}><${Icon} name="cross" /></button>
       `}
-      ${(kind || job.n > 1) && html`
-        <span class="badge" aria-hidden="true">${kind || job.n}</span>
-      `}
-    </button>
+    </div>
   `;
 }
 

@@ -120,10 +120,7 @@ function note(id, name, data) {
   if (name === 'part') {
     set({ live: { ...state.live, [id]: { rows: {}, parts: [...live.parts, data] } } });
   }
-  if (name === 'done') {
-    const { usage, ...whole } = data;
-    put(whole);
-  }
+  if (name === 'done') put(data);
   if (name === 'failed' || name === 'cancelled') {
     put({ ...job, state: name, error: data.error || null });
   }

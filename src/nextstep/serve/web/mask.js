@@ -3,7 +3,7 @@ import { Button, Scale } from './controls.js';
 import { imageOf } from './pictures.js';
 import { html, useEffect, useRef, useState } from './ui.js';
 
-const COLOUR = '#12c2a4';
+const COLOUR = '#d6246e';
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** A painted layer as the service wants its mask: transparent where it was painted. */
@@ -38,37 +38,43 @@ export async function layerOf(mask) {
   return canvas.toDataURL('image/png');
 }
 
+const penOf = (canvas) => canvas.getContext('2d', { willReadFrequently: true });
+
 function painted(canvas) {
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const { data } = penOf(canvas).getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 3; i < data.length; i += 4) if (data[i] > 127) return true;
   return false;
 }
 
 function stroke(canvas, from, to, radius, erase) {
-  const pen = canvas.getContext('2d');
+  const pen = penOf(canvas);
   pen.globalCompositeOperation = erase ? 'destination-out' : 'source-over';
   pen.strokeStyle = COLOUR;
-  pen.lineCap = 'round';
-  pen.lineJoin = 'round';
+  pen.fillStyle = COLOUR;
   pen.lineWidth = radius * 2;
   pen.beginPath();
   pen.moveTo(...from);
   pen.lineTo(...to);
   pen.stroke();
+  // Round ends; a line without a length would draw nothing at all.
+  pen.beginPath();
+  pen.arc(...to, radius, 0, 2 * Math.PI);
+  pen.arc(...from, radius, 0, 2 * Math.PI);
+  pen.fill();
 }
 
 /** Lies over the picture; `layer` is a data URI of what is painted, or null. */
 export function MaskLayer({ picture, layer, brush, erase, change }) {
   const canvas = useRef(null);
   const last = useRef(null);
-  const own = useRef(null);
+  const own = useRef([]); // layers that were painted here, and need not be drawn again
   const [at, setAt] = useState(null);
 
   useEffect(() => {
     let wanted = true;
     (async () => {
       const image = await imageOf(picture);
-      const old = layer && layer !== own.current ? await imageOf(layer) : null;
+      const old = layer && !own.current.includes(layer) ? await imageOf(layer) : null;
       const field = canvas.current;
       if (!wanted || !field) return;
       if (field.width !== image.naturalWidth || field.height !== image.naturalHeight || !layer) {
@@ -76,7 +82,7 @@ export function MaskLayer({ picture, layer, brush, erase, change }) {
         field.height = image.naturalHeight;
       }
       if (!old) return;
-      const pen = field.getContext('2d');
+      const pen = penOf(field);
       pen.clearRect(0, 0, field.width, field.height);
       pen.globalCompositeOperation = 'source-over';
       pen.drawImage(old, 0, 0);
@@ -95,8 +101,9 @@ export function MaskLayer({ picture, layer, brush, erase, change }) {
     ];
   };
   const keep = () => {
-    own.current = painted(canvas.current) ? canvas.current.toDataURL('image/png') : null;
-    change(own.current);
+    const made = painted(canvas.current) ? canvas.current.toDataURL('image/png') : null;
+    own.current = [...own.current.slice(-8), made];
+    change(made);
   };
 
   function down(event) {

@@ -65,7 +65,7 @@ function paint(canvas, { told, values, low, high, chosen, cursor }) {
     pen.fillStyle = `rgb(${heat(share).join(' ')} / ${told.given[token] ? 0.15 : 0.72})`;
     pen.fillRect(x, y, cell, cell);
   });
-  for (const token of chosen) frame(pen, token, told.columns, cell, '#fff', cell / 12);
+  for (const token of chosen) frame(pen, token, told.columns, cell, '#fff', cell / 20);
   if (cursor !== null) frame(pen, cursor, told.columns, cell, '#fff', cell / 30);
 }
 

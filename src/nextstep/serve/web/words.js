@@ -1,7 +1,7 @@
 // Numbers and times as people say them.
 
 export function seconds(value) {
-  if (value < 0.95) return 'less than a second';
+  if (value < 0.95) return 'less than 1 s';
   if (value < 9.5) return `${value.toFixed(1)} s`;
   if (value < 90) return `${Math.round(value)} s`;
   return `${Math.round(value / 60)} min`;
@@ -54,7 +54,7 @@ export function standing(job, live, now = Date.now()) {
     const left = (spent * (rows.of - rows.done)) / rows.done;
     const first = Object.values(live.rows)[0];
     const place = job.n > 1 ? `${rows.done} of ${rows.of} rows` : `Row ${first.row} of ${first.rows}`;
-    return rows.done < rows.of ? `${place}, about ${seconds(left)} left` : 'Finishing';
+    return rows.done < rows.of ? `${place}, ${left < 0.95 ? '' : 'about '}${seconds(left)} left` : 'Finishing';
   }
   if (job.state === 'failed') return job.error || 'It failed';
   if (job.state === 'cancelled') return 'Cancelled';
