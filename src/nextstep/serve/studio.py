@@ -22,7 +22,6 @@ POLICY = "; ".join((
     "style-src 'self'",
     "img-src 'self' blob: data:",
     "connect-src 'self'",
-    "manifest-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
     "frame-ancestors 'none'",

@@ -32,7 +32,9 @@ async function problemOf(answer) {
   message = message.charAt(0).toUpperCase() + message.slice(1);
   if (!/[.!?]$/.test(message)) message += '.';
   const wait = answer.headers.get('retry-after');
-  if (answer.status === 429 && wait) message += ` Try again in ${wait} s.`;
+  if (answer.status === 429 && wait) {
+    message = message.replace('; try again in a moment', '') + ` Try again in ${wait} s.`;
+  }
   return new Problem(message, answer.status);
 }
 

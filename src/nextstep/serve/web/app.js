@@ -106,6 +106,7 @@ function KeyDialog() {
   const needed = useStore((s) => s.needsKey);
   const dialog = useRef(null);
   const [value, setValue] = useState('');
+  const [wrong, setWrong] = useState(false);
   useEffect(() => {
     if (needed && !dialog.current.open) dialog.current.showModal();
   }, [needed]);
@@ -113,8 +114,9 @@ function KeyDialog() {
     event.preventDefault();
     key.keep(value.trim());
     set({ needsKey: false, notice: null });
-    dialog.current.close();
     await begin();
+    setWrong(state.needsKey);
+    if (!state.needsKey) dialog.current.close();
   };
   return html`
     <dialog ref=${dialog} class="dialog" aria-labelledby="key-title"
@@ -123,7 +125,8 @@ function KeyDialog() {
       <p class="hint">This service answers to people with a key only. It is kept in this browser tab and
         forgotten when you close it.</p>
       <form class="key-form" onSubmit=${keep}>
-        <${Text} label="API key" type="password" autocomplete="off" value=${value} change=${setValue} />
+        <${Text} label="API key" type="password" autocomplete="off" value=${value} change=${setValue}
+          hint=${wrong && 'This key is not known here.'} />
         <${Button} kind="main" type="submit" label="Use this key" disabled=${!value.trim()} />
       </form>
     </dialog>
@@ -182,6 +185,8 @@ async function main() {
   document.addEventListener('visibilitychange', () => {
     if (!document.hidden) (state.model ? refresh() : begin()).catch(() => {});
   });
+  // A file that misses its place would take the whole page away.
+  for (const name of ['dragover', 'drop']) addEventListener(name, (event) => event.preventDefault());
   await begin();
 }
 

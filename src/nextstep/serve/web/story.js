@@ -47,10 +47,12 @@ export function Coming({ turn, model }) {
 export function Story() {
   const [draft, change] = useDraft('story', FRESH);
   const model = useStore((s) => s.model);
-  const turn = useTurn(draft, change, (made) => {
+  const turn = useTurn(draft, change, (made, job) => {
     const told = made.filter((part) => part.picture || part.text.trim());
     change({ parts: [...draft.parts, ...told], job: null });
-    if (!told.length) say('The model had nothing to add. Write some more yourself, and go on.');
+    if (!told.length && job.state === 'done') {
+      say('The model had nothing to add. Write some more yourself, and go on.');
+    }
   });
 
   const written = () => {

@@ -9,6 +9,10 @@ export const sent = (parts) => parts.map((part) => (part.picture
   ? { type: 'image_url', image_url: { url: part.picture } }
   : { type: 'text', text: part.text }));
 
+const outcomeOf = (job) => Promise.all(job.parts.map(async (part) => (part.type === 'text'
+  ? { text: part.text }
+  : { picture: await dataOf(part.url) })));
+
 /** Ask for a turn, and take its outcome up once.
  *
  * `draft.job` names the turn under way, so that it is taken up after a reload as well; `take` gets
@@ -29,12 +33,9 @@ export function useTurn(draft, change, take) {
     }
     if (!over) return;
     if (job.state === 'failed') say(job.error || 'It failed.');
-    tried(async () => {
-      const parts = [];
-      for (const part of job.parts) {
-        parts.push(part.type === 'text' ? { text: part.text } : { picture: await dataOf(part.url) });
-      }
-      take(parts, job);
+    outcomeOf(job).then((parts) => take(parts, job), (problem) => {
+      say(problem);
+      change({ job: null });
     });
   }, [draft.job, loaded, over]);
 

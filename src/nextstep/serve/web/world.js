@@ -15,11 +15,11 @@ export function World() {
   const [draft, change] = useDraft('world', FRESH);
   const model = useStore((s) => s.model);
   const now = draft.path[draft.at];
-  const turn = useTurn(draft, change, (made) => {
+  const turn = useTurn(draft, change, (made, job) => {
     const drawn = made.find((part) => part.picture);
     if (!drawn) {
       change({ job: null });
-      say('No next state was drawn.');
+      if (job.state === 'done') say('No next state was drawn.');
       return;
     }
     const path = [...draft.path.slice(0, draft.at + 1), { picture: drawn.picture, action: draft.next }];
