@@ -27,7 +27,10 @@ export async function refresh() {
   const listed = new Set(data.map((job) => job.id));
   // A job that was added after the question is not in its answer.
   const newer = state.jobs.filter((job) => !listed.has(job.id) && added.get(job.id) > asked);
-  set({ jobs: [...newer, ...data], loaded: true });
+  // An end that was heard of meanwhile is newer than the answer.
+  const ended = new Map(state.jobs.filter(isOver).map((job) => [job.id, job]));
+  const jobs = data.map((job) => (isOver(job) ? job : ended.get(job.id) || job));
+  set({ jobs: [...newer, ...jobs], loaded: true });
   pollWhileBusy();
 }
 
@@ -55,7 +58,8 @@ async function begin(path, body) {
   const job = await post(path, body);
   added.set(job.id, Date.now());
   put(job);
-  set({ notice: null });
+  const open = Object.entries(state.live).filter(([id]) => jobOf(id) && !isOver(jobOf(id)));
+  set({ notice: null, live: Object.fromEntries(open) });
   watch(job.id);
   pollWhileBusy();
   reveal();
@@ -110,7 +114,8 @@ function again(id) {
 }
 
 function note(id, name, data) {
-  const job = jobOf(id) || { id, state: 'queued' };
+  const job = jobOf(id);
+  if (!job) return;
   const live = state.live[id] || { rows: {}, parts: [] };
   if (name === 'queued') put({ ...job, state: 'queued', position: data.position });
   if (name === 'started') {
