@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.folders import Parts, save_parts
 from nextstep.model.checkpoints import load_model
-from nextstep.model.native import build
+from nextstep.model.native import build, linear
 from nextstep.model.native.linear import Arena, PackedLinear, packed_bytes
 from nextstep.model.native.packing import FORMATS, pack, quantise, unpack
 from nextstep.model.native.quantising import formats, pack_model, quantised
@@ -91,6 +91,16 @@ def test_without_kernels_products_are_the_same(
     monkeypatch.setattr(build, "is_available", lambda: False)
     right = F.linear(x, layer.weight.float(), layer.bias)
     assert float((layer(x) - right).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_large_matrices_are_packed_in_parts(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = draws(144, 80)
+    whole = PackedLinear(weight, None, format_, Arena())
+    monkeypatch.setattr(linear, "AT_ONCE", 80 * 40)
+    parts = PackedLinear(weight, None, format_, Arena())
+    assert torch.equal(parts.data, whole.data)
+    assert torch.equal(parts.scale, whole.scale)
 
 
 @pytest.mark.parametrize("format_", ["int8", "int4"])

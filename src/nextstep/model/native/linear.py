@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.model.native import build
-from nextstep.model.native.packing import FORMATS, pack, quantise, unpack
+from nextstep.model.native.packing import FORMATS, WIDTH, pack, quantise, unpack
 
 BLOCK = 2**28
 """Bytes that packed weights are given at a time."""
+AT_ONCE = 2**22
+"""Numbers that are rounded at a time."""
 MULTIPLE = 16
 """Every width that a kernel sees is a multiple of this."""
 
@@ -80,7 +82,10 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.format = format_
-        data, scale = pack(quantise(weight.detach(), format_))
+        # Rounded in parts, because a whole large matrix takes several times its memory on the way.
+        rows = max(1, AT_ONCE // (WIDTH * self.in_features)) * WIDTH
+        parts = [pack(quantise(part, format_)) for part in weight.detach().split(rows)]
+        data, scale = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self.data, self.scale = arena.keep(data), arena.keep(scale)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self._matrix: Matrix | None = None
