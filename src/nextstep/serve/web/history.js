@@ -18,14 +18,21 @@ async function open(job) {
   reveal();
 }
 
+/** How much of the first picture there is to see, from its top. */
+function shownOf(job, live, unit) {
+  const made = job.pictures[0]?.settings;
+  if (made) return made.rows_done ? (unit * made.rows_done) / made.height : 1;
+  return live.rows[0] ? live.rows[0].shown / live.rows[0].rows : 1;
+}
+
 function Card({ job, current }) {
   const live = useLive(job.id);
-  const made = job.pictures.at(-1)?.url;
-  const first = live.rows[0];
-  const source = job.sources[0];
-  const { address } = usePicture(job.pictures[0]?.url || first?.preview || made || (isOver(job) ? source : ''));
+  const model = useStore((s) => s.model);
+  const source = isOver(job) ? job.sources[0] : '';
+  const { address } = usePicture(job.pictures[0]?.url || live.rows[0]?.preview || source);
   const rows = rowsOf(job, live);
-  const cut = !isOver(job) && first ? `inset(0 0 ${100 - (100 * first.shown) / first.rows}% 0)` : 'none';
+  const share = shownOf(job, live, model?.token_pixels);
+  const cut = share < 1 ? `inset(0 0 ${100 - 100 * share}% 0)` : 'none';
   const kind = KINDS[tabOf(job)];
   const title = titleOf(job);
   const told = [kind, title, STATES[job.state], job.n > 1 && count(job.n, 'variation')];

@@ -2,29 +2,38 @@
 import { Button } from './controls.js';
 import { Details } from './details.js';
 import { Fork, ForkLayer } from './fork.js';
-import { end, isOver, remove, tried, useLive } from './jobs.js';
+import { end, isOver, jobOf, remove, tried, useLive } from './jobs.js';
 import { Microscope, MicroscopeLayer, useMicroscope } from './microscope.js';
 import { download, usePicture } from './pictures.js';
 import { canReplay, replay, send } from './replay.js';
-import { useStore } from './state.js';
+import { state, useStore } from './state.js';
 import { html, useEffect, useRef, useState } from './ui.js';
 import { rowsOf, standing } from './words.js';
 
 const TOOLS = [['details', 'Details'], ['fork', 'Go on from a row'], ['tokens', 'Microscope']];
 
+/** The rows that a fork begins with, as its parent shows them. */
+function givenTo(job) {
+  if (job.parent?.kind !== 'fork' || isOver(job)) return { url: '', row: 0 };
+  const { job: from, picture, row } = job.parent;
+  const url = jobOf(from)?.pictures[picture]?.url || state.live[from]?.rows[picture]?.preview;
+  return url ? { url, row } : { url: '', row: 0 };
+}
+
 /** What is known of one picture of a job: its address or preview, its rows, its shape. */
 export function pictureOf(job, live, index, model) {
   const made = job.pictures[index];
+  const given = givenTo(job);
   const row = live.rows[index];
   const settings = made?.settings;
   const [width, height] = settings?.width
     ? [settings.width, settings.height]
     : (job.size || `${model.width}x${model.height}`).split('x').map(Number);
   const rows = row?.rows || Math.round(height / model.token_pixels);
-  const done = made ? (settings.rows_done ?? rows) : row?.row || 0;
+  const done = made ? (settings.rows_done ?? rows) : row?.row || given.row;
   return {
-    url: made?.url || row?.preview || '',
-    shown: made ? done : row?.shown || 0,
+    url: made?.url || row?.preview || given.url,
+    shown: made ? done : row?.shown || given.row,
     done, rows, width, height,
     made: Boolean(made),
   };

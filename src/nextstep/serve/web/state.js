@@ -40,10 +40,13 @@ export function say(problem) {
   set({ notice: typeof problem === 'string' ? problem : problem.message });
 }
 
-/** On a phone the picture lies below the controls: bring it into view. */
+/** Bring the picture into view: on a phone it lies below the controls, else its top may be away. */
 export function reveal() {
-  if (!matchMedia('(max-width: 760px)').matches) return;
-  setTimeout(() => document.querySelector('.stage')?.scrollIntoView({ block: 'start' }), 60);
+  setTimeout(() => {
+    const stage = document.querySelector('.stage');
+    const away = stage?.getBoundingClientRect().top < 0;
+    if (away || matchMedia('(max-width: 760px)').matches) stage?.scrollIntoView({ block: 'start' });
+  }, 60);
 }
 
 export function show(tab, job = state.selected[tab]) {

@@ -51,7 +51,9 @@ export function standing(job, live, now = Date.now()) {
     const rows = rowsOf(job, live);
     if (!rows) return job.task === 'chat' ? 'Reading and writing' : 'Reading the prompt';
     const spent = now / 1000 - job.started;
-    const left = (spent * (rows.of - rows.done)) / rows.done;
+    // Rows that a fork was given took no time.
+    const given = job.parent?.row || 0;
+    const left = (spent * (rows.of - rows.done)) / Math.max(1, rows.done - given);
     const first = Object.values(live.rows)[0];
     const place = job.n > 1 ? `${rows.done} of ${rows.of} rows` : `Row ${first.row} of ${first.rows}`;
     return rows.done < rows.of ? `${place}, ${left < 0.95 ? '' : 'about '}${seconds(left)} left` : 'Finishing';
