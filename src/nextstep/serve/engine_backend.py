@@ -66,7 +66,7 @@ class EngineBackend:
         self._inbox: list[Callable[[], None]] = []
         self._measures: list[Iterator[None]] = []
         self._change = threading.Condition()
-        self._credit = CREDIT
+        self._credit, self._cost = CREDIT, 0.0
         self._rough = RoughDecoder(engine.image_tokenizer)
         self._closing = False
         # As many threads as here, because they decide in which order some sums are made.
@@ -173,11 +173,15 @@ class EngineBackend:
     def show(self, picture: GrowingPicture, tokens: Tensor, want: b.Want) -> Image.Image:
         """See `Host.show`."""
         begun = time.monotonic()
-        if want < b.Want.SURELY and self._credit <= 0:
+        if want < b.Want.SURELY and self._credit < self._cost:
             shown = picture.show_roughly(tokens, self._rough)
-        else:
-            shown = picture.show(tokens)
-        self._credit -= time.monotonic() - begun
+            self._credit -= time.monotonic() - begun
+            return shown
+        shown = picture.show(tokens)
+        # What one costs is what the last one cost; a slow moment is soon forgotten.
+        spent = time.monotonic() - begun
+        self._cost = min(spent, 2 * self._cost) if self._cost else spent
+        self._credit -= spent
         return shown
 
     def ended(self, task: Task) -> None:
