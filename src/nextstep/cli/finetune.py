@@ -11,79 +11,119 @@ from nextstep.cli import options as o
 
 DATA_PANEL, TRAINING_PANEL = "Data", "Training"
 
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of pictures, with NAME.txt beside NAME.png.")
+]
+Caption = Annotated[
+    str | None,
+    typer.Option(
+        help="What is trained as caption: {caption} is the text beside the picture, "
+        "{name} the words of the file name.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Edits = Annotated[
+    bool,
+    typer.Option(
+        "--edits",
+        help="NAME.txt is an instruction, NAME-0 the source, NAME-1 the target.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full/--lora",
+        help="Train all weights, or a LoRA adapter.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Default 50 uses of every picture, 100 to 2000 steps.", rich_help_panel=TRAINING_PANEL
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Instead of steps: as many as fit.", rich_help_panel=TRAINING_PANEL),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="Samples of one step; default at most 8.", rich_help_panel=TRAINING_PANEL),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="Default by the width of the model.", rich_help_panel=TRAINING_PANEL),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(help="Of the adapter; default twice the rank.", rich_help_panel=TRAINING_PANEL),
+]
+Dropout = Annotated[
+    float, typer.Option(help="Of the adapter's input.", rich_help_panel=TRAINING_PANEL)
+]
+Parts = Annotated[
+    str, typer.Option(help="What the adapter changes.", rich_help_panel=TRAINING_PANEL)
+]
+DropText = Annotated[
+    float, typer.Option(help="Share of uses without the caption.", rich_help_panel=TRAINING_PANEL)
+]
+ContextNoise = Annotated[
+    float,
+    typer.Option(
+        help="Noise on the image tokens that are read while training.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        "-p",
+        help="Drawn before, during and after; repeat for several; "
+        "default captions of the first pictures.",
+        rich_help_panel=o.OUTPUT_PANEL,
+    ),
+]
+Sheets = Annotated[
+    int, typer.Option(help="How often they are drawn on the way.", rich_help_panel=o.OUTPUT_PANEL)
+]
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge",
+        help="Write the whole model with the adapter in it as well.",
+        rich_help_panel=o.OUTPUT_PANEL,
+    ),
+]
+
 
 def command(
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder of pictures, with NAME.txt beside NAME.png.")
-    ],
+    data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")],
     model: o.Model = "nano",
     vae: o.Vae = None,
     device: o.Device = "cpu",
-    caption: Annotated[
-        str | None,
-        typer.Option(help="What is trained as caption: {caption} is the text beside the picture, "
-                          "{name} the words of the file name.", rich_help_panel=DATA_PANEL),
-    ] = None,
-    edits: Annotated[
-        bool, typer.Option("--edits", help="NAME.txt is an instruction, NAME-0 the source, NAME-1 "
-                                           "the target.", rich_help_panel=DATA_PANEL)
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full/--lora", help="Train all weights, or a LoRA adapter.",
-                           rich_help_panel=TRAINING_PANEL)
-    ] = False,
-    steps: Annotated[
-        int | None, typer.Option(help="Default 50 uses of every picture, 100 to 2000 steps.",
-                                 rich_help_panel=TRAINING_PANEL)
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Instead of steps: as many as fit.",
-                                   rich_help_panel=TRAINING_PANEL)
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Samples of one step; default at most 8.",
-                                 rich_help_panel=TRAINING_PANEL)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Default by the width of the model.",
-                                   rich_help_panel=TRAINING_PANEL)
-    ] = None,
+    caption: Caption = None,
+    edits: Edits = False,
+    full: Full = False,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Batch = None,
+    learning_rate: LearningRate = None,
     rank: Annotated[int, typer.Option(help="Of the adapter.", rich_help_panel=TRAINING_PANEL)] = 16,
-    alpha: Annotated[
-        float | None, typer.Option(help="Of the adapter; default twice the rank.",
-                                   rich_help_panel=TRAINING_PANEL)
-    ] = None,
-    dropout: Annotated[
-        float, typer.Option(help="Of the adapter's input.", rich_help_panel=TRAINING_PANEL)
-    ] = 0.0,
-    parts: Annotated[
-        str, typer.Option(help="What the adapter changes.", rich_help_panel=TRAINING_PANEL)
-    ] = "attention,mlp,head,projectors",
-    drop_text: Annotated[
-        float, typer.Option(help="Share of uses without the caption.",
-                            rich_help_panel=TRAINING_PANEL)
-    ] = 0.0,
-    context_noise: Annotated[
-        float, typer.Option(help="Noise on the image tokens that are read while training.",
-                            rich_help_panel=TRAINING_PANEL)
-    ] = 0.0,
+    alpha: Alpha = None,
+    dropout: Dropout = 0.0,
+    parts: Parts = "attention,mlp,head,projectors",
+    drop_text: DropText = 0.0,
+    context_noise: ContextNoise = 0.0,
     seed: Annotated[int, typer.Option(help="Of everything.", rich_help_panel=TRAINING_PANEL)] = 0,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", "-p", help="Drawn before, during and after; repeat for several; "
-                     "default captions of the first pictures.", rich_help_panel=o.OUTPUT_PANEL),
-    ] = None,
-    sheets: Annotated[
-        int, typer.Option(help="How often they are drawn on the way.",
-                          rich_help_panel=o.OUTPUT_PANEL)
-    ] = 3,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Write the whole model with the adapter in it as well.",
-                           rich_help_panel=o.OUTPUT_PANEL)
-    ] = False,
+    prompts: Prompts = None,
+    sheets: Sheets = 3,
+    merge: Merge = False,
     as_json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Teach a model a style, a thing or a skill from a folder of captioned pictures.
 
     Example: nextstep finetune --data my-drawings -o my-style --prompt "a castle, my style"

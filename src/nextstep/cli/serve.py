@@ -18,43 +18,61 @@ if TYPE_CHECKING:
 
 LIMITS, RAY = "Limits", "Several machines"
 
+Folder = Annotated[Path, typer.Option(help="Keeps jobs and pictures over restarts.")]
+Ephemeral = Annotated[
+    bool, typer.Option("--ephemeral", help="Keep jobs and pictures in memory only.")
+]
+NewKey = Annotated[
+    str | None, typer.Option(help="Make a key of that name in --keys, show it, and leave.")
+]
+Queue = Annotated[
+    int, typer.Option(min=1, help="Jobs accepted and not yet finished.", rich_help_panel=LIMITS)
+]
+PerKey = Annotated[int, typer.Option(min=1, help="Of them by one key.", rich_help_panel=LIMITS)]
+Deadline = Annotated[
+    float, typer.Option(min=1, help="Seconds a job may take with waiting.", rich_help_panel=LIMITS)
+]
+Keep = Annotated[
+    int, typer.Option(min=1, help="Finished jobs that are kept.", rich_help_panel=LIMITS)
+]
+Grace = Annotated[
+    float,
+    typer.Option(min=1, help="Seconds for running jobs when it stops.", rich_help_panel=LIMITS),
+]
+PreviewShare = Annotated[
+    float, typer.Option(min=0, help="Share of the time that previews of rows may take.")
+]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray", help="Make the pictures in replicas on a Ray cluster.", rich_help_panel=RAY
+    ),
+]
+Replicas = Annotated[
+    str,
+    typer.Option(
+        help="Of the model: a number, or FEWEST-MOST to follow the load.", rich_help_panel=RAY
+    ),
+]
+
 
 def command(
     model: o.Model = "nano",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
-    folder: Annotated[
-        Path, typer.Option(help="Keeps jobs and pictures over restarts.")
-    ] = Path("runs/serve"),
-    ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Keep jobs and pictures in memory only.")
-    ] = False,
+    folder: Folder = Path("runs/serve"),
+    ephemeral: Ephemeral = False,
     keys: Annotated[Path | None, typer.Option(help="File of API keys (their hashes).")] = None,
-    new_key: Annotated[
-        str | None, typer.Option(help="Make a key of that name in --keys, show it, and leave.")
-    ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Jobs accepted and not yet finished.",
-                                       rich_help_panel=LIMITS)] = 64,
-    per_key: Annotated[int, typer.Option(min=1, help="Of them by one key.",
-                                         rich_help_panel=LIMITS)] = 16,
-    deadline: Annotated[float, typer.Option(min=1, help="Seconds a job may take with waiting.",
-                                            rich_help_panel=LIMITS)] = 600,
-    keep: Annotated[int, typer.Option(min=1, help="Finished jobs that are kept.",
-                                      rich_help_panel=LIMITS)] = 1000,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds for running jobs when it stops.",
-                                         rich_help_panel=LIMITS)] = 20,
+    new_key: NewKey = None,
+    queue: Queue = 64,
+    per_key: PerKey = 16,
+    deadline: Deadline = 600,
+    keep: Keep = 1000,
+    grace: Grace = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 8,
-    preview_share: Annotated[
-        float, typer.Option(min=0, help="Share of the time that previews of rows may take.")
-    ] = 0.1,
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Make the pictures in replicas on a Ray cluster.",
-                           rich_help_panel=RAY)
-    ] = False,
-    replicas: Annotated[
-        str, typer.Option(help="Of the model: a number, or FEWEST-MOST to follow the load.",
-                          rich_help_panel=RAY)
-    ] = "1",
+    preview_share: PreviewShare = 0.1,
+    ray: Ray = False,
+    replicas: Replicas = "1",
     replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1,
     replica_gpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 0,
     vae: o.Vae = None,
@@ -63,7 +81,7 @@ def command(
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
-) -> None:  # fmt: skip
+) -> None:
     """Serve pictures over HTTP: OpenAI's image and chat endpoints, and jobs with live rows.
 
     Example: nextstep serve --model nano --port 8000
