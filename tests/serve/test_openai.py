@@ -128,16 +128,21 @@ def test_temperature_or_top_p_near_nothing_takes_the_likeliest(service: Running)
 
 
 def test_chat_streams_text(service: Running) -> None:
-    stream = service.openai().chat.completions.create(
-        model="tiny",
-        messages=[{"role": "user", "content": "a red apple"}],
-        max_tokens=4,
-        stream=True,
-        extra_body={"modalities": ["text"]},
-    )
+    asked = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "a red apple"}],
+        "max_tokens": 12,
+        "extra_body": {"modalities": ["text"], "seed": 1},
+        "temperature": 1.0,
+    }
+    stream = service.openai().chat.completions.create(stream=True, **asked)
     chunks = [c.choices[0] for c in stream]
     assert chunks[0].delta.role == "assistant"
     assert chunks[-1].finish_reason == "stop"
+    told = [c.delta.content for c in chunks if c.delta.content]
+    assert len(told) > 2
+    whole = service.openai().chat.completions.create(**asked).choices[0].message.content
+    assert "".join(told) == whole
 
 
 def test_errors_are_the_clients_own_classes(service: Running) -> None:

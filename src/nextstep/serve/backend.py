@@ -123,6 +123,14 @@ class Part:
 
 
 @dataclass(frozen=True)
+class TextGrown:
+    """Part `index` of a chat is a text that so far reads `text`."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class PartDone:
     """Part `index` of a chat is there."""
 
@@ -151,7 +159,7 @@ class Cancelled:
     """Stopped because somebody asked."""
 
 
-Event = Queued | Started | RowDone | PartDone | Done | Failed | Cancelled
+Event = Queued | Started | RowDone | TextGrown | PartDone | Done | Failed | Cancelled
 FINAL = (Done, Failed, Cancelled)
 
 

@@ -78,22 +78,35 @@ def story_parts(
 async def _events(
     service: Service, record: Record, events: AsyncIterator[b.Event]
 ) -> AsyncIterator[bytes]:
-    """Chunks: every finished stretch of text and every picture as it comes."""
+    """Chunks: text as it is written, and every picture as it comes."""
     head = _head(service, record, ".chunk")
 
     def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return event({**head, "choices": [choice]})
 
+    sent: dict[int, str] = {}
+
+    def words(index: int, text: str) -> list[bytes]:
+        """What is new in a text."""
+        before = sent.get(index, "")
+        if text == before or not text.startswith(before):
+            return []
+        sent[index] = text
+        return [chunk({"content": text[len(before) :]})]
+
     async with service.bound(record, events) as bound:
         yield chunk({"role": "assistant", "content": ""})
         async for happened in bound:
-            if isinstance(happened, b.PartDone):
+            if isinstance(happened, b.TextGrown):
+                for new in words(happened.index, happened.text):
+                    yield new
+            elif isinstance(happened, b.PartDone):
                 part = happened.part
                 if part.png:
                     yield chunk({"images": [_image(part.png, happened.index)]})
-                else:
-                    yield chunk({"content": part.text})
+                for new in words(happened.index, part.text):
+                    yield new
             elif isinstance(happened, b.FINAL):
                 try:
                     raise_for(happened)

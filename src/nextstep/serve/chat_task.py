@@ -71,6 +71,8 @@ class ChatTask(Task):
         elif event.kind in ("token", "row"):
             if self.rows is not None:
                 self.rows.tell(event.tokens, lambda made: made)
+            else:
+                self._tell_text(list(event.ids))
         elif event.kind == "failed":
             del self.tickets[event.ticket]
             self.end(b.Failed(event.message, bad_input=True))
@@ -162,6 +164,14 @@ class ChatTask(Task):
             self._tell_part(b.Part(text.strip()))
         elif ids:
             self._tell_part(b.Part(text))
+
+    def _tell_text(self, ids: list[int]) -> None:
+        """Tell what is written so far, without the half of a letter at its end."""
+        text = self.engine.text_tokenizer.decode(ids).rstrip("\ufffd")
+        if not self.request.draws:
+            text = text.strip()
+        if text:
+            self.tell(b.TextGrown(len(self.parts), text))
 
     def _tell_part(self, part: b.Part) -> None:
         self.parts.append(part)

@@ -27,6 +27,7 @@ NAMES: dict[type, str] = {
     b.Queued: "queued",
     b.Started: "started",
     b.RowDone: "row",
+    b.TextGrown: "text",
     b.PartDone: "part",
     b.Done: "done",
     b.Failed: "failed",
@@ -228,7 +229,7 @@ async def _told(service: Service, record: Record, happened: b.Event) -> dict[str
         return {"error": happened.message, "bad_input": happened.bad_input}
     if isinstance(happened, b.Done):
         return {**answer(service, record), "usage": usage(happened.usage)}
-    # What is left are plain numbers: a position, the size of a batch, or nothing.
+    # What is left are plain numbers: a position, the size of a batch, a text, or nothing.
     return dict(vars(happened))
 
 
