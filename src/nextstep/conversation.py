@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nextstep import provenance
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.session import Choose, NucleusChoice, ReadPicture, Session, greedy
+from nextstep.engine.session import NucleusChoice, ReadPicture, Session, greedy
+from nextstep.engine.writing import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures

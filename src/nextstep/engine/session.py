@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nextstep.engine.core import RowPlace, core_of
 from nextstep.engine.decode import DecodeSettings, TokenSampler
+from nextstep.engine.writing import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
 from nextstep.flow.noise import NoiseSource
@@ -26,7 +27,6 @@ from nextstep.text.sequence import Picture, Text, build_sequence
 from nextstep.text.tokenizer import TextTokenizer
 
 Grid = tuple[int, int]
-Choose = Callable[[Tensor], int]
 OnToken = Callable[[int, Tensor], None]
 ROOM = 256
 """Positions by which a full cache grows at least."""

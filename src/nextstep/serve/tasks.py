@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -57,7 +58,7 @@ class Host(Protocol):
         """Do something on the worker's thread."""
 
 
-class Task:
+class Task(ABC):
     """A submitted job: the handle of who asked, and the worker's view of it.
 
     `cancel`, `stop` and `snapshot` may be called from any thread; all else is the worker's.
@@ -109,21 +110,21 @@ class Task:
         self.tickets.clear()
         self.tell(event)
 
+    @abstractmethod
     def begin(self) -> None:
         """Hand the work to the engine.
 
         Raises:
             ValueError: when the request is at fault.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def on(self, event: PictureEvent) -> None:
         """Something happened to one of the tickets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop_now(self) -> None:
         """End with what is there."""
-        raise NotImplementedError
 
     def state_of(self, index: int) -> PictureState:
         """A picture as it is now.
@@ -133,8 +134,8 @@ class Task:
         """
         raise NextStepError("pictures of a story cannot be gone on from")
 
-    def park(self) -> None:
-        """Keep what is there for the next start."""
+    def park(self) -> None:  # noqa: B027
+        """Keep what is there for the next start; tasks without a state begin anew then."""
 
     def tell_started(self) -> None:
         """Once."""
