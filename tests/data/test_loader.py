@@ -149,6 +149,13 @@ def test_ranks_have_as_many_micro_batches_of_one_size() -> None:
     assert sum(bool(row) for step in steps for batch in step.batches for row in batch) == 7
 
 
+@pytest.mark.parametrize(("world", "sizes"), [(1, [6]), (2, [3]), (3, [2]), (4, [2])])
+def test_no_rank_computes_rows_that_it_does_not_have(world: int, sizes: list[int]) -> None:
+    config = replace(CONFIG, rows_per_step=6, rows_per_micro=6)
+    steps = [loader(config, rank, world).next_step() for rank in range(world)]
+    assert [[len(batch) for batch in step.batches] for step in steps] == [sizes] * world
+
+
 def test_weights_hold_over_what_is_trained_on() -> None:
     each = loader()
     for _ in range(40):

@@ -19,6 +19,7 @@ from nextstep.errors import NextStepError
 from nextstep.folders import SHIPPED
 from nextstep.model.nextstep import NextStepModel
 from nextstep.pipeline import NextStepPipeline
+from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError, check_recipe
 from nextstep.recipe.run import move_aside, run_recipe
 from nextstep.recipe.samples import sheet
@@ -181,6 +182,22 @@ def test_a_stage_starts_from_the_one_before(
     assert not any(name.startswith(("layers.", "embed_tokens.", "norm.")) for name in changed)
 
 
+def test_ranks_build_one_latent_cache_together(
+    shards: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    raw = recipe(shards, tiny_folder, steps=1, schedule={"kind": "constant"}).model_dump(
+        mode="json"
+    )
+    raw["data"]["sources"][0]["latents"] = str(tmp_path / "latents")
+    made = check_recipe(raw, "test")
+    nobody = Ranks(rank=1, world=3)
+    build.make_latents(made, tmp_path, nobody)
+    assert not list((tmp_path / "latents").iterdir())  # all samples are in one part
+    build.make_latents(made, tmp_path, Ranks(rank=0, world=3))
+    found = sorted(path.name for path in (tmp_path / "latents").iterdir())
+    assert found == ["cache.json", "part-00000.bin", "part-00000.json"]
+
+
 def test_latents_are_encoded_once_and_train_the_same(
     shards: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +232,26 @@ def test_live_sources_and_a_text_tokenizer_of_their_own(
     assert json.loads(written) == json.loads(
         (tmp_path / "run" / "text-tokenizer" / "tokenizer.json").read_text()
     )
+
+
+def test_a_model_grows_and_gets_another_vocabulary(
+    shards: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    raw = recipe(shards, tiny_folder, steps=1, schedule={"kind": "constant"}).model_dump(
+        mode="json"
+    )
+    wider = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    raw["model"] = {"folder": str(tiny_folder), "overrides": wider, "grow": True}
+    raw |= {"text_tokenizer": None, "train_text_tokenizer": {"vocab_size": 300, "samples": 50}}
+    raw["data"]["sources"] = [{"world": {"name": "singles", "options": {"pixels": 32}}}]
+    raw["optimizer"]["learning_rate"] = 1e-9
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    small, large = weights(tiny_folder), weights(tmp_path / "run" / "model")
+    E, name = TINY.hidden_size, "layers.0.self_attn.o_proj.weight"
+    assert large[name].shape == (64, 4 * TINY.head_dim)
+    torch.testing.assert_close(large[name][:E, : small[name].shape[1]], small[name])
+    eos = "embed_tokens.weight"
+    torch.testing.assert_close(large[eos][0, :E], small[eos][0])
 
 
 @pytest.mark.parametrize(

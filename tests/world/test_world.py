@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,26 @@ def test_npm_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(RuntimeError, match="npm, which is not installed"):
         sources.fetch_package("nothing", "1.0.0")
     assert not list((tmp_path / "npm").iterdir())
+
+
+def test_a_set_that_another_process_fetched_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "icons.json").write_text("{}")
+
+    def pack(command: list[str], **_: object) -> None:
+        scratch = Path(command[command.index("--pack-destination") + 1])
+        with tarfile.open(scratch / "set.tgz", "w:gz") as tar:
+            tar.add(tmp_path / "package", "package")
+        other = tmp_path / "npm" / "set-1.0.0"
+        other.mkdir()
+        (other / "icons.json").write_text("{}")
+
+    monkeypatch.setattr(sources.subprocess, "run", pack)
+    assert (sources.fetch_package("set", "1.0.0") / "icons.json").exists()
+    assert [path.name for path in (tmp_path / "npm").iterdir()] == ["set-1.0.0"]
 
 
 def test_captions_name_everything() -> None:

@@ -98,6 +98,7 @@ def build_cache(
     samples_per_part: int = 1024,
     workers: int = 2,
     on_part: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> CacheReport:
     """Encode every picture of a source, or go on with a cache that was broken off.
 
@@ -109,6 +110,8 @@ def build_cache(
         samples_per_part: samples written together; a part's tokens are held in memory.
         workers: threads that decode pictures.
         on_part: called after each part with (parts done, parts in all).
+        share: (rank, ranks) of the processes that build one cache together; each makes its own
+            parts, and the report is of those.
 
     Raises:
         NextStepError: when the folder holds the cache of another tokenizer or other data.
@@ -123,11 +126,13 @@ def build_cache(
     head = _head(source, tokenizer_hash(tokenizer), tokenizer.config.token_size, samples_per_part)
     if (folder / "cache.json").exists():
         _refuse_other(folder, read_json(folder / "cache.json"), head)
-    write_json(folder / "cache.json", head)
+    rank, ranks = share
+    if rank == 0:
+        write_json(folder / "cache.json", head)
     parts = -(-len(source) // samples_per_part)
     pictures = tokens = 0
     broken: dict[str, int] = {}
-    for number in range(parts):
+    for number in range(rank, parts, ranks):
         if not _json_path(folder, number).exists():
             first = number * samples_per_part
             indices = range(first, min(first + samples_per_part, len(source)))

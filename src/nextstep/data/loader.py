@@ -43,7 +43,8 @@ class LoaderConfig:
     Attributes:
         row_length: positions of a row.
         rows_per_step: rows of one optimizer step over all ranks.
-        rows_per_micro: rows of one micro-batch.
+        rows_per_micro: rows of one micro-batch at most; a rank whose share of a step is smaller
+            computes no more than that.
         by: whether weights are shares of samples or of tokens.
         seed: of order and of every random choice.
         window_rows: rows that are packed together; more leave less padding and take up longer.
@@ -272,7 +273,8 @@ class Loader:
 
     def _micro_batches(self, rows: list[Row]) -> list[Any]:
         """As many of one size on every rank, the last filled up with empty rows."""
-        size = self.config.rows_per_micro
-        count = -(-self.config.rows_per_step // (self.world * size))
+        share = -(-self.config.rows_per_step // self.world)
+        size = min(self.config.rows_per_micro, share)
+        count = -(-share // size)
         rows = [*rows, *([] for _ in range(count * size - len(rows)))]
         return [self.batch_of(rows[n * size : (n + 1) * size]) for n in range(count)]

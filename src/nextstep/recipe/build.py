@@ -207,17 +207,14 @@ def open_shards(settings: SourceSettings, recipe: Recipe, tokenizer: TextTokeniz
     return ShardSource(shards, shards.kind, tokenizer, options, settings.title)
 
 
-def make_latents(recipe: Recipe, folder: Path) -> None:
-    """Build the latent caches that sources name, or go on with those that are not whole.
+def make_latents(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
+    """Build this rank's share of the latent caches that sources name and are not whole.
 
     Raises:
         NextStepError: when a cache is of another tokenizer or other data.
     """
     if not any(settings.latents for settings in recipe.data.sources):
         return
-    from nextstep.train.parallel import Ranks
-
-    ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     image_tokenizer = open_image_tokenizer(recipe, ranks)
     tokenizer = open_text_tokenizer(recipe, folder)
     for place, settings in enumerate(recipe.data.sources):
@@ -225,7 +222,13 @@ def make_latents(recipe: Recipe, folder: Path) -> None:
             where = f"data.sources[{place}]"
             source = open_plain(settings, recipe, tokenizer, where)
             _check_still(source, where)
-            build_cache(source, image_tokenizer, settings.latents, workers=recipe.data.workers)
+            build_cache(
+                source,
+                image_tokenizer,
+                settings.latents,
+                workers=recipe.data.workers,
+                share=(ranks.rank, ranks.world),
+            )
 
 
 def source_options(settings: SourceSettings, data: Data) -> SourceOptions:

@@ -143,7 +143,7 @@ class Data(Section):
     rows: Positive = 1
     """Rows of one optimizer step, over all ranks together."""
     rows_per_micro: Positive = 1
-    """Rows that go through the model at once."""
+    """Rows that go through the model at once, at most."""
     areas: list[Positive] = Field(default=[256], min_length=1)
     """Sides of the square areas, in pixels, that pictures are brought to; with several, the
     largest that a picture fills."""

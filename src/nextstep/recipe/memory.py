@@ -76,13 +76,15 @@ def sequence_memory(
 
     data = recipe.data
     split = max(1, ranks // recipe.parallel.replicas)
-    micro = -(-data.rows // (ranks * data.rows_per_micro))
+    share = -(-data.rows // ranks)
+    rows = min(data.rows_per_micro, share)
+    micro = -(-share // rows)
     # A sharded model runs as it is.
     compiled = recipe.compile and split == 1
     peak = sequence_peak(
         config,
         document_lengths(data),
-        data.rows_per_micro,
+        rows,
         data.row_length,
         recipe.loss.head_batch_mul or config.fm_head_batch_mul,
         bf16=recipe.precision == "bf16",

@@ -105,6 +105,9 @@ def run_recipe(
         with leading(ranks) as leads:
             if leads:
                 _prepare(recipe, folder, resume, where)
+        with met(ranks):
+            if recipe.stage != "tokenizer":
+                build.make_latents(recipe, folder, ranks)
         parts = _parts(recipe, folder, ranks, where)
         try:
             return _train(recipe, parts, folder, ranks, progress)
@@ -115,8 +118,15 @@ def run_recipe(
 @contextmanager
 def leading(ranks: Ranks) -> Iterator[bool]:
     """Inside, the first rank works; the others pass, and all meet at the end."""
-    try:
+    with met(ranks):
         yield ranks.rank == 0
+
+
+@contextmanager
+def met(ranks: Ranks) -> Iterator[None]:
+    """All ranks meet at the end."""
+    try:
+        yield
     finally:
         if ranks.world > 1:
             import torch.distributed as dist
@@ -125,7 +135,7 @@ def leading(ranks: Ranks) -> Iterator[bool]:
 
 
 def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
-    """What one rank does for all: run folder, recipe, text tokenizer, latent caches."""
+    """What one rank does for all: run folder, recipe, text tokenizer."""
     if not resume:
         move_aside(folder)
     try:
@@ -135,7 +145,6 @@ def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
     write_recipe(recipe, folder / "recipe.yaml")
     if recipe.stage != "tokenizer":
         build.make_text_tokenizer(recipe, folder, where)
-        build.make_latents(recipe, folder)
 
 
 def move_aside(folder: Path) -> None:

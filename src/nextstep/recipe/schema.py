@@ -39,6 +39,9 @@ class Model(Section):
     """Named flow head: small, base or large; default the one of the size."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Fields of `NextStepConfig` that differ from the size, e.g. image_position_side."""
+    grow: bool = False
+    """Let the overrides be larger than what `folder` holds; the larger model begins as its equal.
+    With `train_text_tokenizer` new tokens begin as the mean of what they were spelled with."""
     freeze: list[str] = Field(default_factory=list)
     """Patterns of parameter names that stay as they are, e.g. "embed_tokens.*"."""
     lr_scale: dict[str, Weight] = Field(default_factory=dict)
@@ -65,6 +68,8 @@ class Model(Section):
             raise ValueError("'folder' and 'language_model' are two starts; keep one of them")
         if not starts and self.size is None:
             raise ValueError("it needs a 'size', a 'folder' or a 'language_model'")
+        if self.grow and (not self.folder or self.size):
+            raise ValueError("'grow' enlarges the model of a 'folder' by 'overrides', not a 'size'")
         if self.folder and self.head:
             raise ValueError("a model 'folder' has its head already; leave 'head' out")
         if self.size:

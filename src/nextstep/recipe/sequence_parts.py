@@ -58,7 +58,9 @@ class SequenceParts:
         self.batches = build.open_loader(
             recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, ranks, where
         )
-        self.model, self.mesh = build_model(recipe, self.config, ranks)
+        self.model, self.mesh = build_model(
+            recipe, self.config, ranks, self.text_tokenizer if recipe.train_text_tokenizer else None
+        )
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         """Write a model folder with these whole weights."""

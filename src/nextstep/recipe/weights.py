@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
 from nextstep.folders import find_folder
-from nextstep.model.checkpoints import IMAGE_PARTS, TOLERATED, read_tensors
+from nextstep.model.checkpoints import IMAGE_PARTS, TOLERATED, read_model_config, read_tensors
 from nextstep.model.flow_head import FlowHead
+from nextstep.model.growth import carried_vocabulary, grown
 from nextstep.model.nextstep import NextStepModel
+from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.parallel import build_mesh, fill, shard
 
 if TYPE_CHECKING:
@@ -52,21 +54,29 @@ class ImageParts(nn.Module):
         self.image_head.reset_parameters()
 
 
-def first_weights(recipe: Recipe, config: NextStepConfig) -> Iterator[tuple[str, Tensor]]:
+def first_weights(
+    recipe: Recipe, config: NextStepConfig, tokenizer: TextTokenizer | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Names and fp32 tensors that the model of a recipe starts from.
 
+    Args:
+        recipe: of a stage on sequences.
+        config: of the model.
+        tokenizer: of the text, for a model that grows and gets another one.
+
     Raises:
-        ModelFileError: when a folder cannot be found or is damaged.
+        ModelFileError: when a folder cannot be found, is damaged, or cannot grow to the config.
     """
     model = recipe.model
     assert model is not None
     source = model.folder or model.language_model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if source is None:
+        if source is None or model.grow:
             whole = NextStepModel(config)
             whole.reset_parameters()
-            yield from whole.named_parameters()
+            made = whole.named_parameters()
+            yield from _grown(source, made, config, tokenizer) if source else made
             return
         fresh = ImageParts(config)
         fresh.reset_parameters(config.initializer_range)
@@ -82,10 +92,39 @@ def first_weights(recipe: Recipe, config: NextStepConfig) -> Iterator[tuple[str,
             yield name, tensor.detach()
 
 
+def _grown(
+    source: str,
+    fresh: Iterator[tuple[str, Tensor]],
+    config: NextStepConfig,
+    tokenizer: TextTokenizer | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a folder in a larger model, for another text tokenizer if one is given."""
+    folder = find_folder(source)
+
+    def kept() -> Iterator[tuple[str, Tensor]]:
+        old = TextTokenizer.from_folder(folder)
+        for name, tensor in read_tensors(folder):
+            if tokenizer is not None and name in ("embed_tokens.weight", "lm_head.weight"):
+                yield name, carried_vocabulary(tensor, old, tokenizer)
+            else:
+                yield name, tensor
+
+    return grown(kept(), fresh, read_model_config(folder), config)
+
+
 def build_model(
-    recipe: Recipe, config: NextStepConfig, ranks: Ranks
+    recipe: Recipe,
+    config: NextStepConfig,
+    ranks: Ranks,
+    tokenizer: TextTokenizer | None = None,
 ) -> tuple[NextStepModel, DeviceMesh | None]:
     """The model with its first weights, fp32, on the device; sharded where there are many ranks.
+
+    Args:
+        recipe: of a stage on sequences.
+        config: of the model.
+        ranks: this process among all.
+        tokenizer: see `first_weights`.
 
     Raises:
         ModelFileError: when what it starts from does not fit.
@@ -95,7 +134,7 @@ def build_model(
     mesh = build_mesh(ranks, recipe.parallel.replicas)
     if mesh is not None:
         shard(model, mesh, recipe.precision, recipe.parallel.reshard_after_forward)
-    missing = fill(model, first_weights(recipe, config), ranks.device)
+    missing = fill(model, first_weights(recipe, config, tokenizer), ranks.device)
     if missing:
         assert recipe.model is not None
         raise ModelFileError(

@@ -72,7 +72,11 @@ def fetch_package(name: str, version: str) -> Path:
         archive = next(Path(scratch).glob("*.tgz"))
         with tarfile.open(archive) as tar:
             tar.extractall(Path(scratch) / "out", filter="data")
-        (Path(scratch) / "out" / "package").rename(target)
+        try:
+            (Path(scratch) / "out" / "package").rename(target)
+        except OSError:
+            if not target.exists():  # else another process was first, with the same files
+                raise
     return target
 
 
