@@ -182,6 +182,20 @@ def test_a_stage_starts_from_the_one_before(
     assert not any(name.startswith(("layers.", "embed_tokens.", "norm.")) for name in changed)
 
 
+def test_a_sheet_that_cannot_be_drawn_does_not_end_a_run(
+    shards: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("nextstep.recipe.sequence_parts.draw_sheet", fails)
+    samples = {"every": 2, "height": 32, "width": 32, "prompts": ["a red apple"]}
+    made = recipe(shards, tiny_folder, samples=samples)
+    with pytest.warns(UserWarning, match=r"\.png was not drawn: OSError: no space"):
+        run_recipe(made, tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
 def test_ranks_build_one_latent_cache_together(
     shards: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

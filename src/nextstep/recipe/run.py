@@ -13,6 +13,7 @@ A run that was stopped goes on from its newest checkpoint when it is run again.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,11 +204,19 @@ def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer],
         if asked and (step % asked.every == 0 or step >= recipe.steps):
             weights = trainer.weights()
             if trainer.peers.leads:
-                parts.draw(weights, folder / SAMPLES / SHEETS.format(step))
+                _draw(parts, weights, folder / SAMPLES / SHEETS.format(step))
         if step in recipe.saving.milestones:
             _write_model(trainer, parts, folder / f"step-{step:08d}")
 
     return look
+
+
+def _draw(parts: Parts, weights: dict[str, Tensor], path: Path) -> None:
+    """Draw a sheet; days of training do not end because one cannot be drawn."""
+    try:
+        parts.draw(weights, path)
+    except Exception as error:
+        warnings.warn(f"{path.name} was not drawn: {type(error).__name__}: {error}", stacklevel=2)
 
 
 def _write_model(trainer: Trainer, parts: Parts, folder: Path) -> None:
