@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nextstep.model.nextstep import NextStepModel
 from nextstep.train.checkpoint import newest, read_weights
+from nextstep.train.muon import SharedMuon, shares
 from nextstep.train.parallel import Ranks, build_mesh, fill, joined, shard, whole
 from nextstep.train.trainer import TrainConfig, Trainer
 from tests.conftest import TINY, random_model
@@ -84,6 +85,37 @@ def tiny_run(folder: Path, precision: str = "fp32", **settings: Any) -> None:
             torch.save(result, folder / "result.pt")
 
 
+def muon_run(folder: Path) -> None:
+    """The same gradients through torch's Muon and through the one whose work is dealt out."""
+    shapes = [(8, 8), (24, 8), (8, 24), (5, 3), (16, 16)]
+    settings: dict[str, Any] = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    with joined("cpu") as ranks:
+        torch.manual_seed(0)
+        one, other = ([torch.nn.Parameter(torch.randn(s)) for s in shapes] for _ in range(2))
+        for mine, theirs in zip(one, other, strict=True):
+            theirs.data.copy_(mine)
+        optimizers = [
+            kind([{"params": p[:3]}, {"params": p[3:], "lr": 1e-2}], lr=0.1, **settings)
+            for kind, p in ((torch.optim.Muon, one), (SharedMuon, other))
+        ]
+        for _ in range(4):
+            for mine, theirs in zip(one, other, strict=True):
+                mine.grad = torch.randn_like(mine)
+                theirs.grad = mine.grad.clone()
+            one[4].grad = other[4].grad = None  # never used, so never moved
+            for optimizer in optimizers:
+                optimizer.step()
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+        states = [
+            [optimizer.state[p] for p in p_]
+            for optimizer, p_ in zip(optimizers, (one, other), strict=True)
+        ]
+        for mine, theirs in zip(*states, strict=True):
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        (folder / f"rank-{ranks.rank}").touch()
+
+
 class HalfSource(TextSource):
     """One rank takes both micro-batches of a step, or each of two ranks one."""
 
@@ -117,6 +149,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Scene(3, top / "1 then 3", toy_run, often),
             Scene(1, top / "muon 1", toy_run, {**STEPS, "steps": 3, "optimizer": "muon"}),
             Scene(2, top / "muon 2", toy_run, {**STEPS, "steps": 3, "optimizer": "muon"}),
+            Scene(
+                3,
+                top / "muon 3 copies",
+                toy_run,
+                {
+                    **STEPS,
+                    "steps": 3,
+                    "optimizer": "muon",
+                    "replicas": 3,
+                },
+            ),
+            Scene(3, top / "muon alike", muon_run),
             Scene(1, top / "head 1", toy_run, {**often, "freeze": ("layers.*", "out.*")}),
             Scene(2, top / "head 2", toy_run, {**often, "freeze": ("layers.*", "out.*")}),
             Scene(2, top / "poisoned", poisoned_run),
@@ -176,6 +220,17 @@ def test_muon_works_on_sharded_matrices(runs: Path) -> None:
     """Its orthogonalisation is in bf16, so the last bits of a gradient show."""
     one, two = losses(runs / "muon 1"), losses(runs / "muon 2")
     assert one == pytest.approx(two, rel=1e-2)
+
+
+def test_copies_share_the_work_of_muon_and_move_as_one(runs: Path) -> None:
+    assert len(list((runs / "muon alike").glob("rank-*"))) == 3
+    one, three = losses(runs / "muon 1"), losses(runs / "muon 3 copies")
+    assert one == pytest.approx(three, rel=1e-2)
+
+
+def test_work_is_dealt_out_evenly() -> None:
+    assert shares([5, 3, 3, 2], 2) == [0, 1, 1, 0]
+    assert shares([1], 4) == [0]
 
 
 def test_a_resumed_run_tells_of_its_ranks(runs: Path) -> None:

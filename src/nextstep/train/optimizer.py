@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nextstep.errors import NextStepError
+from nextstep.train.muon import SharedMuon
 
 INPUT_OUTPUT_WORDS = ("embed", "lm_head", "projector", "input_proj", "final_layer", "conv_in")
 """Parts of a parameter's name that mark input and output layers, which stay with AdamW."""
@@ -75,6 +76,7 @@ def build_optimizers(
     betas: tuple[float, float] = (0.9, 0.95),
     scales: Mapping[str, float] | None = None,
     eps: float = 1e-8,
+    copies: bool = False,
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together cover every trainable parameter once.
 
@@ -90,6 +92,7 @@ def build_optimizers(
         scales: patterns and factors as in `rate_scales`; every group keeps its factor as "scale",
             for `set_rate`.
         eps: AdamW's.
+        copies: whether every rank holds the whole model; Muon's work is then dealt out.
     """
     factors = rate_scales(model, scales or {})
     scale_of = {id(p): factors[name] for name, p in model.named_parameters()}
@@ -109,8 +112,9 @@ def build_optimizers(
     for_adam = groups(matrices, weight_decay) + groups(plain, 0.0)
     optimizers: list[torch.optim.Optimizer] = []
     if muon and hidden:
+        kind = SharedMuon if copies else torch.optim.Muon
         optimizers.append(
-            torch.optim.Muon(
+            kind(
                 groups(hidden, weight_decay),
                 lr=learning_rate,
                 weight_decay=weight_decay,

@@ -75,6 +75,7 @@ class Stepper:
             config.betas,
             config.rate_scales,
             config.eps,
+            copies=peers.world > 1 and not is_sharded(model),
         )
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.ema = EMA(model, config.ema) if config.ema else None
@@ -91,7 +92,7 @@ class Stepper:
         self.model.train()
         # Dropout is drawn anew on every rank, but the same again when a step is repeated.
         seed = (self.config.seed * 1_000_003 + number) * 65_537 + self.peers.rank
-        torch.manual_seed(seed % 2**63)
+        _seed(seed % 2**63, self.device)
         with torch.no_grad():
             batches = [self.stage.prepare(batch, self.device) for batch in step.batches]
         totals = self._totals(batches, step.tokens)
@@ -192,6 +193,13 @@ class Stepper:
         everywhere = all(map(math.isfinite, sums.values()))
         here = not all(map(math.isfinite, mine))
         return tuple(self.peers.names(keys if here or everywhere else []))
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Of what this process draws on; `torch.manual_seed` walks through all kinds of devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _value(losses: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
