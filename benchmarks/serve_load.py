@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import io
 import json
 import os
 import random
@@ -31,79 +29,48 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from PIL import Image, ImageDraw
-
-THINGS = ("red apple", "blue house", "fox", "owl", "castle", "green car", "two cats")
-STYLES = ("noto", "flat", "3d", "mono")
-MALFORMED: tuple[dict[str, Any], ...] = (
-    {"content": b"{", "headers": {"content-type": "application/json"}},
-    {"json": {"prompt": "a", "colour": 1}},
-    {"json": {"prompt": "a", "size": "33x32"}},
-    {"json": {"prompt": "a", "n": 0}},
-    {"json": {"prompt": "a", "images": ["data:image/png;base64,PHN2Zy8+"]}},
-    {"json": {"prompt": "word " * 2000}},
-)
+from serve_requests import MALFORMED, THINGS, drawing, request
+from serve_unlike import Round, explain
 
 
 @contextlib.contextmanager
-def service(model: str, *more: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A service in a process of its own; gives its address once it is ready."""
+def service(
+    model: str, *more: str, log: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A service in a process of its own; gives its address once it is ready.
+
+    Args:
+        model: that it serves.
+        *more: options.
+        log: file that what it says is added to.
+    """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [sys.executable, "-m", "nextstep", "serve", "--model", model, "--port", str(port),
                "--queue", "512", "--per-key", "512", "--deadline", "3600", *more]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with open(log or os.devnull, "ab") as told:  # noqa: PTH123 - the null device is no path
+        process = subprocess.Popen(command, stderr=told)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(1200):
-            with contextlib.suppress(httpx2.HTTPError):
-                if httpx2.get(f"{url}/ready").status_code == 200:
-                    break
-            if process.poll() is not None:
-                raise SystemExit(f"the service ended with status {process.returncode}")
-            time.sleep(0.05)
+        _wait_for(url, process)
         yield url, process
     finally:
         process.terminate()
         process.wait()
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a data URI."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def drawing(dice: random.Random, side: int) -> Image.Image:
-    """Something to edit."""
-    picture = Image.new("RGB", (side, side), "white")
-    box = [side // 4, side // 4, 3 * side // 4, 3 * side // 4]
-    ImageDraw.Draw(picture).ellipse(box, tuple(dice.randrange(256) for _ in range(3)))
-    return picture
-
-
-def request(number: int, steps: int | None = None) -> dict[str, Any]:
-    """An unlike body of `POST /jobs` for every number: drawn, edited, inside a mask, read."""
-    dice = random.Random(number)
-    side, kind = dice.choice((64, 64, 96, 128)), number % 10
-    more = {"steps": steps} if steps else {}
-    if kind == 9:
-        parts = [{"type": "image_url", "image_url": {"url": data_uri(drawing(dice, 128))}}]
-        return {"parts": parts, "max_images": 0, "max_tokens": 16, "seed": number}
-    prompt = f"{dice.choice(THINGS)}, {dice.choice(STYLES)} style, white background"
-    body: dict[str, Any] = {"prompt": prompt, "seed": number, **more}
-    if kind in (6, 7, 8):
-        body |= {"prompt": "make the background blue", "images": [data_uri(drawing(dice, side))]}
-    if kind == 8:
-        mask = Image.new("RGBA", (side, side), (0, 0, 0, 255))
-        mask.paste((0, 0, 0, 0), (0, 0, side, side // 2))
-        body["mask"] = data_uri(mask)
-    if kind < 6:
-        body |= {"size": f"{side}x{side}", "n": 1 + (kind == 5)}
-        body |= {"guidance": dice.choice((1.0, 2.5, 4.0))}
-    return body
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the service answers, and it is this process that does."""
+    end, ready = time.monotonic() + 300, False
+    while not ready and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+        with contextlib.suppress(httpx2.HTTPError):
+            ready = httpx2.get(f"{url}/ready").status_code == 200
+    if process.poll() is not None:
+        raise SystemExit(f"the service ended with status {process.returncode}")
+    if not ready:
+        raise SystemExit("the service was not ready after 300 s")
 
 
 async def submit(client: httpx2.AsyncClient, body: dict[str, Any]) -> str:
@@ -220,34 +187,47 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def kill(asked: argparse.Namespace) -> dict[str, Any]:
-    """Kill the service during the load, restart it, and see that every accepted job is finished."""
-    numbers = list(range(asked.jobs))
-    wanted: dict[int, list[bytes]] = {}
-    dice, checked, finished_before = random.Random(1), 0, 0
+    """Kill the service during the load, restart it, and see that every accepted job is finished.
+
+    The first round is left alone: its pictures are what the others must make.
+    """
+    dice, checked, finished_before, began = random.Random(1), 0, 0, time.time()
+    unlike: list[int] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for round_ in range(asked.kills + 1):
-            folder = Path(scratch, str(round_))
-            accepted: dict[str, int] = {}
-            # The first round is left alone: its pictures are what the others must make.
-            patience = dice.uniform(0.3, 6) if round_ else 600.0
-            with service(asked.model, "--folder", str(folder)) as (url, process):
-                asyncio.run(_accepted(url, process, numbers, patience, accepted))
-            with service(asked.model, "--folder", str(folder)) as (url, _):
-                states = httpx2.get(f"{url}/jobs", params={"limit": 200}).json()["data"]
-                finished_before += sum(one["state"] == "done" for one in states)
-                made = asyncio.run(_outcomes(url, accepted))
-            with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as base:
-                (sound,) = base.execute("PRAGMA integrity_check").fetchone()
-            assert sound == "ok", sound
-            if not round_:
-                wanted = made
-                continue
-            wrong = [number for number in made if made[number] != wanted[number]]
-            assert not wrong, f"round {round_}: {wrong} are not what they are without a kill"
-            checked += len(made)
-            print(f"kill {round_:2d} after {patience:.1f} s: {len(made)} accepted", flush=True)
-    told = {"jobs_checked": checked, "done_at_restart": finished_before}
-    return {"kills": asked.kills, **told, "ok": True}
+        alone = _round(asked, Path(scratch, "0"), 600.0)
+        for number in range(1, asked.kills + 1):
+            patience = dice.uniform(0.3, 6)
+            killed = _round(asked, Path(scratch, str(number)), patience)
+            wrong = [job for job, made in killed.made.items() if made != alone.made[job]]
+            if wrong:
+                unlike.append(number)
+                print(f"round {number}: {wrong} are not what they are without a kill")
+                print(explain(wrong, killed, alone, began), flush=True)
+            checked += len(killed.made)
+            finished_before += len(killed.done)
+            told = f"{len(killed.made)} accepted, {len(killed.done)} done at the restart"
+            print(f"kill {number:2d} after {patience:.1f} s: {told}", flush=True)
+    told_all = {"jobs_checked": checked, "done_at_restart": finished_before}
+    return {"kills": asked.kills, **told_all, "unlike_rounds": unlike, "ok": not unlike}
+
+
+def _round(asked: argparse.Namespace, folder: Path, patience: float) -> Round:
+    """Load, kill after so many seconds, restart, and what the accepted jobs became."""
+    accepted: dict[str, int] = {}
+    folder.mkdir()
+    logs = {name: folder / f"{name}.log" for name in ("before", "after")}
+    with service(asked.model, "--folder", str(folder), log=logs["before"]) as (url, process):
+        asyncio.run(_accepted(url, process, list(range(asked.jobs)), patience, accepted))
+    ended = time.time()
+    with service(asked.model, "--folder", str(folder), log=logs["after"]) as (url, _):
+        states = httpx2.get(f"{url}/jobs", params={"limit": 200}).json()["data"]
+        over = {one["id"] for one in states if one["finished"] and one["finished"] <= ended}
+        made = asyncio.run(_outcomes(url, accepted))
+    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as base:
+        (sound,) = base.execute("PRAGMA integrity_check").fetchone()
+    assert sound == "ok", sound
+    # A job may be kept whose client was gone before it heard of it.
+    return Round(made, {number for job, number in accepted.items() if job in over}, logs)
 
 
 async def _accepted(

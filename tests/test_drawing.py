@@ -69,7 +69,7 @@ def test_pictures_are_the_pipelines_and_equal_in_company(
     assert np.abs(apart).max() <= 1
     record = made[tickets[1]].settings
     assert (record["task"], record["seed"], record["block_rows"]) == ("edit", 4, 8)
-    assert len(record["sources"]) == 2
+    assert len(record["sources"]) == 2 and record["computed_by"] == "torch"
     assert engine._requests == {}
 
 
@@ -173,6 +173,11 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
         other = replace(state, maker=replace(state.maker, **{name: value}))
         with pytest.raises(NextStepError, match=f"begun with another {word}"):
             engine.restore(other)
+    more = replace(state.maker, threads=state.maker.threads + 1)
+    more.check(state.maker)
+    with pytest.raises(NextStepError, match="begun with another number of threads"):
+        more.check(state.maker, threads=True)
+    replace(more, threads=0).check(state.maker, threads=True)  # of an older state, not known
     with pytest.raises(NextStepError, match="values, this model's have"):
         engine.restore(replace(state, tokens=torch.zeros(1, 3)))
     with pytest.raises(NextStepError, match="5 tokens of a picture of 4"):
@@ -185,7 +190,7 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 3}, "has version 3, this program reads 2")]:
+    for told, word in [({}, "damaged"), ({"version": 4}, "has version 4, this program reads 3")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep import provenance
+from nextstep.engine.core import computed_by
 from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.session import NucleusChoice, ReadPicture, Session, greedy
 from nextstep.engine.writing import Choose
@@ -179,6 +180,7 @@ class Conversation:
             settings=settings,
             model_hash=self.pipeline.model_hash,
             dtype=str(self.pipeline.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=computed_by(self.pipeline.model),
             sources=[provenance.tensor_hash(p.tokens) for p in self.session.pictures],
             adapter=self.pipeline.adapter,
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nextstep import provenance
 from nextstep.engine.blocks import ROWS
-from nextstep.engine.core import number_format
+from nextstep.engine.core import computed_by, number_format
 from nextstep.engine.running import Job
 from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
 from nextstep.engine.session import ReadPicture
@@ -92,7 +92,8 @@ class Engine:
         self.model, self.text_tokenizer = model, text_tokenizer
         self.image_tokenizer, self.defaults = image_tokenizer, defaults or ModelDefaults()
         self.scheduler = Scheduler(model, limits, clock)
-        self.maker = Maker(model_hash, number_format(model), ROWS, adapter or {})
+        threads = torch.get_num_threads()
+        self.maker = Maker(model_hash, number_format(model), ROWS, adapter or {}, threads)
         self._requests: dict[int, Request] = {}
 
     @classmethod
@@ -290,6 +291,7 @@ class Engine:
             settings=request.settings,
             model_hash=self.maker.model,
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=computed_by(self.model),
             sources=[provenance.tensor_hash(source.tokens) for source in request.sources],
             adapter=self.maker.adapter,
             quantize=quantised(self.model),

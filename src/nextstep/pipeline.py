@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nextstep import folders, provenance
 from nextstep.conversation import Turns
+from nextstep.engine.core import computed_by
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
@@ -374,6 +375,7 @@ class NextStepPipeline(Turns):
             settings=settings,
             model_hash=self.model_hash,
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=computed_by(self.model),
             sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
             adapter=self.adapter,
             quantize=quantising.quantised(self.model),

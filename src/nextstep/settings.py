@@ -20,7 +20,7 @@ class GenerationSettings:
 
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
-        solver, steps, shift, noise_level: see `SolverSettings`.
+        solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
         token_norm: normalise sampled tokens.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
@@ -36,6 +36,7 @@ class GenerationSettings:
     steps: int = 28
     shift: float = 1.0
     noise_level: float = DEFAULT_NOISE_LEVEL
+    noise_scale: float = 1.0
     token_norm: bool = True
     positive_prompt: str = ""
     negative_prompt: str = ""
@@ -47,7 +48,9 @@ class GenerationSettings:
     @property
     def solver_settings(self) -> SolverSettings:
         """The solver's part."""
-        return SolverSettings(self.solver, self.steps, self.shift, self.noise_level)
+        return SolverSettings(
+            self.solver, self.steps, self.shift, self.noise_level, self.noise_scale
+        )
 
     @property
     def guidance_settings(self) -> GuidanceSettings:

@@ -23,9 +23,9 @@ from nextstep.requests import Kept, Request
 from nextstep.settings import GenerationSettings
 
 FORMAT = "nextstep-picture-state"
-VERSION = 2
-READ = (1, 2)
-"""Versions that are read; the first had no masks and no origin."""
+VERSION = 3
+READ = (1, 2, 3)
+"""Versions that are read; the first had no masks and no origin, the second no threads."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,25 @@ class Maker:
 
     Attributes:
         model: fingerprint of the weights.
-        dtype: number format of the weights.
+        dtype: number format of the weights, and the kernels where they compute.
         block_rows: rows of the engine's blocks.
         adapter: hash and scale of a merged adapter; empty without one.
+        threads: of one operation; 0 is not known.
     """
 
     model: str
     dtype: str
     block_rows: int
     adapter: dict[str, Any] = field(default_factory=dict)
+    threads: int = 0
 
-    def check(self, other: Maker) -> None:
+    def check(self, other: Maker, threads: bool = False) -> None:
         """Make sure that `other` gives the bytes that this one gave.
+
+        Args:
+            other: who goes on.
+            threads: whether their number must be the same too; it moves the last bits alone, so
+                people may go on with another one.
 
         Raises:
             NextStepError: saying what differs.
@@ -55,8 +62,11 @@ class Maker:
             ("dtype", "number format"),
             ("block_rows", "rows of a block"),
             ("adapter", "adapter"),
+            ("threads", "number of threads"),
         ):
             mine, theirs = getattr(self, name), getattr(other, name)
+            if name == "threads" and not (threads and mine and theirs):
+                continue
             if mine != theirs:
                 raise NextStepError(
                     f"the picture was begun with another {label} ({mine or 'none'}, here "

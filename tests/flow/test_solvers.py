@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from nextstep.flow.grid import shift_time, uniform_grid, v1_grid
-from nextstep.flow.solvers import SOLVERS, SolverSettings, solve
+from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times, solve
 
 DETERMINISTIC = ("ode", "midpoint", "heun", "ab2")
 
@@ -177,6 +178,23 @@ def test_grids() -> None:
     assert shift_time(0.5, 3.0) < 0.5
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_noise_scale_multiplies_every_draw(name: str) -> None:
+    velocity = gaussian_velocity(0.2, 0.5)
+    whole, scaled = (torch.Generator().manual_seed(5) for _ in range(2))
+    settings = SolverSettings(name, steps=6)
+    wanted = solve(
+        velocity, lambda: 0.7 * torch.randn(4, 8, generator=whole, dtype=torch.float64), settings
+    )
+    found = solve(
+        velocity,
+        lambda: torch.randn(4, 8, generator=scaled, dtype=torch.float64),
+        replace(settings, noise_scale=0.7),
+    )
+    assert torch.equal(found, wanted)
+    assert question_times(replace(settings, noise_scale=0.7)) == question_times(settings)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -189,6 +207,8 @@ def test_grids() -> None:
         {"shift": math.nan},
         {"noise_level": -0.1},
         {"noise_level": math.inf},
+        {"noise_scale": -1.0},
+        {"noise_scale": math.nan},
     ],
 )
 def test_bad_settings_are_refused(bad: dict) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,3 +142,58 @@ def test_formats_are_refused_in_words() -> None:
     for bad in ("int3", "int8/", "int8/int8/int8", ""):
         with pytest.raises(NextStepError, match="choose from int8, int4, bf16"):
             formats(bad)
+
+
+def refuse(error: Exception) -> Callable[..., object]:
+    def kernels() -> object:
+        raise error
+
+    return kernels
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("compiler", lambda: "no-such-compiler", "no compiler no-such-compiler"),
+        ("kernels", refuse(subprocess.CalledProcessError(1, "g++", "", "a\nb")), "g\\+\\+: b"),
+        ("kernels", refuse(OSError("no room")), "written or loaded: no room"),
+    ],
+)
+def test_a_machine_that_could_says_why_it_does_not(
+    name: str, value: object, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(build.SWITCH, raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "has_units", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: None if name.startswith("no") else name)
+    monkeypatch.setattr(build, "library_file", lambda: tmp_path / "none.so")
+    monkeypatch.setattr(build, name, value)
+    with pytest.warns(UserWarning, match=word):
+        reason = build.why_not.__wrapped__()
+    monkeypatch.setattr(build, "why_not", lambda: reason)
+    assert build.is_hindered() and not build.is_available()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert build._hindrance() == "torch does not see its matrix units"
+
+
+def test_who_switched_them_off_is_not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.SWITCH, "off")
+    monkeypatch.setattr(build, "has_units", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reason = build.why_not.__wrapped__()
+    monkeypatch.setattr(build, "why_not", lambda: reason)
+    assert reason == "NEXTSTEP_KERNELS is off" and not build.is_hindered()
+
+
+@kernels
+def test_what_is_no_library_is_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole, empty = build.library_file(), tmp_path / "kernels.so"
+    empty.touch()
+    monkeypatch.setattr(build, "library_file", lambda: empty)
+    monkeypatch.setattr(build, "_compile", lambda library: shutil.copy(whole, library))
+    assert isinstance(build.kernels.__wrapped__(), ctypes.CDLL)
+    assert empty.read_bytes() == whole.read_bytes()

@@ -42,6 +42,7 @@ def command(
     steps: o.Steps = None,
     shift: o.Shift = None,
     noise_level: o.NoiseLevel = None,
+    noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
     positive: o.Positive = None,
     negative: o.Negative = None,
@@ -67,8 +68,8 @@ def command(
             sources, instruction, mask=marked, height=height, width=width,
             num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told,
             guidance=guidance, image_guidance=image_guidance, schedule=schedule, solver=solver,
-            steps=steps, shift=shift, noise_level=noise_level, token_norm=token_norm,
-            positive_prompt=positive, negative_prompt=negative,
+            steps=steps, shift=shift, noise_level=noise_level, noise_scale=noise_scale,
+            token_norm=token_norm, positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
     report.save_and_say(results, paths, times, as_json)

@@ -31,6 +31,7 @@ def command(
     steps: o.Steps = None,
     shift: o.Shift = None,
     noise_level: o.NoiseLevel = None,
+    noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
     positive: o.Positive = None,
     negative: o.Negative = None,
@@ -54,8 +55,8 @@ def command(
     paths = report.output_paths(output, len(prompts) * num_images)
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
-        "shift": shift, "noise_level": noise_level, "token_norm": token_norm,
-        "positive_prompt": positive, "negative_prompt": negative,
+        "shift": shift, "noise_level": noise_level, "noise_scale": noise_scale,
+        "token_norm": token_norm, "positive_prompt": positive, "negative_prompt": negative,
     }  # fmt: skip
     if server is not None:
         from nextstep.cli import remote

@@ -56,6 +56,9 @@ Solver = Annotated[
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
 Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
 NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
+NoiseScale = Annotated[
+    float | None, _option("Factor on all noise; below 1 is calmer and less varied.")
+]
 TokenNorm = Annotated[
     bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")
 ]

@@ -131,6 +131,11 @@ def number_format(model: NextStepModel) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def computed_by(model: NextStepModel) -> str:
+    """What samples with this model, as pictures record it: the kernels, or torch."""
+    return KERNELS if core_of(model) else "torch"
+
+
 def can_run(model: NextStepModel) -> bool:
     """Whether the kernels know everything in this model."""
     config, net = model.config, model.image_head.net

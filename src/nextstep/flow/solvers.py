@@ -48,6 +48,8 @@ class SolverSettings:
         steps: intervals of the time grid (v1: points of it, at least 2).
         shift: time shift, 1 is none.
         noise_level: strength of `sde` and `cps`; the others ignore it.
+        noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
+            what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -57,6 +59,7 @@ class SolverSettings:
     steps: int = 20
     shift: float = 1.0
     noise_level: float = DEFAULT_NOISE_LEVEL
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
@@ -74,6 +77,8 @@ class SolverSettings:
             )
         if not (math.isfinite(self.noise_level) and 0 <= self.noise_level <= 1):
             raise ValueError(f"noise level must lie between 0 and 1, not {self.noise_level}")
+        if not (math.isfinite(self.noise_scale) and 0 <= self.noise_scale <= 2):
+            raise ValueError(f"noise scale must lie between 0 and 2, not {self.noise_scale}")
 
     @property
     def draws(self) -> int:
@@ -105,7 +110,8 @@ def solve(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
 
 def ask(draw: Draw, settings: SolverSettings) -> Questions:
     """The same as a generator of questions."""
-    return SOLVERS[settings.name](draw, settings)
+    scale = settings.noise_scale
+    return SOLVERS[settings.name](draw if scale == 1 else lambda: scale * draw(), settings)
 
 
 def question_times(settings: SolverSettings) -> list[float]:

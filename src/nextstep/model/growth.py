@@ -121,8 +121,8 @@ def carried_vocabulary(table: Tensor, old: TextTokenizer, new: TextTokenizer) ->
 
 
 def _spelled(number: int, old: TextTokenizer, new: TextTokenizer) -> Sequence[int]:
-    token = new.backend.id_to_token(number)
+    token = str(new.backend.id_to_token(number))
     same = old.backend.token_to_id(token)
     if same is not None:
-        return [same]
+        return [int(same)]
     return old.encode(new.backend.decode([number], skip_special_tokens=False)) or [old.ids.pad]

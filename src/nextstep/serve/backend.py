@@ -235,6 +235,7 @@ class ModelFacts:
         token_pixels: side of an image token; sizes are its multiples.
         defaults: settings where a request says nothing, for `generate` and `edit`.
         most_side: longest side of a picture in pixels, where the model's positions set one.
+        computing: what roundings depend on, as `engine.computing.Computing` tells it.
     """
 
     name: str
@@ -244,6 +245,13 @@ class ModelFacts:
     token_pixels: int
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     most_side: int | None = None
+    computing: dict[str, Any] = field(default_factory=dict)
+
+
+def other_roundings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of what differs between two `computing` and moves the last bits of pictures."""
+    names = ("by", "number_format", "threads", "torch", "instructions")
+    return [name for name in names if before.get(name) != now.get(name)]
 
 
 class Backend(Protocol):

@@ -14,6 +14,7 @@ from torch import Tensor
 from nextstep import provenance
 from nextstep.conversation import text_choice
 from nextstep.engine.blocks import ROWS
+from nextstep.engine.core import computed_by
 from nextstep.engine.session import ReadPicture
 from nextstep.engine.writing import Choose
 from nextstep.model.native.quantising import quantised
@@ -209,6 +210,7 @@ class ChatTask(Task):
             settings=self._settings(),
             model_hash=self.engine.maker.model,
             dtype=str(self.engine.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=computed_by(self.engine.model),
             sources=[provenance.tensor_hash(one.tokens) for one in self.read.pictures],
             adapter=self.engine.maker.adapter,
             quantize=quantised(self.engine.model),

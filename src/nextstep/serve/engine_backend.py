@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nextstep.engine.computing import Computing
 from nextstep.engine.scheduler import ENDS
 from nextstep.errors import NextStepError
 from nextstep.image.growing import GrowingPicture
@@ -59,8 +60,9 @@ class EngineBackend:
         defaults = {"generate": vars(own.generate), "edit": vars(own.edit)}
         most = engine.model.config.image_position_side * side or None
         self.facts = b.ModelFacts(
-            name, engine.maker.model, own.height, own.width, side, defaults, most
-        )
+            name, engine.maker.model, own.height, own.width, side, defaults, most,
+            Computing.of(engine.model).to_dict(),
+        )  # fmt: skip
         self._tasks: dict[int, Task] = {}
         self._live: set[Task] = set()
         self._inbox: list[Callable[[], None]] = []

@@ -23,6 +23,8 @@ log = logging.getLogger("nextstep.serve")
 Wants = Callable[[int, int], b.Want]
 """How much a watcher wants to see the picture after row k of n."""
 
+COMPUTING = "computing"
+"""Name of what computes, among a store's notes and in the log."""
 NOT_KEPT = "the outcome could not be kept on disk; the log says more"
 
 
@@ -87,11 +89,25 @@ class Jobs:
         """Begin, with the jobs that an earlier process accepted and did not finish."""
         self._loop = asyncio.get_running_loop()
         left = self.store.unfinished()
+        self._tell_computing(len(left))
         for record in left:
             record.state = QUEUED
             self._begin(record)
         if left:
             log.info("jobs taken up again", extra={"jobs": len(left)})
+
+    def _tell_computing(self, left: int) -> None:
+        """Say once what computes, and whether it is what computed before the last stop."""
+        facts = self.backend.facts
+        now, before = facts.computing, self.store.noted(COMPUTING) or {}
+        told = {"model": facts.name, "hash": facts.hash, COMPUTING: now}
+        log.log(logging.WARNING if now.get("hindered") else logging.INFO, "begins", extra=told)
+        if before and (others := b.other_roundings(before, now)):
+            log.warning(
+                "pictures get other last bits than before the last stop",
+                extra={"differs": others, "before": before, "now": now, "unfinished": left},
+            )
+        self.store.note(COMPUTING, now)
 
     async def close(self) -> None:
         """Let running jobs finish; the rest stays in the store for the next start."""

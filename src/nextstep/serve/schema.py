@@ -39,6 +39,7 @@ class Sampling(Strict):
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     shift: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    noise_scale: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     token_norm: bool | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
     negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
@@ -218,7 +219,7 @@ class ImagesAnswer(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model that is served: usual size in pixels, settings, longest side and most steps."""
+    """A model that is served: usual size in pixels, settings, limits, and what computes."""
 
     id: str
     object: Literal["model"]
@@ -231,6 +232,7 @@ class ModelCard(BaseModel):
     defaults: dict[str, dict[str, Any]]
     most_side: int | None
     most_steps: int
+    computing: dict[str, Any]
 
 
 class ModelList(BaseModel):

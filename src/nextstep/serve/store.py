@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     usage TEXT NOT NULL DEFAULT '{}', error TEXT, bad_input INTEGER NOT NULL DEFAULT 0
 )
 """
+_NOTES = "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 
 
 @dataclass
@@ -150,6 +151,7 @@ class Store:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             self._base.execute(_TABLE)
+            self._base.execute(_NOTES)
             self._base.execute("CREATE INDEX IF NOT EXISTS by_time ON jobs (owner, created)")
             self._base.commit()
         except (OSError, sqlite3.Error) as error:
@@ -259,6 +261,16 @@ class Store:
         return self._read(
             "SELECT * FROM jobs WHERE state IN (?, ?) ORDER BY created, rowid", (QUEUED, RUNNING)
         )
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep something for the next start, as JSON."""
+        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+
+    def noted(self, name: str) -> Any:
+        """What was noted last under that name; None when nothing was."""
+        with self._lock:
+            row = self._base.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row["value"])
 
     def close(self) -> None:
         """No more reading and writing."""

@@ -69,4 +69,5 @@ def _card(service: Service) -> dict[str, Any]:
         "defaults": facts.defaults,
         "most_side": facts.most_side,
         "most_steps": service.limits.steps,
+        "computing": facts.computing,
     }

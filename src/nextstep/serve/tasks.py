@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from nextstep.drawing import Engine
     from nextstep.engine.running import Job as EngineJob
     from nextstep.engine.writing import TextJob
+
+log = logging.getLogger("nextstep.serve")
 
 INTERNAL = "the picture could not be made because of an internal failure; the log says more"
 
@@ -215,14 +218,21 @@ class PictureTask(Task):
         return [engine.state(replace(first, index=i), none) for i in range(request.n)]
 
     def _parked(self, index: int, fresh: PictureState) -> PictureState:
-        """Where an earlier run left the picture, if it was begun with the very same model."""
+        """Where an earlier run left the picture, if it was begun with the very same roundings.
+
+        Rows of one rounding above rows of another would be a picture that nobody can make again.
+        """
         data = self.job.parked(index)
         if data is None:
             return fresh
         try:
             state = PictureState.from_bytes(data)
-            state.maker.check(self.host.engine.maker)
-        except NextStepError:
+            state.maker.check(self.host.engine.maker, threads=True)
+        except NextStepError as error:
+            log.warning(
+                "a parked picture is begun anew",
+                extra={"job": self.job.id, "picture": index, "reason": str(error)},
+            )
             return fresh
         return state
 

@@ -34,7 +34,7 @@ class SharedMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; see `torch.optim.Muon`."""
         loss = None
         if closure is not None:

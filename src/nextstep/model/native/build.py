@@ -1,7 +1,8 @@
 """Compiling the kernels once a machine, and calling them.
 
 Nothing here is needed: without a compiler, on another machine, or with `NEXTSTEP_KERNELS=off`
-everything runs through torch, more slowly.
+everything runs through torch, more slowly and with other roundings. A process on a machine with
+matrix units that cannot use them warns of it once and says why.
 """
 
 from __future__ import annotations
@@ -28,27 +29,62 @@ SWITCH = "NEXTSTEP_KERNELS"
 Argument = int | Tensor | ctypes.Structure
 
 
-@functools.cache
 def is_available() -> bool:
     """Whether this machine has the matrix units and the kernels; they are compiled if need be."""
+    return not why_not()
+
+
+@functools.cache
+def why_not() -> str:
+    """Why this process computes without the kernels, a clause; empty where it can use them."""
     if os.environ.get(SWITCH, "on").lower() in ("off", "0", "no"):
-        return False
-    if platform.system() != "Linux" or not torch.cpu._is_amx_tile_supported():
-        return False
-    if shutil.which(compiler()) is None and not library_file().exists():
-        return False
-    try:
-        fits = kernels().nextstep_fits_machine()
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
+        return f"{SWITCH} is off"
+    if not has_units():
+        return "the processor has no matrix units (AMX)"
+    reason = _hindrance()
+    if reason:
         warnings.warn(
-            f"kernels do not compile with {compiler()}, so torch is used, more slowly: "
-            f"{told.strip().splitlines()[-1]}",
+            f"this machine has what the kernels need, but {reason}; so torch is used, more slowly "
+            f"and with other roundings ({SWITCH}=off hides this)",
             stacklevel=2,
         )
+    return reason
+
+
+def is_hindered() -> bool:
+    """Whether the machine has matrix units that this process cannot use; `why_not` says why."""
+    return bool(why_not()) and not why_not().startswith(SWITCH) and has_units()
+
+
+@functools.cache
+def has_units() -> bool:
+    """Whether the processor has matrix units and Linux to let them be used, by Linux or torch."""
+    if platform.system() != "Linux":
         return False
+    try:
+        known = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        known = ""
+    return " amx_tile" in known or bool(torch.cpu._is_amx_tile_supported())
+
+
+def _hindrance() -> str:
+    """What stands against the kernels on a machine that has matrix units."""
+    if not torch.cpu._is_amx_tile_supported():
+        return "torch does not see its matrix units"
+    if shutil.which(compiler()) is None and not library_file().exists():
+        return f"there is no compiler {compiler()}"
+    try:
+        fits = kernels().nextstep_fits_machine()
+    except subprocess.CalledProcessError as error:
+        told = (error.stderr or "").strip() or str(error)
+        return f"they do not compile with {compiler()}: {told.splitlines()[-1]}"
+    except OSError as error:
+        return f"they cannot be written or loaded: {error}"
+    if not fits:
+        return "its processor lacks vector instructions (AVX-512)"
     # Linux lets a process use tiles only when it has asked; torch knows how.
-    return bool(fits) and bool(torch.cpu._init_amx())
+    return "" if torch.cpu._init_amx() else "Linux does not let this process use its matrix units"
 
 
 def compiler() -> str:
@@ -82,18 +118,30 @@ def kernels() -> ctypes.CDLL:
     """
     library = library_file()
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
-            main = Path(__file__).parent / "kernels.cpp"
-            command = [compiler(), *FLAGS, str(main), "-o", str(made)]
-            subprocess.run(command, capture_output=True, text=True, check=True)
-            made.replace(library)
-    loaded = ctypes.CDLL(str(library))
+        _compile(library)
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError:
+        # What lies there is no library of this machine, and would be in the way for ever.
+        _compile(library)
+        loaded = ctypes.CDLL(str(library))
     for name in ("linear", "advance", "modulate", "solve", "tokens"):
         getattr(loaded, f"nextstep_{name}").restype = None
     loaded.nextstep_fits_machine.restype = ctypes.c_int64
     return loaded
+
+
+def _compile(library: Path) -> None:
+    """Compile beside the library, then put it in its place; several processes may do so at once."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        main = Path(__file__).parent / "kernels.cpp"
+        command = [compiler(), *FLAGS, str(main), "-o", str(made)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        with made.open("rb") as written:
+            os.fsync(written.fileno())  # half a library, after a crash, would end every process
+        made.replace(library)
 
 
 def call(name: str, *arguments: Argument) -> None:

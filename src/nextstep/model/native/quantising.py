@@ -117,11 +117,16 @@ def pack_for_sampling(model: NextStepModel) -> None:
 
 def kernels_fit(config: NextStepConfig) -> bool:
     """Whether the kernels know a model's widths, and run on this machine."""
+    return widths_fit(config) and build.is_available()
+
+
+def widths_fit(config: NextStepConfig) -> bool:
+    """Whether the kernels know a model's widths."""
     widths = (
         config.hidden_size, config.intermediate_size, config.fm_head_dim, config.token_size,
         config.head_dim,
     )  # fmt: skip
-    return all(width % MULTIPLE == 0 for width in widths) and build.is_available()
+    return all(width % MULTIPLE == 0 for width in widths)
 
 
 def quantised(model: nn.Module) -> str:
