@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import torch
 
 from nextstep.cli.serve import _replica, parse_replicas
 from nextstep.pipeline import NextStepPipeline
@@ -42,8 +43,12 @@ def replicas(
     make = partial(_replica, load, "tiny", 8, 10.0)
     backend = deploy(make, (2, 2), cpus=0.5)
     folder = tmp_path_factory.mktemp("ray")
+    # Ray gives a replica one thread, and pictures record how many made them.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     with running(app_around(backend, folder, None, Limits())) as made:
         yield made
+    torch.set_num_threads(before)
     shut_down()
 
 
