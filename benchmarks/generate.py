@@ -29,8 +29,10 @@ from torch import Tensor, nn
 
 from nextstep.config import HEADS, SIZES, NextStepConfig
 from nextstep.engine import decode
+from nextstep.engine.ahead import DEFAULT_TOLERANCE, Lookahead
 from nextstep.engine.core import Core, core_of
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.decode_ahead import decode_ahead
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings, question_times
@@ -157,11 +159,14 @@ def clocks(clock: str) -> Iterator[dict[str, float]]:
             setattr(owner, name, inner)
 
 
-def sampling(model: NextStepModel, asked: argparse.Namespace) -> Callable[[], Tensor]:
+def sampling(
+    model: NextStepModel, asked: argparse.Namespace, lookahead: Lookahead
+) -> Callable[[], Tensor]:
     """A call that samples the tokens of `asked.batch` pictures."""
     side = asked.size // 16
     solver = SolverSettings(asked.solver, asked.steps)
-    how = DecodeSettings((side, side), solver, GuidanceSettings(asked.guidance))
+    guidance = GuidanceSettings(asked.guidance)
+    how = DecodeSettings((side, side), solver, guidance, lookahead=lookahead)
     config = model.config
     first = max(config.begin_of_image_id, config.image_placeholder_id) % 1000 + 1
     rows = {
@@ -171,16 +176,45 @@ def sampling(model: NextStepModel, asked: argparse.Namespace) -> Callable[[], Te
 
     def call() -> Tensor:
         keys = [(0, index) for index in range(asked.batch)]
+        if lookahead.tokens > 1:
+            return decode_ahead(model, rows, how, keys)
         return decode_tokens(model, rows, how, KeyedNoise(keys, solver.draws, config.token_size))
 
     return call
+
+
+def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What looking ahead gains over one token after another, and what it costs."""
+    lookahead, passes = Lookahead(asked.lookahead, asked.tolerance), list[int]()
+    settle = Lookahead.settle
+
+    def counted(self: Lookahead, *values: Any) -> list[Tensor]:
+        known = settle(self, *values)
+        passes.append(len(known))
+        return known
+
+    plain_call, plain_seconds = sampling(model, asked, Lookahead()), []
+    plain = plain_call()
+    for _ in range(asked.repeats):
+        plain_seconds.append(_seconds(plain_call, asked.clock))
+    Lookahead.settle = counted  # type: ignore[method-assign,assignment]
+    made = sampling(model, asked, lookahead)()
+    Lookahead.settle = settle  # type: ignore[method-assign]
+    return {
+        "lookahead": asked.lookahead, "tolerance": asked.tolerance,
+        "tokens_a_pass": round(sum(passes) / len(passes), 3),
+        "plain_sampling_s": round(min(plain_seconds), 3),
+        "gain": round(min(plain_seconds) / seconds, 3),
+        "token_distance": round(float((made - plain).square().mean().sqrt()), 4),
+    }  # fmt: skip
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     bandwidth = read_bandwidth()
     model, tokenizer = load(asked)
-    call, solver = sampling(model, asked), SolverSettings(asked.solver, asked.steps)
+    lookahead = Lookahead(asked.lookahead, asked.tolerance)
+    call, solver = sampling(model, asked, lookahead), SolverSettings(asked.solver, asked.steps)
     calls = len(question_times(solver))
     if asked.warm:
         call()
@@ -222,6 +256,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "share_of_bound": round(bound / seconds, 3),
         "weights_gb": round(packed_bytes(model) / 1e9, 3),
         "peak_gb": round(peak, 3),
+        **(ahead(model, asked, seconds) if asked.lookahead > 1 else {}),
     }  # fmt: skip
 
 
@@ -255,6 +290,8 @@ def main() -> None:
     parser.add_argument("--solver", default="ab2")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--lookahead", type=int, default=1, help="tokens sampled in one pass")
+    parser.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--quantize", help="int8, int4, bf16 or backbone/head")

@@ -103,6 +103,17 @@ def test_every_token_is_a_place_to_go_on_from(engine: Engine) -> None:
         assert finish(engine, engine.restore(state)).png() == whole
 
 
+def test_a_state_that_looks_ahead_keeps_its_guesses(engine: Engine, tmp_path: Path) -> None:
+    request = engine.request("a red apple", height=64, width=64, lookahead=5, tolerance=0.3)
+    whole = drawn(engine, request)
+    assert b'"lookahead": 5' in whole
+    for steps in (1, 3):
+        begun(engine, request, steps).save(tmp_path / "state")
+        state = PictureState.load(tmp_path / "state")
+        assert state.guesses is not None and len(state.guesses) == 4
+        assert finish(engine, engine.restore(state)).png() == whole
+
+
 def test_fork_keeps_rows_and_goes_on_its_own_way(engine: Engine) -> None:
     request = engine.request("a red apple", height=48)
     state = begun(engine, request, 5)
@@ -190,7 +201,7 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 4}, "has version 4, this program reads 3")]:
+    for told, word in [({}, "damaged"), ({"version": 5}, "has version 5, this program reads 4")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

@@ -234,3 +234,16 @@ def test_bf16_draws_too(tiny_folder: Path) -> None:
     pipeline = NextStepPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     assert pipeline.generate("a")[0].image.size == (32, 32)
     assert pipeline.edit(picture(), "a")[0].image.size == (32, 32)
+
+
+def test_looking_ahead(tiny_pipeline: NextStepPipeline) -> None:
+    """Without tolerance the same pictures up to a grey level."""
+    prompts = ["a red apple", "two cats"]
+    plain = tiny_pipeline.generate(prompts, seed=3, height=48)
+    ahead = tiny_pipeline.generate(prompts, seed=3, height=48, lookahead=4, tolerance=0)
+    for one, other in zip(plain, ahead, strict=True):
+        apart = np.asarray(one.image).astype(int) - np.asarray(other.image)
+        assert np.abs(apart).max() <= 1
+        assert (other.settings["lookahead"], other.settings["tolerance"]) == (4, 0)
+    with pytest.raises(ValueError, match="lookahead must be at least 1"):
+        tiny_pipeline.generate("a red apple", lookahead=0)

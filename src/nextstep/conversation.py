@@ -102,13 +102,7 @@ class Conversation:
         """
         grid = self._grid(height, width)
         settings = self._settings()
-        decode = DecodeSettings(
-            grid,
-            settings.solver_settings,
-            settings.guidance_settings,
-            settings.token_norm,
-            has_images=bool(self.session.pictures),
-        )
+        decode = settings.decoding(grid, bool(self.session.pictures))
         size = self.pipeline.model.config.token_size
         noise = KeyedNoise([(self.seed, self.drawn)], decode.solver.draws, size)
 

@@ -179,12 +179,12 @@ class Engine:
             NextStepError: when it was begun with another model or number format.
         """
         state.maker.check(self.maker)
-        return self._submit(state.request, state.tokens)
+        return self._submit(state.request, state.tokens, state.guesses)
 
     def snapshot(self, ticket: int) -> PictureState:
         """The state of a picture that waits, runs or is set aside."""
-        tokens = self.scheduler.tokens(ticket)
-        return PictureState(self._requests[ticket], tokens, self.maker)
+        tokens, guesses = self.scheduler.tokens(ticket), self.scheduler.guesses(ticket)
+        return PictureState(self._requests[ticket], tokens, self.maker, guesses)
 
     def state(self, request: Request, tokens: Tensor) -> PictureState:
         """The state of a picture that has left the engine, from its last event's tokens."""
@@ -266,14 +266,17 @@ class Engine:
             picture.paste(pictures.to_pictures(pixels)[0], (0, 0))
         return picture
 
-    def _submit(self, request: Request, tokens: Tensor | None) -> int:
+    def _submit(
+        self, request: Request, tokens: Tensor | None, guesses: Tensor | None = None
+    ) -> int:
         if tokens is not None and tokens.shape[-1] != self.model.config.token_size:
             raise NextStepError(
                 f"the state's tokens have {tokens.shape[-1]} values, this model's have "
                 f"{self.model.config.token_size}"
             )
         limit = self.model.config.max_position_embeddings
-        ticket = self.scheduler.submit(request.job(self.text_tokenizer, limit, tokens))
+        job = request.job(self.text_tokenizer, limit, tokens, guesses)
+        ticket = self.scheduler.submit(job)
         self._requests[ticket] = request
         return ticket
 

@@ -15,6 +15,7 @@ from nextstep import folders, provenance
 from nextstep.conversation import Turns
 from nextstep.engine.core import computed_by
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.decode_ahead import decode_ahead
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import masks, pictures
@@ -298,13 +299,7 @@ class NextStepPipeline(Turns):
     ) -> list[GeneratedPicture]:
         if batch_size < 1:
             raise NextStepError(f"batch size must be at least 1, not {batch_size}")
-        decode = DecodeSettings(
-            grid,
-            settings.solver_settings,
-            settings.guidance_settings,
-            settings.token_norm,
-            has_images=bool(jobs and jobs[0].sources),
-        )
+        decode = settings.decoding(grid, bool(jobs and jobs[0].sources))
         prompts = {
             name: [self._prompt(job, name, settings) for job in jobs] for name in decode.branches
         }
@@ -335,8 +330,6 @@ class NextStepPipeline(Turns):
         kept: Kept | None,
     ) -> Tensor:
         keys = [(job.seed, job.index) for job in batch]
-        size = self.model.config.token_size
-        stream = noise or KeyedNoise(keys, decode.solver.draws, size)
 
         def told(count: int, tokens: Tensor) -> None:
             if on_progress is not None:
@@ -344,6 +337,12 @@ class NextStepPipeline(Turns):
                 on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
 
         given = kept.given(decode.grid) if kept else None
+        if decode.lookahead.tokens > 1:
+            if noise is not None:
+                raise NextStepError("lookahead draws its own noise; leave one of the two out")
+            return decode_ahead(self.model, rows, decode, keys, told, given)
+        size = self.model.config.token_size
+        stream = noise or KeyedNoise(keys, decode.solver.draws, size)
         return decode_tokens(self.model, rows, decode, stream, told, given)
 
     def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:

@@ -102,14 +102,7 @@ class Request:
     @property
     def decode(self) -> DecodeSettings:
         """The part of the decoding loop."""
-        how = self.settings
-        return DecodeSettings(
-            self.grid,
-            how.solver_settings,
-            how.guidance_settings,
-            how.token_norm,
-            has_images=bool(self.sources),
-        )
+        return self.settings.decoding(self.grid, bool(self.sources))
 
     def parts(self) -> list[grammar.Part]:
         """The sequence with the picture at its end."""
@@ -118,13 +111,20 @@ class Request:
             return grammar.text_to_image(written, self.grid)
         return grammar.editing(written, [source.grid for source in self.sources], self.grid)
 
-    def job(self, text_tokenizer: TextTokenizer, limit: int, tokens: Tensor | None = None) -> Job:
+    def job(
+        self,
+        text_tokenizer: TextTokenizer,
+        limit: int,
+        tokens: Tensor | None = None,
+        guesses: Tensor | None = None,
+    ) -> Job:
         """The same for the scheduler.
 
         Args:
             text_tokenizer: gives ids.
             limit: most positions the model reads.
             tokens: [k, D] of the picture that are there already.
+            guesses: [g, D] of those behind them.
 
         Raises:
             NextStepError: when prompt and picture are too long together.
@@ -140,7 +140,7 @@ class Request:
         }
         return Job(
             prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
-            self.client, self.kept.given(self.grid) if self.kept else None,
+            self.client, self.kept.given(self.grid) if self.kept else None, guesses,
         )  # fmt: skip
 
 

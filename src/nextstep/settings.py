@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from nextstep.engine.ahead import DEFAULT_TOLERANCE, Lookahead
+from nextstep.engine.decode import DecodeSettings
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json
 from nextstep.flow.guidance import GuidanceSettings
@@ -22,6 +24,7 @@ class GenerationSettings:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
         solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
         token_norm: normalise sampled tokens.
+        lookahead, tolerance: see `Lookahead`.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
 
@@ -38,12 +41,14 @@ class GenerationSettings:
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
     token_norm: bool = True
+    lookahead: int = 1
+    tolerance: float = DEFAULT_TOLERANCE
     positive_prompt: str = ""
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
-        # Building both checks every value before any work is done.
-        _ = self.solver_settings, self.guidance_settings
+        # Building them checks every value before any work is done.
+        _ = self.solver_settings, self.guidance_settings, self._lookahead
 
     @property
     def solver_settings(self) -> SolverSettings:
@@ -56,6 +61,26 @@ class GenerationSettings:
     def guidance_settings(self) -> GuidanceSettings:
         """The guidance part."""
         return GuidanceSettings(self.guidance, self.image_guidance, self.schedule)
+
+    @property
+    def _lookahead(self) -> Lookahead:
+        return Lookahead(self.lookahead, self.tolerance)
+
+    def decoding(self, grid: tuple[int, int], has_images: bool) -> DecodeSettings:
+        """What the decoding loop is told.
+
+        Args:
+            grid: (rows, columns) of image tokens.
+            has_images: whether pictures stand before the one that is drawn.
+        """
+        return DecodeSettings(
+            grid,
+            self.solver_settings,
+            self.guidance_settings,
+            self.token_norm,
+            has_images,
+            self._lookahead,
+        )
 
     def with_values(self, **changes: Any) -> GenerationSettings:
         """A copy in which every value that is not None replaces the one here.

@@ -23,9 +23,10 @@ from nextstep.requests import Kept, Request
 from nextstep.settings import GenerationSettings
 
 FORMAT = "nextstep-picture-state"
-VERSION = 3
-READ = (1, 2, 3)
-"""Versions that are read; the first had no masks and no origin, the second no threads."""
+VERSION = 4
+READ = (1, 2, 3, 4)
+"""Versions that are read; the first had no masks and no origin, the second no threads, the third
+no guesses."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class PictureState:
         request: what was asked for.
         tokens: [k, D] so far, fp32.
         maker: who began it.
+        guesses: [g, D] of the tokens behind those, of a picture that looks ahead.
 
     Raises:
         NextStepError: when there are more tokens than the picture has.
@@ -90,6 +92,7 @@ class PictureState:
     request: Request
     tokens: Tensor
     maker: Maker
+    guesses: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.tokens) > self.request.decode.tokens:
@@ -111,7 +114,8 @@ class PictureState:
         """
         if not 0 <= row <= self.rows:
             raise NextStepError(f"the state has {self.rows} whole rows, not {row}")
-        return replace(self, tokens=self.tokens[: row * self.request.grid[1]].clone())
+        tokens = self.tokens[: row * self.request.grid[1]].clone()
+        return replace(self, tokens=tokens, guesses=None)
 
     def fork(
         self,
@@ -171,6 +175,7 @@ class PictureState:
         return replace(
             self,
             tokens=self.tokens[:0].clone(),
+            guesses=None,
             request=replace(changed, kept=kept, origin=origin),
         )
 
@@ -212,6 +217,8 @@ class PictureState:
             "origin": request.origin,
         }
         tensors = {"tokens": self.tokens}
+        if self.guesses is not None:
+            tensors["guesses"] = self.guesses
         for place, source in enumerate(request.sources):
             tensors[f"source.{place}"] = source.tokens
         if (kept := request.kept) is not None:
@@ -295,7 +302,8 @@ class PictureState:
             kept=kept,
             origin=told.get("origin", ""),
         )
-        tokens = tensors["tokens"]
-        if tokens.ndim != 2 or tokens.dtype != torch.float32:
-            raise NextStepError("the tokens are not rows of fp32 values")
-        return cls(request, tokens, Maker(**told["maker"]))
+        tokens, guesses = tensors["tokens"], tensors.get("guesses")
+        for given in (tokens, tokens if guesses is None else guesses):
+            if given.ndim != 2 or given.dtype != torch.float32:
+                raise NextStepError("the tokens are not rows of fp32 values")
+        return cls(request, tokens, Maker(**told["maker"]), guesses)

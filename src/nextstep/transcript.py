@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nextstep.engine.decode import DecodeSettings, Prompt
+from nextstep.engine.decode import Prompt
 from nextstep.engine.running import Job
 from nextstep.engine.session import ReadPicture
 from nextstep.engine.writing import Choose, TextJob
@@ -92,13 +92,7 @@ class Transcript:
             key: (seed, index) of its noise.
             client: whose it is.
         """
-        decode = DecodeSettings(
-            grid,
-            settings.solver_settings,
-            settings.guidance_settings,
-            settings.token_norm,
-            has_images=bool(self.pictures),
-        )
+        decode = settings.decoding(grid, bool(self.pictures))
         whole = build_sequence([Picture(grid)], self.tokenizer, end=False)
         opening = whole.ids[: whole.images[0].start]
         prompts = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nextstep.engine.ahead import Lookahead
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.session import NucleusChoice, ReadPicture, Session
 from nextstep.errors import NextStepError
@@ -94,6 +95,22 @@ def test_drawing_equals_the_batched_decoder(
         prompts[name] = [Prompt(prompt.ids, [p.tokens for p in given], [p.grid for p in given])]
     expected = decode_tokens(session.model, prompts, how(), noise(7))[0]
     assert torch.allclose(drawn.tokens, expected, atol=1e-4)
+
+
+def test_looking_ahead_keeps_the_sequence_whole(session: Session) -> None:
+    """Without tolerance it is the plain picture; with it the cache still belongs to the tokens."""
+    session.read_picture(a_picture())
+    session.read_text("make it blue")
+    place, plain = len(session), session.fork().draw(how(), noise(3)).tokens
+    ahead = replace(how(), lookahead=Lookahead(4, 0.0))
+    assert torch.allclose(session.draw(ahead, noise(3)).tokens, plain, atol=1e-4)
+    session.rewind(place)
+    counts: list[int] = []
+    loose = replace(how(), lookahead=Lookahead(4, 1.0))
+    session.draw(loose, noise(3), on_token=lambda done, tokens: counts.append(done))
+    assert counts == [1, 2, 3, 4, 5, 6]
+    session.read_text("two cats")
+    assert torch.allclose(session._last(), state_in_one_pass(session), atol=1e-4)
 
 
 def test_a_fork_and_a_rewind_leave_the_rest_alone(session: Session) -> None:

@@ -33,6 +33,8 @@ def command(
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
+    lookahead: o.Lookahead = None,
+    tolerance: o.Tolerance = None,
     positive: o.Positive = None,
     negative: o.Negative = None,
     batch_size: o.BatchSize = 8,
@@ -56,7 +58,8 @@ def command(
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
         "shift": shift, "noise_level": noise_level, "noise_scale": noise_scale,
-        "token_norm": token_norm, "positive_prompt": positive, "negative_prompt": negative,
+        "token_norm": token_norm, "lookahead": lookahead, "tolerance": tolerance,
+        "positive_prompt": positive, "negative_prompt": negative,
     }  # fmt: skip
     if server is not None:
         from nextstep.cli import remote

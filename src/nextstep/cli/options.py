@@ -59,6 +59,12 @@ NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
 NoiseScale = Annotated[
     float | None, _option("Factor on all noise; below 1 is calmer and less varied.")
 ]
+Lookahead = Annotated[
+    int | None, _option("Image tokens sampled in one pass, from guesses; 1 is none.")
+]
+Tolerance = Annotated[
+    float | None, _option("With --lookahead: how far a token may lie from its guess.")
+]
 TokenNorm = Annotated[
     bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextstep.engine.ahead import ONE_AFTER_ANOTHER, Lookahead
 from nextstep.engine.core import CoreWant, RowPlace, core_of
 from nextstep.engine.head import SamplingHead
 from nextstep.errors import NextStepError
@@ -49,6 +50,7 @@ class DecodeSettings:
         solver, guidance: see their classes.
         token_norm: normalise each sampled token before it is fed back and decoded.
         has_images: whether the prompts hold source pictures.
+        lookahead: how many tokens are sampled in one pass.
     """
 
     grid: tuple[int, int]
@@ -56,6 +58,7 @@ class DecodeSettings:
     guidance: GuidanceSettings
     token_norm: bool = True
     has_images: bool = False
+    lookahead: Lookahead = ONE_AFTER_ANOTHER
 
     @property
     def tokens(self) -> int:
@@ -80,9 +83,13 @@ class Given:
     tokens: Tensor
     sampled: Tensor
 
+    def is_given(self, index: int) -> bool:
+        """Whether token `index` is taken as it is."""
+        return not bool(self.sampled[index])
+
     def at(self, index: int) -> Tensor | None:
         """Token `index` [D], fp32 on the CPU; None when it is to be sampled."""
-        return None if bool(self.sampled[index]) else self.tokens[index].float().cpu()
+        return self.tokens[index].float().cpu() if self.is_given(index) else None
 
 
 @torch.inference_mode()
@@ -123,16 +130,21 @@ def decode_tokens(
         else:
             token = known.to(hidden.device).expand(draws.shape[1], -1)
         if not bool(torch.isfinite(token).all()):
-            raise NextStepError(
-                f"image token {index} is not a finite number; lower the guidance or the shift, "
-                "or use a wider number format (bf16 instead of fp16)"
-            )
+            raise NextStepError(not_finite(index))
         tokens.append(token)
         if on_token is not None:
             on_token(index + 1, torch.stack(tokens, dim=1))
         if index + 1 < settings.tokens:
             hidden = state.step(token.repeat(len(branches), 1))
     return torch.stack(tokens, dim=1)
+
+
+def not_finite(index: int) -> str:
+    """What to say when token `index` is no number."""
+    return (
+        f"image token {index} is not a finite number; lower the guidance or the shift, "
+        "or use a wider number format (bf16 instead of fp16)"
+    )
 
 
 class TokenSampler:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nextstep.engine import ahead
 from nextstep.engine.blocks import Place, cache_bytes, feed, read_prompt
 from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.sampler import Want
 from nextstep.engine.writing import TextJob, Writing
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise
+from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image.latents import raster_coordinates
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
@@ -36,6 +38,7 @@ class Job:
         deadline: on the scheduler's clock; later than this it is given up.
         client: whose picture it is; clients of one priority take turns.
         given: tokens that are taken as they are.
+        guesses: [g, D] of the tokens behind the known ones, when it was set aside looking ahead.
     """
 
     prompts: Mapping[str, Prompt]
@@ -46,6 +49,7 @@ class Job:
     deadline: float = math.inf
     client: str = ""
     given: Given | None = None
+    guesses: Tensor | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in self.decode.branches if name not in self.prompts]
@@ -54,11 +58,19 @@ class Job:
         known = 0 if self.tokens is None else len(self.tokens)
         if known > self.decode.tokens:
             raise NextStepError(f"{known} tokens are given for a picture of {self.decode.tokens}")
+        if self.guesses is not None and len(self.guesses) > (self.room(known) if known else 0):
+            raise NextStepError("the picture has more guesses than it looks ahead")
 
     @property
     def size(self) -> int:
         """Steps it takes."""
         return self.decode.tokens
+
+    def room(self, index: int) -> int:
+        """How many tokens are guessed when those before `index` are known."""
+        given, decode = self.given, self.decode
+        is_given = (lambda _: False) if given is None else given.is_given
+        return decode.lookahead.room(index, decode.tokens, is_given)
 
     def check(self, model: NextStepModel, budget: int) -> int:
         """Bytes its caches take.
@@ -85,6 +97,14 @@ class Job:
         return needed
 
 
+class Begun(NamedTuple):
+    """A branch whose prompt is read: its cache, the positions there, the last one's state [E]."""
+
+    cache: KVCache
+    length: int
+    state: Tensor
+
+
 class Running:
     """A job with its caches: taken up from its prompts and the tokens known so far.
 
@@ -92,65 +112,104 @@ class Running:
         model: in eval mode.
         job: what to sample.
         tokens: known so far, each [D].
+        guesses: of the tokens behind them; both lists stay the caller's, who may set a picture
+            aside and take it up again.
+        begun: branches that are read already, with room for the picture; else the job's prompts
+            are read.
+        noise: in place of the job's own.
     """
 
-    def __init__(self, model: NextStepModel, job: Job, tokens: list[Tensor]) -> None:
-        self.model, self.job, self.tokens = model, job, tokens
+    def __init__(
+        self,
+        model: NextStepModel,
+        job: Job,
+        tokens: list[Tensor],
+        guesses: list[Tensor],
+        begun: Mapping[str, Begun] | None = None,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        self.model, self.job, self.tokens, self.guesses = model, job, tokens, guesses
         self.branches = tuple(job.decode.branches)
         self.places = raster_coordinates(job.decode.grid)
-        self.noise = KeyedNoise([job.key], job.decode.solver.draws, model.config.token_size)
+        size = model.config.token_size
+        self.noise = noise or KeyedNoise([job.key], job.decode.solver.draws, size)
+        self.draws: dict[int, Tensor] = {}
         self.drawn, self.fed = 0, len(tokens)
+        self.left: list[Tensor] = []
         self.caches: list[KVCache] = []
         self.starts: list[int] = []
         hidden = []
         for name in self.branches:
             prompt = job.prompts[name]
-            cache, state = read_prompt(model, prompt, job.decode.tokens)
+            if begun is None:
+                cache, state = read_prompt(model, prompt, job.decode.tokens)
+                start = len(prompt.ids)
+            else:
+                cache, start, state = begun[name]
             self.caches.append(cache)
-            self.starts.append(len(prompt.ids))
-            hidden.append(self._catch_up(cache, len(prompt.ids), state))
+            self.starts.append(start)
+            hidden.append(self._catch_up(cache, start, state))
         self.hidden = torch.stack(hidden)
 
     def _catch_up(self, cache: KVCache, start: int, state: Tensor) -> Tensor:
-        """Rebuild one branch's cache from the known tokens; the last state [E]."""
-        known = len(self.tokens)
-        if not known:
-            return state
-        places = [Place(cache, start + index) for index in range(known)]
-        return feed(self.model, torch.stack(self.tokens), self.places[:known], places)[-1]
+        """Rebuild one branch's cache from tokens and guesses; states [1 + g, E]."""
+        fed = [*self.tokens, *self.guesses]
+        if not fed:
+            return state[None]
+        places = [Place(cache, start + index) for index in range(len(fed))]
+        hidden = feed(self.model, torch.stack(fed), self.places[: len(fed)], places)
+        return hidden[-1 - len(self.guesses) :]
 
-    def want(self) -> Want:
-        """The question for the next token."""
-        decode, index = self.job.decode, len(self.tokens)
+    def wants(self) -> list[Want]:
+        """The questions for the next token, and for those behind each guess."""
+        decode, first = self.job.decode, len(self.tokens)
+        end = first + 1 + len(self.guesses)
         # Tokens that were not sampled here have their draws all the same.
-        for past in range(self.drawn, index):
-            self.noise.token(past)
-        self.drawn = index + 1
-        weights = decode.guidance.weights(index, decode.tokens, decode.has_images)
-        return Want(
-            self.hidden,
-            self.noise.token(index)[:, 0],
-            decode.solver,
-            self.branches,
-            weights,
-            decode.token_norm,
-        )
+        for index in range(self.drawn, end):
+            self.draws[index] = self.noise.token(index)[:, 0]
+        self.drawn = max(self.drawn, end)
+        self.draws = {index: draws for index, draws in self.draws.items() if index >= first}
+        return [
+            Want(
+                self.hidden[:, index - first],
+                self.draws[index],
+                decode.solver,
+                self.branches,
+                decode.guidance.weights(index, decode.tokens, decode.has_images),
+                decode.token_norm,
+            )
+            for index in range(first, end)
+        ]
+
+    def settle(self, made: list[Tensor]) -> list[Tensor]:
+        """What is known of the tokens that answer `wants`; the caller adds it to the tokens."""
+        known = self.job.decode.lookahead.settle(made, self.guesses)
+        self.fed += len(known) - 1
+        self.left = made[len(known) :]
+        return known
 
     def rows(self) -> tuple[Tensor, Tensor, list[Place]]:
-        """What the backbone is fed, branch by branch: m new tokens [b*m, D], [b*m, 2], places."""
-        b, new = len(self.branches), range(self.fed, len(self.tokens))
+        """What the backbone is fed, branch by branch: tokens [b*m, D], [b*m, 2], places.
+
+        The m are the known tokens that it has not seen, and guesses of the next ones.
+        """
+        known = len(self.tokens)
+        self.guesses[:] = ahead.guesses(
+            self.left, self.job.room(known), self.model.config.token_size
+        )
+        b, new = len(self.branches), range(self.fed, known + len(self.guesses))
         places = [
             Place(cache, start + index)
             for cache, start in zip(self.caches, self.starts, strict=True)
             for index in new
         ]
-        tokens = torch.stack(self.tokens[self.fed :]).repeat(b, 1)
-        return tokens, self.places[self.fed : len(self.tokens)].repeat(b, 1), places
+        tokens = torch.stack([*self.tokens[self.fed :], *self.guesses]).repeat(b, 1)
+        return tokens, self.places[new.start : new.stop].repeat(b, 1), places
 
     def take(self, hidden: Tensor) -> None:
         """Take up what `feed` made of `rows`, [b*m, E]."""
-        new = len(self.tokens) - self.fed
-        self.hidden, self.fed = hidden[new - 1 :: new], len(self.tokens)
+        states = hidden.view(len(self.branches), -1, hidden.shape[-1])
+        self.hidden, self.fed = states[:, -1 - len(self.guesses) :], len(self.tokens)
 
 
 @dataclass
@@ -162,6 +221,7 @@ class Entry:
     bytes: int
     arrived: int
     tokens: list[Tensor] = field(default_factory=list)
+    guesses: list[Tensor] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     running: Running | Writing | None = None
     held: bool = False

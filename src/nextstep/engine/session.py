@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.core import RowPlace, core_of
-from nextstep.engine.decode import DecodeSettings, TokenSampler
+from nextstep.engine.decode import DecodeSettings, TokenSampler, not_finite
+from nextstep.engine.decode_ahead import grow_ahead
+from nextstep.engine.running import Begun
 from nextstep.engine.writing import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
@@ -173,27 +175,56 @@ class Session:
         whole = build_sequence([Picture(grid)], self.tokenizer, end=False)
         for row in rows.values():
             row._read(whole.ids[: whole.images[0].start])
+        try:
+            many = settings.lookahead.tokens > 1
+            tokens = (self._sample_ahead if many else self._sample)(rows, settings, noise, on_token)
+        except NextStepError:
+            self.rewind(before)
+            raise
+        self._read([self.tokenizer.ids.end_of_image])
+        picture = ReadPicture(tokens, grid)
+        self.pictures.append(picture)
+        return picture
+
+    def _sample(
+        self,
+        rows: dict[str, Session],
+        settings: DecodeSettings,
+        noise: NoiseSource,
+        on_token: OnToken | None,
+    ) -> Tensor:
+        """Tokens [N, D] one after another, read by this session too."""
         sampler = TokenSampler(self.model, settings, settings.branches)
-        places, tokens = raster_coordinates(grid), list[Tensor]()
-        special = self.tokenizer.ids
+        places, tokens = raster_coordinates(settings.grid), list[Tensor]()
         for index in range(settings.tokens):
             hidden = torch.cat([row._last() for row in rows.values()])
             token = sampler.sample(hidden, noise.token(index), index)
             if not bool(torch.isfinite(token).all()):
-                self.rewind(before)
-                raise NextStepError(
-                    f"image token {index} is not a finite number; lower the guidance or the shift"
-                )
+                raise NextStepError(not_finite(index))
             tokens.append(token)
             if on_token is not None:
                 on_token(index + 1, torch.stack(tokens, dim=1))
             last = index + 1 == settings.tokens
             reading = [row for name, row in rows.items() if name == CONDITIONAL or not last]
             _read_token(reading, token, places[index : index + 1])
-        self._read([special.end_of_image])
-        picture = ReadPicture(torch.cat(tokens), grid)
-        self.pictures.append(picture)
-        return picture
+        return torch.cat(tokens)
+
+    def _sample_ahead(
+        self,
+        rows: dict[str, Session],
+        settings: DecodeSettings,
+        noise: NoiseSource,
+        on_token: OnToken | None,
+    ) -> Tensor:
+        """The same with several tokens a pass."""
+        for row in rows.values():
+            row._make_room(settings.tokens)
+        begun = {n: Begun(row.cache, len(row.ids), row._last()[0]) for n, row in rows.items()}
+        tokens = grow_ahead(self.model, begun, settings, noise, on_token)
+        self.ids += [self.tokenizer.ids.image_placeholder] * (settings.tokens - 1)
+        self.cache.rewind(len(self.ids))
+        _read_token([self], tokens[-1:], raster_coordinates(settings.grid)[-1:])
+        return tokens
 
     def rewind(self, length: int) -> None:
         """Forget everything from position `length` on; what comes next must be read or drawn.

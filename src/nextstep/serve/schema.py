@@ -41,6 +41,8 @@ class Sampling(Strict):
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     noise_scale: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     token_norm: bool | None = None
+    lookahead: Annotated[int, Field(ge=1, le=64)] | None = None
+    tolerance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
     negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
 
