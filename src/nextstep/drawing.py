@@ -34,6 +34,7 @@ from nextstep.results import GeneratedPicture
 from nextstep.settings import ModelDefaults
 from nextstep.snapshots import Maker, PictureState
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.thinking import ONLY_EDITS, Edit, think
 
 BLANK = (128, 128, 128)
 """Colour of rows that are not there."""
@@ -149,6 +150,11 @@ class Engine:
         if mask is not None:
             first = sources[0].tokens, sources[0].grid
             kept = masked_source(opened[0], first, grid, masks.read_mask(mask), side)
+        if sources:
+            edit = Edit([(source.tokens, source.grid) for source in sources], prompt)
+            [prompt], chosen = think(self.model, self.text_tokenizer, [edit], chosen)
+        elif chosen.think:
+            raise NextStepError(ONLY_EDITS)
         deadline = self.scheduler.clock() + seconds
         return Request(
             prompt, grid, chosen, seed, index, sources, priority, deadline, client, kept

@@ -32,6 +32,7 @@ from nextstep.requests import (
 from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text import sequence as grammar
+from nextstep.thinking import ONLY_EDITS, Edit, think
 
 if TYPE_CHECKING:
     from nextstep.image.tokenizer import ImageTokenizer
@@ -154,7 +155,7 @@ class NextStepPipeline(Turns):
                 not depend on what else is asked for.
             batch_size: pictures made together; does not change them.
             on_progress: told after every image token.
-            noise: recorded draws instead of the seed's, for comparisons.
+            noise: recorded draws instead of the seed's, for comparisons; without lookahead then.
             **settings: fields of `GenerationSettings`.
 
         Returns:
@@ -164,6 +165,8 @@ class NextStepPipeline(Turns):
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
         chosen = self.defaults.generate.with_values(**settings)
+        if chosen.think:
+            raise NextStepError(ONLY_EDITS)
         grid = self.grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [
@@ -213,11 +216,9 @@ class NextStepPipeline(Turns):
         rows, columns = sources[0][1]
         grid = self.grid(height, width, (rows * side, columns * side))
         texts = [instruction] if isinstance(instruction, str) else list(instruction)
-        jobs = []
-        for text, s in zip(texts, _seeds(seed, len(texts)), strict=True):
-            jobs += [
-                self._edit(sources, text, s, i, grid, chosen) for i in range(_count(num_images))
-            ]
+        seeds = _seeds(seed, len(texts))
+        asked = [Edit(sources, text) for text in texts]
+        jobs, chosen = self._edits(asked, seeds, _count(num_images), grid, chosen)
         kept = None
         if mask is not None:
             kept = masked_source(opened[0], sources[0], grid, masks.read_mask(mask), side)
@@ -249,12 +250,11 @@ class NextStepPipeline(Turns):
         if len(images) != len(instructions):
             raise NextStepError(f"{len(instructions)} instructions for {len(images)} edits")
         grid = self.grid(height, width, (height, width))
-        jobs = [
-            self._edit(self._sources(given), text, s, 0, grid, chosen)
-            for given, text, s in zip(
-                images, instructions, _seeds(seed, len(instructions)), strict=True
-            )
+        asked = [
+            Edit(self._sources(given), t) for given, t in zip(images, instructions, strict=True)
         ]
+        seeds = _seeds(seed, len(instructions))
+        jobs, chosen = self._edits(asked, seeds, 1, grid, chosen)
         return self._run(jobs, grid, chosen, batch_size, None, None)
 
     def _sources(self, images: Sequence[Image.Image | str | Path]) -> list[tuple[Tensor, Grid]]:
@@ -262,14 +262,18 @@ class NextStepPipeline(Turns):
             raise NextStepError("an edit needs at least one source picture")
         return [self.encode_picture(pictures.open_picture(source)) for source in images]
 
-    def _edit(
-        self, sources: list[tuple[Tensor, Grid]], text: str, seed: int, index: int, grid: Grid,
+    def _edits(
+        self, asked: list[Edit], seeds: list[int], each: int, grid: Grid,
         settings: GenerationSettings,
-    ) -> _Job:  # fmt: skip
-        written = with_positive(text, settings)
-        parts = grammar.editing(written, [g for _, g in sources], grid)
-        order = grammar.picture_order(written, len(sources))
-        return _Job(text, seed, index, parts, [sources[place][0] for place in order])
+    ) -> tuple[list[_Job], GenerationSettings]:  # fmt: skip
+        texts, settings = think(self.model, self.text_tokenizer, asked, settings)
+        jobs = []
+        for (sources, _), text, seed in zip(asked, texts, seeds, strict=True):
+            written = with_positive(text, settings)
+            parts = grammar.editing(written, [g for _, g in sources], grid)
+            tokens = [sources[k][0] for k in grammar.picture_order(written, len(sources))]
+            jobs += [_Job(text, seed, index, parts, tokens) for index in range(each)]
+        return jobs, settings
 
     def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
         """Rows and columns of a picture's image tokens, its pixels given or by default.
@@ -337,12 +341,9 @@ class NextStepPipeline(Turns):
                 on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
 
         given = kept.given(decode.grid) if kept else None
-        if decode.lookahead.tokens > 1:
-            if noise is not None:
-                raise NextStepError("lookahead draws its own noise; leave one of the two out")
+        if decode.lookahead.tokens > 1 and noise is None:
             return decode_ahead(self.model, rows, decode, keys, told, given)
-        size = self.model.config.token_size
-        stream = noise or KeyedNoise(keys, decode.solver.draws, size)
+        stream = noise or KeyedNoise(keys, decode.solver.draws, self.model.config.token_size)
         return decode_tokens(self.model, rows, decode, stream, told, given)
 
     def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:

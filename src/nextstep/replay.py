@@ -14,6 +14,7 @@ from PIL import Image
 
 from nextstep import provenance
 from nextstep.drawing import Engine
+from nextstep.engine.blocks import ROWS
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
@@ -26,6 +27,8 @@ from nextstep.text.sequence import picture_order
 if TYPE_CHECKING:
     from nextstep.pipeline import NextStepPipeline
 
+LATER = ("noise_scale", "lookahead", "tolerance", "think")
+"""Settings that pictures of earlier versions do not have; their defaults are what was done then."""
 NEEDED = ("task", "prompt", "seed", "index", "height", "width", "model", "dtype")
 
 
@@ -92,7 +95,7 @@ def check_record(record: dict[str, Any]) -> None:
     Raises:
         NextStepError: saying what stands against it.
     """
-    wanted = [*NEEDED, *(field.name for field in fields(GenerationSettings))]
+    wanted = [*NEEDED, *(f.name for f in fields(GenerationSettings) if f.name not in LATER)]
     missing = [name for name in wanted if name not in record]
     if missing:
         raise NextStepError(f"the picture's settings lack {', '.join(missing)}")
@@ -153,8 +156,8 @@ def _made(
     opened: list[Image.Image],
     mask: Image.Image | str | Path | None,
 ) -> GeneratedPicture:
-    settings = {field.name: record[field.name] for field in fields(GenerationSettings)}
-    if "block_rows" in record:
+    settings = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
+    if "block_rows" in record or settings.get("lookahead", 1) > 1:
         return _by_engine(pipeline, record, opened, mask, settings)
     how = GenerationSettings(**settings)
     key, size = (record["seed"], record["index"]), pipeline.model.config.token_size
@@ -187,10 +190,10 @@ def _by_engine(
         model_hash=pipeline.model_hash,
         adapter=pipeline.adapter,
     )
-    if record["block_rows"] != engine.maker.block_rows:
+    if record.get("block_rows", ROWS) != ROWS:
         raise NextStepError(
             f"the picture was made in blocks of {record['block_rows']} rows, this version uses "
-            f"{engine.maker.block_rows}; use open-nextstep {record.get('version', 'of its time')}"
+            f"{ROWS}; use open-nextstep {record.get('version', 'of its time')}"
         )
     request = engine.request(
         record["prompt"],

@@ -25,6 +25,7 @@ class GenerationSettings:
         solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
+        think: before an edit let the model write what the picture will show, see `thinking`.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
 
@@ -43,6 +44,7 @@ class GenerationSettings:
     token_norm: bool = True
     lookahead: int = 1
     tolerance: float = DEFAULT_TOLERANCE
+    think: bool = False
     positive_prompt: str = ""
     negative_prompt: str = ""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nextstep.text.sequence import build_sequence, editing, thought
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.captions import default_caption
 from nextstep.world.singles_source import SingleEdits, Singles, trained_scenes
 from nextstep.world.vocabulary import is_held_out
 
@@ -84,3 +86,29 @@ def test_texts_are_what_documents_say() -> None:
 def test_a_side_that_is_no_whole_number_of_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 16, not 60"):
         Singles(TOKENIZER, 60)
+
+
+def test_thoughts_name_the_result_as_often_as_asked() -> None:
+    source = SingleEdits(TOKENIZER, 64, no_caption=0, style_share=1, thought_share=0.7)
+    said = 0
+    for index in range(300):
+        document = source.document(index, index)
+        told = TOKENIZER.decode(document.sequence.ids)
+        line = default_caption(*document.payload.scenes[1])
+        said += f"\n{line}" in told
+    assert 0.6 < said / 300 < 0.8
+    with pytest.raises(ValueError, match="thought_share must be"):
+        SingleEdits(TOKENIZER, 64, thought_share=-1)
+
+
+def test_a_thought_is_the_prompt_that_drawing_is_given() -> None:
+    """Trained ids of instruction and thought are those of the one text that sampling reads."""
+    source = SingleEdits(TOKENIZER, 64, no_caption=0, thought_share=1)
+    for index in range(20):
+        document = source.document(index, index)
+        first, second = (span.start for span in document.sequence.images)
+        behind = first + source.grid[0] * source.grid[1]
+        whole = TOKENIZER.decode(document.sequence.ids[behind:second]).removesuffix("4*4")
+        assert whole.count("\n") == 1
+        parts = editing("<image>" + thought(*whole.split("\n")), [source.grid], source.grid)
+        assert build_sequence(parts, TOKENIZER).ids == document.sequence.ids

@@ -44,6 +44,7 @@ def command(
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
+    think: o.Think = None,
     lookahead: o.Lookahead = None,
     tolerance: o.Tolerance = None,
     positive: o.Positive = None,
@@ -71,7 +72,7 @@ def command(
             num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told,
             guidance=guidance, image_guidance=image_guidance, schedule=schedule, solver=solver,
             steps=steps, shift=shift, noise_level=noise_level, noise_scale=noise_scale,
-            token_norm=token_norm, lookahead=lookahead, tolerance=tolerance,
+            token_norm=token_norm, think=think, lookahead=lookahead, tolerance=tolerance,
             positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}

@@ -65,6 +65,10 @@ Lookahead = Annotated[
 Tolerance = Annotated[
     float | None, _option("With --lookahead: how far a token may lie from its guess.")
 ]
+Think = Annotated[
+    bool | None,
+    _option("Let the model say what the picture will show, then draw it.", "--think/--no-think"),
+]
 TokenNorm = Annotated[
     bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")
 ]

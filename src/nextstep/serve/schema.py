@@ -43,6 +43,7 @@ class Sampling(Strict):
     token_norm: bool | None = None
     lookahead: Annotated[int, Field(ge=1, le=64)] | None = None
     tolerance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    think: bool | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
     negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
 
@@ -99,7 +100,7 @@ class EditRequest(ImageOptions):
 
     input_fidelity: Literal["high", "low"] | None = None
 
-    @field_validator("stream", "token_norm", mode="before")
+    @field_validator("stream", "token_norm", "think", mode="before")
     @classmethod
     def _plain_truth(cls, value: Any) -> Any:
         """Only the words that OpenAI's forms use."""

@@ -137,6 +137,15 @@ def text_only(text: str) -> list[Part]:
     return [Text(text)]
 
 
+def thought(instruction: str, result: str) -> str:
+    """An instruction with what the result shows on a line of its own behind it.
+
+    A model that was trained so can write the second line itself before it draws: it says what it
+    recognises and what becomes of it, and then draws what it said.
+    """
+    return f"{instruction}\n{result}"
+
+
 def editing(instruction: str, sources: Seq[Grid], target: Grid) -> list[Part]:
     """Sources in the places of their tags, then the target, which alone is trained.
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from nextstep.data.documents import Document, derived_seed
-from nextstep.text.sequence import Part, Picture, Text, build_sequence, editing, text_to_image
+from nextstep.text.sequence import (
+    Part,
+    Picture,
+    Text,
+    build_sequence,
+    editing,
+    text_to_image,
+    thought,
+)
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import captions
 from nextstep.world.scenes import single
@@ -114,6 +122,8 @@ class SingleEdits(Singles):
     Args:
         tokenizer, pixels, no_caption, name: see `Singles`.
         style_share: how many of the edits ask for a style.
+        thought_share: how many of the edits say behind the instruction what the result shows, see
+            `text.sequence.thought`.
 
     Raises:
         ValueError: when a side is no multiple of 16 or a share no number from 0 to 1.
@@ -128,11 +138,13 @@ class SingleEdits(Singles):
         no_caption: float = 0.1,
         name: str = "single-edits",
         style_share: float = 0.5,
+        thought_share: float = 0.0,
     ) -> None:
         super().__init__(tokenizer, pixels, no_caption, name)
-        if not 0 <= style_share <= 1:
-            raise ValueError(f"style_share must be a number from 0 to 1, not {style_share}")
-        self.style_share = style_share
+        for share, value in (("style_share", style_share), ("thought_share", thought_share)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{share} must be a number from 0 to 1, not {value}")
+        self.style_share, self.thought_share = style_share, thought_share
         self.styles: dict[tuple[str, str], list[str]] = {}
         for object_name, style, colour in self.scenes:
             self.styles.setdefault((object_name, colour), []).append(style)
@@ -140,7 +152,11 @@ class SingleEdits(Singles):
     def parts(self, scene: Scene, rng: random.Random) -> tuple[list[Part], list[Scene]]:
         """The sequence's parts and the scenes of its pictures."""
         target, text = self._changed(scene, rng)
-        parts = editing("<image>" + text, [self.grid], self.grid)
+        said: list[Part] = []
+        if rng.random() < self.thought_share:
+            text, said = thought(text, ""), [Text(captions.default_caption(*target))]
+        *asked, last = editing("<image>" + text, [self.grid], self.grid)
+        parts = [*asked, *said, last]
         if rng.random() >= self.no_caption:
             return parts, [scene, target]
         if rng.random() < 0.5:

@@ -1,0 +1,81 @@
+"""Thinking before an edit: the line that is written becomes the prompt, everywhere the same one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextstep.drawing import Engine
+from nextstep.engine.session import ReadPicture, Session
+from nextstep.errors import NextStepError
+from nextstep.folders import Parts
+from nextstep.pipeline import NextStepPipeline
+from nextstep.replay import replay
+from nextstep.results import GeneratedPicture
+from nextstep.thinking import LONGEST, Edit, think
+
+RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 16), "blue")
+
+
+def test_the_line_becomes_part_of_the_prompt(tiny_pipeline: NextStepPipeline) -> None:
+    made = tiny_pipeline.edit(RED, ["make it blue", "two cats"], seed=4, think=True)
+    for picture, asked in zip(made, ["make it blue", "two cats"], strict=True):
+        first, second = picture.settings["prompt"].split("\n")
+        assert first == asked and second
+        assert picture.settings["think"] is False
+        plain = tiny_pipeline.edit(RED, picture.settings["prompt"], seed=4)[0]
+        apart = np.asarray(plain.image).astype(int) - np.asarray(picture.image)
+        assert np.abs(apart).max() <= 1
+        assert replay(tiny_pipeline, picture.settings, [RED]).png() == plain.png()
+
+
+def test_it_is_what_a_session_writes(tiny_pipeline: NextStepPipeline) -> None:
+    parts = tiny_pipeline
+    sources = [parts.encode_picture(RED), parts.encode_picture(BLUE)]
+    settings = parts.defaults.edit.with_values(think=True)
+    edit = Edit(sources, "<image_1> like <image_0>")
+    (text,), after = think(parts.model, parts.text_tokenizer, [edit], settings)
+    assert after == settings.with_values(think=False)
+    session = Session(parts.model, parts.text_tokenizer)
+    session.read_picture(ReadPicture(*sources[1]))
+    session.read_text(" like ")
+    session.read_picture(ReadPicture(*sources[0]))
+    session.read_text("\n")
+    written = parts.text_tokenizer.decode(session.write_text(LONGEST).ids)
+    assert text == "<image_1> like <image_0>\n" + " ".join(written.split())
+
+
+def test_engine_and_pipeline_think_the_same(
+    tiny_parts: Parts, tiny_pipeline: NextStepPipeline
+) -> None:
+    engine = Engine.of_parts(tiny_parts)
+    request = engine.request("make it blue", [RED], seed=4, think=True)
+    assert request.settings.think is False
+    made = tiny_pipeline.edit(RED, "make it blue", seed=4, think=True)[0]
+    assert request.prompt == made.settings["prompt"]
+    each = tiny_pipeline.edit_each(
+        [[RED], [BLUE]], ["make it blue", "two cats"], height=32, width=32, think=True
+    )
+    assert each[0].settings["prompt"] == request.prompt
+
+
+def test_only_edits_think(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
+    with pytest.raises(NextStepError, match="only edits can think"):
+        tiny_pipeline.generate("a red apple", think=True)
+    with pytest.raises(NextStepError, match="only edits can think"):
+        Engine.of_parts(tiny_parts).request("a red apple", think=True)
+
+
+def test_pictures_of_earlier_versions_are_made_again(tiny_pipeline: NextStepPipeline) -> None:
+    made = tiny_pipeline.generate("two cats", seed=8)[0]
+    old = {k: v for k, v in made.settings.items() if k not in ("lookahead", "tolerance", "think")}
+    assert replay(tiny_pipeline, old).png() == made.png()
+
+
+def test_a_picture_that_looked_ahead_is_made_again(tiny_pipeline: NextStepPipeline) -> None:
+    made: GeneratedPicture = tiny_pipeline.generate("two cats", seed=8, lookahead=3, tolerance=0.5)[
+        0
+    ]
+    again = replay(tiny_pipeline, made.settings)
+    assert np.array_equal(np.asarray(again.image), np.asarray(made.image))
