@@ -76,7 +76,8 @@ def edits(pipeline: NextStepPipeline, count: int, style_edits: bool) -> list[Cel
             text = BACKGROUND_EDITS[i % 3].format(colour=colour_of(i + 3, style))
         source = single(name, style, colour)
         made = pipeline.edit(source, text, seed=SEED)[0]
-        cells.append(([source, made.image], text))
+        # With a thought the prompt has a second line.
+        cells.append(([source, made.image], made.settings["prompt"].replace("\n", " > ")))
     return cells
 
 

@@ -228,11 +228,11 @@ _NANO_IDS = {
 SIZES: dict[str, dict[str, Any]] = {
     "nano": {
         "vocab_size": 2048,
-        "hidden_size": 256,
-        "intermediate_size": 704,
+        "hidden_size": 320,
+        "intermediate_size": 864,
         "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
         "head_dim": 64,
         "rope_theta": 1e4,
         "max_position_embeddings": 1024,
