@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from nextstep.config import NextStepConfig
+from nextstep.engine.core import core_of
 from nextstep.folders import Parts, save_parts
 from nextstep.image.autoencoder import AutoencoderConfig
 from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.model.native import build
+from nextstep.model.native.quantising import pack_model
 from nextstep.model.nextstep import NextStepModel
 from nextstep.pipeline import NextStepPipeline
 from nextstep.settings import GenerationSettings, ModelDefaults
@@ -91,3 +94,16 @@ def tiny_folder(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_folder: Path) -> NextStepPipeline:
     return NextStepPipeline.from_pretrained(tiny_folder)
+
+
+def model_in(kind: str) -> NextStepModel:
+    """A random model in a number format, and packed for the kernels when a second word says how."""
+    dtype, *packed = kind.split()
+    if not packed:
+        return random_model(TINY).to(getattr(torch, dtype))
+    if not build.is_available():
+        pytest.skip("no kernels here")
+    model = random_model(PACKABLE).to(getattr(torch, dtype))
+    pack_model(model, packed[0])
+    assert core_of(model)
+    return model

@@ -60,6 +60,16 @@ def test_engine_and_pipeline_think_the_same(
     assert each[0].settings["prompt"] == request.prompt
 
 
+def test_what_is_written_names_no_picture(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(tiny_pipeline.text_tokenizer), "decode", lambda *_: "<image> a\nred <image_1>  thing"
+    )
+    made = tiny_pipeline.edit(RED, "make it blue", think=True)[0]
+    assert made.settings["prompt"] == "make it blue\na red thing"
+
+
 def test_only_edits_think(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
     with pytest.raises(NextStepError, match="only edits can think"):
         tiny_pipeline.generate("a red apple", think=True)

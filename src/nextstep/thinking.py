@@ -73,7 +73,9 @@ def think(
         if event.kind == "failed":
             raise NextStepError(event.message)
         if event.kind == "finished":
-            written[event.ticket] = " ".join(tokenizer.decode(list(event.ids)).split())
+            # A tag would stand for a picture that nobody gave.
+            line = grammar.IMAGE_TAG.sub(" ", tokenizer.decode(list(event.ids)))
+            written[event.ticket] = " ".join(line.split())
     texts = [
         grammar.thought(instruction, written[ticket]) if written[ticket] else instruction
         for ticket, instruction in tickets.items()

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.ahead import Lookahead, guesses
-from nextstep.engine.core import core_of
 from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.decode_ahead import decode_ahead
 from nextstep.engine.running import Job
@@ -19,10 +18,8 @@ from nextstep.engine.scheduler import Event, Scheduler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
-from nextstep.model.native import build
-from nextstep.model.native.quantising import pack_model
 from nextstep.model.nextstep import NextStepModel
-from tests.conftest import PACKABLE, TINY, random_model
+from tests.conftest import TINY, model_in, random_model
 
 ONE = Lookahead()
 GRID = (4, 5)
@@ -32,15 +29,7 @@ KINDS = ["float32", "bfloat16", "float32 fp32", "bfloat16 bf16", "bfloat16 int8"
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest) -> NextStepModel:
-    dtype, *packed = request.param.split()
-    if not packed:
-        return random_model(TINY).to(getattr(torch, dtype))
-    if not build.is_available():
-        pytest.skip("no kernels here")
-    made = random_model(PACKABLE).to(getattr(torch, dtype))
-    pack_model(made, packed[0])
-    assert core_of(made)
-    return made
+    return model_in(request.param)
 
 
 def job(number: int, lookahead: Lookahead, given: Given | None = None) -> Job:

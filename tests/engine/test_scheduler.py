@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.blocks import cache_bytes, check_rows
-from nextstep.engine.core import core_of
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.running import Job
 from nextstep.engine.sampler import BlockSampler
@@ -20,10 +19,8 @@ from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
-from nextstep.model.native import build
-from nextstep.model.native.quantising import pack_model
 from nextstep.model.nextstep import NextStepModel
-from tests.conftest import PACKABLE, TINY, random_model
+from tests.conftest import TINY, model_in, random_model
 
 BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id
 GRIDS = [(1, 1), (1, 3), (2, 2), (3, 1), (2, 1)]
@@ -74,15 +71,7 @@ KINDS = ["float32", "bfloat16", "float32 fp32", "bfloat16 bf16", "float32 int8",
 @pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest) -> NextStepModel:
     """In a number format, and maybe packed for the kernels."""
-    dtype, *packed = request.param.split()
-    if not packed:
-        return random_model(TINY).to(getattr(torch, dtype))
-    if not build.is_available():
-        pytest.skip("no kernels here")
-    model = random_model(PACKABLE).to(getattr(torch, dtype))
-    pack_model(model, packed[0])
-    assert core_of(model)
-    return model
+    return model_in(request.param)
 
 
 def mix(model: NextStepModel, number: int, expected: dict[int, Tensor]) -> int:

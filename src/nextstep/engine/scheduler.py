@@ -1,4 +1,4 @@
-"""Many unlike pictures at once, one image token of each a step.
+"""Many unlike pictures at once, one image token of each a step (more of those that look ahead).
 
 A picture joins when its caches fit beside those that run and leaves when it is done, so short and
 long ones, edits and plain ones, any solver and guidance share the passes. A picture's bytes do not
@@ -172,7 +172,7 @@ class Scheduler:
         return sum(entry.bytes for entry in self._running())
 
     def step(self) -> list[Event]:
-        """Admit what fits and advance every running picture by one image token."""
+        """Admit what fits and advance every running picture by an image token, or more ahead."""
         now = self.clock()
         for entry in list(self._entries.values()):
             if now > entry.job.deadline:
