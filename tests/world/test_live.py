@@ -25,7 +25,9 @@ from nextstep.recipe import live
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import drawings
 from nextstep.world.build import build_shards
+from nextstep.world.descriptions import describe
 from nextstep.world.live import WorldSource
+from nextstep.world.scenes import Background, Item, Scene, Sign
 from nextstep.world.sheet import sheet
 from nextstep.world.tasks import TASKS, example, examples
 from tests.conftest import TINY_VAE
@@ -133,6 +135,43 @@ def test_sentences() -> None:
         text = TOKENIZER.decode(source.document(index, 0).sequence.ids[:-10])
         assert text[0].isupper() or text[0].isdigit()
         assert "." in text
+
+
+def test_edits_say_first_what_they_show() -> None:
+    source = WorldSource(TOKENIZER, 32, tasks=["turns"], no_caption=0, thought_share=1, sentences=0)
+    plain = WorldSource(TOKENIZER, 32, tasks=["turns"], no_caption=0, sentences=0)
+    for index in range(5):
+        document, without = source.document(index, 0), plain.document(index, 0)
+        assert document.payload == without.payload
+        told = TOKENIZER.decode(document.sequence.ids)
+        for scene in document.payload.scenes[1:]:
+            assert f"\n{describe(scene)}" in told
+        assert told.count("\n") == len(document.images) - 1
+        assert "\n" not in TOKENIZER.decode(without.sequence.ids)
+    half = WorldSource(TOKENIZER, 32, tasks=["add", "single"], no_caption=0, thought_share=0.5)
+    told = [TOKENIZER.decode(half.document(i, 0).sequence.ids) for i in range(400)]
+    edits = [half.example(i, 0).task == "add" for i in range(400)]
+    share = sum("\n" in text for text in told) / sum(edits)
+    assert 0.4 < share < 0.6
+    assert not any("\n" in text for text, edit in zip(told, edits, strict=True) if not edit)
+
+
+def test_a_scene_in_words() -> None:
+    dog = Item("dog face", "flat")
+    assert describe(Scene(Background("blue"), (dog,))) == "a dog, flat style, blue background"
+    scene = Scene(
+        Background("red", "pink"),
+        (
+            Item("grapes", "noto", 0.2, 0.8, 0.3),
+            Item("boy", "noto", 0.8, 0.5, 0.5, tone="dark"),
+            Item("cat face", "noto", 0.5, 0.2, 0.36, tint="orange"),
+        ),
+        Sign("HAT"),
+    )
+    assert describe(scene) == (
+        "a small bunch of grapes in the bottom left corner, a big boy with dark skin on the right, "
+        'an orange cat at the top, a sign with "HAT", noto style, red to pink background'
+    )
 
 
 def test_small_pictures_have_short_words() -> None:

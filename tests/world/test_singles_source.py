@@ -8,8 +8,9 @@ import pytest
 from nextstep.text.sequence import build_sequence, editing, thought
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.captions import default_caption
+from nextstep.world.lexicon import things
 from nextstep.world.singles_source import SingleEdits, Singles, trained_scenes
-from nextstep.world.vocabulary import is_held_out
+from nextstep.world.vocabulary import OBJECTS, is_held_out
 
 TOKENIZER = TextTokenizer.train(["a red apple", "make it blue"], 300)
 
@@ -75,6 +76,19 @@ def test_held_out_pairs_are_never_shown() -> None:
     for index in range(300):
         for name, style, _ in edits.document(index, 9).payload.scenes:
             assert not is_held_out(name, style)
+
+
+def test_all_things_by_label_and_by_everyday_word() -> None:
+    source = Singles(TOKENIZER, 64, no_caption=0, core=False)
+    assert {name for name, _, _ in source.scenes} == set(things())
+    assert {name for name, _, _ in Singles(TOKENIZER, 64).scenes} == set(OBJECTS)
+    assert not any(is_held_out(name, style) for name, style, _ in source.scenes)
+    dogs = [i for i, scene in enumerate(source.scenes) if scene[0] == "dog face"]
+    said = [TOKENIZER.decode(source.document(i, s).sequence.ids) for i in dogs for s in range(10)]
+    assert all("dog" in text for text in said)
+    assert 0.5 < sum("dog face" in text for text in said) / len(said) < 0.8
+    edits = SingleEdits(TOKENIZER, 64, core=False)
+    assert edits.document(len(edits) - 1, 0).payload.scenes[0][0] not in OBJECTS
 
 
 def test_texts_are_what_documents_say() -> None:

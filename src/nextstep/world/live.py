@@ -15,8 +15,9 @@ import numpy as np
 from nextstep.data.documents import Document, derived_seed
 from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
-from nextstep.text.sequence import build_sequence
+from nextstep.text.sequence import build_sequence, thought
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.descriptions import describe
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.scenes import Scene, render
@@ -53,6 +54,8 @@ class WorldSource:
         no_caption: share of samples that lose their text, for guidance; half of those with
             several pictures lose all but the last of them too.
         sentences: share of captions and instructions with a capital letter and a full stop.
+        thought_share: how many of the edits say behind the instruction what the result shows, see
+            `text.sequence.thought`.
         longest_word: letters on a sign at most; None for 8, or 4 in pictures below 96 pixels.
         glosses: file or folder for `tasks.plain.read_glosses`, read beside our own sentences.
         length: samples of an epoch.
@@ -73,6 +76,7 @@ class WorldSource:
         core: bool = False,
         no_caption: float = 0.1,
         sentences: float = 0.1,
+        thought_share: float = 0.0,
         longest_word: int | None = None,
         glosses: str | Path | None = None,
         length: int = 100_000,
@@ -81,7 +85,9 @@ class WorldSource:
     ) -> None:
         if pixels < 16 or pixels % 16:
             raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
-        for option, share in (("no_caption", no_caption), ("sentences", sentences)):
+        for option, share in (
+            ("no_caption", no_caption), ("sentences", sentences), ("thought_share", thought_share),
+        ):  # fmt: skip
             if not 0 <= share <= 1:
                 raise NextStepError(f"{option} is a share from 0 to 1, not {share}")
         if length < 1:
@@ -90,7 +96,7 @@ class WorldSource:
         self.no_caption, self.sentences, self.length, self.name = (
             no_caption, sentences, length, name,
         )  # fmt: skip
-        self.fresh = fresh
+        self.fresh, self.thought_share = fresh, thought_share
         self.longest_word = longest_word or longest_word_at(pixels)
         if not 1 <= self.longest_word <= 8:
             raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
@@ -186,8 +192,22 @@ class WorldSource:
             alone = len(pictures) > 1 and rng.random() < 0.5
             return (pictures[-1:], every[-1:]) if alone else (pictures, every)
         if TASKS[made.task].group in ("drawing", "editing") and rng.random() < self.sentences:
-            return tuple(_as_sentence(part) for part in parts), every
+            parts = tuple(_as_sentence(part) for part in parts)
+        if TASKS[made.task].group == "editing" and rng.random() < self.thought_share:
+            parts = _with_thoughts(parts)
         return parts, every
+
+
+def _with_thoughts(parts: Sequence[Said | Shown]) -> tuple[Said | Shown, ...]:
+    """The parts with a line before every trained picture that says what it shows."""
+    found: list[Said | Shown] = []
+    for part in parts:
+        asked = found[-1] if found else None
+        if isinstance(part, Shown) and part.trained and isinstance(asked, Said):
+            found[-1] = replace(asked, text=thought(asked.text, ""))
+            found.append(Said(describe(part.scene)))
+        found.append(part)
+    return tuple(found)
 
 
 def _as_sentence(part: Said | Shown) -> Said | Shown:

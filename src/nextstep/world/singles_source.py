@@ -20,6 +20,7 @@ from nextstep.text.sequence import (
 )
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import captions
+from nextstep.world.lexicon import things
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES, background_allowed, is_held_out
 
@@ -27,11 +28,19 @@ Scene = tuple[str, str, str]
 """(object, style, background colour)."""
 
 
-def trained_scenes() -> list[Scene]:
-    """Every scene that training may see: held-out pairs of object and style are left out."""
+WORD_SHARE = 0.35
+"""How many captions of the larger vocabulary say "dog" where the label is "dog face"."""
+
+
+def trained_scenes(core: bool = True) -> list[Scene]:
+    """Every scene that training may see: held-out pairs of object and style are left out.
+
+    Args:
+        core: of `vocabulary.OBJECTS` alone; else of all things that scenes can hold.
+    """
     return [
         (name, style, colour)
-        for name in OBJECTS
+        for name in (OBJECTS if core else things())
         for style in STYLES
         if not is_held_out(name, style)
         for colour in COLOURS
@@ -54,6 +63,8 @@ class Singles:
         pixels: side of a picture, a multiple of 16.
         no_caption: share of pictures without their caption, for guidance.
         name: in mixes and reports.
+        core: show the things of `vocabulary.OBJECTS` alone, by their labels; else all of the
+            lexicon, of which `WORD_SHARE` is called by its everyday word.
 
     Raises:
         ValueError: when a side is no multiple of 16.
@@ -67,6 +78,7 @@ class Singles:
         pixels: int = 128,
         no_caption: float = 0.1,
         name: str = "singles",
+        core: bool = True,
     ) -> None:
         if pixels < 16 or pixels % 16:
             raise ValueError(f"pixels must be a positive multiple of 16, not {pixels}")
@@ -77,7 +89,7 @@ class Singles:
             name,
         )
         self.grid = pixels // 16, pixels // 16
-        self.scenes = trained_scenes()
+        self.core, self.scenes = core, trained_scenes(core)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -103,7 +115,10 @@ class Singles:
 
     def parts(self, scene: Scene, rng: random.Random) -> tuple[list[Part], list[Scene]]:
         """The sequence's parts and the scenes of its pictures."""
-        parts = text_to_image(captions.caption(rng, *scene), self.grid)
+        name, style, colour = scene
+        if not self.core and rng.random() < WORD_SHARE:
+            name = things()[name].word
+        parts = text_to_image(captions.caption(rng, name, style, colour), self.grid)
         return (parts[1:] if rng.random() < self.no_caption else parts), [scene]
 
     def texts(self) -> Iterator[str]:
@@ -120,7 +135,7 @@ class SingleEdits(Singles):
     Of the edits that lose their text (share `no_caption`) half lose their source too.
 
     Args:
-        tokenizer, pixels, no_caption, name: see `Singles`.
+        tokenizer, pixels, no_caption, name, core: see `Singles`.
         style_share: how many of the edits ask for a style.
         thought_share: how many of the edits say behind the instruction what the result shows, see
             `text.sequence.thought`.
@@ -139,8 +154,9 @@ class SingleEdits(Singles):
         name: str = "single-edits",
         style_share: float = 0.5,
         thought_share: float = 0.0,
+        core: bool = True,
     ) -> None:
-        super().__init__(tokenizer, pixels, no_caption, name)
+        super().__init__(tokenizer, pixels, no_caption, name, core)
         for share, value in (("style_share", style_share), ("thought_share", thought_share)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{share} must be a number from 0 to 1, not {value}")
