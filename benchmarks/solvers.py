@@ -17,7 +17,6 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from nextstep.engine import decode
 from nextstep.engine.decode import DecodeSettings, TokenSampler, decode_tokens
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
@@ -87,9 +86,7 @@ def main() -> None:
         TokenSampler(model, DecodeSettings(grid, solver, guidance), how.branches)
         for solver in tried
     ]
-    decode.TokenSampler = lambda *_: recorder  # type: ignore[misc,assignment]
-    right = decode_tokens(model, rows, how, KeyedNoise(keys, 1, size))
-    decode.TokenSampler = TokenSampler  # type: ignore[misc]
+    right = decode_tokens(model, rows, how, KeyedNoise(keys, 1, size), sampler=recorder)
     with torch.inference_mode():
         shown = [pipeline.image_tokenizer.decode_tokens(row[None], grid) for row in right]
     table = []

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from nextstep import NextStepPipeline
+from nextstep.evaluate.world.answering import Model, round_trip
+from nextstep.evaluate.world.run import Plan, evaluate
+from nextstep.evaluate.world.scoring import Scorer
+from nextstep.evaluate.world.seeing import shipped_eye
+from nextstep.evaluate.world.sheets import answers_sheet
 from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS, default_caption
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import (
@@ -19,6 +26,11 @@ from nextstep.world.vocabulary import (
     is_held_out,
     sample_objects,
 )
+
+WORLD = {
+    "drawing": 8, "editing": 6, "story": 10, "next_state": 10, "recall": 10, "reading": 8,
+}  # fmt: skip
+"""Groups of tasks of the emoji world, and how many of the first items of each task are shown."""
 
 SHEET_STYLES = ("noto", "3d", "mono")
 SEED = 1
@@ -108,6 +120,17 @@ def sheet(cells: list[Cell], columns: int) -> Image.Image:
     return canvas
 
 
+def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
+    """Answers to the first items of a group's tasks, framed green where the world's eye agrees."""
+    size, tokenizer, count = pipeline.defaults.height, pipeline.image_tokenizer, WORLD[group]
+    plan = Plan.of([group], ["seen"], count, SEED, size)
+    scorer = Scorer(shipped_eye(), size, lambda picture: round_trip(picture, tokenizer))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "answers"
+        results = evaluate(plan, Model(pipeline, size), scorer, folder, pipeline.model_hash)
+        return answers_sheet(folder, results, plan.pairs, count)
+
+
 def main() -> None:
     """Write the sheets that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -116,16 +139,16 @@ def main() -> None:
     parser.add_argument("--sheets", nargs="*", help="default: all")
     args = parser.parse_args()
     pipeline = NextStepPipeline.from_pretrained(args.model)
-    makers: dict[str, tuple[Callable[[], list[Cell]], int]] = {
-        "singles": (lambda: pictures_of(single_scenes(), pipeline), 12),
-        "held-out": (lambda: pictures_of(held_out_scenes(), pipeline), 9),
-        "style": (lambda: edits(pipeline, 30, style_edits=True), 5),
-        "background": (lambda: edits(pipeline, 30, style_edits=False), 5),
+    makers: dict[str, Callable[[], Image.Image]] = {
+        "singles": lambda: sheet(pictures_of(single_scenes(), pipeline), 12),
+        "held-out": lambda: sheet(pictures_of(held_out_scenes(), pipeline), 9),
+        "style": lambda: sheet(edits(pipeline, 30, style_edits=True), 5),
+        "background": lambda: sheet(edits(pipeline, 30, style_edits=False), 5),
+        **{group: partial(world, group, pipeline) for group in WORLD},
     }
     args.output.mkdir(parents=True, exist_ok=True)
     for name in args.sheets or makers:
-        make, columns = makers[name]
-        sheet(make(), columns).save(args.output / f"{name}.png")
+        makers[name]().save(args.output / f"{name}.png")
         print(f"wrote {args.output / name}.png", flush=True)
 
 

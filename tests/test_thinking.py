@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,7 +37,7 @@ def test_it_is_what_a_session_writes(tiny_pipeline: NextStepPipeline) -> None:
     sources = [parts.encode_picture(RED), parts.encode_picture(BLUE)]
     settings = parts.defaults.edit.with_values(think=True)
     edit = Edit(sources, "<image_1> like <image_0>")
-    (text,), after = think(parts.model, parts.text_tokenizer, [edit], settings)
+    (text,), after = think(parts.model, parts.text_tokenizer, [edit], settings, (2, 2))
     assert after == settings.with_values(think=False)
     session = Session(parts.model, parts.text_tokenizer)
     session.read_picture(ReadPicture(*sources[1]))
@@ -58,6 +60,48 @@ def test_engine_and_pipeline_think_the_same(
         [[RED], [BLUE]], ["make it blue", "two cats"], height=32, width=32, think=True
     )
     assert each[0].settings["prompt"] == request.prompt
+
+
+def test_turns_of_edits_think_too(tiny_pipeline: NextStepPipeline) -> None:
+    """In a conversation, alone and side by side, the first turn is the pipeline's edit."""
+    edited = tiny_pipeline.edit(RED, "make it blue", seed=3, think=True)[0]
+    told = tiny_pipeline.conversation(seed=3, think=True)
+    told.read(RED)
+    first, second = told.edit("make it blue"), told.edit("two cats")
+    apart = np.asarray(first.image).astype(int) - np.asarray(edited.image)
+    assert np.abs(apart).max() <= 1
+    assert first.settings["prompt"] == f"<image>{edited.settings['prompt']}"
+    lines = second.settings["prompt"].split("<image>")
+    assert lines[:2] == ["", edited.settings["prompt"]]
+    assert lines[2].startswith("two cats\n") and len(lines[2]) > 9
+    told = tiny_pipeline.conversation(seed=3, think=False)
+    told.read(RED)
+    assert told.edit("make it blue").settings["prompt"] == "<image>make it blue"
+    with pytest.raises(NextStepError, match="no picture yet"):
+        tiny_pipeline.conversation().edit("make it blue")
+
+    edits = tiny_pipeline.defaults.edit
+    tiny_pipeline.defaults = replace(tiny_pipeline.defaults, edit=edits.with_values(think=True))
+    together = tiny_pipeline.conversations([3, 4])
+    together.read(0, RED)
+    together.read(1, BLUE)
+    size = first.image.height, first.image.width
+    together.read_edits({0: "make it blue", 1: "a dog"}, size)
+    made = together.take_turns({0: size, 1: size})
+    assert np.abs(np.asarray(made[0]).astype(int) - np.asarray(first.image)).max() <= 1
+    together.read_edits({0: "two cats"}, size)
+    assert "".join(together.transcripts[0].said) == second.settings["prompt"]
+
+
+def test_no_thought_where_there_is_no_room(tiny_pipeline: NextStepPipeline) -> None:
+    most, text = tiny_pipeline.model.config.max_position_embeddings, "a"
+    while len(tiny_pipeline.text_tokenizer.encode(text)) < most - 28:
+        text += " a"
+    made = tiny_pipeline.edit(RED, text, think=True)[0]
+    assert made.settings["prompt"] == text
+    told = tiny_pipeline.conversation(think=True)
+    told.read(RED)
+    assert told.edit(text).settings["prompt"] == f"<image>{text}"
 
 
 def test_what_is_written_names_no_picture(

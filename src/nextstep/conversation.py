@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
 from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.text.sequence import thought
+from nextstep.thinking import AROUND, LONGEST, with_line
 
 if TYPE_CHECKING:
     from nextstep.conversations import Conversations
@@ -117,6 +120,39 @@ class Conversation:
         self.drawn += 1
         pixels = self.pipeline.image_tokenizer.decode_tokens(picture.tokens[None], grid)
         return GeneratedPicture(pictures.to_pictures(pixels)[0], record)
+
+    def edit(
+        self,
+        instruction: str,
+        height: int | None = None,
+        width: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> GeneratedPicture:
+        """Take up an instruction and draw the changed picture.
+
+        With the setting `think` the model first writes what the picture will show, on a line behind
+        the instruction where it has room, see `thinking`; `draw` alone never does that.
+
+        Args:
+            instruction: how to change what was read or drawn before.
+            height, width, on_progress: see `draw`.
+
+        Raises:
+            NextStepError: when there is no picture yet.
+        """
+        session = self.session
+        if not session.pictures:
+            raise NextStepError("there is no picture yet to be changed: read or draw one first")
+        before, tokens = len(session), math.prod(self._grid(height, width))
+        session.read_text(thought(instruction, ""))
+        room = self.pipeline.model.config.max_position_embeddings - len(session) - tokens - AROUND
+        text = instruction
+        if self._settings().think and room > 0:
+            written = session.write_text(min(LONGEST, room)).ids
+            text = with_line(self.pipeline.text_tokenizer, instruction, written)
+        session.rewind(before)
+        self.read(text)
+        return self.draw(height, width, on_progress)
 
     def go_on(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from PIL import Image
 from nextstep.conversation import Part, Turns, text_choice
 from nextstep.drawing import Engine, PictureEvent
 from nextstep.engine.scheduler import Limits
-from nextstep.engine.session import ReadPicture
+from nextstep.engine.session import ReadPicture, greedy
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
+from nextstep.text.sequence import thought
+from nextstep.thinking import AROUND, LONGEST, with_line
 from nextstep.transcript import Transcript
 
 Turn = tuple[int, int] | int
@@ -58,6 +61,37 @@ class Conversations:
             else:
                 self.transcripts[which].add_picture(self._encoded(part))
 
+    def read_edits(self, instructions: Mapping[int, str], size: tuple[int, int]) -> None:
+        """Let conversations take up how their next picture, drawn in a turn, changes the last.
+
+        With the setting `think` of edits every model first writes what its picture will show, see
+        `thinking`; all of them do so side by side.
+
+        Args:
+            instructions: number of a conversation -> text.
+            size: (height, width) of the pictures to come, in pixels.
+
+        Raises:
+            NextStepError: when one becomes too long or its numbers are not finite.
+        """
+        texts = dict(instructions)
+        if self.pipeline.defaults.edit.think:
+            tokens = math.prod(self.pipeline.grid(*size, size))
+            most = self.engine.model.config.max_position_embeddings - tokens - AROUND
+            tickets = {}
+            for which, text in instructions.items():
+                told = self.transcripts[which].copy()
+                told.add_text(thought(text, ""))
+                if most > len(told.ids):
+                    job = told.text_job(min(LONGEST, most - len(told.ids)), greedy, pictures=True)
+                    tickets[self.engine.submit_job(job)] = which
+            for which, event in self._finished(tickets):
+                texts[which] = with_line(
+                    self.pipeline.text_tokenizer, instructions[which], event.ids
+                )
+        for which, text in texts.items():
+            self.read(which, text)
+
     def take_turns(self, turns: Mapping[int, Turn]) -> dict[int, str | Image.Image]:
         """Let conversations go on by a text, drawn of the likeliest ids, or a picture each.
 
@@ -71,14 +105,16 @@ class Conversations:
             NextStepError: when one becomes too long or its numbers are not finite.
         """
         tickets = {self._submit(which, turn): which for which, turn in turns.items()}
-        made = {}
+        made = {w: self._keep(w, turns[w], event) for w, event in self._finished(tickets)}
+        return {which: made[which] for which in turns}
+
+    def _finished(self, tickets: Mapping[int, int]) -> Iterator[tuple[int, PictureEvent]]:
+        """(number of a conversation, what came) as jobs end, whose tickets are given."""
         for event in self.engine.run_until_idle():
             if event.kind == "failed":
                 raise NextStepError(event.message)
             if event.kind == "finished":
-                which = tickets[event.ticket]
-                made[which] = self._keep(which, turns[which], event)
-        return {which: made[which] for which in turns}
+                yield tickets[event.ticket], event
 
     def _submit(self, which: int, turn: Turn) -> int:
         transcript, seed = self.transcripts[which], self.seeds[which]

@@ -152,7 +152,7 @@ class Engine:
             kept = masked_source(opened[0], first, grid, masks.read_mask(mask), side)
         if sources:
             edit = Edit([(source.tokens, source.grid) for source in sources], prompt)
-            [prompt], chosen = think(self.model, self.text_tokenizer, [edit], chosen)
+            [prompt], chosen = think(self.model, self.text_tokenizer, [edit], chosen, grid)
         elif chosen.think:
             raise NextStepError(ONLY_EDITS)
         deadline = self.scheduler.clock() + seconds

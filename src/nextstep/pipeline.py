@@ -266,7 +266,7 @@ class NextStepPipeline(Turns):
         self, asked: list[Edit], seeds: list[int], each: int, grid: Grid,
         settings: GenerationSettings,
     ) -> tuple[list[_Job], GenerationSettings]:  # fmt: skip
-        texts, settings = think(self.model, self.text_tokenizer, asked, settings)
+        texts, settings = think(self.model, self.text_tokenizer, asked, settings, grid)
         jobs = []
         for (sources, _), text, seed in zip(asked, texts, seeds, strict=True):
             written = with_positive(text, settings)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def record(
         "index": index,
         "height": size[0],
         "width": size[1],
-        **asdict(settings),
+        **settings.recorded(),
         "model": model_hash,
         **(adapter or {}),
         "dtype": dtype,

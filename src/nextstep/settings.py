@@ -11,6 +11,7 @@ from nextstep.engine.decode import DecodeSettings
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json
 from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.multistep import Table, steps_of
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
 
 FILE = "generation.json"
@@ -23,6 +24,7 @@ class GenerationSettings:
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
         solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
+        table: of the solver `multistep` with as many steps as the table has; others ignore it.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
         think: before an edit let the model write what the picture will show, see `thinking`.
@@ -41,6 +43,7 @@ class GenerationSettings:
     shift: float = 1.0
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
+    table: Table = ()
     token_norm: bool = True
     lookahead: int = 1
     tolerance: float = DEFAULT_TOLERANCE
@@ -49,15 +52,18 @@ class GenerationSettings:
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "table", tuple(self.table))  # JSON knows lists alone
         # Building them checks every value before any work is done.
         _ = self.solver_settings, self.guidance_settings, self._lookahead
 
     @property
     def solver_settings(self) -> SolverSettings:
         """The solver's part."""
+        fits = self.table and self.solver == "multistep" and steps_of(self.table) == self.steps
         return SolverSettings(
-            self.solver, self.steps, self.shift, self.noise_level, self.noise_scale
-        )
+            self.solver, self.steps, self.shift, self.noise_level, self.noise_scale,
+            self.table if fits else (),
+        )  # fmt: skip
 
     @property
     def guidance_settings(self) -> GuidanceSettings:
@@ -67,6 +73,13 @@ class GenerationSettings:
     @property
     def _lookahead(self) -> Lookahead:
         return Lookahead(self.lookahead, self.tolerance)
+
+    def recorded(self) -> dict[str, Any]:
+        """All values as a picture's record keeps them: a table only where it was used."""
+        values = asdict(self)
+        if not self.solver_settings.table:
+            del values["table"]
+        return values
 
     def decoding(self, grid: tuple[int, int], has_images: bool) -> DecodeSettings:
         """What the decoding loop is told.
@@ -87,6 +100,8 @@ class GenerationSettings:
     def with_values(self, **changes: Any) -> GenerationSettings:
         """A copy in which every value that is not None replaces the one here.
 
+        The solver `multistep` takes the number of steps of its table where none is given.
+
         Raises:
             ValueError: for an unknown name or a value out of range.
         """
@@ -96,7 +111,10 @@ class GenerationSettings:
                 raise ValueError(
                     f"unknown setting '{name}'; choose from {', '.join(sorted(known))}"
                 )
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+        told = {k: v for k, v in changes.items() if v is not None}
+        if told.get("solver") == "multistep" and "steps" not in told and self.table:
+            told["steps"] = steps_of(self.table)
+        return replace(self, **told)
 
 
 @dataclass(frozen=True)

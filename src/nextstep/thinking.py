@@ -10,6 +10,7 @@ Legend: n image tokens of a source, D values per token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from nextstep.settings import GenerationSettings
     from nextstep.text.tokenizer import TextTokenizer
 
-LONGEST = 64
-"""Ids of a thought at most."""
+LONGEST = 96
+"""Ids of a thought at most; less where the model's length leaves less beside the picture."""
+AROUND = 16
+"""Positions kept free for what stands around a picture's tokens."""
 ONLY_EDITS = "only edits can think first; leave 'think' out"
 
 
@@ -50,40 +53,46 @@ def think(
     tokenizer: TextTokenizer,
     edits: Sequence[Edit],
     settings: GenerationSettings,
+    grid: tuple[int, int],
 ) -> tuple[list[str], GenerationSettings]:
     """Instructions as they are drawn, and the settings to draw them with.
 
     Args:
         model, tokenizer: that belong together.
         edits: written about side by side.
-        settings: with `think` the likeliest line is added to each instruction; it may be none.
+        settings: with `think` the likeliest line is added to each instruction; it may be none, and
+            is none where the model's length leaves no room for one.
+        grid: of the results.
 
     Returns:
         The instructions, and the settings without `think`, which is done then.
-
-    Raises:
-        NextStepError: when an instruction leaves the model no room to write.
     """
     if not settings.think:
         return [edit.instruction for edit in edits], settings
     scheduler = Scheduler(model, Limits(2**62), check=False)
-    tickets = {scheduler.submit(_job(tokenizer, edit)): edit.instruction for edit in edits}
-    written = dict.fromkeys(tickets, "")
+    texts, tickets = [edit.instruction for edit in edits], dict[int, int]()
+    for place, edit in enumerate(edits):
+        job = _job(tokenizer, edit, model.config.max_position_embeddings - AROUND - math.prod(grid))
+        if job is not None:
+            tickets[scheduler.submit(job)] = place
     for event in scheduler.run_until_idle():
         if event.kind == "failed":
             raise NextStepError(event.message)
         if event.kind == "finished":
-            # A tag would stand for a picture that nobody gave.
-            line = grammar.IMAGE_TAG.sub(" ", tokenizer.decode(list(event.ids)))
-            written[event.ticket] = " ".join(line.split())
-    texts = [
-        grammar.thought(instruction, written[ticket]) if written[ticket] else instruction
-        for ticket, instruction in tickets.items()
-    ]
+            place = tickets[event.ticket]
+            texts[place] = with_line(tokenizer, texts[place], event.ids)
     return texts, replace(settings, think=False)
 
 
-def _job(tokenizer: TextTokenizer, edit: Edit) -> TextJob:
+def with_line(tokenizer: TextTokenizer, instruction: str, written: Sequence[int]) -> str:
+    """An instruction with the line whose ids were written; without it when that is empty."""
+    # A tag would stand for a picture that nobody gave.
+    line = " ".join(grammar.IMAGE_TAG.sub(" ", tokenizer.decode(list(written))).split())
+    return grammar.thought(instruction, line) if line else instruction
+
+
+def _job(tokenizer: TextTokenizer, edit: Edit, room: int) -> TextJob | None:
+    """The line as text to write; None where it and what stands before take more than `room`."""
     grids = [grid for _, grid in edit.sources]
     asked = grammar.thought(edit.instruction, "")
     *parts, _ = grammar.editing(asked, grids, (1, 1))
@@ -95,4 +104,5 @@ def _job(tokenizer: TextTokenizer, edit: Edit) -> TextJob:
     prompt = Prompt(
         list(ids), [edit.sources[k][0] for k in order], [edit.sources[k][1] for k in order]
     )
-    return TextJob(prompt, LONGEST, greedy, forbidden, ends)
+    longest = min(LONGEST, room - len(ids))
+    return TextJob(prompt, longest, greedy, forbidden, ends) if longest > 0 else None

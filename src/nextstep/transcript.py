@@ -40,6 +40,12 @@ class Transcript:
         self.pictures: list[ReadPicture] = []
         self.said: list[str] = []
 
+    def copy(self) -> Transcript:
+        """One that goes on from here; this one stays as it is."""
+        other = Transcript(self.tokenizer)
+        other.ids, other.pictures, other.said = [*self.ids], [*self.pictures], [*self.said]
+        return other
+
     def add_text(self, text: str) -> None:
         """A text that was given."""
         self.ids += self._ids([Text(text)])

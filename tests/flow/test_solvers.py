@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nextstep.flow.grid import shift_time, uniform_grid, v1_grid
+from nextstep.flow.multistep import adams_bashforth, steps_of, table_length
 from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times, solve
 
-DETERMINISTIC = ("ode", "midpoint", "heun", "ab2")
+DETERMINISTIC = ("ode", "midpoint", "heun", "ab2", "multistep")
 
 
 def stream(seed: int, shape: tuple[int, ...]) -> tuple[list[Tensor], object]:
@@ -43,7 +46,9 @@ def test_field_linear_in_time_is_exact_for_second_order(name: str) -> None:
     assert torch.allclose(x, taken[0] + 2.5, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "order"), [("ode", 1), ("midpoint", 2), ("heun", 2), ("ab2", 2)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("ode", 1), ("midpoint", 2), ("heun", 2), ("ab2", 2), ("multistep", 2)]
+)
 @pytest.mark.parametrize("shift", [1.0, 2.0])
 def test_order_of_convergence(name: str, order: int, shift: float) -> None:
     """dx/dt = a(t) x has x(1) = x(0) exp(integral a); half the step, error / 2^order."""
@@ -56,6 +61,60 @@ def test_order_of_convergence(name: str, order: int, shift: float) -> None:
 
     measured = math.log2(error(64) / error(128))
     assert abs(measured - order) < 0.2
+
+
+def test_a_table_is_the_rule_that_is_applied() -> None:
+    """x_1 = x_0 + t_1 v_0; x_2 = x_1 + c_10 v_0 + (1 - t_1 - c_10) v_1."""
+    taken, draw = stream(3, (4,))
+    settings = SolverSettings("multistep", 2, table=(0.3, -0.2))
+    velocity = lambda x, t: (t + 1) * x  # noqa: E731
+    x = solve(velocity, draw, settings)
+    v0 = taken[0]
+    x1 = taken[0] + 0.3 * v0
+    assert torch.allclose(x, x1 - 0.2 * v0 + 0.9 * 1.3 * x1, atol=1e-12)
+    assert question_times(settings) == [0.0, 0.3]
+
+
+@given(
+    st.lists(st.floats(0.01, 0.99), min_size=1, max_size=8, unique=True),
+    st.integers(0, 2**31),
+)
+def test_any_table_is_exact_for_constant_velocity(times: list[float], seed: int) -> None:
+    steps = len(times) + 1
+    rows = torch.randn(
+        table_length(steps) - len(times), generator=torch.Generator().manual_seed(seed)
+    )
+    table = (*sorted(times), *rows.tolist())
+    assert steps_of(table) == steps
+    taken, draw = stream(5, (3,))
+    c = torch.full((3,), -1.3, dtype=torch.float64)
+    x = solve(lambda x, t: c, draw, SolverSettings("multistep", steps, table=table))
+    assert torch.allclose(x, taken[0] + c, atol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.2])
+def test_the_rule_without_a_table_has_one(shift: float) -> None:
+    velocity = gaussian_velocity(0.2, 0.5)
+    made = [
+        solve(velocity, stream(6, (5,))[1], SolverSettings("multistep", 6, shift, table=table))
+        for table in ((), adams_bashforth(6, shift))
+    ]
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ((0.5,), "cannot have a table of 1 numbers"),
+        ((0.3, 0.6, 0.0, 0.0, 0.0), "has 3 steps, not 2"),
+        ((0.0, 0.1), "rising times"),
+        ((1.0, 0.1), "rising times"),
+        ((0.5, math.nan), "finite numbers"),
+    ],
+)
+def test_a_table_that_is_no_rule_is_refused(table: tuple[float, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        SolverSettings("multistep", 2, table=table)
 
 
 def gaussian_velocity(mean: float, std: float):

@@ -100,6 +100,7 @@ def decode_tokens(
     noise: NoiseSource,
     on_token: OnToken | None = None,
     given: Given | None = None,
+    sampler: TokenSampler | None = None,
 ) -> Tensor:
     """Sample the pictures of one batch together.
 
@@ -110,6 +111,7 @@ def decode_tokens(
         noise: draws for the B pictures; nothing else is random.
         on_token: called with (tokens done, tokens so far [B, done, D]).
         given: tokens that every picture takes as they are.
+        sampler: what samples a token; None for the usual.
 
     Returns:
         [B, N, D] fp32.
@@ -120,7 +122,7 @@ def decode_tokens(
     branches = settings.branches
     rows = [prompt for name in branches for prompt in prompts[name]]
     state, hidden = _prefill(model, rows, settings.grid)
-    sampler = TokenSampler(model, settings, branches)
+    sampler = sampler or TokenSampler(model, settings, branches)
     tokens: list[Tensor] = []
     for index in range(settings.tokens):
         draws = noise.token(index)

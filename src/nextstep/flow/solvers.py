@@ -15,6 +15,8 @@ Released variants (four code lines disagree, docs/concepts/solvers.md):
 Ours:
     midpoint, heun   second order, two velocities a step
     ab2              second order Adams-Bashforth on an uneven grid, one velocity a step
+    multistep        a rule given by a table of numbers, see `multistep`; without one `ab2` begun by
+                     Euler's step
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from nextstep.flow import multistep
 from nextstep.flow.grid import V1_LAST_TIME, uniform_grid, v1_grid
+from nextstep.flow.multistep import Table
 from nextstep.flow.path import predicted_data, predicted_noise
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -50,6 +54,7 @@ class SolverSettings:
         noise_level: strength of `sde` and `cps`; the others ignore it.
         noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
             what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
+        table: of `multistep` with as many steps, whose times then need no shift; empty for none.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -60,14 +65,16 @@ class SolverSettings:
     shift: float = 1.0
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
+    table: Table = ()
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
             raise ValueError(f"unknown solver '{self.name}'; choose from {', '.join(SOLVERS)}")
         least = 2 if self.name == "v1" else 1
-        if not least <= self.steps <= MAX_STEPS:
+        most = multistep.MAX_STEPS if self.name == "multistep" else MAX_STEPS
+        if not least <= self.steps <= most:
             raise ValueError(
-                f"steps must be at least {least} and at most {MAX_STEPS} for solver "
+                f"steps must be at least {least} and at most {most} for solver "
                 f"'{self.name}', not {self.steps}"
             )
         if not SHIFT_RANGE[0] <= self.shift <= SHIFT_RANGE[1]:
@@ -79,6 +86,8 @@ class SolverSettings:
             raise ValueError(f"noise level must lie between 0 and 1, not {self.noise_level}")
         if not (math.isfinite(self.noise_scale) and 0 <= self.noise_scale <= 2):
             raise ValueError(f"noise scale must lie between 0 and 2, not {self.noise_scale}")
+        if self.table:
+            multistep.check_table(self.table, self.steps)
 
     @property
     def draws(self) -> int:
@@ -224,6 +233,16 @@ def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
+def _solve_multistep(draw: Draw, settings: SolverSettings) -> Questions:
+    table = settings.table or multistep.adams_bashforth(settings.steps, settings.shift)
+    x, velocities = draw(), list[Tensor]()
+    for t, row in zip(*multistep.rule(table, settings.steps), strict=True):
+        velocities.append((yield x, t))
+        for share, v in zip(row, velocities, strict=True):
+            x = x + share * v if share else x
+    return x
+
+
 SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
     "v1": _solve_v1,
     "v1.1": _solve_v1_1,
@@ -233,4 +252,5 @@ SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
     "midpoint": _solve_midpoint,
     "heun": _solve_heun,
     "ab2": _solve_ab2,
+    "multistep": _solve_multistep,
 }

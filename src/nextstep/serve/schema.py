@@ -35,7 +35,9 @@ class Sampling(Strict):
     guidance: Finite | None = None
     image_guidance: Finite | None = None
     schedule: Literal["constant", "linear", "linear-rising"] | None = None
-    solver: Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2"] | None = None
+    solver: (
+        Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2", "multistep"] | None
+    ) = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     shift: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None

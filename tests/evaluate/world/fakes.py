@@ -79,6 +79,11 @@ class FakeConversations:
         part = self._next(which)
         assert given == part.text if isinstance(part, Said) else isinstance(given, Image.Image)
 
+    def read_edits(self, instructions: dict[int, str], size: tuple[int, int]) -> None:
+        assert size == (SIZE, SIZE)
+        for which, text in instructions.items():
+            self.read(which, text)
+
     def take_turns(self, turns: dict[int, Any]) -> dict[int, str | Image.Image]:
         return {which: self._turn(which, turn) for which, turn in turns.items()}
 

@@ -141,18 +141,24 @@ class Model:
         outputs: list[list[Output]] = [[] for _ in questions]
         while True:
             turns: dict[int, tuple[int, int] | int] = {}
+            edits: dict[int, str] = {}
             for number, one in enumerate(questions):
                 if len(outputs[number]) == len(one.asked):
                     continue
                 place = one.asked[len(outputs[number])]
-                for part in one.example.parts[places[number] : place]:
-                    given = part.text if isinstance(part, Said) else self._shown(part)
-                    talks.read(number, given)
                 picture = isinstance(one.example.parts[place], Shown)
+                for part in one.example.parts[places[number] : place]:
+                    if isinstance(part, Shown):
+                        talks.read(number, self._shown(part))
+                    elif TASKS[one.task].group == "editing" and picture:
+                        edits[number] = part.text
+                    else:
+                        talks.read(number, part.text)
                 turns[number] = (self.size, self.size) if picture else MOST_WORDS
                 places[number] = place + 1
             if not turns:
                 return [tuple(made) for made in outputs]
+            talks.read_edits(edits, (self.size, self.size))
             for number, made in talks.take_turns(turns).items():
                 outputs[number].append(made.strip() if isinstance(made, str) else np.asarray(made))
 

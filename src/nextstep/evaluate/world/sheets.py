@@ -62,20 +62,34 @@ def write_answers(folder: Path, results: Results, count: int) -> list[Path]:
         results: of the evaluation.
         count: items of a sheet at most.
     """
-    kept, scores = Kept(folder, read_json(folder / "plan.json")), results.scores()
-    size = results.plan.size
     (folder / "sheets").mkdir(exist_ok=True)
     written = []
     for task, split in results.plan.pairs:
-        cells = []
+        path = folder / "sheets" / f"{task}-{split}.png"
+        write_file(path, png_bytes(answers_sheet(folder, results, [(task, split)], count), {}))
+        written.append(path)
+    return written
+
+
+def answers_sheet(
+    folder: Path, results: Results, pairs: Sequence[tuple[str, str]], count: int
+) -> Image.Image:
+    """One sheet of the first answers of several tasks, in their order.
+
+    Args:
+        folder: of the evaluation.
+        results: of the evaluation.
+        pairs: (task, split) of each.
+        count: items of each at most.
+    """
+    kept, scores = Kept(folder, read_json(folder / "plan.json")), results.scores()
+    size, cells = results.plan.size, list[Cell]()
+    for task, split in pairs:
         for question in results.plan.questions(task, split)[:count]:
             answer = kept.read(question)
             if answer is not None:
                 cells.append(_cell(question, answer.outputs, scores[question.key], size))
-        path = folder / "sheets" / f"{task}-{split}.png"
-        write_file(path, png_bytes(sheet_of(cells, size, columns=10), {}))
-        written.append(path)
-    return written
+    return sheet_of(cells, size, columns=10)
 
 
 def _cell(question: Question, outputs: Sequence[Output], score: float, size: int) -> Cell:
