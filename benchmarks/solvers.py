@@ -79,6 +79,8 @@ def main() -> None:
         return decode_tokens(model, rows, how, KeyedNoise(keys, solver.draws, size))
 
     tried = [SolverSettings(name, steps, asked.shift) for name, steps in TRIED]
+    if usual.table:
+        tried.append(usual.with_values(solver="multistep").solver_settings)
     how = DecodeSettings(grid, REFERENCE, guidance)
     recorder = Recorder(model, how, how.branches)
     recorder.distances = {}

@@ -62,7 +62,9 @@ def test_engine_and_pipeline_think_the_same(
     assert each[0].settings["prompt"] == request.prompt
 
 
-def test_turns_of_edits_think_too(tiny_pipeline: NextStepPipeline) -> None:
+def test_turns_of_edits_think_too(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a conversation, alone and side by side, the first turn is the pipeline's edit."""
     edited = tiny_pipeline.edit(RED, "make it blue", seed=3, think=True)[0]
     told = tiny_pipeline.conversation(seed=3, think=True)
@@ -80,8 +82,9 @@ def test_turns_of_edits_think_too(tiny_pipeline: NextStepPipeline) -> None:
     with pytest.raises(NextStepError, match="no picture yet"):
         tiny_pipeline.conversation().edit("make it blue")
 
-    edits = tiny_pipeline.defaults.edit
-    tiny_pipeline.defaults = replace(tiny_pipeline.defaults, edit=edits.with_values(think=True))
+    own = tiny_pipeline.defaults
+    thinking = replace(own, edit=own.edit.with_values(think=True))
+    monkeypatch.setattr(tiny_pipeline, "defaults", thinking)
     together = tiny_pipeline.conversations([3, 4])
     together.read(0, RED)
     together.read(1, BLUE)

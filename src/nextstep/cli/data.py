@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.report import counting
 
 if TYPE_CHECKING:
     from nextstep.data.build import BuildReport
@@ -78,7 +77,7 @@ def build(
     items = open_source(
         source, kind, form, image_column or (), caption_column, split, config, streaming
     )
-    with _counting("samples read", as_json) as counted:
+    with counting("samples read", as_json) as counted:
         report = build_set(
             items, target, name or target.name, kind, samples_per_shard, decode, threads, limit,
             on_item=lambda item: counted(),
@@ -111,7 +110,7 @@ def check(
     if histogram is not None:
         output_paths(histogram, 1)
     shards = _open(folder, kind)
-    with _counting("samples checked", as_json, len(shards)) as counted:
+    with counting("samples checked", as_json, len(shards)) as counted:
         report = check_set(shards, decode, threads, counted)
     if histogram is not None:
         from nextstep.data.sheet import histogram_chart
@@ -180,27 +179,6 @@ def _quiet_pillow() -> None:
     from PIL import Image
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-@contextmanager
-def _counting(label: str, quiet: bool, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; nothing when quiet."""
-    if quiet:
-        yield lambda: None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn(
-            "{task.completed:,}" + (f" of {total:,} {label}" if total else f" {label}")
-        ),
-        bars.BarColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _tell_built(report: BuildReport) -> None:

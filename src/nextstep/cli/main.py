@@ -19,6 +19,7 @@ from nextstep.cli import (
     edit,
     evaluate,
     finetune,
+    fit_solver,
     generate,
     info,
     plan,
@@ -53,6 +54,7 @@ app.add_typer(evaluate.eval_app, name="eval")
 app.command("serve")(serve.command)
 app.command("train")(train.command)
 app.command("finetune")(finetune.command)
+app.command("fit-solver")(fit_solver.command)
 app.command("plan")(plan.command)
 app.command("show-settings")(show_settings.command)
 app.command("replay")(replay.replay_command)

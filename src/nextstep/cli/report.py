@@ -37,18 +37,50 @@ def output_paths(output: Path, count: int) -> list[Path]:
 
 def _check_output(path: Path) -> None:
     """Refuse an output that cannot be written."""
-    import os
-
     from nextstep.errors import NextStepError
 
     if path.suffix.lower() != ".png":
         raise NextStepError(f"pictures are written as PNG; '{path}' does not end in .png")
     if path.is_dir():
         raise NextStepError(f"{path} is a folder, not a file to write")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Make sure that a file can be written there, before any work is done.
+
+    Raises:
+        NextStepError: when its folder is missing or read-only.
+    """
+    import os
+
+    from nextstep.errors import NextStepError
+
     if not path.parent.is_dir():
         raise NextStepError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise NextStepError(f"the folder {path.parent} may not be written")
+
+
+@contextmanager
+def counting(label: str, quiet: bool, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, called once a piece; nothing when quiet."""
+    if quiet:
+        yield lambda: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn(
+            "{task.completed:,}" + (f" of {total:,} {label}" if total else f" {label}")
+        ),
+        bars.BarColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 @contextmanager

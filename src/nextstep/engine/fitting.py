@@ -9,7 +9,6 @@ Legend: M tokens, b branches, D values per token, E hidden size, W head width, S
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from nextstep.model.nextstep import NextStepModel
 
 TEACHER = SolverSettings("midpoint", 50)
 """100 evaluations: on the nano model a hundredth of the distance that 8 steps of `ab2` have."""
+MOST_STEPS = 16
+"""More steps need no fit."""
 LEAST_GAP = 1e-3
 """Times stay this far apart, as a share of their own part."""
 
@@ -188,7 +189,7 @@ def fit(
     """Find a rule of few steps.
 
     Args:
-        head: of the model, plain weights.
+        head: of the model in fp32, weights not packed.
         condition: hidden states [..., E] -> what the head is given, e.g. `image_condition`.
         samples: a fifth of them is kept for judging.
         steps: S, at least 2.
@@ -197,11 +198,12 @@ def fit(
         on_iteration: told (number, mean square).
 
     Raises:
-        NextStepError: when there are too few samples.
+        NextStepError: when there are too few samples, or too few or many steps.
     """
     if len(samples) < 20:
         raise NextStepError(f"{len(samples)} tokens are too few to fit a solver to")
-    head = copy.deepcopy(head).float().requires_grad_(False)
+    if not 2 <= steps <= MOST_STEPS:
+        raise NextStepError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(samples), generator=generator)
     held, own = order[: len(order) // 5], order[len(order) // 5 :]
@@ -209,26 +211,40 @@ def fit(
     optimizer = torch.optim.Adam(found.parameters(), rate)
     with torch.no_grad():
         conditions = head.embed_condition(condition(samples.hidden).float())
-        before = _error(found, head, conditions, samples, held).sqrt().item()
+        before = distance(found, head, conditions, samples, held).sqrt().item()
     for number in range(iterations):
         for group in optimizer.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / iterations))
         places = own[torch.randint(len(own), (min(batch, len(own)),), generator=generator)]
-        error = _error(found, head, conditions, samples, places)
+        error = distance(found, head, conditions, samples, places)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
         if on_iteration is not None:
             on_iteration(number, error.item())
     with torch.no_grad():
-        after = _error(found, head, conditions, samples, held).sqrt().item()
+        after = distance(found, head, conditions, samples, held).sqrt().item()
     return Fitted(found.table(), before, after)
 
 
-def _error(
-    found: Rule, head: FlowHead, conditions: Tensor, samples: Samples, places: Tensor
+def distance(
+    found: Rule,
+    head: FlowHead,
+    conditions: Tensor,
+    samples: Samples,
+    places: Tensor | None = None,
 ) -> Tensor:
-    """Mean square of the distance of a rule's tokens to the given ones."""
+    """Mean square of the distance of a rule's tokens to the given ones, [].
+
+    Args:
+        found: the rule.
+        head: of the model.
+        conditions: embedded, [b, M, W].
+        samples: what it is to make.
+        places: of those that count; None for all.
+    """
+    if places is None:
+        places = torch.arange(len(samples))
     part, own = samples.part(places), conditions[:, places]
     names, b = list(part.weights), len(own)
 

@@ -10,9 +10,10 @@ export const FRESH_EDIT = {
   picture: null, layer: null, brush: 24, erase: false, prompt: '', ...FRESH,
 };
 const SOLVERS = [
-  ['ab2', 'ab2, two steps back'], ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'],
-  ['ode', 'ode, plain Euler'], ['v1', 'v1, released'], ['v1.1', 'v1.1, released'],
-  ['sde', 'sde, noisy'], ['cps', 'cps, noise kept'],
+  ['ab2', 'ab2, two steps back'], ['multistep', "multistep, the model's own"],
+  ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'], ['ode', 'ode, plain Euler'],
+  ['v1', 'v1, released'], ['v1.1', 'v1.1, released'], ['sde', 'sde, noisy'],
+  ['cps', 'cps, noise kept'],
 ];
 const SEEDS = 2 ** 31;
 

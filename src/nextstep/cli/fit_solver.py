@@ -1,0 +1,145 @@
+"""`nextstep fit-solver`: a solver of few steps for one model."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextstep.cli import options as o
+from nextstep.cli import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nextstep.engine.fitting import Samples
+    from nextstep.pipeline import NextStepPipeline
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Model folder whose generation.json gets it.")],
+    steps: Annotated[int, typer.Option(help="Evaluations of the flow head for a token.")] = 5,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file, a prompt a line, of pictures to fit to; "
+                                  "default scenes of the emoji world.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="How many; prompts come again.")] = 24,
+    iterations: Annotated[int, typer.Option(min=1, help="Of the fit.")] = 300,
+    batch_size: o.BatchSize = 8,
+    seed: o.Seed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the settings here instead.",
+                                  rich_help_panel=o.OUTPUT_PANEL)
+    ] = None,
+    vae: o.Vae = None,
+    as_json: o.Json = False,
+) -> None:  # fmt: skip
+    """Fit a solver of few steps to one of many, and make it the model's own for drawing.
+
+    Pictures are drawn with 100 evaluations a token; then times and sums of a multistep rule are
+    found that make the same tokens of the same noise. Edits can use it too (--solver multistep).
+    """
+    from dataclasses import replace
+
+    from nextstep.engine.fitting import MOST_STEPS, fit
+    from nextstep.files import write_json
+    from nextstep.folders import find_folder, load_parts
+    from nextstep.model.native.quantising import pack_for_sampling
+    from nextstep.pipeline import NextStepPipeline
+    from nextstep.settings import FILE
+
+    if not 2 <= steps <= MOST_STEPS:
+        raise ValueError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
+    folder = find_folder(model)
+    path = output or folder / FILE
+    report.check_folder_of(path)
+    texts = _prompts(prompts, pictures, seed)
+    parts = load_parts(folder, o.parse_dtype("fp32"), vae=vae)
+    head = copy.deepcopy(parts.model.image_head).requires_grad_(False)
+    pipeline = NextStepPipeline(*parts)
+    pack_for_sampling(parts.model)
+    with report.counting("pictures", as_json, pictures) as told:
+        samples = _drawn(pipeline, texts, batch_size, seed, told)
+    with report.counting("iterations", as_json, iterations) as told:
+        found = fit(
+            head, parts.model.image_condition, samples, steps, iterations, seed=seed,
+            on_iteration=lambda number, error: told(),
+        )  # fmt: skip
+    own = parts.defaults
+    drawing = own.generate.with_values(
+        solver="multistep", steps=steps, shift=1.0, table=found.table
+    )
+    edit = own.edit.with_values(table=found.table)
+    settings = replace(own, generate=drawing, edit=edit)
+    write_json(path, settings.to_dict())
+    figures = {
+        "steps": steps, "tokens": len(samples), "before": round(found.before, 5),
+        "after": round(found.after, 5), "table": list(found.table), "written": str(path),
+    }  # fmt: skip
+    typer.echo(
+        json.dumps(figures) if as_json else
+        f"distance of a token to that of 100 evaluations: {found.before:.4f} with {steps} steps of "
+        f"Adams-Bashforth, {found.after:.4f} with the fitted rule\nwrote {path}"
+    )  # fmt: skip
+
+
+def _prompts(file: Path | None, count: int, seed: int) -> list[str]:
+    """So many prompts, those of the file in turn.
+
+    Raises:
+        NextStepError: when it holds none or cannot be read as text.
+    """
+    import random
+    from itertools import cycle, islice
+
+    from nextstep.errors import NextStepError
+    from nextstep.world.captions import default_caption
+    from nextstep.world.singles_source import trained_scenes
+
+    if file is None:
+        scenes = random.Random(seed).sample(trained_scenes(), k=count)
+        return [default_caption(*scene) for scene in scenes]
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise NextStepError(f"{file} is no text in UTF-8") from None
+    if not any(lines):
+        raise NextStepError(f"{file} holds no prompts")
+    return list(islice(cycle(filter(None, lines)), count))
+
+
+def _drawn(
+    pipeline: NextStepPipeline, texts: list[str], together: int, seed: int, told: Callable[[], None]
+) -> Samples:
+    """Tokens of a picture of every prompt."""
+    import torch
+
+    from nextstep.engine.fitting import TEACHER, Samples, record
+    from nextstep.flow.noise import KeyedNoise
+    from nextstep.requests import Request
+
+    own, config = pipeline.defaults, pipeline.model.config
+    grid = pipeline.grid(None, None, (own.height, own.width))
+    settings = own.generate.with_values(
+        solver=TEACHER.name, steps=TEACHER.steps, shift=1.0, lookahead=1
+    )
+    made = []
+    for start in range(0, len(texts), together):
+        requests = [
+            Request(text, grid, settings, seed, start + place)
+            for place, text in enumerate(texts[start : start + together])
+        ]
+        limit = config.max_position_embeddings
+        jobs = [request.job(pipeline.text_tokenizer, limit) for request in requests]
+        how = requests[0].decode
+        rows = {name: [job.prompts[name] for job in jobs] for name in how.branches}
+        keys = [(request.seed, request.index) for request in requests]
+        noise = KeyedNoise(keys, how.solver.draws, config.token_size)
+        with torch.inference_mode():
+            made.append(record(pipeline.model, rows, how, noise))
+        for _ in requests:
+            told()
+    return Samples.together(made)
