@@ -201,7 +201,7 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 5}, "has version 5, this program reads 4")]:
+    for told, word in [({}, "damaged"), ({"version": 6}, "has version 6, this program reads 5")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

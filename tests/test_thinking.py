@@ -66,6 +66,8 @@ def test_turns_of_edits_think_too(
     tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a conversation, alone and side by side, the first turn is the pipeline's edit."""
+    for module in ("thinking", "conversation", "conversations"):
+        monkeypatch.setattr(f"nextstep.{module}.LONGEST", 12)  # so that there is room for two
     edited = tiny_pipeline.edit(RED, "make it blue", seed=3, think=True)[0]
     told = tiny_pipeline.conversation(seed=3, think=True)
     told.read(RED)
@@ -79,8 +81,11 @@ def test_turns_of_edits_think_too(
     told = tiny_pipeline.conversation(seed=3, think=False)
     told.read(RED)
     assert told.edit("make it blue").settings["prompt"] == "<image>make it blue"
+    assert first.settings["think"] is False
     with pytest.raises(NextStepError, match="no picture yet"):
         tiny_pipeline.conversation().edit("make it blue")
+    with pytest.raises(NextStepError, match="no picture yet"):
+        tiny_pipeline.conversations([1]).read_edits({0: "make it blue"}, (32, 32))
 
     own = tiny_pipeline.defaults
     thinking = replace(own, edit=own.edit.with_values(think=True))
@@ -105,6 +110,30 @@ def test_no_thought_where_there_is_no_room(tiny_pipeline: NextStepPipeline) -> N
     told = tiny_pipeline.conversation(think=True)
     told.read(RED)
     assert told.edit(text).settings["prompt"] == f"<image>{text}"
+
+
+def test_a_positive_prompt_has_its_room(tiny_pipeline: NextStepPipeline) -> None:
+    most, text = tiny_pipeline.model.config.max_position_embeddings, "a"
+    while len(tiny_pipeline.text_tokenizer.encode(text)) < most - 90:
+        text += " a"
+    behind = "b " * 20
+    made = tiny_pipeline.edit(RED, text, think=True, positive_prompt=behind)[0]
+    assert made.settings["prompt"].startswith(text)
+
+
+def test_an_edit_that_failed_leaves_nothing_behind(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tiny_pipeline.conversation(seed=2, think=True)
+    told.read(RED)
+    length, said = len(told.session), [*told.said]
+    with monkeypatch.context() as patch:
+        patch.setattr(told.session, "draw", lambda *_: (_ for _ in ()).throw(NextStepError("no")))
+        with pytest.raises(NextStepError, match="no"):
+            told.edit("make it blue")
+    assert (len(told.session), told.said) == (length, said)
+    edited = tiny_pipeline.edit(RED, "make it blue", seed=2, think=True)[0]
+    assert told.edit("make it blue").settings["prompt"] == f"<image>{edited.settings['prompt']}"
 
 
 def test_what_is_written_names_no_picture(

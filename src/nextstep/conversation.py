@@ -114,7 +114,7 @@ class Conversation:
                 preview = lambda: self.pipeline.preview(tokens, decode)  # noqa: E731
                 on_progress(Progress(count, decode.tokens, 1, self.drawn, preview))
 
-        record = self._record(settings, grid)
+        record = self._record(settings.with_values(think=False), grid)
         picture = self.session.draw(decode, noise, settings.negative_prompt, told)
         self.said.append("<image>")
         self.drawn += 1
@@ -140,19 +140,26 @@ class Conversation:
         Raises:
             NextStepError: when there is no picture yet.
         """
-        session = self.session
-        if not session.pictures:
+        if not self.session.pictures:
             raise NextStepError("there is no picture yet to be changed: read or draw one first")
-        before, tokens = len(session), math.prod(self._grid(height, width))
-        session.read_text(thought(instruction, ""))
-        room = self.pipeline.model.config.max_position_embeddings - len(session) - tokens - AROUND
-        text = instruction
-        if self._settings().think and room > 0:
-            written = session.write_text(min(LONGEST, room)).ids
-            text = with_line(self.pipeline.text_tokenizer, instruction, written)
-        session.rewind(before)
-        self.read(text)
-        return self.draw(height, width, on_progress)
+        length, said = len(self.session), len(self.said)
+        tokens = math.prod(self._grid(height, width))
+        try:
+            self.read(self._thought(instruction, tokens) if self._settings().think else instruction)
+            return self.draw(height, width, on_progress)
+        except BaseException:
+            # Asked again, the instruction must not stand there twice.
+            self.session.rewind(length)
+            del self.said[said:]
+            raise
+
+    def _thought(self, instruction: str, tokens: int) -> str:
+        """An instruction with what the picture will show, where that has room beside it."""
+        aside = self.session.fork()
+        aside.read_text(thought(instruction, ""))
+        room = self.pipeline.model.config.max_position_embeddings - len(aside) - tokens - AROUND
+        written = aside.write_text(min(LONGEST, room)).ids if room > 0 else []
+        return with_line(self.pipeline.text_tokenizer, instruction, written, room)
 
     def go_on(
         self,

@@ -11,8 +11,10 @@ from PIL import Image
 
 from nextstep.conversation import Part, Turns, text_choice
 from nextstep.drawing import Engine, PictureEvent
+from nextstep.engine.running import Job
 from nextstep.engine.scheduler import Limits
 from nextstep.engine.session import ReadPicture, greedy
+from nextstep.engine.writing import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.text.sequence import thought
@@ -72,22 +74,26 @@ class Conversations:
             size: (height, width) of the pictures to come, in pixels.
 
         Raises:
-            NextStepError: when one becomes too long or its numbers are not finite.
+            NextStepError: when one has no picture yet, becomes too long, or its numbers are not
+                finite.
         """
+        if not all(self.transcripts[which].pictures for which in instructions):
+            raise NextStepError("there is no picture yet to be changed: read or draw one first")
         texts = dict(instructions)
         if self.pipeline.defaults.edit.think:
             tokens = math.prod(self.pipeline.grid(*size, size))
             most = self.engine.model.config.max_position_embeddings - tokens - AROUND
-            tickets = {}
+            jobs, rooms = {}, {}
             for which, text in instructions.items():
                 told = self.transcripts[which].copy()
                 told.add_text(thought(text, ""))
-                if most > len(told.ids):
-                    job = told.text_job(min(LONGEST, most - len(told.ids)), greedy, pictures=True)
-                    tickets[self.engine.submit_job(job)] = which
-            for which, event in self._finished(tickets):
+                rooms[which] = most - len(told.ids)
+                if rooms[which] > 0:
+                    longest = min(LONGEST, rooms[which])
+                    jobs[which] = told.text_job(longest, greedy, pictures=True)
+            for which, event in self._finished(jobs):
                 texts[which] = with_line(
-                    self.pipeline.text_tokenizer, instructions[which], event.ids
+                    self.pipeline.text_tokenizer, instructions[which], event.ids, rooms[which]
                 )
         for which, text in texts.items():
             self.read(which, text)
@@ -104,30 +110,37 @@ class Conversations:
         Raises:
             NextStepError: when one becomes too long or its numbers are not finite.
         """
-        tickets = {self._submit(which, turn): which for which, turn in turns.items()}
-        made = {w: self._keep(w, turns[w], event) for w, event in self._finished(tickets)}
+        jobs = {which: self._job(which, turn) for which, turn in turns.items()}
+        made = {w: self._keep(w, turns[w], event) for w, event in self._finished(jobs)}
         return {which: made[which] for which in turns}
 
-    def _finished(self, tickets: Mapping[int, int]) -> Iterator[tuple[int, PictureEvent]]:
-        """(number of a conversation, what came) as jobs end, whose tickets are given."""
+    def _finished(self, jobs: Mapping[int, Job | TextJob]) -> Iterator[tuple[int, PictureEvent]]:
+        """(number of a conversation, what came) as their jobs end."""
+        tickets = dict[int, int]()
+        try:
+            for which, job in jobs.items():
+                tickets[self.engine.submit_job(job)] = which
+        except NextStepError:
+            for ticket in tickets:
+                self.engine.cancel(ticket)
+            list(self.engine.run_until_idle())
+            raise
         for event in self.engine.run_until_idle():
             if event.kind == "failed":
                 raise NextStepError(event.message)
             if event.kind == "finished":
                 yield tickets[event.ticket], event
 
-    def _submit(self, which: int, turn: Turn) -> int:
+    def _job(self, which: int, turn: Turn) -> Job | TextJob:
         transcript, seed = self.transcripts[which], self.seeds[which]
         if isinstance(turn, int):
             choose = text_choice(seed, len(transcript.ids), 0.0, 1.0)
             room = self.engine.model.config.max_position_embeddings - len(transcript.ids)
-            return self.engine.submit_job(transcript.text_job(max(1, min(turn, room)), choose))
+            return transcript.text_job(max(1, min(turn, room)), choose)
         own = self.pipeline.defaults
         settings = own.edit if transcript.pictures else own.generate
         grid = self.pipeline.grid(*turn, turn)
-        return self.engine.submit_job(
-            transcript.picture_job(grid, settings, (seed, self.drawn[which]))
-        )
+        return transcript.picture_job(grid, settings, (seed, self.drawn[which]))
 
     def _keep(self, which: int, turn: Turn, event: PictureEvent) -> str | Image.Image:
         if isinstance(turn, int):

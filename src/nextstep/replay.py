@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,10 +156,12 @@ def _made(
     opened: list[Image.Image],
     mask: Image.Image | str | Path | None,
 ) -> GeneratedPicture:
-    settings = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
-    if "block_rows" in record or settings.get("lookahead", 1) > 1:
+    given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
+    how = GenerationSettings(**given)
+    # Whole, so that what the folder recommends today fills no gap.
+    settings = asdict(how)
+    if "block_rows" in record or how.lookahead > 1:
         return _by_engine(pipeline, record, opened, mask, settings)
-    how = GenerationSettings(**settings)
     key, size = (record["seed"], record["index"]), pipeline.model.config.token_size
     call: dict[str, Any] = {
         "height": record["height"],

@@ -11,7 +11,7 @@ from nextstep.engine.decode import DecodeSettings
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.multistep import Table, steps_of
+from nextstep.flow.multistep import Table, check_table, steps_of
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
 
 FILE = "generation.json"
@@ -24,7 +24,7 @@ class GenerationSettings:
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
         solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
-        table: of the solver `multistep` with as many steps as the table has; others ignore it.
+        table: of the solver `multistep`, whose steps are then the table's; others ignore it.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
         think: before an edit let the model write what the picture will show, see `thinking`.
@@ -53,16 +53,18 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", tuple(self.table))  # JSON knows lists alone
-        # Building them checks every value before any work is done.
+        if self.table:
+            check_table(self.table, steps_of(self.table))
+        # Building them checks every other value before any work is done.
         _ = self.solver_settings, self.guidance_settings, self._lookahead
 
     @property
     def solver_settings(self) -> SolverSettings:
         """The solver's part."""
-        fits = self.table and self.solver == "multistep" and steps_of(self.table) == self.steps
+        table = self.table if self.solver == "multistep" else ()
         return SolverSettings(
-            self.solver, self.steps, self.shift, self.noise_level, self.noise_scale,
-            self.table if fits else (),
+            self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
+            self.noise_scale, table,
         )  # fmt: skip
 
     @property
@@ -75,8 +77,8 @@ class GenerationSettings:
         return Lookahead(self.lookahead, self.tolerance)
 
     def recorded(self) -> dict[str, Any]:
-        """All values as a picture's record keeps them: a table only where it was used."""
-        values = asdict(self)
+        """All values as a picture's record keeps them: a table, and its steps, where it is used."""
+        values = {**asdict(self), "steps": self.solver_settings.steps}
         if not self.solver_settings.table:
             del values["table"]
         return values
@@ -100,10 +102,11 @@ class GenerationSettings:
     def with_values(self, **changes: Any) -> GenerationSettings:
         """A copy in which every value that is not None replaces the one here.
 
-        The solver `multistep` takes the number of steps of its table where none is given.
+        Who asks `multistep` for other steps than its table's goes without the table.
 
         Raises:
-            ValueError: for an unknown name or a value out of range.
+            ValueError: for an unknown name, a value out of range, or a table given with other steps
+                than its own.
         """
         known = {field.name for field in fields(self)}
         for name in changes:
@@ -112,9 +115,13 @@ class GenerationSettings:
                     f"unknown setting '{name}'; choose from {', '.join(sorted(known))}"
                 )
         told = {k: v for k, v in changes.items() if v is not None}
-        if told.get("solver") == "multistep" and "steps" not in told and self.table:
-            told["steps"] = steps_of(self.table)
-        return replace(self, **told)
+        made = replace(self, **told)
+        own = made.solver_settings.steps
+        if "steps" not in told or own == made.steps:
+            return made
+        if "table" in told:
+            raise ValueError(f"the table of the solver has {own} steps, not {made.steps}")
+        return replace(made, table=())
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from nextstep.requests import Kept, Request
 from nextstep.settings import GenerationSettings
 
 FORMAT = "nextstep-picture-state"
-VERSION = 4
-READ = (1, 2, 3, 4)
+VERSION = 5
+READ = (1, 2, 3, 4, 5)
 """Versions that are read; the first had no masks and no origin, the second no threads, the third
-no guesses."""
+no guesses, the fourth no table of a solver."""
 
 
 @dataclass(frozen=True)

@@ -70,39 +70,48 @@ def think(
     if not settings.think:
         return [edit.instruction for edit in edits], settings
     scheduler = Scheduler(model, Limits(2**62), check=False)
-    texts, tickets = [edit.instruction for edit in edits], dict[int, int]()
+    texts, tickets = [edit.instruction for edit in edits], dict[int, tuple[int, int]]()
+    behind = AROUND + math.prod(grid) + len(tokenizer.encode(settings.positive_prompt))
     for place, edit in enumerate(edits):
-        job = _job(tokenizer, edit, model.config.max_position_embeddings - AROUND - math.prod(grid))
-        if job is not None:
-            tickets[scheduler.submit(job)] = place
+        prompt = _prompt(tokenizer, edit)
+        room = model.config.max_position_embeddings - behind - len(prompt.ids)
+        if room > 0:
+            tickets[scheduler.submit(_job(tokenizer, prompt, min(LONGEST, room)))] = place, room
     for event in scheduler.run_until_idle():
         if event.kind == "failed":
             raise NextStepError(event.message)
         if event.kind == "finished":
-            place = tickets[event.ticket]
-            texts[place] = with_line(tokenizer, texts[place], event.ids)
+            place, room = tickets[event.ticket]
+            texts[place] = with_line(tokenizer, texts[place], event.ids, room)
     return texts, replace(settings, think=False)
 
 
-def with_line(tokenizer: TextTokenizer, instruction: str, written: Sequence[int]) -> str:
-    """An instruction with the line whose ids were written; without it when that is empty."""
+def with_line(tokenizer: TextTokenizer, instruction: str, written: Sequence[int], room: int) -> str:
+    """An instruction with the line whose ids were written.
+
+    Without it when it is empty, or takes more than `room` ids once it is read: what was written
+    need not be the shortest spelling.
+    """
     # A tag would stand for a picture that nobody gave.
     line = " ".join(grammar.IMAGE_TAG.sub(" ", tokenizer.decode(list(written))).split())
-    return grammar.thought(instruction, line) if line else instruction
+    fits = line and len(tokenizer.encode(line)) <= room
+    return grammar.thought(instruction, line) if fits else instruction
 
 
-def _job(tokenizer: TextTokenizer, edit: Edit, room: int) -> TextJob | None:
-    """The line as text to write; None where it and what stands before take more than `room`."""
+def _prompt(tokenizer: TextTokenizer, edit: Edit) -> Prompt:
+    """What stands before the line."""
     grids = [grid for _, grid in edit.sources]
     asked = grammar.thought(edit.instruction, "")
     *parts, _ = grammar.editing(asked, grids, (1, 1))
     ids = grammar.build_sequence(parts, tokenizer, end=False).ids
     order = grammar.picture_order(asked, len(grids))
+    return Prompt(
+        list(ids), [edit.sources[k][0] for k in order], [edit.sources[k][1] for k in order]
+    )
+
+
+def _job(tokenizer: TextTokenizer, prompt: Prompt, longest: int) -> TextJob:
     special = tokenizer.ids
     forbidden = special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder
     ends = special.image_area, special.eos
-    prompt = Prompt(
-        list(ids), [edit.sources[k][0] for k in order], [edit.sources[k][1] for k in order]
-    )
-    longest = min(LONGEST, room - len(ids))
-    return TextJob(prompt, longest, greedy, forbidden, ends) if longest > 0 else None
+    return TextJob(prompt, longest, greedy, forbidden, ends)

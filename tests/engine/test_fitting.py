@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.decode import DecodeSettings, Prompt
-from nextstep.engine.fitting import MOST_STEPS, Rule, Samples, distance, fit, record
+from nextstep.engine.fitting import MOST_STEPS, Rule, Samples, fit, mean_square, record
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import adams_bashforth, rule
@@ -70,7 +70,7 @@ def test_the_fitted_rule_is_much_nearer() -> None:
 def test_what_is_recorded_makes_the_same_tokens() -> None:
     """Samples of guided pictures: the teacher as a rule of its own gives their tokens again."""
     model = random_model(TINY)
-    teacher = SolverSettings("ode", 3)
+    teacher = SolverSettings("ode", 3, noise_scale=0.7)
     how = DecodeSettings((2, 2), teacher, GuidanceSettings(2.0, schedule="linear"))
     begin = TINY.begin_of_image_id
     prompts = {name: [Prompt([*range(7, 7 + n), begin]) for n in (2, 4)] for name in how.branches}
@@ -84,7 +84,9 @@ def test_what_is_recorded_makes_the_same_tokens() -> None:
         euler.gaps.zero_()
     condition = model.image_head.embed_condition(model.image_condition(samples.hidden))
     with torch.no_grad():
-        assert float(distance(euler, model.image_head, condition, samples)) < 1e-9
+        assert (
+            float(mean_square(euler, model.image_head, condition, samples, torch.arange(8))) < 1e-9
+        )
 
 
 def test_wrong_values_are_refused() -> None:
@@ -104,7 +106,16 @@ def test_settings_take_the_steps_of_their_table() -> None:
     assert own.solver_settings.table == ()
     assert "table" not in own.recorded()
     fitted = own.with_values(solver="multistep")
-    assert (fitted.steps, fitted.solver_settings.table) == (4, table)
-    assert fitted.recorded()["table"] == table
-    other = own.with_values(solver="multistep", steps=7)
-    assert (other.steps, other.solver_settings.table) == (7, ())
+    assert (fitted.solver_settings.steps, fitted.solver_settings.table) == (4, table)
+    assert (fitted.recorded()["table"], fitted.recorded()["steps"]) == (table, 4)
+    assert fitted.with_values(solver="heun").solver_settings == SolverSettings("heun", 12)
+    assert fitted.with_values(table=()).solver_settings == SolverSettings("multistep", 12)
+    shorter = fitted.with_values(table=adams_bashforth(3))
+    assert shorter.solver_settings.steps == 3
+    longer = fitted.with_values(steps=7)
+    assert longer.solver_settings == SolverSettings("multistep", 7)
+    assert own.with_values(steps=7, table=table).table == table
+    with pytest.raises(ValueError, match="has 4 steps, not 7"):
+        fitted.with_values(steps=7, table=table)
+    with pytest.raises(ValueError, match="rising times"):
+        GenerationSettings(table=(0.0, 0.1))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,10 @@ def test_edits_say_first_what_they_show() -> None:
 def test_a_scene_in_words() -> None:
     dog = Item("dog face", "flat")
     assert describe(Scene(Background("blue"), (dog,))) == "a dog, flat style, blue background"
+    for size, word in ((0.3, "small"), (0.38, "medium")):
+        smaller = replace(dog, size=size)
+        said = describe(Scene(Background("blue"), (smaller,)))
+        assert said == f"a {word} dog, flat style, blue background"
     scene = Scene(
         Background("red", "pink"),
         (

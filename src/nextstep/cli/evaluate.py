@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,7 +137,9 @@ def _answered(
     if answers != "model":
         who = Truth(plan.size, tokenizer if answers == "decoded" else None)
     scorer = Scorer(shipped_eye(), plan.size, lambda picture: round_trip(picture, tokenizer))
-    identity = f"{about['answers']} {about['model_hash']}"
+    settings = json.dumps(about["settings"], sort_keys=True)
+    told_by = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    identity = f"{about['answers']} {about['model_hash']} {told_by}"
     with _bar(len(plan.pairs) * plan.count, quiet) as told:
         return evaluate(plan, who, scorer, folder, identity, told)
 

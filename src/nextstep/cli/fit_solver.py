@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Model folder whose generation.json gets it.")],
+    model: Annotated[
+        str, typer.Argument(help="Model folder, whose generation.json gets it; or with --output "
+                                 "'nano' or a hub id.")
+    ],
     steps: Annotated[int, typer.Option(help="Evaluations of the flow head for a token.")] = 5,
     prompts: Annotated[
         Path | None, typer.Option(help="Text file, a prompt a line, of pictures to fit to; "
@@ -31,7 +34,7 @@ def command(
     batch_size: o.BatchSize = 8,
     seed: o.Seed = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the settings here instead.",
+        Path | None, typer.Option("--output", "-o", help="Write such a file here instead.",
                                   rich_help_panel=o.OUTPUT_PANEL)
     ] = None,
     vae: o.Vae = None,
@@ -41,10 +44,14 @@ def command(
 
     Pictures are drawn with 100 evaluations a token; then times and sums of a multistep rule are
     found that make the same tokens of the same noise. Edits can use it too (--solver multistep).
+
+    Example: nextstep fit-solver runs/world/model --steps 4
     """
+    import math
     from dataclasses import replace
 
-    from nextstep.engine.fitting import MOST_STEPS, fit
+    from nextstep.engine.fitting import MOST_STEPS, check_count, fit
+    from nextstep.errors import NextStepError
     from nextstep.files import write_json
     from nextstep.folders import find_folder, load_parts
     from nextstep.model.native.quantising import pack_for_sampling
@@ -53,13 +60,18 @@ def command(
 
     if not 2 <= steps <= MOST_STEPS:
         raise ValueError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
+    if batch_size < 1:
+        raise ValueError(f"at least 1 picture is made at a time, not {batch_size}")
     folder = find_folder(model)
+    if output is None and not Path(model).expanduser().is_dir():
+        raise NextStepError(f"'{model}' is no folder of yours; say with --output where to write")
     path = output or folder / FILE
-    report.check_folder_of(path)
+    report.check_file(path)
     texts = _prompts(prompts, pictures, seed)
     parts = load_parts(folder, o.parse_dtype("fp32"), vae=vae)
     head = copy.deepcopy(parts.model.image_head).requires_grad_(False)
-    pipeline = NextStepPipeline(*parts)
+    pipeline, own = NextStepPipeline(*parts), parts.defaults
+    check_count(pictures * math.prod(pipeline.grid(None, None, (own.height, own.width))))
     pack_for_sampling(parts.model)
     with report.counting("pictures", as_json, pictures) as told:
         samples = _drawn(pipeline, texts, batch_size, seed, told)
@@ -68,10 +80,12 @@ def command(
             head, parts.model.image_condition, samples, steps, iterations, seed=seed,
             on_iteration=lambda number, error: told(),
         )  # fmt: skip
-    own = parts.defaults
-    drawing = own.generate.with_values(
-        solver="multistep", steps=steps, shift=1.0, table=found.table
-    )
+    if found.after >= found.before:
+        raise NextStepError(
+            f"the fit came no nearer ({found.before:.4f} before, {found.after:.4f} after), so "
+            "nothing was written; give it more pictures or iterations"
+        )
+    drawing = own.generate.with_values(solver="multistep", table=found.table)
     edit = own.edit.with_values(table=found.table)
     settings = replace(own, generate=drawing, edit=edit)
     write_json(path, settings.to_dict())
@@ -100,8 +114,9 @@ def _prompts(file: Path | None, count: int, seed: int) -> list[str]:
     from nextstep.world.singles_source import trained_scenes
 
     if file is None:
-        scenes = random.Random(seed).sample(trained_scenes(), k=count)
-        return [default_caption(*scene) for scene in scenes]
+        scenes = trained_scenes()
+        random.Random(seed).shuffle(scenes)
+        return [default_caption(*scene) for scene in islice(cycle(scenes), count)]
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
@@ -124,7 +139,7 @@ def _drawn(
     own, config = pipeline.defaults, pipeline.model.config
     grid = pipeline.grid(None, None, (own.height, own.width))
     settings = own.generate.with_values(
-        solver=TEACHER.name, steps=TEACHER.steps, shift=1.0, lookahead=1
+        solver=TEACHER.name, steps=TEACHER.steps, shift=TEACHER.shift, lookahead=1
     )
     made = []
     for start in range(0, len(texts), together):

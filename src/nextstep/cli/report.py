@@ -41,21 +41,21 @@ def _check_output(path: Path) -> None:
 
     if path.suffix.lower() != ".png":
         raise NextStepError(f"pictures are written as PNG; '{path}' does not end in .png")
-    if path.is_dir():
-        raise NextStepError(f"{path} is a folder, not a file to write")
-    check_folder_of(path)
+    check_file(path)
 
 
-def check_folder_of(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Make sure that a file can be written there, before any work is done.
 
     Raises:
-        NextStepError: when its folder is missing or read-only.
+        NextStepError: when it is a folder, or its own is missing or read-only.
     """
     import os
 
     from nextstep.errors import NextStepError
 
+    if path.is_dir():
+        raise NextStepError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
         raise NextStepError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):

@@ -28,6 +28,8 @@ from nextstep.model.nextstep import NextStepModel
 
 TEACHER = SolverSettings("midpoint", 50)
 """100 evaluations: on the nano model a hundredth of the distance that 8 steps of `ab2` have."""
+LEAST_TOKENS = 20
+"""Of which a fifth is kept for judging."""
 MOST_STEPS = 16
 """More steps need no fit."""
 LEAST_GAP = 1e-3
@@ -41,7 +43,7 @@ class Samples:
     Attributes:
         hidden: [b, M, E], states of the branches.
         weights: a branch -> [M, 1], of its velocity.
-        noise: [M, D].
+        noise: [M, D], multiplied by the noise scale.
         tokens: [M, D] as they came out, normalised if `normalised`.
         normalised: whether tokens are.
     """
@@ -88,7 +90,8 @@ class _Recorder(TokenSampler):
         shares = how.guidance.weights(index, how.tokens, how.has_images)
         weights = {n: torch.full((len(token), 1), shares[n]) for n in self.branches}
         states = hidden.float().cpu().view(len(self.branches), -1, hidden.shape[-1])
-        self.kept.append(Samples(states, weights, draws[0].cpu(), token.cpu(), how.token_norm))
+        noise = how.solver.noise_scale * draws[0].cpu()
+        self.kept.append(Samples(states, weights, noise, token.cpu(), how.token_norm))
         return token
 
 
@@ -112,7 +115,7 @@ def record(
     if settings.solver.draws != 1:
         raise NextStepError(
             f"solver '{settings.solver.name}' draws noise on its way, so no other can make its "
-            "tokens; fit to ode, midpoint, heun or ab2"
+            "tokens; fit to ode, midpoint, heun, ab2 or multistep"
         )
     recorder = _Recorder(model, settings)
     decode_tokens(model, prompts, settings, noise, sampler=recorder)
@@ -124,12 +127,11 @@ class Rule(nn.Module):
 
     Args:
         steps: S, at least 2.
-        shift: of the grid that it begins with.
     """
 
-    def __init__(self, steps: int, shift: float = 1.0) -> None:
+    def __init__(self, steps: int) -> None:
         super().__init__()
-        table = adams_bashforth(steps, shift)
+        table = adams_bashforth(steps)
         times, rows = rule(table, steps)
         gaps = torch.tensor([*times[1:], 1.0]) - torch.tensor(times)
         self.steps = steps
@@ -161,6 +163,7 @@ class Rule(nn.Module):
         return x
 
 
+@dataclass(frozen=True)
 class Fitted:
     """What `fit` gives.
 
@@ -171,8 +174,21 @@ class Fitted:
             fitted to.
     """
 
-    def __init__(self, table: Table, before: float, after: float) -> None:
-        self.table, self.before, self.after = table, before, after
+    table: Table
+    before: float
+    after: float
+
+
+def check_count(tokens: int) -> None:
+    """Refuse a fit to hardly anything.
+
+    Raises:
+        NextStepError: for fewer than `LEAST_TOKENS`.
+    """
+    if tokens < LEAST_TOKENS:
+        raise NextStepError(
+            f"{tokens} tokens are too few to fit a solver to; draw at least {LEAST_TOKENS}"
+        )
 
 
 def fit(
@@ -200,8 +216,7 @@ def fit(
     Raises:
         NextStepError: when there are too few samples, or too few or many steps.
     """
-    if len(samples) < 20:
-        raise NextStepError(f"{len(samples)} tokens are too few to fit a solver to")
+    check_count(len(samples))
     if not 2 <= steps <= MOST_STEPS:
         raise NextStepError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
     generator = torch.Generator().manual_seed(seed)
@@ -211,28 +226,28 @@ def fit(
     optimizer = torch.optim.Adam(found.parameters(), rate)
     with torch.no_grad():
         conditions = head.embed_condition(condition(samples.hidden).float())
-        before = distance(found, head, conditions, samples, held).sqrt().item()
+        before = mean_square(found, head, conditions, samples, held).sqrt().item()
     for number in range(iterations):
         for group in optimizer.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / iterations))
         places = own[torch.randint(len(own), (min(batch, len(own)),), generator=generator)]
-        error = distance(found, head, conditions, samples, places)
+        error = mean_square(found, head, conditions, samples, places)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
         if on_iteration is not None:
             on_iteration(number, error.item())
     with torch.no_grad():
-        after = distance(found, head, conditions, samples, held).sqrt().item()
+        after = mean_square(found, head, conditions, samples, held).sqrt().item()
     return Fitted(found.table(), before, after)
 
 
-def distance(
+def mean_square(
     found: Rule,
     head: FlowHead,
     conditions: Tensor,
     samples: Samples,
-    places: Tensor | None = None,
+    places: Tensor,
 ) -> Tensor:
     """Mean square of the distance of a rule's tokens to the given ones, [].
 
@@ -241,10 +256,8 @@ def distance(
         head: of the model.
         conditions: embedded, [b, M, W].
         samples: what it is to make.
-        places: of those that count; None for all.
+        places: of those that count.
     """
-    if places is None:
-        places = torch.arange(len(samples))
     part, own = samples.part(places), conditions[:, places]
     names, b = list(part.weights), len(own)
 

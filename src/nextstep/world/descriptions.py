@@ -1,4 +1,4 @@
-"""A scene in words, always the same way: what thoughts say, see `text.sequence.thought`."""
+"""A scene in words, always the same way: the thoughts of scenes, see `text.sequence.thought`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ __all__ = ["describe"]
 
 
 def describe(scene: Scene) -> str:
-    """Everything in a scene from back to front, then its sign, style and background.
+    """The things of a scene from back to front, then its sign, style and background.
 
     A thing says whether it is small or big, its colour and skin where they are not its own, and its
     place: "a small dog in the top left corner, a big red cat on the right, flat style, blue
-    background". One that stands alone in the middle says no place, and is big without saying so.
+    background". One that stands alone in the middle says no place, and is big without saying so;
+    a medium one says that it is.
     """
     alone = len(scene.items) == 1 and scene.sign is None
     told = [_described(item, alone) for item in scene.items]
@@ -29,8 +30,9 @@ def describe(scene: Scene) -> str:
 def _described(item: Item, alone: bool) -> str:
     place = region_of(item.x, item.y)
     expected = alone and place == "middle"
-    size = size_word(item.size)
-    said = None if expected and size == "big" else size
+    said = size_word(item.size)
+    if expected:
+        said = None if said == "big" else said or "medium"
     noun = things()[item.name].a(" ".join(word for word in (said, item.tint) if word))
     if item.tone is not None:
         noun = f"{noun} with {item.tone} skin"

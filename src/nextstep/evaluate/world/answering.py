@@ -151,7 +151,7 @@ class Model:
                     if isinstance(part, Shown):
                         talks.read(number, self._shown(part))
                     elif TASKS[one.task].group == "editing" and picture:
-                        edits[number] = part.text
+                        edits[number] = edits.get(number, "") + part.text
                     else:
                         talks.read(number, part.text)
                 turns[number] = (self.size, self.size) if picture else MOST_WORDS

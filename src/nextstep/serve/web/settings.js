@@ -10,10 +10,9 @@ export const FRESH_EDIT = {
   picture: null, layer: null, brush: 24, erase: false, prompt: '', ...FRESH,
 };
 const SOLVERS = [
-  ['ab2', 'ab2, two steps back'], ['multistep', "multistep, the model's own"],
-  ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'], ['ode', 'ode, plain Euler'],
-  ['v1', 'v1, released'], ['v1.1', 'v1.1, released'], ['sde', 'sde, noisy'],
-  ['cps', 'cps, noise kept'],
+  ['ab2', 'ab2, two steps back'], ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'],
+  ['ode', 'ode, plain Euler'], ['v1', 'v1, released'], ['v1.1', 'v1.1, released'],
+  ['sde', 'sde, noisy'], ['cps', 'cps, noise kept'],
 ];
 const SEEDS = 2 ** 31;
 
@@ -85,6 +84,11 @@ export function Settings({ draft, change, model, task }) {
   }
   const changed = ['guidance', 'steps'].some((name) => draft[name] !== null)
     || draft.solver || draft.negative;
+  // A fitted solver has its own number of steps.
+  const fitted = own.table.length > 0;
+  const binds = (solver) => fitted && (solver || own.solver) === 'multistep';
+  const solvers = fitted && own.solver !== 'multistep'
+    ? [['multistep', 'multistep, fitted to the model'], ...SOLVERS] : SOLVERS;
   return html`
     <div class="settings">
       ${task === 'generate' && html`
@@ -100,11 +104,14 @@ export function Settings({ draft, change, model, task }) {
         <div class="more-body">
           <${Scale} label="Guidance" value=${draft.guidance} own=${own.guidance} min="1" max="8"
             step="0.25" say=${(value) => value.toFixed(2)} change=${(guidance) => change({ guidance })} />
-          <${Scale} label="Steps a token" value=${draft.steps} own=${own.steps} min="2"
-            max=${Math.min(60, model.most_steps)} step="1" change=${(steps) => change({ steps })} />
+          ${!binds(draft.solver) && html`
+            <${Scale} label="Steps a token" value=${draft.steps} own=${own.steps} min="2"
+              max=${Math.min(60, model.most_steps)} step="1"
+              change=${(steps) => change({ steps })} />
+          `}
           <${Choice} label="Solver" value=${draft.solver}
-            options=${[['', `${own.solver}, the model's own`], ...SOLVERS]}
-            change=${(solver) => change({ solver })} />
+            options=${[['', `${own.solver}, the model's own`], ...solvers]}
+            change=${(solver) => change(binds(solver) ? { solver, steps: null } : { solver })} />
           <${Text} label="Negative prompt" value=${draft.negative}
             change=${(negative) => change({ negative })} placeholder="what to steer away from" />
           ${changed && html`
