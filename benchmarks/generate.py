@@ -39,7 +39,7 @@ from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.folders import load_parts
 from nextstep.image.autoencoder import AutoencoderConfig
 from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.model.native.linear import huge_pages, packed_bytes
+from nextstep.model.native.linear import huge_pages, packed_bytes, release_heap
 from nextstep.model.native.quantising import (
     OWN,
     Packer,
@@ -82,7 +82,8 @@ def random_model(
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         count = parameter.numel()
-        value = pool.repeat(-(-count // len(pool)))[:count].view(parameter.shape)
+        # Copied, because a small part would keep all of what it was taken from.
+        value = pool.repeat(-(-count // len(pool)))[:count].clone().view(parameter.shape)
         if "norm" in owner or ("in_ln" in owner and leaf == "weight"):
             value = value + 1
         if packer and leaf == "weight" and packer.takes(model, owner):
@@ -91,6 +92,7 @@ def random_model(
             setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
+    release_heap()
     return model.eval()
 
 

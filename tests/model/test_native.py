@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -197,3 +198,17 @@ def test_what_is_no_library_is_compiled_again(
     monkeypatch.setattr(build, "_compile", lambda library: shutil.copy(whole, library))
     assert isinstance(build.kernels.__wrapped__(), ctypes.CDLL)
     assert empty.read_bytes() == whole.read_bytes()
+
+
+def test_free_memory_of_the_heap_goes_back() -> None:
+    """Small things between large ones keep a heap from shrinking by itself."""
+    code = (
+        "from nextstep.model.native.linear import release_heap\n"
+        "def size(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "both = [(bytearray(100_000), bytearray(1000)) for _ in range(1000)]\n"
+        "kept = [small for _, small in both]\n"
+        "del both\n"
+        "before = size(); release_heap(); print(before - size())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 50_000_000

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json, write_json
-from nextstep.model.native.linear import packed_weights
+from nextstep.model.native.linear import packed_weights, release_heap
 from nextstep.model.native.quantising import Packer, formats, quantised
 from nextstep.model.nextstep import NextStepModel
 
@@ -93,6 +93,8 @@ def load_model(
         raise ModelFileError("weights are quantised for the CPU alone; leave out the device")
     packer = None if quantize is None else Packer(*formats(quantize))
     missing = _fill(model, folder, dtype, device, packer)
+    if packer is not None:
+        release_heap()
     if missing:
         image = all(name.startswith(IMAGE_PARTS) for name in missing)
         hint = "; it is a plain language model, start from it with from_language_model" * image

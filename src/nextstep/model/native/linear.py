@@ -49,11 +49,22 @@ class Arena:
         if not size:
             return tensor
         if self.used + size > len(self.block):
+            # What was needed on the way to the last block lies free in the heap, between small
+            # things that keep it from shrinking: gigabytes while a large model is packed.
+            release_heap()
             self.block, self.used = huge_pages(max(size, BLOCK)), 0
         place = self.block[self.used : self.used + size]
         self.used = math.ceil((self.used + size) / 64) * 64
         kept = place.view(tensor.dtype).view(tensor.shape)
         return kept.copy_(tensor)
+
+
+def release_heap() -> None:
+    """Hand free memory of the heap back to the system, where the C library knows how."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return
 
 
 def huge_pages(size: int) -> Tensor:
