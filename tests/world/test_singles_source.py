@@ -87,6 +87,10 @@ def test_all_things_by_label_and_by_everyday_word() -> None:
     said = [TOKENIZER.decode(source.document(i, s).sequence.ids) for i in dogs for s in range(10)]
     assert all("dog" in text for text in said)
     assert 0.5 < sum("dog face" in text for text in said) / len(said) < 0.8
+    pairs = [i for i, scene in enumerate(source.scenes) if scene[0] == "scissors"]
+    told = [TOKENIZER.decode(source.document(i, s).sequence.ids) for i in pairs for s in range(10)]
+    assert any("a pair of scissors in" in text for text in told)
+    assert not any("a scissors" in text for text in told)
     edits = SingleEdits(TOKENIZER, 64, core=False)
     assert edits.document(len(edits) - 1, 0).payload.scenes[0][0] not in OBJECTS
 

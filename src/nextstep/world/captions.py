@@ -29,10 +29,18 @@ BACKGROUND_EDITS: tuple[str, ...] = (
 )
 
 
-def caption(rng: random.Random, name: str, style: str, colour: str) -> str:
-    """One phrasing of a single-object picture."""
+def caption(rng: random.Random, name: str, style: str, colour: str, one: str | None = None) -> str:
+    """One phrasing of a single-object picture.
+
+    Args:
+        rng: chooses.
+        name, style, colour: of the picture.
+        one: the name with what stands before it, e.g. "a pair of scissors"; None for an article.
+    """
     forms, shares = zip(*CAPTIONS, strict=True)
     form: str = rng.choices(forms, shares)[0]
+    if one is not None:
+        form = form.replace("a {name}", one)
     return with_right_articles(form.format(name=name, style=style, colour=colour))
 
 

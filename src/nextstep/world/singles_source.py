@@ -116,9 +116,11 @@ class Singles:
     def parts(self, scene: Scene, rng: random.Random) -> tuple[list[Part], list[Scene]]:
         """The sequence's parts and the scenes of its pictures."""
         name, style, colour = scene
-        if not self.core and rng.random() < WORD_SHARE:
-            name = things()[name].word
-        parts = text_to_image(captions.caption(rng, name, style, colour), self.grid)
+        thing, one = things()[name], None
+        if not self.core:
+            name = thing.word if rng.random() < WORD_SHARE else name
+            one = thing.one if name == thing.word else None
+        parts = text_to_image(captions.caption(rng, name, style, colour, one), self.grid)
         return (parts[1:] if rng.random() < self.no_caption else parts), [scene]
 
     def texts(self) -> Iterator[str]:
