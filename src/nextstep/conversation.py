@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from nextstep.image import pictures
 from nextstep.results import GeneratedPicture, Progress
 from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text.sequence import thought
-from nextstep.thinking import AROUND, LONGEST, with_line
+from nextstep.thinking import LONGEST, room_left, with_line
 
 if TYPE_CHECKING:
     from nextstep.conversations import Conversations
@@ -143,9 +142,9 @@ class Conversation:
         if not self.session.pictures:
             raise NextStepError("there is no picture yet to be changed: read or draw one first")
         length, said = len(self.session), len(self.said)
-        tokens = math.prod(self._grid(height, width))
+        grid, think = self._grid(height, width), self._settings().think
         try:
-            self.read(self._thought(instruction, tokens) if self._settings().think else instruction)
+            self.read(self._thought(instruction, grid) if think else instruction)
             return self.draw(height, width, on_progress)
         except BaseException:
             # Asked again, the instruction must not stand there twice.
@@ -153,11 +152,11 @@ class Conversation:
             del self.said[said:]
             raise
 
-    def _thought(self, instruction: str, tokens: int) -> str:
+    def _thought(self, instruction: str, grid: Grid) -> str:
         """An instruction with what the picture will show, where that has room beside it."""
         aside = self.session.fork()
         aside.read_text(thought(instruction, ""))
-        room = self.pipeline.model.config.max_position_embeddings - len(aside) - tokens - AROUND
+        room = room_left(self.pipeline.model, len(aside), grid)
         written = aside.write_text(min(LONGEST, room)).ids if room > 0 else []
         return with_line(self.pipeline.text_tokenizer, instruction, written, room)
 

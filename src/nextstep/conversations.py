@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nextstep.engine.writing import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.text.sequence import thought
-from nextstep.thinking import AROUND, LONGEST, with_line
+from nextstep.thinking import LONGEST, room_left, with_line
 from nextstep.transcript import Transcript
 
 Turn = tuple[int, int] | int
@@ -81,13 +80,12 @@ class Conversations:
             raise NextStepError("there is no picture yet to be changed: read or draw one first")
         texts = dict(instructions)
         if self.pipeline.defaults.edit.think:
-            tokens = math.prod(self.pipeline.grid(*size, size))
-            most = self.engine.model.config.max_position_embeddings - tokens - AROUND
+            grid = self.pipeline.grid(*size, size)
             jobs, rooms = {}, {}
             for which, text in instructions.items():
                 told = self.transcripts[which].copy()
                 told.add_text(thought(text, ""))
-                rooms[which] = most - len(told.ids)
+                rooms[which] = room_left(self.engine.model, len(told.ids), grid)
                 if rooms[which] > 0:
                     longest = min(LONGEST, rooms[which])
                     jobs[which] = told.text_job(longest, greedy, pictures=True)

@@ -71,10 +71,10 @@ def think(
         return [edit.instruction for edit in edits], settings
     scheduler = Scheduler(model, Limits(2**62), check=False)
     texts, tickets = [edit.instruction for edit in edits], dict[int, tuple[int, int]]()
-    behind = AROUND + math.prod(grid) + len(tokenizer.encode(settings.positive_prompt))
+    behind = len(tokenizer.encode(settings.positive_prompt))
     for place, edit in enumerate(edits):
         prompt = _prompt(tokenizer, edit)
-        room = model.config.max_position_embeddings - behind - len(prompt.ids)
+        room = room_left(model, len(prompt.ids) + behind, grid)
         if room > 0:
             tickets[scheduler.submit(_job(tokenizer, prompt, min(LONGEST, room)))] = place, room
     for event in scheduler.run_until_idle():
@@ -84,6 +84,11 @@ def think(
             place, room = tickets[event.ticket]
             texts[place] = with_line(tokenizer, texts[place], event.ids, room)
     return texts, replace(settings, think=False)
+
+
+def room_left(model: NextStepModel, before: int, grid: tuple[int, int]) -> int:
+    """Ids that a line may take behind so many positions, if a picture is still to follow it."""
+    return model.config.max_position_embeddings - before - math.prod(grid) - AROUND
 
 
 def with_line(tokenizer: TextTokenizer, instruction: str, written: Sequence[int], room: int) -> str:

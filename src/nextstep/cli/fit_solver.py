@@ -50,7 +50,7 @@ def command(
     import math
     from dataclasses import replace
 
-    from nextstep.engine.fitting import MOST_STEPS, check_count, fit
+    from nextstep.engine.fitting import check_fit, fit
     from nextstep.errors import NextStepError
     from nextstep.files import write_json
     from nextstep.folders import find_folder, load_parts
@@ -58,8 +58,6 @@ def command(
     from nextstep.pipeline import NextStepPipeline
     from nextstep.settings import FILE
 
-    if not 2 <= steps <= MOST_STEPS:
-        raise ValueError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
     if batch_size < 1:
         raise ValueError(f"at least 1 picture is made at a time, not {batch_size}")
     folder = find_folder(model)
@@ -71,7 +69,8 @@ def command(
     parts = load_parts(folder, o.parse_dtype("fp32"), vae=vae)
     head = copy.deepcopy(parts.model.image_head).requires_grad_(False)
     pipeline, own = NextStepPipeline(*parts), parts.defaults
-    check_count(pictures * math.prod(pipeline.grid(None, None, (own.height, own.width))))
+    grid = pipeline.grid(None, None, (own.height, own.width))
+    check_fit(steps, pictures * math.prod(grid))
     pack_for_sampling(parts.model)
     with report.counting("pictures", as_json, pictures) as told:
         samples = _drawn(pipeline, texts, batch_size, seed, told)

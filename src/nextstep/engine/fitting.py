@@ -27,7 +27,7 @@ from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
 
 TEACHER = SolverSettings("midpoint", 50)
-"""100 evaluations: on the nano model a hundredth of the distance that 8 steps of `ab2` have."""
+"""100 evaluations; a fifth of them come seven times nearer on nano than 8 steps of `ab2`."""
 LEAST_TOKENS = 20
 """Of which a fifth is kept for judging."""
 MOST_STEPS = 16
@@ -179,12 +179,15 @@ class Fitted:
     after: float
 
 
-def check_count(tokens: int) -> None:
-    """Refuse a fit to hardly anything.
+def check_fit(steps: int, tokens: int) -> None:
+    """Refuse a fit that makes no sense, before any work is done.
 
     Raises:
-        NextStepError: for fewer than `LEAST_TOKENS`.
+        NextStepError: for fewer than 2 or more than `MOST_STEPS` steps, or fewer tokens than
+            `LEAST_TOKENS`.
     """
+    if not 2 <= steps <= MOST_STEPS:
+        raise NextStepError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
     if tokens < LEAST_TOKENS:
         raise NextStepError(
             f"{tokens} tokens are too few to fit a solver to; draw at least {LEAST_TOKENS}"
@@ -216,9 +219,7 @@ def fit(
     Raises:
         NextStepError: when there are too few samples, or too few or many steps.
     """
-    check_count(len(samples))
-    if not 2 <= steps <= MOST_STEPS:
-        raise NextStepError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
+    check_fit(steps, len(samples))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(samples), generator=generator)
     held, own = order[: len(order) // 5], order[len(order) // 5 :]
