@@ -76,10 +76,11 @@ def test_products_are_those_of_the_rounded_weights(format_: str, shape: tuple[in
 @kernels
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_row_knows_neither_neighbours_nor_threads(format_: str) -> None:
-    layer = PackedLinear(draws(176, 208), None, format_, Arena())
-    x, threads = draws(67, 208, seed=2), torch.get_num_threads()
+    # As many rows as are shared out among threads and in turns, inputs in parts of unlike length.
+    layer = PackedLinear(draws(176, 592), None, format_, Arena())
+    x, threads = draws(900, 592, seed=2), torch.get_num_threads()
     together = layer(x)
-    for rows in (1, 2, 7, 16, 33):
+    for rows in (1, 2, 7, 16, 33, 67, 129, 451):
         assert torch.equal(layer(x[:rows]), together[:rows])
         assert torch.equal(layer(x[-rows:]), together[-rows:])
     try:

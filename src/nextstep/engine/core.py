@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from nextstep.model.backbone import Layer, rotary_angles
 from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.native import build
-from nextstep.model.native.linear import Matrix, PackedLinear
+from nextstep.model.native.linear import Matrix, PackedLinear, huge_pages
 from nextstep.model.native.quantising import kernels_fit, quantised
 from nextstep.model.nextstep import NextStepModel
 
@@ -167,6 +168,7 @@ class Core:
         self._head = self._describe_head(model)
         self._angles = torch.empty(0)
         self._plans: dict[SolverSettings, Plan] = {}
+        self._room = threading.local()
 
     def stands_for(self, model: NextStepModel) -> bool:
         """Whether this is still that model's own."""
@@ -212,10 +214,13 @@ class Core:
         """Modulations of times plus conditions [rows, W], SiLU not yet applied.
 
         Returns:
-            Flat, as `velocity` reads them.
+            Flat, as `solve` reads them, until this thread's next call.
         """
         W, count = self.config.fm_head_dim, self.config.fm_head_layers
-        out = torch.empty(len(y) * W * (3 * count + 2))
+        # Fresh memory of this size would be zeroed by the system, page by page, for every token.
+        size, out = len(y) * W * (3 * count + 2), getattr(self._room, "made", torch.empty(0))
+        if len(out) < size:
+            out = self._room.made = huge_pages(4 * size).view(torch.float32)
         build.call("modulate", self._head, len(y), y.contiguous(), out)
         return out
 

@@ -20,7 +20,9 @@ struct Matrix {
 constexpr int64_t WIDTH = 32;   // outputs of a block
 constexpr int64_t GROUP = 64;   // inputs of an integer tile; INT4 has a scale for each
 constexpr int64_t AHEAD = 6144; // bytes that reading runs ahead of use
-constexpr int64_t CHUNK = 1 << 20;  // bytes of prepared rows that stay in the cache
+constexpr int64_t CHUNK = 1 << 19;  // bytes of prepared rows that stay in the second cache
+constexpr int64_t PART = 8;         // steps of a block that stay in the first
+constexpr int64_t STRIP = 64;       // row tiles whose sums are kept
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 inline int64_t depth_of(int64_t format) { return format == BF16 ? 32 : GROUP; }
@@ -78,18 +80,14 @@ struct Tiles {
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {};
   } shape;
-  explicit Tiles(int64_t rows) {
+  // Tiles from `matrix` up to `behind` hold weights.
+  Tiles(int64_t rows, int matrix, int behind) {
     const uint8_t few = std::min<int64_t>(rows, 16);
-    for (int i = 0; i < 8; i++) shape.rows[i] = few;
-    shape.rows[6] = 16;  // the matrix
+    for (int i = 0; i < 8; i++) shape.rows[i] = i >= matrix && i < behind ? 16 : few;
     asm volatile("ldtilecfg %0" : : "m"(shape) : "memory");
   }
   ~Tiles() { _tile_release(); }
 };
-
-inline void read_ahead(const char* p) {
-  for (int64_t i = 0; i < 2048; i += 64) _mm_prefetch(p + AHEAD + i, _MM_HINT_T0);
-}
 
 // Tiles are read and written in words of their own, because g++ believes that its intrinsics touch no
 // memory and moves or drops what was stored for them.
@@ -98,7 +96,7 @@ inline void read_ahead(const char* p) {
 #define WRITE_TILE(TILE, TO, STRIDE) \
   asm volatile("tilestored %%tmm" #TILE ", (%0,%1,1)" : : "r"(TO), "r"(int64_t(STRIDE)) : "memory")
 
-// Sums of T row tiles with both halves of a block: tiles 0..5; 6 holds weights, 7 rows.
+// Sums of T row tiles with both halves of a block: tiles 0..5.
 template <int T>
 inline void zero_sums() {
   _tile_zero(0);
@@ -113,17 +111,24 @@ inline void zero_sums() {
   }
 }
 
-#define STEP(MULTIPLY, HALF, A, B, C)  \
-  READ_TILE(6, b + 1024 * HALF, 64);   \
-  READ_TILE(7, a, 64);                 \
-  MULTIPLY(A, 7, 6);            \
-  if constexpr (T > 1) {               \
-    READ_TILE(7, a + apart, 64);       \
-    MULTIPLY(B, 7, 6);          \
-  }                                    \
-  if constexpr (T > 2) {               \
-    READ_TILE(7, a + 2 * apart, 64);   \
-    MULTIPLY(C, 7, 6);          \
+#define MULTIPLY(SUM, ROWS, WEIGHTS)  \
+  if constexpr (INTEGER)              \
+    _tile_dpbssd(SUM, ROWS, WEIGHTS); \
+  else                                \
+    _tile_dpbf16ps(SUM, ROWS, WEIGHTS);
+
+// One half of a block by up to three row tiles, from b and a on: weights in tile 6, rows in 7.
+#define STEP(HALF, A, B, C)          \
+  READ_TILE(6, b + 1024 * HALF, 64); \
+  READ_TILE(7, a, 64);               \
+  _tile_dpbssd(A, 7, 6);             \
+  if constexpr (T > 1) {             \
+    READ_TILE(7, a + apart, 64);     \
+    _tile_dpbssd(B, 7, 6);           \
+  }                                  \
+  if constexpr (T > 2) {             \
+    READ_TILE(7, a + 2 * apart, 64); \
+    _tile_dpbssd(C, 7, 6);           \
   }
 
 // out holds T tiles of 16 rows x 32.
@@ -142,18 +147,37 @@ inline void store_sums(void* out) {
   }
 }
 
-template <int T, bool INTEGER>
-inline void sum_block(const char* a, int64_t apart, const char* b, int64_t steps, void* out) {
-  zero_sums<T>();
-  for (int64_t k = 0; k < steps; k++, a += 1024, b += 2048) {
-    read_ahead(b);
-    if constexpr (INTEGER) {
-      STEP(_tile_dpbssd, 0, 0, 2, 4) STEP(_tile_dpbssd, 1, 1, 3, 5)
-    } else {
-      STEP(_tile_dpbf16ps, 0, 0, 2, 4) STEP(_tile_dpbf16ps, 1, 1, 3, 5)
+// Two halves of a block by one or two row tiles: sums in tiles 0..3, rows in 4 and 5, weights in 6 and 7.
+// Sums go on from `sums` unless they begin. Each step asks for `lines` lines of what is read later, from
+// `soon` on, into the first cache or, where that is LATE, the second.
+template <int T, bool INTEGER, bool LATE>
+inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps, const char* soon,
+                     int64_t lines, bool begin, void* sums) {
+  char* c = (char*)sums;
+  if (begin) {
+    zero_sums<T>();
+  } else {
+    READ_TILE(0, c, 128);
+    READ_TILE(1, c + 64, 128);
+    if constexpr (T > 1) {
+      READ_TILE(2, c + 2048, 128);
+      READ_TILE(3, c + 2112, 128);
     }
   }
-  store_sums<T>(out);
+  for (int64_t k = 0; k < steps; k++, a += 1024, b += 2048) {
+    for (int64_t i = 0; i < lines; i++, soon += 64) _mm_prefetch(soon, LATE ? _MM_HINT_T1 : _MM_HINT_T0);
+    READ_TILE(6, b, 64);
+    READ_TILE(4, a, 64);
+    READ_TILE(7, b + 1024, 64);
+    MULTIPLY(0, 4, 6)
+    MULTIPLY(1, 4, 7)
+    if constexpr (T > 1) {
+      READ_TILE(5, a + apart, 64);
+      MULTIPLY(2, 5, 6)
+      MULTIPLY(3, 5, 7)
+    }
+  }
+  store_sums<T>(sums);
 }
 
 // One step of nibbles as 16 times their value: bytes 0x?0 are what they stand for, times 16.
@@ -189,7 +213,7 @@ inline void sum_groups(const char* a, int64_t apart, const char* from, const bf1
     char* b = weights[k % 2];
     widen(from, b);
     zero_sums<T>();
-    STEP(_tile_dpbssd, 0, 0, 2, 4) STEP(_tile_dpbssd, 1, 1, 3, 5)
+    STEP(0, 0, 2, 4) STEP(1, 1, 3, 5)
     store_sums<T>(part[k % 2]);
     if (k) finish(k - 1);  // a step later, so that nothing waits for the tiles
   }
@@ -240,55 +264,119 @@ inline void float_block(const Rows& x, const Matrix& m, int64_t block, float* ou
   }
 }
 
+// Sums of integers [rows, 32], high and low apart, as numbers.
+inline void join(const Rows& x, int64_t first, int64_t rows, const Matrix& m, int64_t block, const void* sums,
+                 float* y) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < WIDTH; j += 16) {
+      const int32_t* c = (const int32_t*)sums + 64 * r + j;
+      V v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(c)), all(128.0f),
+                            _mm512_cvtepi32_ps(_mm512_loadu_si512(c + 32)));
+      v = _mm512_mul_ps(v, load((const float*)m.scale + WIDTH * block + j));
+      store(y + WIDTH * r + j, _mm512_mul_ps(v, all(x.scale[first + r])));
+    }
+}
+
 template <int T>
-inline void tile_block(const Rows& x, int64_t tile, const Matrix& m, int64_t block, float* out,
-                       int64_t ld) {
-  alignas(64) float y[T * 512], total[T * 256];
-  const int64_t steps = x.steps(), apart = steps * 1024, each = x.format == BF16 ? 16 : 8;
-  const int64_t first = tile * each, rows = std::min(T * each, x.count - first);
-  const char* a = x.tiles + tile * apart;
-  const char* data = (const char*)m.data;
-  float* into = out + first * ld;
-  if (m.format == BF16) {
-    sum_block<T, false>(a, apart, data + block * steps * 2048, steps, y);
-    put(m, block, rows, y, into, ld);
-    return;
-  }
-  if (m.format == INT8) {
-    sum_block<T, true>(a, apart, data + block * steps * 2048, steps, y);
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t j = 0; j < WIDTH; j += 16) {
-        const int32_t* c = (const int32_t*)y + 64 * r + j;
-        V v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(c)), all(128.0f),
-                              _mm512_cvtepi32_ps(_mm512_loadu_si512(c + 32)));
-        store(total + WIDTH * r + j, _mm512_mul_ps(v, load((const float*)m.scale + WIDTH * block + j)));
-      }
-  } else {
-    std::fill_n(total, WIDTH * rows, 0.0f);
-    sum_groups<T>(a, apart, data + block * steps * 1024, (const bf16*)m.scale + block * steps * 32, steps,
-                  rows, total);
-  }
+inline void group_block(const Rows& x, int64_t tile, const Matrix& m, int64_t block, float* out, int64_t ld) {
+  alignas(64) float total[T * 256];
+  const int64_t steps = x.steps(), apart = steps * 1024, first = tile * 8;
+  const int64_t rows = std::min<int64_t>(T * 8, x.count - first);
+  std::fill_n(total, WIDTH * rows, 0.0f);
+  sum_groups<T>(x.tiles + tile * apart, apart, (const char*)m.data + block * steps * 1024,
+                (const bf16*)m.scale + block * steps * 32, steps, rows, total);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t j = 0; j < WIDTH; j += 16)
       store(total + WIDTH * r + j, _mm512_mul_ps(load(total + WIDTH * r + j), all(x.scale[first + r])));
-  put(m, block, rows, total, into, ld);
+  put(m, block, rows, total, out + first * ld, ld);
 }
 
-// out [count, outputs] with rows `ld` apart: this member's share of the outputs.
+// Asks for the lines that `put` will write, so that it needs not wait for them.
+inline void expect(const float* out, int64_t rows, int64_t ld) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < WIDTH; j += 16) __builtin_prefetch(out + r * ld + j, 1, 3);
+}
+
+// `pair` tiles of rows by one block: the part of the inputs from step k on, `count` steps.
+struct Turn {
+  int64_t tile, pair, block, k, count;
+};
+
+template <bool INTEGER, bool LATE>
+inline void take_turn(const Rows& x, const Matrix& m, const Turn& turn, const char* soon, int64_t lines,
+                      float* sums, float* out, int64_t ld) {
+  const int64_t steps = x.steps(), apart = steps * 1024, each = INTEGER ? 8 : 16, first = turn.tile * each;
+  const bool last = turn.k + turn.count == steps;
+  const int64_t rows = std::min(turn.pair * each, x.count - first);
+  const char* a = x.tiles + turn.tile * apart + turn.k * 1024;
+  const char* b = (const char*)m.data + (turn.block * steps + turn.k) * 2048;
+  float* to = out + first * ld;
+  if (last) expect(to + turn.block * WIDTH, rows, ld);
+  if (turn.pair == 2)
+    sum_part<2, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + AHEAD, lines, !turn.k, sums);
+  else
+    sum_part<1, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + AHEAD, lines, !turn.k, sums);
+  if (!last) return;
+  alignas(64) float y[512];
+  if constexpr (INTEGER) join(x, first, rows, m, turn.block, sums, y);
+  put(m, turn.block, rows, INTEGER ? y : sums, to, ld);
+}
+
+// Row tiles from..to by blocks begin..end. With few rows the weights come from memory as fast as it gives
+// them. With many a part of a block stays in the first cache while all rows go by, and the next is asked for.
+template <bool INTEGER>
+inline void tile_blocks(const Rows& x, int64_t from, int64_t to, const Matrix& m, int64_t begin, int64_t end,
+                        float* out, int64_t ld) {
+  alignas(64) thread_local float sums[STRIP * 512];
+  const int64_t steps = x.steps(), fit = std::clamp<int64_t>(CHUNK / (steps * 1024) / 2 * 2, 4, STRIP);
+  for (int64_t t0 = from; t0 < to; t0 += fit) {
+    const int64_t t1 = std::min(to, t0 + fit), part = t1 - t0 > 3 ? PART : steps;
+    const int64_t pairs = (t1 - t0 + 1) / 2, lines = (32 + pairs - 1) / pairs;
+    for (int64_t n = begin; n < end; n++)
+      for (int64_t k = 0; k < steps; k += part) {
+        const int64_t count = std::min(part, steps - k);
+        const char* next = (const char*)m.data + (n * steps + k + count) * 2048;
+        for (int64_t t = t0; t < t1; t += 2, next += count * lines * 64) {
+          const Turn turn{t, std::min<int64_t>(2, t1 - t), n, k, count};
+          if (part == steps)
+            take_turn<INTEGER, false>(x, m, turn, nullptr, t == t0 ? 32 : 0, sums, out, ld);
+          else
+            take_turn<INTEGER, true>(x, m, turn, next, lines, sums + 512 * (t - t0), out, ld);
+        }
+      }
+  }
+}
+
+// out [count, outputs] with rows `ld` apart: this member's share.
 inline void product(const Member& me, const Rows& x, const Matrix& m, float* out, int64_t ld) {
-  const int64_t blocks = (m.outputs + WIDTH - 1) / WIDTH, last = me.end(blocks);
+  const int64_t blocks = (m.outputs + WIDTH - 1) / WIDTH, count = x.tile_count();
+  int64_t begin = me.begin(blocks), end = me.end(blocks);
   if (m.format == FP32) {
-    for (int64_t n = me.begin(blocks); n < last; n++) float_block(x, m, n, out, ld);
+    for (int64_t n = begin; n < end; n++) float_block(x, m, n, out, ld);
     return;
   }
-  Tiles tiles(x.stacked());
-  const int64_t count = x.tile_count(), fit = std::max<int64_t>(1, CHUNK / (3072 * x.steps())) * 3;
-  for (int64_t from = 0; from < count; from += fit)
-    for (int64_t n = me.begin(blocks); n < last; n++)
-      for (int64_t t = from; t < std::min(count, from + fit); t += 3) {
-        const int64_t left = count - t;
-        if (left >= 3) tile_block<3>(x, t, m, n, out, ld);
-        if (left == 2) tile_block<2>(x, t, m, n, out, ld);
-        if (left == 1) tile_block<1>(x, t, m, n, out, ld);
-      }
+  if (m.format == INT4) {
+    const Tiles tiles(x.stacked(), 6, 7);
+    const int64_t fit = std::max<int64_t>(1, CHUNK / (3072 * x.steps())) * 3;
+    for (int64_t from = 0; from < count; from += fit)
+      for (int64_t n = begin; n < end; n++)
+        for (int64_t t = from; t < std::min(count, from + fit); t += 3) {
+          const int64_t left = count - t;
+          if (left >= 3) group_block<3>(x, t, m, n, out, ld);
+          if (left == 2) group_block<2>(x, t, m, n, out, ld);
+          if (left == 1) group_block<1>(x, t, m, n, out, ld);
+        }
+    return;
+  }
+  const Tiles tiles(x.stacked(), 6, 8);
+  int64_t from = 0, to = count;
+  if (count >= 4 * me.count) {  // many rows: shared out by rows, which then fit a core's own cache
+    const int64_t pairs = (count + 1) / 2;
+    from = 2 * me.begin(pairs), to = std::min(count, 2 * me.end(pairs));
+    begin = 0, end = blocks;
+  }
+  if (m.format == INT8)
+    tile_blocks<true>(x, from, to, m, begin, end, out, ld);
+  else
+    tile_blocks<false>(x, from, to, m, begin, end, out, ld);
 }
