@@ -14,11 +14,11 @@ from torch import Tensor
 
 from nextstep.engine.ahead import ONE_AFTER_ANOTHER, Lookahead
 from nextstep.engine.core import CoreWant, RowPlace, core_of
-from nextstep.engine.head import SamplingHead
+from nextstep.engine.graphs import FixedSampler, FixedStep, Record, pays, record_graph
 from nextstep.errors import NextStepError
-from nextstep.flow.guidance import GuidanceSettings, combine
+from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import NoiseSource
-from nextstep.flow.solvers import SolverSettings, solve
+from nextstep.flow.solvers import SolverSettings
 from nextstep.image.latents import raster_coordinates, token_norm
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
@@ -149,32 +149,30 @@ def not_finite(index: int) -> str:
     )
 
 
+def recorder(model: NextStepModel) -> Record | None:
+    """How the model's calls are recorded where that pays; None where they are not."""
+    return record_graph if pays(model.embed_tokens.weight.device) else None
+
+
 class TokenSampler:
     """Samples one image token of every picture from the rows' hidden states."""
 
     def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
-        self.model, self.settings, self.branches = model, settings, branches
+        self.settings, self.branches = settings, branches
         self.core = core_of(model)
-        self.head = SamplingHead(model.image_head)
+        self.fixed = FixedSampler(
+            model, settings.solver, branches, settings.token_norm, recorder(model)
+        )
 
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
-        model, settings = self.model, self.settings
+        settings = self.settings
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
-        b = len(self.branches)
-        if self.core is not None:
-            shares = [weights[name] for name in self.branches]
-            rows = zip(hidden.view(b, -1, hidden.shape[-1]).unbind(1), draws.unbind(1), strict=True)
-            token = self.core.sample([CoreWant(*row, settings.solver, shares) for row in rows])
-            return token_norm(token) if settings.token_norm else token
-        self.head.begin(model.image_condition(hidden))
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            v = self.head.velocity(x.to(hidden.dtype).repeat(b, 1), t)
-            return combine(v.float().view(b, *x.shape), self.branches, weights)
-
-        stream = iter(draws.to(hidden.device))
-        token = solve(velocity, lambda: next(stream), settings.solver)
+        if self.core is None:
+            return self.fixed(hidden, draws, weights)
+        shares, b = [weights[name] for name in self.branches], len(self.branches)
+        rows = zip(hidden.view(b, -1, hidden.shape[-1]).unbind(1), draws.unbind(1), strict=True)
+        token = self.core.sample([CoreWant(*row, settings.solver, shares) for row in rows])
         return token_norm(token) if settings.token_norm else token
 
 
@@ -190,6 +188,8 @@ class DecodeState:
         self.padding = (valid.shape[1] - self.lengths).tolist()
         padded = bool((self.lengths < valid.shape[1]).any())
         self.valid: Tensor | None = valid if padded else None
+        record = recorder(model)
+        self.fixed = FixedStep(model, cache, valid, record) if record else None
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one image token a row, [R, D] -> hidden [R, E]."""
@@ -203,6 +203,8 @@ class DecodeState:
                 RowPlace(self.cache, row, self.padding[row], position) for row in range(len(tokens))
             ]
             return core.feed(embedded, places)
+        if self.fixed is not None:
+            return self.fixed(embedded)
         mask = None
         if self.valid is not None:
             self.valid = torch.cat((self.valid, self.valid.new_ones(len(tokens), 1)), dim=1)
