@@ -82,10 +82,11 @@ def measure(
         for index in range(first, min(count, first + AT_ONCE)):
             own = [source.token(index)[:, 0] for source in noise]
             weights = how.guidance.weights(index, how.tokens, how.has_images)
+            solver = how.solver.at(index, how.tokens)
             for stream, mixed in [*((one, weights) for one in own), (own[0], plain)]:
                 wants.append(
-                    Want(hidden[:, index], stream, how.solver, tuple(how.branches), mixed,
-                         how.token_norm)
+                    Want(hidden[:, index], stream[: solver.draws], solver, tuple(how.branches),
+                         mixed, how.token_norm)
                 )  # fmt: skip
         made = torch.stack(engine.scheduler.sampler.sample(wants)).view(
             -1, draws + 1, state.tokens.shape[-1]
@@ -102,7 +103,7 @@ def measure(
         "spread": [round(value, 4) for value in spread],
         "pull": [round(value, 4) for value in pull],
         "guidance": [round(how.guidance.at(i, how.tokens)[0], 4) for i in range(count)],
-        "head_calls": [len(question_times(how.solver))] * count,
+        "head_calls": [len(question_times(how.solver.at(i, how.tokens))) for i in range(count)],
         "given": given,
     }
 

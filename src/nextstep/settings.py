@@ -23,7 +23,7 @@ class GenerationSettings:
 
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
-        solver, steps, shift, noise_level, noise_scale: see `SolverSettings`.
+        solver, steps, last_steps, shift, noise_level, noise_scale: see `SolverSettings`.
         table: of the solver `multistep`, whose steps are then the table's; others ignore it.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
@@ -44,6 +44,7 @@ class GenerationSettings:
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
     table: Table = ()
+    last_steps: int = 0
     token_norm: bool = True
     lookahead: int = 1
     tolerance: float = DEFAULT_TOLERANCE
@@ -64,7 +65,7 @@ class GenerationSettings:
         table = self.table if self.solver == "multistep" else ()
         return SolverSettings(
             self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
-            self.noise_scale, table,
+            self.noise_scale, table, self.last_steps,
         )  # fmt: skip
 
     @property
@@ -115,13 +116,15 @@ class GenerationSettings:
                     f"unknown setting '{name}'; choose from {', '.join(sorted(known))}"
                 )
         told = {k: v for k, v in changes.items() if v is not None}
+        fitted = told.get("solver", self.solver) == "multistep" and self.table
+        other = fitted and told.get("steps", steps_of(self.table)) != steps_of(self.table)
+        if other and "table" not in told:
+            told["table"] = ()
         made = replace(self, **told)
         own = made.solver_settings.steps
-        if "steps" not in told or own == made.steps:
-            return made
-        if "table" in told:
+        if told.get("table") and "steps" in told and own != made.steps:
             raise ValueError(f"the table of the solver has {own} steps, not {made.steps}")
-        return replace(made, table=())
+        return made
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,6 +116,23 @@ def test_pictures_are_those_of_torch(
         return decode_tokens(model, rows, how, noise)
 
     assert float((made(plain) - made(packed)).abs().max()) < 1e-3
+
+
+def test_steps_fall_through_the_kernels_too(plain: NextStepModel, packed: NextStepModel) -> None:
+    falling = SolverSettings("v1", 5, last_steps=2)
+    how = DecodeSettings((2, 3), falling, GuidanceSettings(2.0))
+    ids = [7, 8, PACKABLE.begin_of_image_id]
+    rows = {name: [Prompt(ids)] for name in how.branches}
+
+    def made(model: NextStepModel, solver: SolverSettings) -> torch.Tensor:
+        noise = KeyedNoise([(1, 0)], solver.draws, PACKABLE.token_size)
+        return decode_tokens(model, rows, replace(how, solver=solver), noise)[0]
+
+    tokens = made(packed, falling)
+    assert float((made(plain, falling) - tokens).abs().max()) < 1e-3
+    even = made(packed, replace(falling, last_steps=0))
+    assert torch.equal(tokens[0], even[0])
+    assert not torch.equal(tokens[2], even[2])
 
 
 @torch.inference_mode()

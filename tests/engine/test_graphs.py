@@ -68,6 +68,16 @@ def test_fixed_shapes_change_nothing(
     assert (tape.recorded, tape.replayed) == (2, 2 * (how.tokens - 1))
 
 
+def test_each_number_of_steps_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = SolverSettings("v1", 4, last_steps=2)
+    how = DecodeSettings((2, 3), solver, GuidanceSettings(3.0), True, True)
+    plain, tape = made(how), Tape()
+    monkeypatch.setattr(decode, "recorder", lambda model: tape.record)
+    assert float((made(how) - plain).abs().max()) < 1e-5
+    # Tokens take 4, 4, 3, 3, 2 and 2 steps; each number is learned once and recorded at the next.
+    assert (tape.recorded, tape.replayed) == (1 + 3, how.tokens - 1 + 3)
+
+
 def test_results_are_the_callers_own() -> None:
     double = graphs.Recorded(lambda x: x * 2, Tape().record)
     first, x = double(torch.ones(3)), torch.full((3,), 5.0)

@@ -268,8 +268,23 @@ def test_the_noise_scale_multiplies_every_draw(name: str) -> None:
         {"noise_level": math.inf},
         {"noise_scale": -1.0},
         {"noise_scale": math.nan},
+        {"steps": 4, "last_steps": 5},
+        {"last_steps": -1},
+        {"name": "v1", "last_steps": 1},
+        {"name": "multistep", "steps": 2, "table": (0.3, -0.2), "last_steps": 1},
     ],
 )
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=r"solver|steps|shift|noise"):
         SolverSettings(**bad)
+
+
+def test_steps_fall_along_the_tokens() -> None:
+    settings = SolverSettings("v1", 12, 2.0, last_steps=4)
+    counts = [settings.at(index, 9) for index in range(9)]
+    assert [own.steps for own in counts] == [12, 11, 10, 9, 8, 7, 6, 5, 4]
+    assert counts[0] == SolverSettings("v1", 12, 2.0)
+    assert settings.draws == max(own.draws for own in counts)
+    assert settings.at(0, 1).steps == 12
+    even = SolverSettings("ode", 7)
+    assert even.at(5, 9) is even

@@ -40,6 +40,7 @@ def command(
     schedule: o.Schedule = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
+    last_steps: o.LastSteps = None,
     shift: o.Shift = None,
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
@@ -71,9 +72,9 @@ def command(
             sources, instruction, mask=marked, height=height, width=width,
             num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told,
             guidance=guidance, image_guidance=image_guidance, schedule=schedule, solver=solver,
-            steps=steps, shift=shift, noise_level=noise_level, noise_scale=noise_scale,
-            token_norm=token_norm, think=think, lookahead=lookahead, tolerance=tolerance,
-            positive_prompt=positive, negative_prompt=negative,
+            steps=steps, last_steps=last_steps, shift=shift, noise_level=noise_level,
+            noise_scale=noise_scale, token_norm=token_norm, think=think, lookahead=lookahead,
+            tolerance=tolerance, positive_prompt=positive, negative_prompt=negative,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
     report.save_and_say(results, paths, times, as_json)

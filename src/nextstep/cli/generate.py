@@ -29,6 +29,7 @@ def command(
     schedule: o.Schedule = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
+    last_steps: o.LastSteps = None,
     shift: o.Shift = None,
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
@@ -57,9 +58,9 @@ def command(
     paths = report.output_paths(output, len(prompts) * num_images)
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
-        "shift": shift, "noise_level": noise_level, "noise_scale": noise_scale,
-        "token_norm": token_norm, "lookahead": lookahead, "tolerance": tolerance,
-        "positive_prompt": positive, "negative_prompt": negative,
+        "last_steps": last_steps, "shift": shift, "noise_level": noise_level,
+        "noise_scale": noise_scale, "token_norm": token_norm, "lookahead": lookahead,
+        "tolerance": tolerance, "positive_prompt": positive, "negative_prompt": negative,
     }  # fmt: skip
     if server is not None:
         from nextstep.cli import remote

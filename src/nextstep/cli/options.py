@@ -54,6 +54,9 @@ Solver = Annotated[
     str | None, _option("v1, v1.1, sde, cps, ode, midpoint, heun, ab2 or multistep.", "--solver")
 ]
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
+LastSteps = Annotated[
+    int | None, _option("Steps of a picture's last token, down to which they fall; 0 is none.")
+]
 Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
 NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
 NoiseScale = Annotated[

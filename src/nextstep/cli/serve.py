@@ -40,7 +40,7 @@ Grace = Annotated[
     typer.Option(min=1, help="Seconds for running jobs when it stops.", rich_help_panel=LIMITS),
 ]
 PreviewShare = Annotated[
-    float, typer.Option(min=0, help="Share of the time that previews of rows may take.")
+    float, typer.Option(min=0, help="Share of the time that decoding previews may take.")
 ]
 Ray = Annotated[
     bool,
@@ -70,7 +70,7 @@ def command(
     keep: Keep = 1000,
     grace: Grace = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 8,
-    preview_share: PreviewShare = 0.1,
+    preview_share: PreviewShare = 0.03,
     ray: Ray = False,
     replicas: Replicas = "1",
     replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1,

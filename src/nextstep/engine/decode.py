@@ -160,19 +160,19 @@ class TokenSampler:
     def __init__(self, model: NextStepModel, settings: DecodeSettings, branches: list[str]) -> None:
         self.settings, self.branches = settings, branches
         self.core = core_of(model)
-        self.fixed = FixedSampler(
-            model, settings.solver, branches, settings.token_norm, recorder(model)
-        )
+        self.fixed = FixedSampler(model, branches, settings.token_norm, recorder(model))
 
     def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
         """hidden [R, E], draws [draws, B, D] -> tokens [B, D], fp32."""
         settings = self.settings
         weights = settings.guidance.weights(index, settings.tokens, settings.has_images)
+        solver = settings.solver.at(index, settings.tokens)
+        draws = draws[: solver.draws]
         if self.core is None:
-            return self.fixed(hidden, draws, weights)
+            return self.fixed(hidden, draws, solver, weights)
         shares, b = [weights[name] for name in self.branches], len(self.branches)
         rows = zip(hidden.view(b, -1, hidden.shape[-1]).unbind(1), draws.unbind(1), strict=True)
-        token = self.core.sample([CoreWant(*row, settings.solver, shares) for row in rows])
+        token = self.core.sample([CoreWant(*row, solver, shares) for row in rows])
         return token_norm(token) if settings.token_norm else token
 
 

@@ -12,6 +12,7 @@ all, D values per token, E hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -133,7 +134,7 @@ class FixedSampler:
 
     Args:
         model: in eval mode.
-        solver, branches: how.
+        branches: whose velocities are mixed.
         normalise: whether tokens are normalised.
         record: see `Recorded`.
     """
@@ -141,33 +142,52 @@ class FixedSampler:
     def __init__(
         self,
         model: NextStepModel,
-        solver: SolverSettings,
         branches: list[str],
         normalise: bool,
         record: Record | None,
     ) -> None:
-        self.model, self.solver, self.branches = model, solver, branches
+        self.model, self.branches = model, branches
         self.normalise, self.record = normalise, record
-        self.head = SamplingHead(model.image_head)
-        self.run = Recorded(self._run, record)
+        self.solvers: dict[SolverSettings, Recorded] = {}
 
-    def __call__(self, hidden: Tensor, draws: Tensor, weights: dict[str, float]) -> Tensor:
-        """Hidden [R, E], draws [draws, B, D], weights of the branches -> tokens [B, D], fp32."""
+    def __call__(
+        self, hidden: Tensor, draws: Tensor, solver: SolverSettings, weights: dict[str, float]
+    ) -> Tensor:
+        """One token of every picture.
+
+        Args:
+            hidden: [R, E].
+            draws: [draws, B, D].
+            solver: how; one that is new is run plainly, because its times come from the host.
+            weights: of the branches.
+
+        Returns:
+            [B, D], fp32.
+        """
         shares = torch.tensor([weights[name] for name in self.branches], device=hidden.device)
         inputs = hidden, draws.to(hidden.device), shares
-        if not self.head.times:
-            return self._run(*inputs)  # learns the solver's times, which come from the host
-        return self.run(*inputs)
+        if solver in self.solvers:
+            return self.solvers[solver](*inputs)
+        run = partial(self._run, SamplingHead(self.model.image_head), solver)
+        self.solvers[solver] = Recorded(run, self.record)
+        return run(*inputs)
 
-    def _run(self, hidden: Tensor, draws: Tensor, shares: Tensor) -> Tensor:
+    def _run(
+        self,
+        head: SamplingHead,
+        solver: SolverSettings,
+        hidden: Tensor,
+        draws: Tensor,
+        shares: Tensor,
+    ) -> Tensor:
         b = len(self.branches)
         weights = dict(zip(self.branches, shares.unbind(), strict=True))
-        self.head.begin(self.model.image_condition(hidden))
+        head.begin(self.model.image_condition(hidden))
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            v = self.head.velocity(x.to(hidden.dtype).repeat(b, 1), t)
+            v = head.velocity(x.to(hidden.dtype).repeat(b, 1), t)
             return combine(v.float().view(b, *x.shape), self.branches, weights)
 
         stream = iter(draws)
-        token = solve(velocity, lambda: next(stream), self.solver)
+        token = solve(velocity, lambda: next(stream), solver)
         return token_norm(token) if self.normalise else token

@@ -162,24 +162,22 @@ class Running:
 
     def wants(self) -> list[Want]:
         """The questions for the next token, and for those behind each guess."""
-        decode, first = self.job.decode, len(self.tokens)
+        first = len(self.tokens)
         end = first + 1 + len(self.guesses)
         # Tokens that were not sampled here have their draws all the same.
         for index in range(self.drawn, end):
             self.draws[index] = self.noise.token(index)[:, 0]
         self.drawn = max(self.drawn, end)
         self.draws = {index: draws for index, draws in self.draws.items() if index >= first}
-        return [
-            Want(
-                self.hidden[:, index - first],
-                self.draws[index],
-                decode.solver,
-                self.branches,
-                decode.guidance.weights(index, decode.tokens, decode.has_images),
-                decode.token_norm,
-            )
-            for index in range(first, end)
-        ]
+        return [self._want(index, self.hidden[:, index - first]) for index in range(first, end)]
+
+    def _want(self, index: int, hidden: Tensor) -> Want:
+        """The question for token `index`, with its branches' states [b, E]."""
+        decode = self.job.decode
+        solver = decode.solver.at(index, decode.tokens)
+        weights = decode.guidance.weights(index, decode.tokens, decode.has_images)
+        draws = self.draws[index][: solver.draws]
+        return Want(hidden, draws, solver, self.branches, weights, decode.token_norm)
 
     def settle(self, made: list[Tensor]) -> list[Tensor]:
         """What is known of the tokens that answer `wants`; the caller adds it to the tokens."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -55,9 +55,11 @@ class SolverSettings:
         noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
             what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
         table: of `multistep` with as many steps, whose times then need no shift; empty for none.
+        last_steps: of a picture's last token; its tokens' steps fall evenly from `steps` down to it
+            (DiSA, arXiv 2505.20297: what stands already tells later tokens more). 0 is as `steps`.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        ValueError: for an unknown name, a value out of range, or steps that fall below a table's.
     """
 
     name: str = "ode"
@@ -66,6 +68,7 @@ class SolverSettings:
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
     table: Table = ()
+    last_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
@@ -88,10 +91,29 @@ class SolverSettings:
             raise ValueError(f"noise scale must lie between 0 and 2, not {self.noise_scale}")
         if self.table:
             multistep.check_table(self.table, self.steps)
+        if not self.last_steps:
+            return
+        if self.table:
+            raise ValueError(
+                f"a fitted solver takes {self.steps} steps for every token: choose another one "
+                "(such as ab2), or no last steps"
+            )
+        if not least <= self.last_steps <= self.steps:
+            raise ValueError(
+                f"last steps must be at least {least} and at most the {self.steps} of the first "
+                f"token, not {self.last_steps}"
+            )
+
+    def at(self, index: int, count: int) -> SolverSettings:
+        """What token `index` of a picture of `count` is integrated by."""
+        if not self.last_steps:
+            return self
+        fall = (self.steps - self.last_steps) * index / max(1, count - 1)
+        return replace(self, steps=round(self.steps - fall), last_steps=0)
 
     @property
     def draws(self) -> int:
-        """Normal draws one token takes, the starting point included."""
+        """Normal draws the first token takes, the starting point included; later ones no more."""
         extra = {"v1": self.steps - 1, "v1.1": self.steps, "sde": self.steps}
         return 1 + extra.get(self.name, self.steps - 1 if self.name == "cps" else 0)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nextstep.serve")
 
-CREDIT = 1.0
+CREDIT = 0.25
 """Seconds of previews that may be saved up while nobody looks."""
 
 
@@ -51,7 +51,7 @@ class EngineBackend:
         self,
         engine: Engine,
         name: str = "nano",
-        preview_share: float = 0.1,
+        preview_share: float = 0.03,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self.engine, self.preview_share, self.on_batch = engine, preview_share, on_batch

@@ -39,6 +39,7 @@ class Sampling(Strict):
         Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2", "multistep"] | None
     ) = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    last_steps: Annotated[int, Field(ge=0, le=1000)] | None = None
     shift: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     noise_scale: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None

@@ -67,7 +67,7 @@ def build_app(
     keys: Path | None = None,
     limits: Limits | None = None,
     max_batch: int = 8,
-    preview_share: float = 0.1,
+    preview_share: float = 0.03,
 ) -> FastAPI:
     """The application for a loaded model.
 
@@ -93,7 +93,7 @@ def make_backend(
     pipeline: NextStepPipeline,
     name: str,
     max_batch: int = 8,
-    preview_share: float = 0.1,
+    preview_share: float = 0.03,
     on_batch: Callable[[int], None] | None = None,
 ) -> EngineBackend:
     """An engine for a loaded model, in its own thread; arguments as of `build_app`."""
