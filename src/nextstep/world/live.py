@@ -24,6 +24,7 @@ from nextstep.world.scenes import Scene, render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 from nextstep.world.tasks.plain import plain, read_glosses
+from nextstep.world.tidy import tidy
 
 _SPELLED = re.compile(r'"[A-Z]+"')
 _CONDITIONED = ("drawing", "editing", "story", "next_state", "recall")
@@ -56,6 +57,8 @@ class WorldSource:
         sentences: share of captions and instructions with a capital letter and a full stop.
         thought_share: how many of the edits say behind the instruction what the result shows, see
             `text.sequence.thought`.
+        tidy_share: how many of the drawings have their things on the grid of image tokens, see
+            `tidy`.
         longest_word: letters on a sign at most; None for 8, or 4 in pictures below 96 pixels.
         glosses: file or folder for `tasks.plain.read_glosses`, read beside our own sentences.
         length: samples of an epoch.
@@ -77,6 +80,7 @@ class WorldSource:
         no_caption: float = 0.1,
         sentences: float = 0.1,
         thought_share: float = 0.0,
+        tidy_share: float = 0.0,
         longest_word: int | None = None,
         glosses: str | Path | None = None,
         length: int = 100_000,
@@ -87,6 +91,7 @@ class WorldSource:
             raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
         for option, share in (
             ("no_caption", no_caption), ("sentences", sentences), ("thought_share", thought_share),
+            ("tidy_share", tidy_share),
         ):  # fmt: skip
             if not 0 <= share <= 1:
                 raise NextStepError(f"{option} is a share from 0 to 1, not {share}")
@@ -96,7 +101,7 @@ class WorldSource:
         self.no_caption, self.sentences, self.length, self.name = (
             no_caption, sentences, length, name,
         )  # fmt: skip
-        self.fresh, self.thought_share = fresh, thought_share
+        self.fresh, self.thought_share, self.tidy_share = fresh, thought_share, tidy_share
         self.longest_word = longest_word or longest_word_at(pixels)
         if not 1 <= self.longest_word <= 8:
             raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
@@ -122,7 +127,15 @@ class WorldSource:
         if task == "plain" and self.glosses is not None:
             draw = Draw(number, self.split, self.core, self.longest_word)
             return plain(draw, self.glosses)
-        return example(task, number, self.split, self.core, self.longest_word)
+        made = example(task, number, self.split, self.core, self.longest_word)
+        if TASKS[task].group != "drawing" or rng.random() >= self.tidy_share:
+            return made
+        return replace(made, parts=tuple(self._tidied(part) for part in made.parts))
+
+    def _tidied(self, part: Said | Shown) -> Said | Shown:
+        if isinstance(part, Said):
+            return part
+        return replace(part, scene=tidy(part.scene, self.pixels, self.token_pixels, part.spec))
 
     def document(self, index: int, seed: int) -> Document:
         """Sample `index` of `seed` as a sequence, its pictures not drawn yet."""
@@ -169,6 +182,8 @@ class WorldSource:
             "name": self.name, "pixels": self.pixels, "split": self.split, "core": self.core,
             "longest_word": self.longest_word, "tasks": dict(self.tasks),
         }  # fmt: skip
+        if self.tidy_share:
+            options["tidy_share"] = self.tidy_share
         return {"world": json.loads(json.dumps(options)), "token_pixels": self.token_pixels}
 
     def texts(self, count: int = 100_000) -> Iterator[str]:
