@@ -19,8 +19,8 @@ def test_things_fill_whole_tokens() -> None:
     made = tidy(scene, 128)
     item, sign = made.items[0], made.sign
     assert sign is not None
-    assert (item.x, item.y, item.size) == (0.3125, 0.6875, 0.375)
-    assert (sign.y, sign.height, sign.text) == (0.25, 0.25, "CAT")
+    assert (item.x, item.y, item.size) == (0.3125, 0.6875, 0.34375)
+    assert (sign.y, sign.height, sign.text) == (0.25, 0.21875, "CAT")
     assert tidy(made, 128) == made
     large = Scene(items=(Item("red apple", "noto", 0.49, 0.52, LARGE),))
     assert tidy(large, 128) == large
@@ -32,9 +32,9 @@ def test_what_would_meet_or_be_wrong_stays() -> None:
     assert tidy(near, 128) != near
     assert tidy(close, 128) == close
     small = Scene(items=(Item("cat", "flat", 0.5, 0.5, 0.32),))
-    assert tidy(small, 64).items[0].size == 0.25
+    assert tidy(small, 64).items[0].size == 0.1875
     asked = Spec((Need("cat", size="small"),))
-    assert tidy(small, 128).items[0].size == 0.375
+    assert tidy(small, 128).items[0].size == 0.34375
     assert tidy(small, 128, 16, asked) == small
 
 

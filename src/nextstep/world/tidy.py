@@ -15,6 +15,8 @@ from nextstep.world.truth import overlaps
 
 LARGE = 0.75
 """From this share of the side on a thing stays as it is: it has no place to choose."""
+GAP = 0.25
+"""Tokens that a thing is smaller than its place, so that neighbours do not touch."""
 
 
 def tidy(scene: Scene, size: int, unit: int = 16, spec: Spec | None = None) -> Scene:
@@ -38,12 +40,12 @@ def tidy(scene: Scene, size: int, unit: int = 16, spec: Spec | None = None) -> S
 def _item(item: Item, size: int, unit: int) -> Item:
     count = max(1, round(item.size * size / unit))
     x, y = (_centre(place, count, size // unit) for place in (item.x, item.y))
-    return replace(item, x=x, y=y, size=count * unit / size)
+    return replace(item, x=x, y=y, size=(count - GAP) * unit / size)
 
 
 def _sign(sign: Sign, size: int, unit: int) -> Sign:
     count = max(1, round(sign.height * size / unit))
-    return replace(sign, y=_centre(sign.y, count, size // unit), height=count * unit / size)
+    return replace(sign, y=_centre(sign.y, count, size // unit), height=(count - GAP) * unit / size)
 
 
 def _centre(place: float, count: int, tokens: int) -> float:
