@@ -14,6 +14,8 @@ from PIL import Image
 
 from nextstep.world import captions, drawings, scenes, sources
 from nextstep.world.crops import CropMaker
+from nextstep.world.lexicon import Word
+from nextstep.world.tasks.wording import BACKGROUND_FRAMES, FRAMES, STYLE_FRAMES
 from nextstep.world.vocabulary import (
     COLOURS,
     OBJECTS,
@@ -191,6 +193,19 @@ def test_captions_name_everything() -> None:
     assert captions.default_caption("fox", "3d", "red") == "fox, 3d style, red background"
     assert "mono" in captions.style_edit(rng, "mono")
     assert "pink" in captions.background_edit(rng, "pink")
+
+
+def test_single_pictures_leave_held_out_phrasings_out() -> None:
+    """What tests ask in words that training never used is not said about single pictures either."""
+    rng = random.Random(0)
+    forms = {form.replace("name", "p").replace("{colour}", "{bg}") for form, _ in captions.CAPTIONS}
+    held_out = {FRAMES.held_out, STYLE_FRAMES.held_out, BACKGROUND_FRAMES.held_out}
+    assert not forms & {form.replace("{bg.a}", "a {bg}") for form in held_out}
+    said = {captions.style_edit(rng, "3d") for _ in range(300)}
+    assert said == {form.format(style="3d") for form in captions.STYLE_EDITS.trained}
+    said = {captions.background_edit(rng, "orange") for _ in range(300)}
+    assert len(said) == 6
+    assert captions.BACKGROUND_EDITS.held_out.format(bg=Word("orange")) not in said
 
 
 def test_crops_are_a_function_of_the_step() -> None:

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import random
 
-from nextstep.world.lexicon import with_right_articles
+from nextstep.world.lexicon import Word, with_right_articles
+from nextstep.world.splits import Phrasings
 
 CAPTIONS: tuple[tuple[str, float], ...] = (
     ("{name}, {style} style, {colour} background", 0.55),
     ("a {name} in {style} style on a {colour} background", 0.15),
     ("{style} style {name}, {colour} background", 0.1),
-    ("{name} on a {colour} background, {style} style", 0.1),
+    ("{name}, drawn in {style} style on a {colour} background", 0.1),
     ("{name}", 0.05),
     ("{name}, {style} style", 0.05),
 )
 """Caption forms with their shares; the first is the one that galleries use."""
 
-STYLE_EDITS: tuple[str, ...] = (
-    "make it {style} style",
-    "change the style to {style}",
-    "redraw it in {style} style",
-)
-
-BACKGROUND_EDITS: tuple[str, ...] = (
-    "make the background {colour}",
-    "change the background to {colour}",
-    "put it on a {colour} background",
-)
+BACKGROUND_EDITS = Phrasings("""
+    make the background {bg}
+    change the background to {bg}
+    put it on {bg.a} background
+    set the background to {bg}
+    the background should be {bg}
+    turn the background {bg}
+    use {bg.a} background
+""")
+STYLE_EDITS = Phrasings("""
+    make it {style} style
+    change the style to {style}
+    redraw it in {style} style
+    convert it to {style} style
+    draw it in {style} style instead
+    use the {style} style
+    the same picture in {style} style
+""")
 
 
 def caption(rng: random.Random, name: str, style: str, colour: str, one: str | None = None) -> str:
@@ -51,9 +59,9 @@ def default_caption(name: str, style: str, colour: str) -> str:
 
 def style_edit(rng: random.Random, style: str) -> str:
     """One phrasing of a change of style."""
-    return rng.choice(STYLE_EDITS).format(style=style)
+    return rng.choice(STYLE_EDITS.trained).format(style=style)
 
 
 def background_edit(rng: random.Random, colour: str) -> str:
     """One phrasing of a change of background."""
-    return with_right_articles(rng.choice(BACKGROUND_EDITS).format(colour=colour))
+    return rng.choice(BACKGROUND_EDITS.trained).format(bg=Word(colour))

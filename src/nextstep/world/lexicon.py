@@ -210,6 +210,17 @@ def with_right_articles(text: str) -> str:
     return re.sub(r"\b(a|an) (\w+)", lambda found: with_article(found[2]), text)
 
 
+class Word(str):
+    """A word for a template: "{w}" is the word, "{w.a}" has its article."""
+
+    __slots__ = ()
+
+    @property
+    def a(self) -> str:
+        """With "a" or "an" before it."""
+        return with_article(self)
+
+
 def plural_of(word: str) -> str:
     """The regular plural."""
     return f"{word}es" if word.endswith(("s", "sh", "ch", "x")) else f"{word}s"

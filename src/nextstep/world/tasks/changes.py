@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nextstep.world import layout
+from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import visible_on
-from nextstep.world.lexicon import Thing, things
+from nextstep.world.lexicon import Thing, Word, things
 from nextstep.world.scenes import Background, Item, Scene
 from nextstep.world.spec import REGIONS, RELATIONS, region_of
 from nextstep.world.splits import Phrasings
-from nextstep.world.tasks.wording import AT, TO, Word
+from nextstep.world.tasks.wording import AT, TO
 
 Change = tuple[str, Scene]
 
@@ -71,24 +72,6 @@ RECOLOUR = Phrasings("""
     change the colour of {it} to {colour}
     {it} should be {colour}
     give {it} the colour {colour}
-""")
-BACKGROUND = Phrasings("""
-    make the background {bg}
-    change the background to {bg}
-    put it on {bg.a} background
-    set the background to {bg}
-    the background should be {bg}
-    turn the background {bg}
-    use {bg.a} background
-""")
-STYLE = Phrasings("""
-    make it {style} style
-    change the style to {style}
-    redraw it in {style} style
-    convert it to {style} style
-    draw it in {style} style instead
-    use the {style} style
-    the same picture in {style} style
 """)
 SKIN = Phrasings("""
     change the skin tone of {it} to {tone}
@@ -220,7 +203,7 @@ def background(draw: Draw, scene: Scene) -> Change | None:
     new: Background = draw.background(scene.items)
     if new == scene.background:
         return None
-    return draw.say(BACKGROUND, bg=Word(new.words)), replace(scene, background=new)
+    return draw.say(BACKGROUND_EDITS, bg=Word(new.words)), replace(scene, background=new)
 
 
 def style(draw: Draw, scene: Scene, new: str) -> Change | None:
@@ -229,7 +212,7 @@ def style(draw: Draw, scene: Scene, new: str) -> Change | None:
     colours = scene.background.colours
     if not all(visible_on(i.name, i.style, i.tint, c) for i in items for c in colours):
         return None
-    return draw.say(STYLE, style=Word(new)), replace(scene, items=items)
+    return draw.say(STYLE_EDITS, style=Word(new)), replace(scene, items=items)
 
 
 def skin_tone(draw: Draw, scene: Scene, tone: str) -> Change:

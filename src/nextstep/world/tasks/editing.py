@@ -8,13 +8,12 @@ from dataclasses import replace
 from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import Thing
+from nextstep.world.lexicon import Thing, Word
 from nextstep.world.scenes import Item, Scene, Sign
 from nextstep.world.spec import exact_spec
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes
 from nextstep.world.tasks.changes import Change
-from nextstep.world.tasks.wording import Word
 from nextstep.world.vocabulary import STYLES
 
 COLOURISE = Phrasings("""

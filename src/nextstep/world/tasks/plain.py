@@ -9,10 +9,9 @@ from nextstep.errors import NextStepError
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, Said
-from nextstep.world.lexicon import NUMBERS, Thing
+from nextstep.world.lexicon import NUMBERS, Thing, Word
 from nextstep.world.spec import RELATIONS
 from nextstep.world.splits import Phrasings
-from nextstep.world.tasks.wording import Word
 from nextstep.world.vocabulary import STYLES
 
 KIND_WORDS: dict[str, str] = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import Word, things
 from nextstep.world.scenes import Item, Scene
 from nextstep.world.spec import Need, Spec, exact_spec
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import tale
-from nextstep.world.tasks.wording import Word
 from nextstep.world.vocabulary import STYLES
 
 START = Phrasings("""

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.drawings import visible_on
-from nextstep.world.lexicon import Thing
+from nextstep.world.lexicon import Thing, Word
 from nextstep.world.scenes import Background, Item, Scene, Sign
 from nextstep.world.splits import Phrasings
-from nextstep.world.tasks.wording import Word
 
 NAMES = (
     "Alex", "Ari", "Ash", "Bo", "Charlie", "Dani", "Jo", "Jules", "Kim", "Kit", "Lou", "Max",

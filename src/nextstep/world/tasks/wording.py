@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from nextstep.world.draw import Draw
-from nextstep.world.lexicon import NUMBERS, Thing, with_article
+from nextstep.world.lexicon import NUMBERS, Thing, Word
 from nextstep.world.scenes import Background
 from nextstep.world.spec import Spec
 from nextstep.world.splits import Phrasings
-
-
-class Word(str):
-    """A word for a template: "{w}" is the word, "{w.a}" has its article."""
-
-    __slots__ = ()
-
-    @property
-    def a(self) -> str:
-        """With "a" or "an" before it."""
-        return with_article(self)
-
 
 FRAMES = Phrasings("""
     {p}, {style} style, {bg} background
