@@ -6,7 +6,8 @@ flow head. Seconds are the least of several runs, because the machine may be sha
 with one thread counts the processor's. The bound is the time to read every weight as often as
 sampling must, at the bandwidth measured in the same run: layers once a token, the head's modulation
 once a token, the rest of the head at every call. Weights that stay in the caches beat it. The peak
-of memory is that of the measured runs, loading left out.
+of memory is that of the measured runs, loading left out. `--direct` is the way to compare with:
+torch without kernels, and the whole head at every solver step, as the released code asks it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.config import HEADS, SIZES, NextStepConfig
-from nextstep.engine import decode
+from nextstep.engine import decode, graphs
 from nextstep.engine.ahead import DEFAULT_TOLERANCE, Lookahead
 from nextstep.engine.core import Core, core_of
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.decode_ahead import decode_ahead
+from nextstep.engine.head import SamplingHead
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings, question_times
@@ -131,13 +133,27 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+class DirectHead(SamplingHead):
+    """The head asked as a plain sampling loop asks: everything anew at every call."""
+
+    def begin(self, condition: Tensor) -> None:
+        """Take up the next token's condition, [R, E]."""
+        self.condition = condition
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """x [R, D] at time t -> [R, D]."""
+        assert self.condition is not None
+        velocity: Tensor = self.head(x, torch.full((len(x),), t), self.condition)
+        return velocity
+
+
 @contextmanager
 def clocks(clock: str) -> Iterator[dict[str, float]]:
     """Seconds inside backbone and head, and in reading prompts."""
     spent: dict[str, float] = defaultdict(float)
     timed: list[tuple[Any, str, str]] = [
         (Core, "feed", "backbone"), (Core, "sample", "head"),
-        (decode.SamplingHead, "begin", "head"), (decode.SamplingHead, "velocity", "head"),
+        (graphs.SamplingHead, "begin", "head"), (graphs.SamplingHead, "velocity", "head"),
         (decode, "_prefill", "prompts"),
     ]  # fmt: skip
     before = [getattr(owner, name) for owner, name, _ in timed]
@@ -213,6 +229,8 @@ def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> di
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
+    if asked.direct:
+        asked.plain, graphs.SamplingHead = True, DirectHead  # type: ignore[misc]
     bandwidth = read_bandwidth()
     model, tokenizer = load(asked)
     lookahead = Lookahead(asked.lookahead, asked.tolerance)
@@ -245,7 +263,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "guidance": asked.guidance, "batch": asked.batch, "dtype": asked.dtype,
         "quantize": asked.quantize or "none", "clock": asked.clock,
         "threads": torch.get_num_threads(),
-        "kernels": core_of(model) is not None,
+        "kernels": core_of(model) is not None, "direct": asked.direct,
         "sampling_s": round(seconds, 3), "picture_s": round(seconds / asked.batch, 4),
         "pixels_s": round(decoding, 4),
         "pictures_per_s": round(asked.batch / (seconds + asked.batch * decoding), 3),
@@ -298,6 +316,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--quantize", help="int8, int4, bf16 or backbone/head")
     parser.add_argument("--plain", action="store_true", help="through torch, without kernels")
+    parser.add_argument(
+        "--direct", action="store_true", help="plain, and the whole head at every solver step"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-warm-up", dest="warm", action="store_false")
     parser.add_argument("--threads", type=int)
