@@ -97,6 +97,25 @@ def answers(model: NextStepModel, hidden: Tensor, shares: list[float]) -> Veloci
     return velocity
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("format_", ["fp32", "bf16", "int8"])
+def test_few_and_many_pictures_share_the_work_alike(format_: str) -> None:
+    """A head whose width is half a block more; few rows are shared out by outputs, many by rows."""
+    plain = random_model(replace(PACKABLE, fm_head_dim=48))
+    model = copy.deepcopy(plain).to(torch.float32 if format_ == "fp32" else torch.bfloat16)
+    pack_model(model, format_)
+    solver, shares = SolverSettings("ode", 3), [1.5, -0.5]
+    hidden = torch.randn(80, 2, PACKABLE.hidden_size)
+    draws = torch.randn(80, solver.draws, PACKABLE.token_size)
+    wants = [CoreWant(h, d, solver, shares) for h, d in zip(hidden, draws, strict=True)]
+    many = core(model).sample(wants)
+    few = [core(model).sample(wants[place : place + 1])[0] for place in (0, 41, 79)]
+    assert torch.equal(many[[0, 41, 79]], torch.stack(few))
+    right = solve(answers(plain, hidden[41], shares), iter(draws[41]).__next__, solver)
+    near = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}[format_]
+    assert float((many[41] - right).norm() / right.norm()) < near
+
+
 @pytest.mark.parametrize("image", [1.0, 1.5])
 def test_pictures_are_those_of_torch(
     plain: NextStepModel, packed: NextStepModel, image: float

@@ -113,10 +113,18 @@ inline void network(const Member& me, const Head& head, const Pass& own, int64_t
     me.wait();
     if (!block) break;
     product(me, own.inner, block->inner, own.made, W);
-    me.wait();
-    for (int64_t r = begin; r < end; r++) {
-      for (int64_t k = 0; k < W; k += 16) store(own.outer.row(r) + k, silu(load(own.made + r * W + k)));
-      own.outer.prepare(r);
+    if (own.outer.format <= BF16 && !by_rows(me, own.inner, block->inner)) {
+      // What this member made lies in its cache: it prepares it itself, values standing alone.
+      const int64_t blocks = (W + WIDTH - 1) / WIDTH;
+      for (int64_t k = WIDTH * me.begin(blocks); k < WIDTH * me.end(blocks); k += 16)
+        for (int64_t r = 0; r < own.outer.count; r++)
+          own.outer.put(r, k, k < W ? silu(load(own.made + r * W + k)) : all(0.0f));
+    } else {
+      me.wait();
+      for (int64_t r = begin; r < end; r++) {
+        for (int64_t k = 0; k < W; k += 16) store(own.outer.row(r) + k, silu(load(own.made + r * W + k)));
+        own.outer.prepare(r);
+      }
     }
     me.wait();
     product(me, own.outer, block->outer, own.made, W);

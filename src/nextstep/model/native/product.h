@@ -19,7 +19,8 @@ struct Matrix {
 
 constexpr int64_t WIDTH = 32;   // outputs of a block
 constexpr int64_t GROUP = 64;   // inputs of an integer tile; INT4 has a scale for each
-constexpr int64_t AHEAD = 6144; // bytes that reading runs ahead of use
+constexpr int64_t AHEAD = 4096; // bytes that reading into the first cache runs ahead of use
+constexpr int64_t FAR = 32768;  // and into the second, whose waiting room for lines is larger
 constexpr int64_t CHUNK = 1 << 19;  // bytes of prepared rows that stay in the second cache
 constexpr int64_t PART = 8;         // steps of a block that stay in the first
 constexpr int64_t STRIP = 64;       // row tiles whose sums are kept
@@ -47,6 +48,14 @@ struct Rows {
     return tiles + ((row / 16 * steps() + step) * 16 + row % 16) * 64;
   }
   float* row(int64_t r) const { return values + r * inputs; }
+
+  // Sets 16 values of row r from input k on in their final form, FP32 or BF16; zero behind the last input.
+  void put(int64_t r, int64_t k, V v) const {
+    if (format == BF16)
+      store((bf16*)place(r, k / 32) + k % 32, v);
+    else if (k < inputs)
+      store(row(r) + k, v);
+  }
 
   // Turns row r, whose values are there, into the form of the tiles.
   void prepare(int64_t r) const {
@@ -149,7 +158,8 @@ inline void store_sums(void* out) {
 
 // Two halves of a block by one or two row tiles: sums in tiles 0..3, rows in 4 and 5, weights in 6 and 7.
 // Sums go on from `sums` unless they begin. Each step asks for `lines` lines of what is read later, from
-// `soon` on, into the first cache or, where that is LATE, the second.
+// `soon` on, into the first cache, having asked for them for the second before, or, where that is LATE, into
+// the second alone.
 template <int T, bool INTEGER, bool LATE>
 inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps, const char* soon,
                      int64_t lines, bool begin, void* sums) {
@@ -165,7 +175,10 @@ inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps,
     }
   }
   for (int64_t k = 0; k < steps; k++, a += 1024, b += 2048) {
-    for (int64_t i = 0; i < lines; i++, soon += 64) _mm_prefetch(soon, LATE ? _MM_HINT_T1 : _MM_HINT_T0);
+    for (int64_t i = 0; i < lines; i++, soon += 64) {
+      _mm_prefetch(soon, LATE ? _MM_HINT_T1 : _MM_HINT_T0);
+      if constexpr (!LATE) _mm_prefetch(soon + FAR - AHEAD, _MM_HINT_T1);
+    }
     READ_TILE(6, b, 64);
     READ_TILE(4, a, 64);
     READ_TILE(7, b + 1024, 64);
@@ -239,6 +252,8 @@ inline void sum_floats(const float* x, int64_t inputs, const float* w, float* y)
   for (int64_t k = 0; k < inputs; k++, w += WIDTH) {
     _mm_prefetch((const char*)w + AHEAD, _MM_HINT_T0);
     _mm_prefetch((const char*)w + AHEAD + 64, _MM_HINT_T0);
+    _mm_prefetch((const char*)w + FAR, _MM_HINT_T1);
+    _mm_prefetch((const char*)w + FAR + 64, _MM_HINT_T1);
     const V left = load(w), right = load(w + 16);
     for (int r = 0; r < R; r++) {
       const V v = all(x[r * inputs + k]);
@@ -347,6 +362,11 @@ inline void tile_blocks(const Rows& x, int64_t from, int64_t to, const Matrix& m
   }
 }
 
+// Whether a product is shared out by rows, which then fit a core's own cache, instead of by outputs.
+inline bool by_rows(const Member& me, const Rows& x, const Matrix& m) {
+  return (m.format == BF16 || m.format == INT8) && x.tile_count() >= 4 * me.count;
+}
+
 // out [count, outputs] with rows `ld` apart: this member's share.
 inline void product(const Member& me, const Rows& x, const Matrix& m, float* out, int64_t ld) {
   const int64_t blocks = (m.outputs + WIDTH - 1) / WIDTH, count = x.tile_count();
@@ -370,7 +390,7 @@ inline void product(const Member& me, const Rows& x, const Matrix& m, float* out
   }
   const Tiles tiles(x.stacked(), 6, 8);
   int64_t from = 0, to = count;
-  if (count >= 4 * me.count) {  // many rows: shared out by rows, which then fit a core's own cache
+  if (by_rows(me, x, m)) {
     const int64_t pairs = (count + 1) / 2;
     from = 2 * me.begin(pairs), to = std::min(count, 2 * me.end(pairs));
     begin = 0, end = blocks;
