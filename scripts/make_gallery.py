@@ -82,10 +82,12 @@ def edits(pipeline: NextStepPipeline, count: int, style_edits: bool) -> list[Cel
         if style_edits:
             other = seen[(i + 1 + i // n % (n - 1)) % n]
             colour = colour_of(i, "mono")
-            text = STYLE_EDITS[i % 3].format(style=other)
+            text = STYLE_EDITS.forms[i % 3].format(style=other)
         else:
             colour = colour_of(i, style)
-            text = BACKGROUND_EDITS[i % 3].format(colour=colour_of(i + 3, style))
+            # "a orange" too: these are the very words whose results were judged.
+            form = BACKGROUND_EDITS.forms[i % 3].replace("{bg.a}", "a {bg}")
+            text = form.format(bg=colour_of(i + 3, style))
         source = single(name, style, colour)
         made = pipeline.edit(source, text, seed=SEED)[0]
         # With a thought the prompt has a second line.
