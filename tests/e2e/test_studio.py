@@ -270,6 +270,8 @@ def test_a_key_is_asked_for(
         page.get_by_text("not known here").wait_for()
         page.get_by_label("API key", exact=True).fill(key)
         page.get_by_role("button", name="Use this key").click()
+        # Until it closes, what is typed goes to the dialog.
+        page.wait_for_selector("dialog[open]", state="detached")
         page.get_by_label("Prompt", exact=True).fill("a red apple")
         page.get_by_role("button", name="Generate").click()
         shown(page)
