@@ -13,7 +13,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import os
 import time
 from collections.abc import Callable
 
@@ -236,7 +235,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--ways", nargs="+", help="beginnings of names, e.g. kernels OpenVINO")
     asked = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     weights = [torch.randn(asked.width, asked.width) * 0.02 for _ in range(asked.layers)]
     found: dict[str, object] = {"reading": round(read_bandwidth() / 1e9, 1)}
     print(f"reading alone: {found['reading']} GB/s")

@@ -28,7 +28,7 @@ from nextstep.world.vocabulary import (
 )
 
 WORLD = {
-    "drawing": 8, "editing": 6, "story": 10, "next_state": 10, "recall": 10, "reading": 8,
+    "drawing": 8, "editing": 3, "story": 10, "next_state": 10, "recall": 10, "reading": 8,
 }  # fmt: skip
 """Groups of tasks of the emoji world, and how many of the first items of each task are shown."""
 
