@@ -5,9 +5,10 @@ Prints a table and ends with one line of JSON. `--model` is a folder, "nano", or
 flow head. Seconds are the least of several runs, because the machine may be shared; `--clock cpu`
 with one thread counts the processor's. The bound is the time to read every weight as often as
 sampling must, at the bandwidth measured in the same run: layers once a token, the head's modulation
-once a token, the rest of the head at every call. Weights that stay in the caches beat it. The peak
-of memory is that of the measured runs, loading left out. `--direct` is the way to compare with:
-torch without kernels, and the whole head at every solver step, as the released code asks it.
+once a token, the rest of the head at every call. Weights that stay in the caches beat it. Random
+weights are numbers of bf16 in either dtype, as the released ones are. The peak of memory is that of
+the measured runs, loading left out. `--direct` is the way to compare with: torch without kernels,
+and the whole head at every solver step, as the released code asks it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from nextstep.model.native.quantising import (
     OWN,
     Packer,
     formats,
+    is_large,
     kernels_fit,
     pack_for_sampling,
 )
@@ -73,14 +75,21 @@ def _seconds(call: Callable[[], object], clock: str = "wall") -> float:
 
 
 def random_model(
-    config: NextStepConfig, dtype: torch.dtype, quantize: str | None, plain: bool
+    config: NextStepConfig,
+    dtype: torch.dtype,
+    quantize: str | None,
+    plain: bool,
+    squeezed: bool = True,
 ) -> NextStepModel:
     """A model of random numbers; a large one never lies in memory unpacked."""
     with torch.device("meta"):
         model = NextStepModel(config)
     own = OWN[dtype] if kernels_fit(config) and not plain else None
-    packer = Packer(*formats(quantize)) if quantize else Packer(own, own) if own else None
-    pool = (torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
+    asked = formats(quantize) if quantize else (own, own) if own else None
+    packer = Packer(*asked, squeezed and is_large(model)) if asked else None
+    # Numbers of bf16 in either dtype, as the released weights are.
+    draws = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02
+    pool = draws.bfloat16().to(dtype)
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         count = parameter.numel()
@@ -105,9 +114,8 @@ def load(asked: argparse.Namespace) -> tuple[NextStepModel, ImageTokenizer]:
         config = NextStepConfig.named(asked.model)
         if asked.head:
             config = config.with_values(**HEADS[asked.head])
-        return random_model(config, dtype, asked.quantize, asked.plain), ImageTokenizer(
-            AutoencoderConfig()
-        )
+        model = random_model(config, dtype, asked.quantize, asked.plain, asked.squeezed)
+        return model, ImageTokenizer(AutoencoderConfig())
     parts = load_parts(asked.model, dtype, quantize=asked.quantize)
     if not asked.quantize and not asked.plain:
         pack_for_sampling(parts.model)
@@ -319,6 +327,10 @@ def main() -> None:
     parser.add_argument(
         "--direct", action="store_true", help="plain, and the whole head at every solver step"
     )
+    parser.add_argument(
+        "--unsqueezed", dest="squeezed", action="store_false",
+        help="random weights of bf16 in 16 bits (in fp32: 32), as if they did not fit into 12",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-warm-up", dest="warm", action="store_false")
     parser.add_argument("--threads", type=int)

@@ -18,7 +18,7 @@ from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
 from nextstep.files import read_json, write_json
 from nextstep.model.native.linear import packed_weights, release_heap
-from nextstep.model.native.quantising import Packer, formats, quantised
+from nextstep.model.native.quantising import Packer, formats, is_large, quantised
 from nextstep.model.nextstep import NextStepModel
 
 INDEX = "model.safetensors.index.json"
@@ -91,7 +91,7 @@ def load_model(
         model = NextStepModel(config)
     if quantize is not None and torch.device(device).type != "cpu":
         raise ModelFileError("weights are quantised for the CPU alone; leave out the device")
-    packer = None if quantize is None else Packer(*formats(quantize))
+    packer = None if quantize is None else Packer(*formats(quantize), is_large(model))
     missing = _fill(model, folder, dtype, device, packer)
     if packer is not None:
         release_heap()

@@ -26,6 +26,10 @@ FLAGS = (
     "-shared",
 )  # fmt: skip
 SWITCH = "NEXTSTEP_KERNELS"
+NAMES = (
+    "linear", "advance", "modulate", "solve", "tokens", "count_bytes", "count_patches",
+    "squeeze",
+)  # fmt: skip
 Argument = int | Tensor | ctypes.Structure
 
 
@@ -125,7 +129,7 @@ def kernels() -> ctypes.CDLL:
         # What lies there is no library of this machine, and would be in the way for ever.
         _compile(library)
         loaded = ctypes.CDLL(str(library))
-    for name in ("linear", "advance", "modulate", "solve", "tokens"):
+    for name in NAMES:
         getattr(loaded, f"nextstep_{name}").restype = None
     loaded.nextstep_fits_machine.restype = ctypes.c_int64
     return loaded

@@ -40,6 +40,38 @@ void nextstep_tokens(const Head* head, int64_t count, const Picture* pictures, f
     reached(pictures[p], pictures[p].calls, head->token, tokens + p * head->token);
 }
 
+// How often values have each high byte; counts[256]: how many are not bf16.
+void nextstep_count_bytes(const Squeezer* from, int64_t* counts, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    int64_t own[257] = {};
+#pragma omp for
+    for (int64_t n = 0; n < from->blocks; n++)
+      for (int64_t i = 0; i < from->count; i++) {
+        own[from->bits(n, i) >> 8]++;
+        own[256] += from->lost(n, i);
+      }
+#pragma omp critical
+    for (int i = 0; i < 257; i++) counts[i] += own[i];
+  }
+}
+
+// Sets where each block's patches begin.
+void nextstep_count_patches(const Squeezer* from, int64_t threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t n = 0; n < from->blocks; n++) {
+    from->first[n + 1] = 0;
+    for (int64_t i = 0; i < from->count; i++) from->first[n + 1] += from->codes[from->bits(n, i) >> 8] > 15;
+  }
+  from->first[0] = 0;
+  for (int64_t n = 0; n < from->blocks; n++) from->first[n + 1] += from->first[n];
+}
+
+void nextstep_squeeze(const Squeezer* from, int64_t threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t n = 0; n < from->blocks; n++) from->block(n);
+}
+
 // 1 if this machine has what was compiled, so that nothing illegal is run.
 int64_t nextstep_fits_machine() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

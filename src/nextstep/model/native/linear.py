@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from nextstep.model.native import build
 from nextstep.model.native.packing import FORMATS, WIDTH, pack, quantise, unpack
+from nextstep.model.native.squeezing import Squeezed, squeeze, unsqueeze
 
 BLOCK = 2**28
 """Bytes that packed weights are given at a time."""
@@ -25,12 +26,13 @@ MULTIPLE = 16
 
 
 class Matrix(ctypes.Structure):
-    """`Matrix` of product.h."""
+    """`Matrix` of squeezing.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("format", "outputs", "inputs")),
         *((name, ctypes.c_void_p) for name in ("data", "scale", "bias")),
-    )  # fmt: skip
+        *((name, ctypes.c_void_p) for name in ("high", "patches", "first")),
+    )
 
 
 class Arena:
@@ -87,9 +89,18 @@ class PackedLinear(nn.Module):
         bias: [N] or none.
         format_: one of `packing.FORMATS`.
         arena: where packed weights are kept.
+        squeezed: whether bf16 numbers may take 12 bits, where the kernels are there to read them;
+            nothing is lost.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, format_: str, arena: Arena) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        format_: str,
+        arena: Arena,
+        squeezed: bool = False,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.format = format_
@@ -97,7 +108,15 @@ class PackedLinear(nn.Module):
         rows = max(1, AT_ONCE // (WIDTH * self.in_features)) * WIDTH
         parts = [pack(quantise(part, format_)) for part in weight.detach().split(rows)]
         data, scale = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        self.data, self.scale = arena.keep(data), arena.keep(scale)
+        del parts
+        self.squeezed: Squeezed | None = None
+        if squeezed and self.fits and format_ in ("fp32", "bf16"):
+            self.squeezed = squeeze(data)
+        self._shape = data.shape
+        self.data = arena.keep(self.squeezed.data if self.squeezed else data)
+        self.scale = arena.keep(scale)
+        if self.squeezed:
+            self.squeezed = self.squeezed._replace(data=self.data)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self._matrix: Matrix | None = None
 
@@ -112,10 +131,12 @@ class PackedLinear(nn.Module):
         """What kernels are given."""
         if self._matrix is None:
             self._bias = None if self.bias is None else self.bias.float().contiguous()
+            beside = self.squeezed[1:] if self.squeezed else ()
             self._matrix = Matrix(
                 FORMATS.index(self.format), self.out_features, self.in_features,
                 self.data.data_ptr(), self.scale.data_ptr(),
                 None if self._bias is None else self._bias.data_ptr(),
+                *(tensor.data_ptr() for tensor in beside),
             )  # fmt: skip
         return self._matrix
 
@@ -123,8 +144,9 @@ class PackedLinear(nn.Module):
     def weight(self) -> Tensor:
         """[N, K] as it is used, unpacked anew at every call, and not to be changed."""
         dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
+        data = unsqueeze(self.squeezed, self._shape, dtype) if self.squeezed else self.data
         shape = self.out_features, self.in_features
-        return unpack(self.format, self.data, self.scale, *shape).restored(dtype)
+        return unpack(self.format, data, self.scale, *shape).restored(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N] in the dtype of x."""
@@ -138,14 +160,15 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """What torch prints."""
-        return f"{self.in_features}, {self.out_features}, {self.format}"
+        squeezed = ", squeezed" if self.squeezed else ""
+        return f"{self.in_features}, {self.out_features}, {self.format}{squeezed}"
 
 
 def packed_bytes(model: nn.Module) -> int:
     """Memory of all weights, packed or not, each counted once."""
     plain = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     packed = [part for part in model.modules() if isinstance(part, PackedLinear)]
-    tensors = [tensor for part in packed for tensor in (part.data, part.scale)]
+    tensors = [t for part in packed for t in (part.data, part.scale, *(part.squeezed or ())[2:])]
     return sum(plain.values()) + sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -25,6 +25,11 @@ KEPT = ("image_in_projector", "image_head.net.time_embed")
 """Parts that stay ordinary layers: they are used once a token, or once a process."""
 ENDS = ("image_head.net.input_proj", "image_head.net.final_layer.linear")
 """Parts that keep the model's own precision: noise and velocity go through them."""
+MODULATION = "adaLN_modulation"
+"""What is read once a token, for all times together, and never squeezed: many rows wait for it."""
+LARGE = 2**26
+"""Numbers of a model that come from memory, and are squeezed. Those of a smaller one stay in the
+caches, where unfolding them would cost more than reading them."""
 NAMES = ("int8", "int4", "bf16")
 """What weights may be rounded to, to be read faster."""
 HALVES = {"int8": "int8", "int4": "int8"}
@@ -53,13 +58,15 @@ class Packer:
     Args:
         format_: of the backbone.
         head: of the flow head.
+        squeezed: whether bf16 numbers may take 12 bits.
 
     Raises:
         NextStepError: for an unknown format.
     """
 
-    def __init__(self, format_: str, head: str) -> None:
+    def __init__(self, format_: str, head: str, squeezed: bool = False) -> None:
         self.format, self.head = check_format(format_), check_format(head)
+        self.squeezed = squeezed
         self.arena = Arena()
 
     def format_of(self, name: str, dtype: torch.dtype) -> str:
@@ -80,7 +87,9 @@ class Packer:
         """Replace the layer of this name by one with `weight` packed; its bias stays."""
         owner, _, leaf = name.rpartition(".")
         part = model.get_submodule(name)
-        packed = PackedLinear(weight, part.bias, self.format_of(name, weight.dtype), self.arena)  # type: ignore[arg-type]
+        own = self.format_of(name, weight.dtype)
+        squeezed = self.squeezed and MODULATION not in name
+        packed = PackedLinear(weight, part.bias, own, self.arena, squeezed)  # type: ignore[arg-type]
         setattr_in(model.get_submodule(owner), leaf, packed)
 
 
@@ -98,7 +107,7 @@ def pack_model(model: nn.Module, format_: str, head: str | None = None) -> None:
     Raises:
         NextStepError: for an unknown format, an adapter that is not merged, or another device.
     """
-    packer = Packer(format_, head or format_)
+    packer = Packer(format_, head or format_, is_large(model))
     if any(hasattr(part, "base_layer") for part in model.modules()):
         raise NextStepError("merge the adapter into the weights before packing them")
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
@@ -106,6 +115,11 @@ def pack_model(model: nn.Module, format_: str, head: str | None = None) -> None:
     for name, _ in list(model.named_modules()):
         if name and packer.takes(model, name):
             packer.put(model, name, model.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether a model's weights, which may be on the meta device, are more than caches hold."""
+    return sum(parameter.numel() for parameter in model.parameters()) >= LARGE
 
 
 def pack_for_sampling(model: NextStepModel) -> None:

@@ -1,0 +1,109 @@
+// Matrices, and bf16 values kept in 12 bits without loss.
+//
+// The high byte of a bf16 number, its sign and most of its exponent, is nearly always one of 16. So a squeezed
+// matrix, whose values are all bf16, keeps the low byte, half a byte for which of the 16 it is, and the few values
+// with another one whole beside them (see squeezing.py).
+#pragma once
+
+#include "common.h"
+
+// A value whose high byte is none of the 16: where it stands in its block, counted in values.
+struct Patch {
+  uint32_t place, value;
+};
+
+struct Matrix {
+  int64_t format, outputs, inputs;
+  const void* data;
+  const void* scale;  // INT8 float [outputs], INT4 bf16 [blocks, groups, 32]
+  const float* bias;  // or none
+  // Of squeezed ones: the 16 high bytes, and values with others, block by block.
+  const uint8_t* high;
+  const Patch* patches;
+  const int64_t* first;  // [blocks + 1]
+
+  bool squeezed() const { return high != nullptr; }
+  // Bytes of 32 inputs, or of as many integers as a tile has, by the outputs of a block.
+  int64_t step() const { return squeezed() ? 1536 : 2048; }
+};
+
+constexpr int64_t WIDTH = 32;    // outputs of a block
+constexpr int64_t AHEAD = 4096;  // bytes that reading into the first cache runs ahead of use
+constexpr int64_t FAR = 32768;   // and into the second, whose waiting room for lines is larger
+constexpr int64_t PART = 8;      // steps of a block that stay in the first cache
+
+// Unfolds a block of a squeezed matrix from its first step on.
+struct Unfolder {
+  const char* from;
+  const Patch *patch, *end;
+  uint32_t done = 0;  // values
+  __m512i high;
+
+  Unfolder(const Matrix& m, int64_t block) {
+    if (!m.squeezed()) return;
+    from = (const char*)m.data + block * ((m.inputs + 31) / 32) * m.step();
+    patch = m.patches + m.first[block], end = m.patches + m.first[block + 1];
+    high = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)m.high));
+  }
+
+  // Writes the next `count` steps as they were before, 2048 bytes each.
+  void take(int64_t count, char* to) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    bf16* values = (bf16*)to;
+    for (int64_t i = 0; i < 8 * count; i++, from += 192, to += 256) {
+      for (int64_t line = 0; line < 192; line += 64) {
+        _mm_prefetch(from + AHEAD + line, _MM_HINT_T0);
+        _mm_prefetch(from + FAR + line, _MM_HINT_T1);
+      }
+      const __m512i both = _mm512_loadu_si512(from + 128);
+      for (int half = 0; half < 2; half++) {
+        const __m512i code = _mm512_and_si512(half ? _mm512_srli_epi16(both, 4) : both, nibble);
+        const __m512i l = _mm512_loadu_si512(from + 64 * half), h = _mm512_shuffle_epi8(high, code);
+        _mm512_store_si512(to + 128 * half, _mm512_unpacklo_epi8(l, h));
+        _mm512_store_si512(to + 128 * half + 64, _mm512_unpackhi_epi8(l, h));
+      }
+    }
+    for (; patch < end && patch->place < done + 1024 * count; patch++) values[patch->place - done] = patch->value;
+    done += 1024 * count;
+  }
+};
+
+// Squeezes blocks of `count` values each; those behind the last up to a whole step are zeros.
+struct Squeezer {
+  const void* values;  // bf16, or float if wide
+  int64_t wide, blocks, count;
+  const uint8_t* codes;  // [256]: of each high byte, 16 for none
+  int64_t* first;        // of each block's patches [blocks + 1]
+  char* data;
+  Patch* patches;
+
+  int64_t steps() const { return (count + 1023) / 1024; }
+  uint32_t bits(int64_t block, int64_t i) const {
+    if (i >= count) return 0;
+    return wide ? ((const uint32_t*)values)[block * count + i] >> 16 : ((const bf16*)values)[block * count + i];
+  }
+  // Whether a value is more than these bits.
+  bool lost(int64_t block, int64_t i) const {
+    return wide && (((const uint32_t*)values)[block * count + i] & 0xffff);
+  }
+
+  void block(int64_t n) const {
+    char* to = data + n * steps() * 1536;
+    Patch* patch = patches + first[n];
+    for (int64_t i = 0; i < steps() * 1024; i += 128, to += 192) {
+      std::fill_n(to + 128, 64, 0);
+      for (int64_t k = 0; k < 128; k++) {
+        const uint32_t value = bits(n, i + k);
+        uint32_t code = codes[value >> 8];
+        if (code > 15) {
+          code = 0;
+          if (i + k < count) *patch++ = {uint32_t(i + k), value};
+        }
+        // Quarters of two lines take turns.
+        const int64_t half = k / 64, line = k / 32 % 2, at = k % 32 / 8 * 16 + line * 8 + k % 8;
+        to[64 * half + at] = char(value);
+        to[128 + at] |= char(code << 4 * half);
+      }
+    }
+  }
+};
