@@ -7,14 +7,16 @@ with one thread counts the processor's. The bound is the time to read every weig
 sampling must, at the bandwidth measured in the same run: layers once a token, the head's modulation
 once a token, the rest of the head at every call. Weights that stay in the caches beat it. Random
 weights are numbers of bf16 in either dtype, as the released ones are. The peak of memory is that of
-the measured runs, loading left out. `--direct` is the way to compare with: torch without kernels,
-and the whole head at every solver step, as the released code asks it.
+the measured runs, loading left out. `--alike` shows what is left where memory is no limit.
+`--direct` is the way to compare with: torch without kernels, and the whole head at every solver
+step, as the released code asks it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -42,7 +44,7 @@ from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.folders import load_parts
 from nextstep.image.autoencoder import AutoencoderConfig
 from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.model.native.linear import huge_pages, packed_bytes, release_heap
+from nextstep.model.native.linear import PackedLinear, huge_pages, packed_bytes, release_heap
 from nextstep.model.native.quantising import (
     OWN,
     Packer,
@@ -50,6 +52,7 @@ from nextstep.model.native.quantising import (
     is_large,
     kernels_fit,
     pack_for_sampling,
+    setattr_in,
 )
 from nextstep.model.nextstep import NextStepModel
 
@@ -105,6 +108,16 @@ def random_model(
         model.lm_head.weight = model.embed_tokens.weight
     release_heap()
     return model.eval()
+
+
+def make_alike(model: NextStepModel) -> None:
+    """Let packed layers of one place and shape share their weights, which then stay in caches."""
+    first: dict[tuple[str, torch.Size], nn.Module] = {}
+    for name, part in list(model.named_modules()):
+        if isinstance(part, PackedLinear):
+            owner, _, leaf = name.rpartition(".")
+            kind = re.sub(r"\d+", "", name), part.weight.shape
+            setattr_in(model.get_submodule(owner), leaf, first.setdefault(kind, part))
 
 
 def load(asked: argparse.Namespace) -> tuple[NextStepModel, ImageTokenizer]:
@@ -244,6 +257,10 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     lookahead = Lookahead(asked.lookahead, asked.tolerance)
     call, solver = sampling(model, asked, lookahead), SolverSettings(asked.solver, asked.steps)
     calls = len(question_times(solver))
+    layers, head = bytes_a_token(model, calls)
+    weights = packed_bytes(model) / 1e9
+    if asked.alike:
+        make_alike(model)
     if asked.warm:
         call()
     # From here on the peak is counted anew.
@@ -262,7 +279,6 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         decoding = min(
             _seconds(lambda: tokenizer.decode_tokens(pixels, grid), asked.clock) for _ in range(3)
         )
-    layers, head = bytes_a_token(model, calls)
     bound = tokens * (layers + head) / bandwidth
     rest = seconds - sum(spent.values())
     return {
@@ -282,7 +298,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "mb_a_token": round((layers + head) / 1e6, 1),
         "bandwidth_gb_s": round(bandwidth / 1e9, 1), "bound_s": round(bound, 3),
         "share_of_bound": round(bound / seconds, 3),
-        "weights_gb": round(packed_bytes(model) / 1e9, 3),
+        "weights_gb": round(weights, 3),
         "peak_gb": round(peak, 3),
         **(ahead(model, asked, seconds) if asked.lookahead > 1 else {}),
     }  # fmt: skip
@@ -330,6 +346,10 @@ def main() -> None:
     parser.add_argument(
         "--unsqueezed", dest="squeezed", action="store_false",
         help="random weights of bf16 in 16 bits (in fp32: 32), as if they did not fit into 12",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alike", action="store_true",
+        help="layers share the weights of the first, so that memory is no limit",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-warm-up", dest="warm", action="store_false")

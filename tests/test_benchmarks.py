@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nextstep.folders import SHIPPED
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "generate.py": ["--size", "32", "--solver", "v1", "--steps", "2", "--repeats", "1"],
@@ -44,8 +46,9 @@ def test_generate_tells_where_the_time_goes() -> None:
 
 
 def test_train_step_gives_a_share_of_the_peak() -> None:
-    row = _row("train_step.py", "--json")
-    assert 0 < row["share_of_peak"] < 1
+    for model in ("nano", str(SHIPPED["nano"])):
+        row = _row("train_step.py", "--json", "--model", model)
+        assert 0 < row["share_of_peak"] < 1
 
 
 def test_engine_compares_ways_of_sampling() -> None:

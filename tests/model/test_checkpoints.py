@@ -151,8 +151,16 @@ def test_start_from_a_stock_qwen2(prefix: str, tmp_path: Path) -> None:
     assert (model.hidden(model.embed(ids)) - theirs).abs().max().item() <= 2e-5
     assert bool(torch.isfinite(model.image_in_projector.weight).all())
     assert model.config.fm_head_dim == 1024
-    again = load_language_model(tmp_path, head="small", dtype=torch.float32)
+    again = NextStepModel.from_language_model(tmp_path, "small", torch.float32)
     assert equal(model, again)
+    assert all(p.requires_grad for p in again.parameters())
+
+
+def test_a_model_that_is_read_to_be_trained_can_be(tmp_path: Path) -> None:
+    save_model(random_model(TINY), tmp_path)
+    model = NextStepModel.from_pretrained(tmp_path)
+    model.hidden(model.embed(torch.tensor([[7, 8, 9]]))).square().sum().backward()
+    assert model.layers[0].mlp.up_proj.weight.grad is not None
 
 
 def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:

@@ -60,10 +60,10 @@ class NextStepModel(Backbone):
     def from_pretrained(
         cls, folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
     ) -> NextStepModel:
-        """Read a model folder of any known layout; see `checkpoints.load_model`."""
+        """Read a model folder of any known layout, to train it; see `checkpoints.load_model`."""
         from nextstep.model.checkpoints import load_model
 
-        return load_model(Path(folder), dtype, device)
+        return load_model(Path(folder), dtype, device).requires_grad_()
 
     @classmethod
     def from_language_model(
@@ -72,7 +72,7 @@ class NextStepModel(Backbone):
         """Start from a stock Qwen2/2.5 folder; see `checkpoints.load_language_model`."""
         from nextstep.model.checkpoints import load_language_model
 
-        return load_language_model(Path(folder), head, dtype)
+        return load_language_model(Path(folder), head, dtype).requires_grad_()
 
     def reset_parameters(self) -> None:
         """Fresh weights: N(0, initializer_range) with zero biases, the head by its own rule."""
