@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -166,8 +168,7 @@ def test_a_machine_that_could_says_why_it_does_not(
 ) -> None:
     monkeypatch.delenv(build.SWITCH, raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build, "has_units", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(build, "target", lambda: build.AVX512)
     monkeypatch.setattr(shutil, "which", lambda name: None if name.startswith("no") else name)
     monkeypatch.setattr(build, "library_file", lambda: tmp_path / "none.so")
     monkeypatch.setattr(build, name, value)
@@ -175,13 +176,66 @@ def test_a_machine_that_could_says_why_it_does_not(
         reason = build.why_not.__wrapped__()
     monkeypatch.setattr(build, "why_not", lambda: reason)
     assert build.is_hindered() and not build.is_available()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert build._hindrance() == "torch does not see its matrix units"
+
+
+def test_a_machine_with_less_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = build.target.__wrapped__
+    able, flags = False, frozenset(build.NEEDED)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: able)
+    monkeypatch.setattr(build, "processor_flags", lambda: flags)
+    monkeypatch.delenv(build.SWITCH, raising=False)
+    assert target() == build.AVX512  # Linux denies the matrix units
+    able = True
+    assert target() == build.AMX
+    monkeypatch.setenv(build.SWITCH, "AVX512")
+    assert target() == build.AVX512
+    flags = frozenset(build.NEEDED[:-1])
+    assert target() == ""
+    monkeypatch.setattr(build, "target", lambda: "")
+    assert "neither matrix units" in build.why_not.__wrapped__()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert target() == ""
+
+
+PRODUCTS = """
+import hashlib, torch
+from nextstep.model.native.linear import Arena, PackedLinear
+def draws(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+for format_ in ("fp32", "bf16", "int8", "int4"):
+    for squeezed in (False, True):
+        layer, told = PackedLinear(draws(176, 592), None, format_, Arena(), squeezed), b""
+        for rows in (1, 3, 16, 40, 130, 300):
+            x = draws(rows, 592)
+            x[0, :2], x[-1, 3] = torch.tensor((1e-40, -3e38)), 1.5e-38
+            told += layer(x).numpy().tobytes()
+        print(hashlib.sha256(told).hexdigest())
+from nextstep.pipeline import NextStepPipeline
+for dtype, quantize in ((torch.bfloat16, None), (torch.float32, "int4/int8")):
+    pipeline = NextStepPipeline.from_pretrained("nano", dtype=dtype, quantize=quantize)
+    picture = pipeline.generate("a cat", height=32, width=32, seed=1)[0].image
+    print(hashlib.sha256(picture.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(build.target() != build.AMX or not build.is_available(), reason="no AMX here")
+def test_vectors_compute_what_matrix_units_do() -> None:
+    """To the last bit: so a picture is the same on processors with and without them."""
+
+    def told(switch: str) -> str:
+        own = {**os.environ, build.SWITCH: switch}
+        command = [sys.executable, "-c", PRODUCTS]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout
+
+    units = told("on")
+    assert len(units.splitlines()) == 10 and told("avx512") == units
 
 
 def test_who_switched_them_off_is_not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(build.SWITCH, "off")
-    monkeypatch.setattr(build, "has_units", lambda: True)
+    monkeypatch.setattr(build, "target", lambda: build.AVX512)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reason = build.why_not.__wrapped__()

@@ -29,7 +29,7 @@ class Computing:
         threads: of one operation.
         torch, instructions: its version, and the vector instructions that it uses.
         why_torch: why the kernels are not used, a clause; empty where they are.
-        hindered: whether the machine has matrix units that kernels could not use here.
+        hindered: whether the machine has what kernels need, and they could not be used.
     """
 
     by: str

@@ -1,1 +1,1 @@
-"""Kernels in C++ for sampling on a CPU with matrix units, and weights packed for them."""
+"""Kernels in C++ for sampling on a CPU with AMX or AVX-512, and weights packed for them."""

@@ -1,8 +1,9 @@
 """Compiling the kernels once a machine, and calling them.
 
-Nothing here is needed: without a compiler, on another machine, or with `NEXTSTEP_KERNELS=off`
-everything runs through torch, more slowly and with other roundings. A process on a machine with
-matrix units that cannot use them warns of it once and says why.
+They are written for matrix units (AMX) and, where those are missing or `NEXTSTEP_KERNELS=avx512`
+leaves them out, for vectors of AVX-512. Nothing here is needed: without a compiler, on another
+machine, or with `NEXTSTEP_KERNELS=off` everything runs through torch, more slowly and with other
+roundings. A process on a machine that could use them and cannot warns of it once and says why.
 """
 
 from __future__ import annotations
@@ -22,9 +23,18 @@ import torch
 from torch import Tensor
 
 FLAGS = (
-    "-O3", "-march=sapphirerapids", "-std=c++17", "-fopenmp", "-fno-strict-aliasing", "-fPIC",
+    "-O3",
+    "-ffp-contract=off",
+    "-std=c++17",
+    "-fopenmp",
+    "-fno-strict-aliasing",
+    "-fPIC",
     "-shared",
-)  # fmt: skip
+)
+AMX, AVX512 = "AMX", "AVX-512"
+"""What the kernels are compiled for."""
+NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
+"""What Linux calls the vector instructions that they cannot do without."""
 SWITCH = "NEXTSTEP_KERNELS"
 NAMES = (
     "linear", "advance", "modulate", "solve", "tokens", "count_bytes", "count_patches",
@@ -34,17 +44,17 @@ Argument = int | Tensor | ctypes.Structure
 
 
 def is_available() -> bool:
-    """Whether this machine has the matrix units and the kernels; they are compiled if need be."""
+    """Whether this machine has what the kernels need, and them; they are compiled if need be."""
     return not why_not()
 
 
 @functools.cache
 def why_not() -> str:
     """Why this process computes without the kernels, a clause; empty where it can use them."""
-    if os.environ.get(SWITCH, "on").lower() in ("off", "0", "no"):
+    if _asked() == "off":
         return f"{SWITCH} is off"
-    if not has_units():
-        return "the processor has no matrix units (AMX)"
+    if not target():
+        return "the processor has neither matrix units (AMX) nor AVX-512 with VNNI"
     reason = _hindrance()
     if reason:
         warnings.warn(
@@ -56,26 +66,40 @@ def why_not() -> str:
 
 
 def is_hindered() -> bool:
-    """Whether the machine has matrix units that this process cannot use; `why_not` says why."""
-    return bool(why_not()) and not why_not().startswith(SWITCH) and has_units()
+    """Whether the machine has what kernels need and this process cannot; `why_not` says why."""
+    return bool(why_not()) and not why_not().startswith(SWITCH) and bool(target())
+
+
+def _asked() -> str:
+    """What the switch says: on, off or avx512."""
+    asked = os.environ.get(SWITCH, "on").lower()
+    return "off" if asked in ("0", "no") else asked
 
 
 @functools.cache
-def has_units() -> bool:
-    """Whether the processor has matrix units and Linux to let them be used, by Linux or torch."""
+def target() -> str:
+    """What kernels are for on this machine: AMX, AVX-512, or empty for none."""
     if platform.system() != "Linux":
-        return False
+        return ""
+    known = processor_flags()
+    # Linux lets a process use tiles only when it has asked; torch knows how.
+    if _asked() != "avx512" and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx():
+        return AMX
+    return AVX512 if known.issuperset(NEEDED) else ""
+
+
+@functools.cache
+def processor_flags() -> frozenset[str]:
+    """What Linux says that the processor can."""
     try:
-        known = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        known = ""
-    return " amx_tile" in known or bool(torch.cpu._is_amx_tile_supported())
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _hindrance() -> str:
-    """What stands against the kernels on a machine that has matrix units."""
-    if not torch.cpu._is_amx_tile_supported():
-        return "torch does not see its matrix units"
+    """What stands against the kernels on a machine that has what they need."""
     if shutil.which(compiler()) is None and not library_file().exists():
         return f"there is no compiler {compiler()}"
     try:
@@ -85,10 +109,13 @@ def _hindrance() -> str:
         return f"they do not compile with {compiler()}: {told.splitlines()[-1]}"
     except OSError as error:
         return f"they cannot be written or loaded: {error}"
-    if not fits:
-        return "its processor lacks vector instructions (AVX-512)"
-    # Linux lets a process use tiles only when it has asked; torch knows how.
-    return "" if torch.cpu._init_amx() else "Linux does not let this process use its matrix units"
+    return "" if fits else "its processor lacks vector instructions (AVX-512)"
+
+
+def flags() -> tuple[str, ...]:
+    """The compiler's, for this machine."""
+    march = ("-march=sapphirerapids",) if target() == AMX else ("-march=x86-64-v4", "-mavx512vnni")
+    return (*FLAGS, *march)
 
 
 def compiler() -> str:
@@ -100,7 +127,7 @@ def compiler() -> str:
 def library_file() -> Path:
     """Where the compiled kernels are kept; another text or compiler has another name."""
     text = b"".join(path.read_bytes() for path in sources())
-    told = " ".join((compiler(), *FLAGS)).encode()
+    told = " ".join((compiler(), *flags())).encode()
     name = hashlib.sha256(text + told).hexdigest()[:24]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return cache / "nextstep" / f"kernels-{name}.so"
@@ -141,7 +168,7 @@ def _compile(library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         main = Path(__file__).parent / "kernels.cpp"
-        command = [compiler(), *FLAGS, str(main), "-o", str(made)]
+        command = [compiler(), *flags(), str(main), "-o", str(made)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         with made.open("rb") as written:
             os.fsync(written.fileno())  # half a library, after a crash, would end every process

@@ -25,11 +25,26 @@ inline V load(const bf16* p) {
   __m256i half = _mm256_loadu_si256((const __m256i*)p);
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
 }
+// To nearest, halves to even; numbers too small for a normal one become zero.
+inline __m256i rounded(V v) {
+#ifdef __AMX_TILE__
+  return (__m256i)_mm512_cvtneps_pbh(v);
+#else
+  const __m512i bits = (__m512i)v, size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+  const __mmask16 none = _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(0x7f800000));
+  up = _mm512_mask_or_epi32(up, none, bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 small = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x800000));
+  up = _mm512_mask_and_epi32(up, small, bits, _mm512_set1_epi32(0x80000000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+#endif
+}
 inline void store(float* p, V v) { _mm512_storeu_ps(p, v); }
-inline void store(bf16* p, V v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+inline void store(bf16* p, V v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
 inline void store(float* p, V v, __mmask16 there) { _mm512_mask_storeu_ps(p, there, v); }
 inline void store(bf16* p, V v, __mmask16 there) {
-  _mm256_mask_storeu_epi16(p, there, (__m256i)_mm512_cvtneps_pbh(v));
+  _mm256_mask_storeu_epi16(p, there, rounded(v));
 }
 inline float sum(V v) { return _mm512_reduce_add_ps(v); }
 

@@ -75,7 +75,8 @@ void nextstep_squeeze(const Squeezer* from, int64_t threads) {
 // 1 if this machine has what was compiled, so that nothing illegal is run.
 int64_t nextstep_fits_machine() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 }  // extern "C"

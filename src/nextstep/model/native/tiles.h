@@ -1,4 +1,4 @@
-// Rows as left factors of products, and sums over matrix tiles.
+// Rows as left factors of products, and sums over tiles of them and of weights.
 //
 // Rows are prepared in the form that the format of the matrix asks for:
 //   FP32  as they are
@@ -8,6 +8,7 @@
 #pragma once
 
 #include "squeezing.h"
+#include "unit.h"
 
 constexpr int64_t GROUP = 64;  // inputs of an integer tile; INT4 has a scale for each
 
@@ -68,77 +69,56 @@ struct Rows {
   }
 };
 
-// The tile unit of this thread while it lives. Rows of left factors and sums are as few as there are.
-struct Tiles {
-  struct alignas(64) Shape {
-    uint8_t palette = 1, start = 0, none[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {};
-  } shape;
-  // Tiles from `matrix` up to `behind` hold weights.
-  Tiles(int64_t rows, int matrix, int behind) {
-    const uint8_t few = std::min<int64_t>(rows, 16);
-    for (int i = 0; i < 8; i++) shape.rows[i] = i >= matrix && i < behind ? 16 : few;
-    asm volatile("ldtilecfg %0" : : "m"(shape) : "memory");
-  }
-  ~Tiles() { _tile_release(); }
-};
-
-// Tiles are read and written in words of their own, because g++ believes that its intrinsics touch no
-// memory and moves or drops what was stored for them.
-#define READ_TILE(TILE, FROM, STRIDE) \
-  asm volatile("tileloadd (%0,%1,1), %%tmm" #TILE : : "r"(FROM), "r"(int64_t(STRIDE)) : "memory")
-#define WRITE_TILE(TILE, TO, STRIDE) \
-  asm volatile("tilestored %%tmm" #TILE ", (%0,%1,1)" : : "r"(TO), "r"(int64_t(STRIDE)) : "memory")
-
 // Sums of T row tiles with both halves of a block: tiles 0..5.
 template <int T>
 inline void zero_sums() {
-  _tile_zero(0);
-  _tile_zero(1);
+  UNIT
+  ZERO_TILE(0);
+  ZERO_TILE(1);
   if constexpr (T > 1) {
-    _tile_zero(2);
-    _tile_zero(3);
+    ZERO_TILE(2);
+    ZERO_TILE(3);
   }
   if constexpr (T > 2) {
-    _tile_zero(4);
-    _tile_zero(5);
+    ZERO_TILE(4);
+    ZERO_TILE(5);
   }
 }
 
-#define MULTIPLY(SUM, ROWS, WEIGHTS)  \
-  if constexpr (INTEGER)              \
-    _tile_dpbssd(SUM, ROWS, WEIGHTS); \
-  else                                \
-    _tile_dpbf16ps(SUM, ROWS, WEIGHTS);
+#define MULTIPLY(SUM, ROWS, WEIGHTS)      \
+  if constexpr (INTEGER)                  \
+    MULTIPLY_BYTES(SUM, ROWS, WEIGHTS);   \
+  else                                    \
+    MULTIPLY_BF16(SUM, ROWS, WEIGHTS);
 
 // One half of a block by up to three row tiles, from b and a on: weights in tile 6, rows in 7.
 #define STEP(HALF, A, B, C)          \
-  READ_TILE(6, b + 1024 * HALF, 64); \
-  READ_TILE(7, a, 64);               \
-  _tile_dpbssd(A, 7, 6);             \
+  READ_TILE(6, b + 1024 * HALF); \
+  READ_TILE(7, a);               \
+  MULTIPLY_BYTES(A, 7, 6);           \
   if constexpr (T > 1) {             \
-    READ_TILE(7, a + apart, 64);     \
-    _tile_dpbssd(B, 7, 6);           \
+    READ_TILE(7, a + apart);     \
+    MULTIPLY_BYTES(B, 7, 6);         \
   }                                  \
   if constexpr (T > 2) {             \
-    READ_TILE(7, a + 2 * apart, 64); \
-    _tile_dpbssd(C, 7, 6);           \
+    READ_TILE(7, a + 2 * apart); \
+    MULTIPLY_BYTES(C, 7, 6);         \
   }
 
 // out holds T tiles of 16 rows x 32.
 template <int T>
 inline void store_sums(void* out) {
+  UNIT
   char* c = (char*)out;
-  WRITE_TILE(0, c, 128);
-  WRITE_TILE(1, c + 64, 128);
+  WRITE_SUMS(0, c, 128);
+  WRITE_SUMS(1, c + 64, 128);
   if constexpr (T > 1) {
-    WRITE_TILE(2, c + 2048, 128);
-    WRITE_TILE(3, c + 2112, 128);
+    WRITE_SUMS(2, c + 2048, 128);
+    WRITE_SUMS(3, c + 2112, 128);
   }
   if constexpr (T > 2) {
-    WRITE_TILE(4, c + 4096, 128);
-    WRITE_TILE(5, c + 4160, 128);
+    WRITE_SUMS(4, c + 4096, 128);
+    WRITE_SUMS(5, c + 4160, 128);
   }
 }
 
@@ -149,15 +129,16 @@ inline void store_sums(void* out) {
 template <int T, bool INTEGER, bool LATE>
 inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps, const char* soon,
                      int64_t lines, bool begin, void* sums) {
+  UNIT
   char* c = (char*)sums;
   if (begin) {
     zero_sums<T>();
   } else {
-    READ_TILE(0, c, 128);
-    READ_TILE(1, c + 64, 128);
+    READ_SUMS(0, c, 128);
+    READ_SUMS(1, c + 64, 128);
     if constexpr (T > 1) {
-      READ_TILE(2, c + 2048, 128);
-      READ_TILE(3, c + 2112, 128);
+      READ_SUMS(2, c + 2048, 128);
+      READ_SUMS(3, c + 2112, 128);
     }
   }
   for (int64_t k = 0; k < steps; k++, a += 1024, b += 2048) {
@@ -165,13 +146,13 @@ inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps,
       _mm_prefetch(soon, LATE ? _MM_HINT_T1 : _MM_HINT_T0);
       if constexpr (!LATE) _mm_prefetch(soon + FAR - AHEAD, _MM_HINT_T1);
     }
-    READ_TILE(6, b, 64);
-    READ_TILE(4, a, 64);
-    READ_TILE(7, b + 1024, 64);
+    READ_TILE(6, b);
+    READ_TILE(4, a);
+    READ_TILE(7, b + 1024);
     MULTIPLY(0, 4, 6)
     MULTIPLY(1, 4, 7)
     if constexpr (T > 1) {
-      READ_TILE(5, a + apart, 64);
+      READ_TILE(5, a + apart);
       MULTIPLY(2, 5, 6)
       MULTIPLY(3, 5, 7)
     }
@@ -182,6 +163,7 @@ inline void sum_part(const char* a, int64_t apart, const char* b, int64_t steps,
 // The same sums from first to last step with weights that are unfolded some steps before their use.
 template <int T>
 inline void sum_unfolded(const char* a, int64_t apart, Unfolder& weights, int64_t steps, void* sums) {
+  UNIT
   constexpr int64_t BEFORE = 2, ROOM = 4;
   alignas(64) char unfolded[ROOM * 2048];
   zero_sums<T>();
@@ -189,15 +171,15 @@ inline void sum_unfolded(const char* a, int64_t apart, Unfolder& weights, int64_
     if (k + BEFORE < steps) weights.take(1, unfolded + (k + BEFORE) % ROOM * 2048);
     if (k < 0) continue;
     const char* b = unfolded + k % ROOM * 2048;
-    READ_TILE(6, b, 64);
-    READ_TILE(4, a, 64);
-    READ_TILE(7, b + 1024, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
+    READ_TILE(6, b);
+    READ_TILE(4, a);
+    READ_TILE(7, b + 1024);
+    MULTIPLY_BF16(0, 4, 6);
+    MULTIPLY_BF16(1, 4, 7);
     if constexpr (T > 1) {
-      READ_TILE(5, a + apart, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      READ_TILE(5, a + apart);
+      MULTIPLY_BF16(2, 5, 6);
+      MULTIPLY_BF16(3, 5, 7);
     }
     a += 1024;
   }
@@ -219,6 +201,7 @@ inline void widen(const char* from, char* to) {
 template <int T>
 inline void sum_groups(const char* a, int64_t apart, const char* from, const bf16* scale, int64_t steps,
                        int64_t rows, float* total) {
+  UNIT
   alignas(64) char weights[2][2048];
   alignas(64) int32_t part[2][T * 512];
   auto finish = [&](int64_t k) {
