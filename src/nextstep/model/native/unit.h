@@ -72,14 +72,16 @@ struct Tiles {
 // adds to sums, `more`, is taken off again.
 template <int R>
 inline void add_bytes(const char* rows, const char* weights, __m512i more, char* sums) {
+  alignas(64) int32_t a[R][16];
   __m512i sum[R];
-  for (int r = 0; r < R; r++) sum[r] = _mm512_sub_epi32(_mm512_load_si512(sums + 64 * r), more);
+  for (int r = 0; r < R; r++) {
+    const __m512i row = _mm512_loadu_si512(rows + 64 * r);
+    _mm512_store_si512(a[r], _mm512_xor_si512(row, _mm512_set1_epi8((char)0x80)));
+    sum[r] = _mm512_sub_epi32(_mm512_load_si512(sums + 64 * r), more);
+  }
   for (int k = 0; k < 16; k++) {
     const __m512i b = _mm512_loadu_si512(weights + 64 * k);
-    for (int r = 0; r < R; r++) {
-      const int32_t a = *(const int32_t*)(rows + 64 * r + 4 * k);
-      sum[r] = _mm512_dpbusd_epi32(sum[r], _mm512_set1_epi32(a ^ 0x80808080), b);
-    }
+    for (int r = 0; r < R; r++) sum[r] = _mm512_dpbusd_epi32(sum[r], _mm512_set1_epi32(a[r][k]), b);
   }
   for (int r = 0; r < R; r++) _mm512_store_si512(sums + 64 * r, sum[r]);
 }
@@ -87,15 +89,20 @@ inline void add_bytes(const char* rows, const char* weights, __m512i more, char*
 template <int R>
 inline void add_bf16(const char* rows, const char* weights, char* sums) {
   const __m512i upper = _mm512_set1_epi32(0xffff0000);
+  alignas(64) float a[R][2][16];
   V even[R], odd[R];
-  for (int r = 0; r < R; r++) even[r] = odd[r] = all(0.0f);
+  for (int r = 0; r < R; r++) {
+    const __m512i row = _mm512_loadu_si512(rows + 64 * r);
+    _mm512_store_ps(a[r][0], (V)_mm512_slli_epi32(row, 16));
+    _mm512_store_ps(a[r][1], (V)_mm512_and_si512(row, upper));
+    even[r] = odd[r] = all(0.0f);
+  }
   for (int k = 0; k < 16; k++) {
     const __m512i b = _mm512_loadu_si512(weights + 64 * k);
     const V first = (V)_mm512_slli_epi32(b, 16), second = (V)_mm512_and_si512(b, upper);
     for (int r = 0; r < R; r++) {
-      const uint32_t a = *(const uint32_t*)(rows + 64 * r + 4 * k);
-      even[r] = _mm512_fmadd_ps((V)_mm512_set1_epi32(a << 16), first, even[r]);
-      odd[r] = _mm512_fmadd_ps((V)_mm512_set1_epi32(a & 0xffff0000), second, odd[r]);
+      even[r] = _mm512_fmadd_ps(all(a[r][0][k]), first, even[r]);
+      odd[r] = _mm512_fmadd_ps(all(a[r][1][k]), second, odd[r]);
     }
   }
   for (int r = 0; r < R; r++) {
