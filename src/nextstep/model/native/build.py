@@ -81,11 +81,10 @@ def target() -> str:
     """What kernels are for on this machine: AMX, AVX-512, or empty for none."""
     if platform.system() != "Linux":
         return ""
-    known = processor_flags()
     # Linux lets a process use tiles only when it has asked; torch knows how.
     if _asked() != "avx512" and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx():
         return AMX
-    return AVX512 if known.issuperset(NEEDED) else ""
+    return AVX512 if processor_flags().issuperset(NEEDED) else ""
 
 
 @functools.cache
