@@ -7,7 +7,7 @@
 
 #include "tiles.h"
 
-constexpr int64_t CHUNK = 1 << 19;  // bytes of prepared rows that stay in the second cache
+constexpr int64_t CHUNK = 1 << 20;  // bytes of prepared rows that stay in the second cache
 constexpr int64_t STRIP = 64;       // row tiles, or rows in FP32, whose sums are kept
 
 // Writes y [rows, 32 or what is left of it] of one block, with bias.
