@@ -156,7 +156,7 @@ inline void squeezed_block(const Rows& x, int64_t tile, int64_t pair, const Matr
 
 // Row tiles from..to by blocks begin..end. With few rows the weights come from memory as fast as it gives
 // them. With many a part of a block stays in the first cache while all rows go by, and the next is asked for.
-// What is squeezed is unfolded part by part.
+// What is squeezed is unfolded step by step for few, part by part for many.
 template <bool INTEGER>
 inline void tile_blocks(const Rows& x, int64_t from, int64_t to, const Matrix& m, int64_t begin, int64_t end,
                         float* out, int64_t ld) {
@@ -166,8 +166,8 @@ inline void tile_blocks(const Rows& x, int64_t from, int64_t to, const Matrix& m
   for (int64_t t0 = from; t0 < to; t0 += fit) {
     const int64_t t1 = std::min(to, t0 + fit);
     const bool few = t1 - t0 <= 3;
-    const int64_t part = few && !m.squeezed() ? steps : PART;
-    const int64_t pairs = (t1 - t0 + 1) / 2, lines = few ? 0 : (m.step() / 64 + pairs - 1) / pairs;
+    const int64_t part = few ? steps : PART;
+    const int64_t pairs = (t1 - t0 + 1) / 2, lines = (m.step() / 64 + pairs - 1) / pairs;
     for (int64_t n = begin; n < end; n++) {
       if (few && m.squeezed()) {
         for (int64_t t = t0; t < t1; t += 2) squeezed_block(x, t, std::min<int64_t>(2, t1 - t), m, n, out, ld);
