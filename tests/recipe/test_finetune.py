@@ -198,3 +198,15 @@ def test_a_mistake_in_the_settings_can_be_mended_in_place(
     with pytest.raises(NextStepError, match="shorten the captions"):
         quietly(settings)
     assert quietly(replace(settings, caption="{caption}, mine", steps=1)).finished
+
+
+def test_a_run_whose_note_is_damaged_is_kept_aside(
+    done: Path, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    shutil.copytree(done / "run", begun / "run")
+    (begun / "run" / "finetune.json").write_text("{}")
+    (begun / "run" / "mine.txt").write_text("mine")
+    before = sorted(path.name for path in (begun / "run").iterdir())
+    assert quietly(settings_for(data, begun, tiny_folder, steps=1)).finished
+    assert sorted(path.name for path in (begun / "run.1").iterdir()) == before

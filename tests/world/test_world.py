@@ -139,10 +139,13 @@ def test_a_scene_is_centred_on_its_colour(made_up_sets: Path) -> None:
 
 def test_an_atlas_holds_what_the_sets_draw(made_up_sets: Path, tmp_path: Path) -> None:
     names, said = ["red apple", "ewe", "red heart"], []
+    (tmp_path / "atlas").mkdir()
+    foreign = tmp_path / "atlas" / "video.mp4.part"
+    foreign.write_bytes(b"another program's")
     drawings.build_atlas(tmp_path / "atlas", names, ["noto", "blob"], said.append)
     stored = drawings.Atlas.open(tmp_path / "atlas")
     assert sorted(p.name for p in stored.folder.iterdir()) == [
-        "blob.webp", "index.json", "noto.webp",
+        "blob.webp", "index.json", "noto.webp", "video.mp4.part",
     ]  # fmt: skip
     assert len(said) == 2
     for style in ("noto", "blob"):

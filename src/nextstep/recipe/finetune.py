@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ from nextstep.provenance import write_file
 from nextstep.recipe.comparison import comparison
 from nextstep.recipe.finetune_data import Samples, build_samples, captioned, open_samples
 from nextstep.recipe.finetune_settings import Finetuned, FinetuneSettings
+from nextstep.recipe.run import move_aside
 from nextstep.stages.pretrain import PretrainStage
 from nextstep.train.config import TrainConfig
 from nextstep.train.trainer import Trainer
@@ -113,7 +113,8 @@ def _begin(settings: FinetuneSettings) -> dict[str, Any]:
     for name, value in settings.to_dict().items():
         if stored.get(name) != value:
             if not stored.get(PLANNED):
-                shutil.rmtree(output / RUN)  # no step was taken, so nothing is lost
+                # No step was noted down; kept all the same, should the note be damaged.
+                move_aside(output / RUN)
                 return {}
             raise NextStepError(
                 f"{output} holds a fine-tuning with {name} = {stored.get(name)}, and now it is "

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nextstep.errors import NextStepError
-from nextstep.provenance import write_file
 from nextstep.serve import backend as b
+from nextstep.serve.state_folder import BASE, FolderFiles, claim, is_own_name
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
@@ -76,29 +76,8 @@ class Files(Protocol):
     def names(self) -> list[str]:
         """Of all that are kept."""
 
-
-class FolderFiles:
-    """In a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-
-    def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all."""
-        write_file(self.folder / name, data)
-
-    def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError when it is gone."""
-        return (self.folder / name).read_bytes()
-
-    def remove(self, name: str) -> None:
-        """Nothing happens when it is gone."""
-        (self.folder / name).unlink(missing_ok=True)
-
-    def names(self) -> list[str]:
-        """Of all files, half-written ones too."""
-        return [path.name for path in self.folder.iterdir()]
+    def sweep(self, known: set[str]) -> None:
+        """Put aside what no record names."""
 
 
 class MemoryFiles:
@@ -126,12 +105,15 @@ class MemoryFiles:
         """Of all files."""
         return list(self._files)
 
+    def sweep(self, known: set[str]) -> None:
+        """Nothing outlives the process, so nothing is left over."""
+
 
 class Store:
     """Records and pictures; may be used from several threads.
 
     Args:
-        folder: that holds jobs.sqlite3 and pictures/; None keeps all in memory.
+        folder: that holds jobs.sqlite3 and pictures/, see `state_folder`; None keeps all in memory.
         keep: finished jobs that are kept; older ones go, with their pictures.
 
     Raises:
@@ -143,9 +125,9 @@ class Store:
         self._lock = threading.Lock()
         try:
             if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            self.files: Files = FolderFiles(folder / "pictures") if folder else MemoryFiles()
-            where = str(folder / "jobs.sqlite3") if folder else ":memory:"
+                claim(folder)
+            self.files: Files = FolderFiles(folder) if folder else MemoryFiles()
+            where = str(folder / BASE) if folder else ":memory:"
             self._base = sqlite3.connect(where, check_same_thread=False)
             self._base.row_factory = sqlite3.Row
             self._base.execute("PRAGMA journal_mode=WAL")
@@ -298,10 +280,9 @@ class Store:
             self.remove(record)
 
     def _sweep(self) -> None:
-        """Remove pictures that no record names: a process died between the two."""
-        known = {name for record in self._read("SELECT * FROM jobs") for name in _names(record)}
-        for name in set(self.files.names()) - known:
-            self.files.remove(name)
+        """Put files aside that no record names: a process died between the two."""
+        records = self._read("SELECT * FROM jobs")
+        self.files.sweep({name for record in records for name in _names(record)})
 
 
 def _names(record: Record) -> list[str]:
@@ -309,7 +290,12 @@ def _names(record: Record) -> list[str]:
     made = [part[name] for part in record.parts for name in ("file", "state") if name in part]
     given = [*request.sources, *(name for name in (request.mask, request.state) if name)]
     parked = [] if record.over else [_parked(record.id, index) for index in range(request.n)]
-    return [*given, *made, *parked]
+    # A tampered record must not name another job's files, nor files of anybody else.
+    return [
+        name
+        for name in (*given, *made, *parked)
+        if is_own_name(name) and name.startswith(f"{record.id}-")
+    ]
 
 
 def _parked(key: str, index: int) -> str:

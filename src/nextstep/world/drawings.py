@@ -122,14 +122,14 @@ def build_atlas(
     names = atlas_names() if names is None else names
     sizes: dict[str, list[tuple[int, int] | None]] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for style in styles:
+    written = [folder / f"{style}.webp.part" for style in styles] + [folder / "index.json.part"]
+    for style, path in zip(styles, written, strict=False):
         sheet, sizes[style] = _sheet_of(names, style)
-        path = folder / f"{style}.webp.part"
         sheet.save(path, "WEBP", lossless=True, quality=100, method=6)
         say(f"{style}.webp {path.stat().st_size / 1e6:.2f} MB")
     index = json.dumps({"names": list(names), "sizes": sizes}, separators=(",", ":"))
-    (folder / "index.json.part").write_text(index + "\n", encoding="utf-8")
-    for path in folder.glob("*.part"):
+    written[-1].write_text(index + "\n", encoding="utf-8")
+    for path in written:
         path.replace(path.with_suffix(""))
 
 
