@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.decode import DecodeSettings, Prompt, TokenSampler, decode_tokens
+from nextstep.engine.request import Request
 from nextstep.flow.noise import KeyedNoise
-from nextstep.image.latents import raster_coordinates
-from nextstep.model.native.linear import packed_bytes
+from nextstep.kernels.linear import packed_bytes
 from nextstep.model.nextstep import NextStepModel
 from nextstep.pipeline import NextStepPipeline
-from nextstep.requests import Request
+from nextstep.vae.latents import raster_coordinates
 
 FORMATS = ("bf16", "int8", "int8/bf16", "bf16/int8", "int4", "int4/int8", "int8/int4")
 PROMPTS = (

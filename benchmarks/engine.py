@@ -16,12 +16,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nextstep.drawing import Engine
 from nextstep.engine.decode import decode_tokens
+from nextstep.engine.engine import Engine
+from nextstep.engine.request import Request
 from nextstep.engine.scheduler import Limits
 from nextstep.flow.noise import KeyedNoise
-from nextstep.folders import load_parts
-from nextstep.requests import Request
+from nextstep.model.pretrained import load_parts
 
 PROMPTS = ("red apple, noto style, white background", "two cats", "blue house", "green car")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

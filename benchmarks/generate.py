@@ -32,20 +32,18 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.config import HEADS, SIZES, NextStepConfig
-from nextstep.engine import decode, graphs
-from nextstep.engine.ahead import DEFAULT_TOLERANCE, Lookahead
-from nextstep.engine.core import Core, core_of
+from nextstep.engine import decode
+from nextstep.engine.backends import cuda_graphs as graphs
+from nextstep.engine.backends.cpu_kernels import Core, core_of
+from nextstep.engine.backends.flow_head import SamplingHead
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.decode_ahead import decode_ahead
-from nextstep.engine.head import SamplingHead
+from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings, question_times
-from nextstep.folders import load_parts
-from nextstep.image.autoencoder import AutoencoderConfig
-from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.model.native.linear import PackedLinear, huge_pages, packed_bytes, release_heap
-from nextstep.model.native.quantising import (
+from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
+from nextstep.kernels.quantization import (
     OWN,
     Packer,
     formats,
@@ -55,6 +53,9 @@ from nextstep.model.native.quantising import (
     setattr_in,
 )
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.pretrained import load_parts
+from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.vae.tokenizer import ImageTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT = "red apple, noto style, white background"

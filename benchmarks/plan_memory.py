@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nextstep.recipe.devices import find_device
-from nextstep.recipe.plan import make_plan
+from nextstep.estimate.devices import find_device
+from nextstep.estimate.plan import make_plan
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BOUND = 0.15

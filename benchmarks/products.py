@@ -20,7 +20,7 @@ import torch
 from generate import read_bandwidth
 from torch import Tensor, nn
 
-from nextstep.model.native.linear import Arena, PackedLinear
+from nextstep.kernels.linear import Arena, PackedLinear
 
 Call = Callable[[], object]
 Maker = Callable[[list[Tensor], int], Call]

@@ -311,9 +311,9 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
 
 def engine(asked: argparse.Namespace) -> dict[str, Any]:
     """Mixed requests on the engine itself, with cancelling and setting aside."""
-    from nextstep.drawing import Engine
+    from nextstep.engine.engine import Engine
     from nextstep.engine.scheduler import ENDS, Limits
-    from nextstep.folders import load_parts
+    from nextstep.model.pretrained import load_parts
 
     made = Engine.of_parts(load_parts(asked.model), Limits(running=asked.batch))
     dice, ends, live = random.Random(2), dict[int, str](), set[int]()

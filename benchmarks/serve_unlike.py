@@ -117,7 +117,7 @@ def keep(wrong: Sequence[int], killed: Round, alone: Round) -> Path:
 
 def _unlike(here: bytes, there: bytes) -> str:
     """How two outcomes differ, in one line."""
-    from nextstep.replay import compare
+    from nextstep.engine.reproduce import compare
 
     if not (here.startswith(PNG) and there.startswith(PNG)):
         return f"{_told(here)} instead of {_told(there)}"

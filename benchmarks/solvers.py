@@ -118,7 +118,7 @@ def pipeline_job(
     pipeline: NextStepPipeline, text: str, grid: tuple[int, int], guidance: GuidanceSettings
 ) -> dict[str, object]:
     """Rows of one picture by branch."""
-    from nextstep.requests import Request
+    from nextstep.engine.request import Request
 
     settings = pipeline.defaults.generate
     job = Request(text, grid, settings).job(pipeline.text_tokenizer, 10**9)

@@ -22,19 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextstep.batches import Step
 from nextstep.config import SIZES, NextStepConfig
 from nextstep.data.documents import Document, derived_seed
 from nextstep.data.packing import pack_window
-from nextstep.folders import SHIPPED, find_folder
+from nextstep.data.steps import Step
 from nextstep.model.nextstep import NextStepModel
-from nextstep.stages.pretrain import PretrainStage
+from nextstep.model.pretrained import SHIPPED, find_folder
 from nextstep.text.sequence import build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
 from nextstep.train.flops import matmul_peak
 from nextstep.train.metrics import StepReport
 from nextstep.train.parallel import Peers
+from nextstep.train.stages.pretrain import PretrainStage
 from nextstep.train.step import Stepper
 from nextstep.world.captions import caption, style_edit
 from nextstep.world.vocabulary import COLOURS, STYLES, sample_objects

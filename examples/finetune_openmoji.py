@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nextstep.recipe.finetune import FinetuneSettings, finetune
+from nextstep.finetune.run import FinetuneSettings, finetune
 from nextstep.world.captions import default_caption
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import COLOURS, sample_objects

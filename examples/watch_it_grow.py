@@ -1,7 +1,7 @@
 """Save the picture after every row of image tokens, in reading order, as it is sampled."""
 
 from nextstep import NextStepPipeline
-from nextstep.results import Progress
+from nextstep.engine.results import Progress
 
 pipeline = NextStepPipeline.from_pretrained("nano")
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nextstep import NextStepPipeline
 from nextstep.evaluate.world.answering import Model, round_trip
+from nextstep.evaluate.world.detector import shipped_eye
 from nextstep.evaluate.world.run import Plan, evaluate
 from nextstep.evaluate.world.scoring import Scorer
-from nextstep.evaluate.world.seeing import shipped_eye
 from nextstep.evaluate.world.sheets import answers_sheet
 from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS, default_caption
 from nextstep.world.scenes import single

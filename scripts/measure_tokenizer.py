@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from nextstep.evaluate.reconstruction import measure
-from nextstep.folders import find_folder, load_parts
-from nextstep.image.features import FeatureNet
 from nextstep.image.pictures import open_picture, resize_and_crop
+from nextstep.model.pretrained import find_folder, load_parts
+from nextstep.vae.perceptual import FeatureNet
 from nextstep.world.scenes import compose, emoji_set
 from nextstep.world.sources import emoji_names
 from nextstep.world.vocabulary import COLOURS, HELD_OUT_STYLES, OBJECTS, STYLES

@@ -18,7 +18,7 @@ from nextstep.world.drawings import atlas, colour_of, visible_on
 from nextstep.world.lexicon import things
 from nextstep.world.scenes import Background, Item, Scene, Sign, render
 from nextstep.world.signs import sign_text
-from nextstep.world.tasks.tale import PLACES
+from nextstep.world.tasks.story_events import PLACES
 from nextstep.world.vocabulary import COLOURS, STYLES, TONES
 
 SIDE = 128

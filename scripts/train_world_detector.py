@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import scorer_losses as losses
 from nextstep.data.documents import derived_seed
+from nextstep.evaluate.world.detector import WEIGHTS
 from nextstep.evaluate.world.network import (
     ANY,
     SIGN,
@@ -37,10 +38,9 @@ from nextstep.evaluate.world.network import (
     sign_cuts,
     with_norms,
 )
-from nextstep.evaluate.world.seeing import WEIGHTS
-from nextstep.files import read_json, write_json
-from nextstep.folders import load_parts
 from nextstep.image.pictures import to_bytes, to_pixels
+from nextstep.model.pretrained import load_parts
+from nextstep.utils.files import read_json, write_json
 from scorer_scenes import MOST, sample
 
 KEY = "world scorer"

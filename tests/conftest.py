@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from nextstep.config import NextStepConfig
-from nextstep.engine.core import core_of
-from nextstep.folders import Parts, save_parts
-from nextstep.image.autoencoder import AutoencoderConfig
-from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.model.native import build
-from nextstep.model.native.quantising import pack_model
+from nextstep.engine.backends.cpu_kernels import core_of
+from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.kernels import build
+from nextstep.kernels.quantization import pack_model
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.pretrained import Parts, save_parts
 from nextstep.pipeline import NextStepPipeline
-from nextstep.settings import GenerationSettings, ModelDefaults
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.vae.tokenizer import ImageTokenizer
 
 # Times on a shared machine say nothing about the code, and examples must be the same every time.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nextstep.folders import SHIPPED
+from nextstep.model.pretrained import SHIPPED
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextstep.folders import load_parts, save_parts
+from nextstep.engine.metadata import read_record
+from nextstep.engine.results import Progress
+from nextstep.engine.settings import ModelDefaults
 from nextstep.image.pictures import open_picture
+from nextstep.model.pretrained import load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
-from nextstep.provenance import read_record
-from nextstep.results import Progress
-from nextstep.settings import ModelDefaults
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
@@ -160,9 +160,9 @@ def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -
 
 
 def test_parts_must_fit(tiny_folder: Path, tmp_path: Path) -> None:
-    from nextstep.image.autoencoder import AutoencoderConfig
-    from nextstep.image.tokenizer import ImageTokenizer
-    from nextstep.image.vae_files import save_image_tokenizer
+    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.files import save_image_tokenizer
+    from nextstep.vae.tokenizer import ImageTokenizer
 
     save_image_tokenizer(ImageTokenizer(AutoencoderConfig((8, 8), 1, 4, 4)), tmp_path / "vae")
     with pytest.raises(ValueError, match="4 channels in tokens of 2x2, the model reads 16"):
@@ -202,7 +202,7 @@ def test_public_names_read_folders(tiny_pipeline: NextStepPipeline, tmp_path: Pa
 def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from nextstep.folders import find_folder
+    from nextstep.model.pretrained import find_folder
 
     asked = []
 

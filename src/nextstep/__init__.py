@@ -8,9 +8,9 @@ from nextstep.version import __version__
 
 if TYPE_CHECKING:
     from nextstep.config import NextStepConfig
-    from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.model.nextstep import NextStepModel
     from nextstep.pipeline import NextStepPipeline
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 __all__ = [
     "ImageTokenizer",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ImageTokenizer": "nextstep.image.tokenizer",
+    "ImageTokenizer": "nextstep.vae.tokenizer",
     "NextStepConfig": "nextstep.config",
     "NextStepModel": "nextstep.model.nextstep",
     "NextStepPipeline": "nextstep.pipeline",

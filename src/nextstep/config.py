@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nextstep.errors import ModelFileError
-from nextstep.files import read_json
+from nextstep.utils.files import read_json
 
 FORMAT = "open-nextstep"
 """`format` of the config.json we write; a folder without it is read as a released layout."""

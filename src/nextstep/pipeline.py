@@ -11,16 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextstep import folders, provenance
-from nextstep.conversation import Turns
-from nextstep.engine.core import computed_by
+from nextstep.engine import metadata as provenance
+from nextstep.engine.backends.cpu_kernels import computed_by
+from nextstep.engine.chat.conversation import Turns
+from nextstep.engine.chat.reasoning import ONLY_EDITS, Edit, think
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.decode_ahead import decode_ahead
-from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise, NoiseSource
-from nextstep.image import masks, pictures
-from nextstep.model.native import quantising
-from nextstep.requests import (
+from nextstep.engine.request import (
     Kept,
     branch_prompt,
     check_seed,
@@ -29,15 +26,19 @@ from nextstep.requests import (
     picture_grid,
     with_positive,
 )
-from nextstep.results import GeneratedPicture, Progress
-from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.engine.results import GeneratedPicture, Progress
+from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.errors import NextStepError
+from nextstep.flow.noise import KeyedNoise, NoiseSource
+from nextstep.image import masks, pictures
+from nextstep.kernels import quantization as quantising
+from nextstep.model import pretrained as folders
 from nextstep.text import sequence as grammar
-from nextstep.thinking import ONLY_EDITS, Edit, think
 
 if TYPE_CHECKING:
-    from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.model.nextstep import NextStepModel
     from nextstep.text.tokenizer import TextTokenizer
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 Grid = tuple[int, int]
 MAX_IMAGES = 100_000

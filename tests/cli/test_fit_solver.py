@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nextstep.files import write_json
-from nextstep.settings import FILE, ModelDefaults
+from nextstep.engine.settings import FILE, ModelDefaults
+from nextstep.utils.files import write_json
 from tests.cli.test_commands import nextstep
 
 

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.vae.tokenizer import ImageTokenizer
 from tests.cli.test_commands import nextstep
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -125,7 +125,7 @@ def test_a_tokenizer_is_refined_from_a_folder(
         capsys, "train", tokenizer_recipe, *changes, "--folder", folder, "--quiet"
     )
     assert status == 0, err
-    from nextstep.folders import SHIPPED
+    from nextstep.model.pretrained import SHIPPED
 
     file = "diffusion_pytorch_model.safetensors"
     before, after = load_file(SHIPPED["nano"] / "vae" / file), load_file(folder / "model" / file)

@@ -8,7 +8,6 @@ import torch
 
 from nextstep.data.batch import SequenceBatch, collate, pack_rows
 from nextstep.data.documents import Document
-from nextstep.image.latents import raster_coordinates
 from nextstep.text.sequence import (
     IGNORE,
     Part,
@@ -20,6 +19,7 @@ from nextstep.text.sequence import (
     text_to_image,
 )
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.latents import raster_coordinates
 
 PAD = 1
 SAMPLES: list[list[Part]] = [

@@ -19,8 +19,8 @@ from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.errors import NextStepError
 from nextstep.image.pictures import to_pixels
-from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.tokenizer import ImageTokenizer
 from tests.conftest import TINY_VAE
 from tests.data.made_up import MadeUpEntry, MadeUpSet
 

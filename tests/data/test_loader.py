@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextstep.batches import Step
 from nextstep.data.documents import Document
 from nextstep.data.loader import Loader, LoaderConfig, Row
 from nextstep.data.planning import one_per_row
+from nextstep.data.steps import Step
 from nextstep.errors import NextStepError
 from tests.data.made_up import NumberSource
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from nextstep.folders import Parts, save_parts
+from nextstep.engine.settings import ModelDefaults
+from nextstep.model.pretrained import Parts, save_parts
 from nextstep.pipeline import NextStepPipeline
-from nextstep.serve.keys import add_key
-from nextstep.serve.server import build_app
-from nextstep.settings import ModelDefaults
+from nextstep.serve.api.keys import add_key
+from nextstep.serve.api.server import build_app
 from tests.serve.conftest import Running, picture_bytes, running, until
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from nextstep.engine.decode import (
 from nextstep.flow.guidance import CONDITIONAL, GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SOLVERS, SolverSettings
-from nextstep.image.latents import raster_coordinates
+from nextstep.vae.latents import raster_coordinates
 from tests.conftest import TINY, random_model
 
 BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.blocks import cache_bytes, check_rows
+from nextstep.engine.backends.torch import cache_bytes, check_rows
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
-from nextstep.engine.running import Job
+from nextstep.engine.image_sequence import Job
 from nextstep.engine.sampler import BlockSampler
 from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
 from nextstep.errors import NextStepError
@@ -118,7 +118,7 @@ def test_pictures_are_byte_equal_in_any_mix(
 def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The equality above is not an accident of small shapes."""
     skip_checks(monkeypatch)
-    monkeypatch.setattr("nextstep.engine.blocks.filled", lambda rows, size=8: rows)
+    monkeypatch.setattr("nextstep.engine.backends.torch.filled", lambda rows, size=8: rows)
     monkeypatch.setattr("nextstep.engine.sampler.filled", lambda rows, size=8: rows)
     model = random_model(replace(TINY, hidden_size=64, fm_head_dim=64))
     expected = {number: alone(model, job(number)) for number in range(35)}

@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nextstep.engine.ahead import Lookahead
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.jacobi import Lookahead
 from nextstep.engine.session import NucleusChoice, ReadPicture, Session
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL, GuidanceSettings
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
-from nextstep.image.latents import raster_coordinates, token_norm
 from nextstep.model.nextstep import NextStepModel
 from nextstep.text.sequence import (
     Picture,
@@ -24,6 +23,7 @@ from nextstep.text.sequence import (
     without_text_and_pictures,
 )
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.latents import raster_coordinates, token_norm
 from tests.conftest import TINY, random_model
 
 GRID = (2, 3)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.reconstruction import measure
-from nextstep.image.features import FeatureNet
-from nextstep.image.tokenizer import ImageTokenizer
+from nextstep.vae.perceptual import FeatureNet
+from nextstep.vae.tokenizer import ImageTokenizer
 from tests.conftest import TINY_VAE
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from nextstep.config import NextStepConfig
 from nextstep.data.documents import Document
-from nextstep.model.adapters import AdapterConfig, add_adapter
+from nextstep.model.chunked_sum import sum_in_parts
 from nextstep.model.fused import can_compile
+from nextstep.model.lora import AdapterConfig, add_adapter
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.parts import sum_in_parts
-from nextstep.stages.pretrain import PretrainStage
 from nextstep.text.sequence import Text, build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.train.stages.pretrain import PretrainStage
 from tests.conftest import TINY, random_model
 
 WITHOUT_BIAS = TINY.with_values(attention_bias=False, num_key_value_heads=4)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from nextstep.engine.decode import left_pad, padded_positions
 from nextstep.flow.noise import RecordedNoise
-from nextstep.image.latents import patchify, unpatchify
 from nextstep.image.pictures import to_bytes
 from nextstep.model.nextstep import NextStepModel
 from nextstep.pipeline import NextStepPipeline
+from nextstep.vae.latents import patchify, unpatchify
 
 TIGHT = 2e-5
 LOOSE = 1e-4

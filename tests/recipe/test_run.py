@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from nextstep.config import NextStepConfig
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
-from nextstep.folders import SHIPPED
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.pretrained import SHIPPED
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError, check_recipe

@@ -16,12 +16,12 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from nextstep.drawing import Engine
+from nextstep.engine.engine import Engine
+from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import Limits as EngineLimits
 from nextstep.pipeline import NextStepPipeline
-from nextstep.results import GeneratedPicture
-from nextstep.serve.limits import Limits
-from nextstep.serve.server import Server, build_app, server
+from nextstep.serve.api.server import Server, build_app, server
+from nextstep.serve.jobs.limits import Limits
 
 
 @dataclass

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from nextstep.engine.decode import Prompt
+from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.session import greedy
-from nextstep.engine.writing import TextJob
+from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
-from nextstep.results import GeneratedPicture
-from nextstep.serve import backend as b
-from nextstep.serve import chat_task
-from nextstep.serve.engine_backend import EngineBackend
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs import chat_task
+from nextstep.serve.jobs.engine_backend import EngineBackend
 from tests.conftest import TINY, random_model
 from tests.serve.conftest import engine_of, picture_bytes
 from tests.serve.test_jobs import ends_of
@@ -113,7 +113,10 @@ def test_a_story_writes_and_draws_in_turns(
     def script(*_: object) -> Script:
         return Script(*words, special.image_area, special.image_area, *words, special.eos)
 
-    for module in ("nextstep.conversation.text_choice", "nextstep.serve.chat_task.text_choice"):
+    for module in (
+        "nextstep.engine.chat.conversation.text_choice",
+        "nextstep.serve.jobs.chat_task.text_choice",
+    ):
         monkeypatch.setattr(module, script)
     made = EngineBackend(engine_of(tiny_pipeline))
     done = ends_of(made, {"s": chat(draws=3, max_tokens=50)})[1]()["s"]

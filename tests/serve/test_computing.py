@@ -13,17 +13,17 @@ import httpx2
 import pytest
 import torch
 
-from nextstep.engine import computing
-from nextstep.engine.computing import Computing
-from nextstep.model.native import build
-from nextstep.model.native.quantising import pack_for_sampling
+from nextstep.engine import runtime_info as computing
+from nextstep.engine.runtime_info import Computing
+from nextstep.engine.state import PictureState
+from nextstep.kernels import build
+from nextstep.kernels.quantization import pack_for_sampling
 from nextstep.pipeline import NextStepPipeline
-from nextstep.serve import backend as b
-from nextstep.serve.jobs import Jobs
-from nextstep.serve.limits import Limits
-from nextstep.serve.metrics import Metrics
-from nextstep.serve.store import Store
-from nextstep.snapshots import PictureState
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.manager import Jobs
+from nextstep.serve.jobs.metrics import Metrics
+from nextstep.serve.jobs.store import Store
 from tests.conftest import PACKABLE, TINY, random_model
 from tests.serve.conftest import Running, alone, running, until
 from tests.serve.test_jobs import jobs_in, submit, told_by

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextstep.microscope import measure
+from nextstep.engine.token_uncertainty import measure
 from nextstep.pipeline import NextStepPipeline
 from tests.serve.conftest import Running, alone, data_uri, engine_of, picture_bytes, running, until
 from tests.serve.test_jobs import submit, told_by
@@ -148,7 +148,7 @@ def test_measured_states_are_those_tokens_were_sampled_from(
     request = engine.request("a red apple", height=64, guidance=1.0, seed=3)
     engine.submit(request)
     tokens = engine.run_until_idle()[-1].tokens
-    from nextstep import microscope
+    from nextstep.engine import token_uncertainty as microscope
 
     own = microscope.KeyedNoise
     monkeypatch.setattr(microscope, "KeyedNoise", lambda keys, *a: own([(3, 0)], *a))

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from nextstep.pipeline import NextStepPipeline
-from nextstep.serve import backend as b
-from nextstep.serve.engine_backend import EngineBackend
-from nextstep.serve.store import Store
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.engine_backend import EngineBackend
+from nextstep.serve.jobs.store import Store
 from tests.serve.conftest import Running, alone, engine_of, picture_bytes, running, until
 
 SLOW = {"prompt": "a", "size": "128x128", "steps": 200, "seed": 0}

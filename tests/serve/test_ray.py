@@ -13,8 +13,8 @@ import torch
 
 from nextstep.cli.serve import _replica, parse_replicas
 from nextstep.pipeline import NextStepPipeline
-from nextstep.serve.limits import Limits
-from nextstep.serve.server import app_around
+from nextstep.serve.api.server import app_around
+from nextstep.serve.jobs.limits import Limits
 from tests.serve.conftest import Running, alone, running, until
 from tests.serve.test_forks import ask, png
 from tests.serve.test_jobs import submit
@@ -37,7 +37,7 @@ def replicas(
     if not request.config.getoption("--ray"):
         pytest.skip("starts a Ray cluster: give --ray")
     pytest.importorskip("ray.serve")
-    from nextstep.serve.ray_backend import deploy, shut_down
+    from nextstep.serve.jobs.ray_backend import deploy, shut_down
 
     load: Callable[[], NextStepPipeline] = partial(NextStepPipeline.from_pretrained, tiny_folder)
     make = partial(_replica, load, "tiny", 8, 10.0)

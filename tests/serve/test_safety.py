@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextstep.errors import NextStepError
-from nextstep.serve.keys import Keys, add_key
-from nextstep.serve.limits import Limits, check_binding
+from nextstep.serve.api.keys import Keys, add_key
+from nextstep.serve.api.server import JsonLines
+from nextstep.serve.api.uploads import picture_of_uri, safe_picture
+from nextstep.serve.jobs.limits import Limits, check_binding
 from nextstep.serve.problems import ApiError
-from nextstep.serve.server import JsonLines
-from nextstep.serve.uploads import picture_of_uri, safe_picture
 from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
 
 LIMITS = Limits(picture_bytes=100_000, picture_pixels=10_000)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,9 @@ from typer.testing import CliRunner
 
 from nextstep.cli.main import app
 from nextstep.errors import NextStepError
-from nextstep.serve import backend as b
-from nextstep.serve.state_folder import MARKER, FolderFiles, claim
-from nextstep.serve.store import Store
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.state_folder import MARKER, FolderFiles, claim
+from nextstep.serve.jobs.store import Store
 
 
 def filled_store(folder: Path) -> tuple[str, bytes]:
@@ -50,7 +47,7 @@ def test_folder_with_foreign_files_is_refused_and_unchanged(tmp_path: Path, wher
 def test_serve_command_refuses_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(b"mine")
-    told = CliRunner().invoke(app, ["serve", "--model", "none", "--folder", str(tmp_path)])
+    told = CliRunner().invoke(app, ["serve", "--folder", str(tmp_path), "--port", "1"])
     assert isinstance(told.exception, ValueError) and "new or an empty" in str(told.exception)
     assert everything_below(tmp_path) == {"pictures/cat.png": b"mine"}
 
@@ -146,36 +143,3 @@ def test_files_are_read_by_own_names_only(tmp_path: Path) -> None:
             files.read(name)
     with pytest.raises(FileNotFoundError):
         files.write("../new.png", b"x")
-
-
-def test_second_service_on_a_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
-    first = Store(tmp_path, keep=9)
-    with pytest.raises(NextStepError, match=rf"another service \(process {os.getpid()}\) is using"):
-        Store(tmp_path, keep=9)
-    first.close()
-    Store(tmp_path, keep=9).close()
-
-
-def test_killed_service_leaves_its_folder_free(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from nextstep.serve.store import Store\n"
-        "store = Store(Path(sys.argv[1]), 9); print('ready', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as other:
-        try:
-            assert other.stdout is not None and other.stdout.readline() == "ready\n"
-            with pytest.raises(NextStepError, match=f"process {other.pid}"):
-                Store(tmp_path, keep=9)
-        finally:
-            other.send_signal(signal.SIGKILL)
-    Store(tmp_path, keep=9).close()
-
-
-def test_second_serve_command_ends_before_a_model_is_loaded(tmp_path: Path) -> None:
-    store = Store(tmp_path, keep=9)
-    told = CliRunner().invoke(app, ["serve", "--model", "none", "--folder", str(tmp_path)])
-    assert isinstance(told.exception, NextStepError)
-    assert "is using the folder" in str(told.exception)
-    store.close()

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from nextstep.serve.keys import add_key
-from nextstep.serve.studio import FOLDER
+from nextstep.serve.api.keys import add_key
+from nextstep.serve.api.studio import FOLDER
 from tests.serve.conftest import Running, running
 
 IMPORT = re.compile(r"""^(?:import|export).*from ?['"]([^'"\n]+)['"]""", re.MULTILINE)

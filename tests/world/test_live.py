@@ -21,9 +21,9 @@ from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokeni
 from nextstep.data.shards import ShardSet
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.errors import NextStepError
-from nextstep.image.tokenizer import ImageTokenizer
 from nextstep.recipe import live
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world import drawings
 from nextstep.world.build import build_shards
 from nextstep.world.descriptions import describe

@@ -29,9 +29,9 @@ def command(
     ] = None,
 ) -> None:  # fmt: skip
     """Read a model of any known layout and write it in ours or in the released one."""
-    from nextstep import folders
     from nextstep.config import HEADS
-    from nextstep.files import refuse_existing
+    from nextstep.model import pretrained as folders
+    from nextstep.utils.files import refuse_existing
 
     if layout not in ("ours", "released"):
         raise ValueError(f"unknown layout '{layout}'; choose from ours, released")

@@ -12,8 +12,8 @@ from nextstep.cli import options as o
 from nextstep.cli.report import counting
 
 if TYPE_CHECKING:
-    from nextstep.data.build import BuildReport
-    from nextstep.data.check import CheckReport
+    from nextstep.data.prepare.build import BuildReport
+    from nextstep.data.prepare.check import CheckReport
     from nextstep.data.shards import ShardSet
 
 data_app = typer.Typer(help="Build, check and look at data sets.", no_args_is_help=True)
@@ -71,7 +71,7 @@ def build(
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
     """Write tar shards from captioned pictures; broken samples are left out and named."""
-    from nextstep.data.build import build_set, open_source
+    from nextstep.data.prepare.build import build_set, open_source
 
     _quiet_pillow()
     items = open_source(
@@ -104,7 +104,7 @@ def check(
 ) -> None:  # fmt: skip
     """Look at every sample: broken ones by reason and name, duplicates, sizes, checksums."""
     from nextstep.cli.report import output_paths
-    from nextstep.data.check import check_set
+    from nextstep.data.prepare.check import check_set
 
     _quiet_pillow()
     if histogram is not None:
@@ -113,7 +113,7 @@ def check(
     with counting("samples checked", as_json, len(shards)) as counted:
         report = check_set(shards, decode, threads, counted)
     if histogram is not None:
-        from nextstep.data.sheet import histogram_chart
+        from nextstep.data.prepare.contact_sheet import histogram_chart
 
         _save(histogram_chart(report.histograms), histogram)
     if as_json:
@@ -143,7 +143,7 @@ def show(
 ) -> None:  # fmt: skip
     """Make a contact sheet: samples with their captions."""
     from nextstep.cli.report import output_paths
-    from nextstep.data.sheet import contact_sheet, pick
+    from nextstep.data.prepare.contact_sheet import contact_sheet, pick
 
     _quiet_pillow()
     output_paths(output, 1)

@@ -71,7 +71,7 @@ def world(
     from nextstep.evaluate.world.card import card, comparison
     from nextstep.evaluate.world.run import read_scores, write_verdicts
     from nextstep.evaluate.world.sheets import write_answers, write_failures
-    from nextstep.files import write_json
+    from nextstep.utils.files import write_json
 
     if answers not in WHO:
         raise ValueError(f"answers come from {', '.join(WHO)}, not from '{answers}'")
@@ -128,9 +128,9 @@ def _answered(
     quiet: bool,
 ) -> Results:  # fmt: skip
     from nextstep.evaluate.world.answering import Answerer, Model, Truth, round_trip
+    from nextstep.evaluate.world.detector import shipped_eye
     from nextstep.evaluate.world.run import evaluate
     from nextstep.evaluate.world.scoring import Scorer
-    from nextstep.evaluate.world.seeing import shipped_eye
 
     tokenizer = pipeline.image_tokenizer
     who: Answerer = Model(pipeline, plan.size, batch_size)

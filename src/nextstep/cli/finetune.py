@@ -134,8 +134,8 @@ def command(
     from nextstep.recipe import host
 
     host.settle()
-    from nextstep.model.adapters import AdapterConfig
-    from nextstep.recipe.finetune import FinetuneSettings, finetune
+    from nextstep.finetune.run import FinetuneSettings, finetune
+    from nextstep.model.lora import AdapterConfig
 
     shape = AdapterConfig(rank, alpha, dropout, tuple(part.strip() for part in parts.split(",")))
     settings = FinetuneSettings(

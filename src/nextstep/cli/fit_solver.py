@@ -15,7 +15,7 @@ from nextstep.cli import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nextstep.engine.fitting import Samples
+    from nextstep.engine.solver_fitting import Samples
     from nextstep.pipeline import NextStepPipeline
 
 
@@ -50,13 +50,13 @@ def command(
     import math
     from dataclasses import replace
 
-    from nextstep.engine.fitting import check_fit, fit
+    from nextstep.engine.settings import FILE
+    from nextstep.engine.solver_fitting import check_fit, fit
     from nextstep.errors import NextStepError
-    from nextstep.files import write_json
-    from nextstep.folders import find_folder, load_parts
-    from nextstep.model.native.quantising import pack_for_sampling
+    from nextstep.kernels.quantization import pack_for_sampling
+    from nextstep.model.pretrained import find_folder, load_parts
     from nextstep.pipeline import NextStepPipeline
-    from nextstep.settings import FILE
+    from nextstep.utils.files import write_json
 
     if batch_size < 1:
         raise ValueError(f"at least 1 picture is made at a time, not {batch_size}")
@@ -132,9 +132,9 @@ def _drawn(
     """Tokens of a picture of every prompt."""
     import torch
 
-    from nextstep.engine.fitting import TEACHER, Samples, record
+    from nextstep.engine.request import Request
+    from nextstep.engine.solver_fitting import TEACHER, Samples, record
     from nextstep.flow.noise import KeyedNoise
-    from nextstep.requests import Request
 
     own, config = pipeline.defaults, pipeline.model.config
     grid = pipeline.grid(None, None, (own.height, own.width))

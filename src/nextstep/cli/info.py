@@ -49,8 +49,8 @@ def describe(model: str) -> dict[str, Any]:
     Raises:
         ModelFileError: when there is neither.
     """
-    from nextstep import folders
     from nextstep.config import SIZES, NextStepConfig
+    from nextstep.model import pretrained as folders
     from nextstep.model.checkpoints import read_model_config
 
     if model in SIZES and model not in folders.SHIPPED:
@@ -81,10 +81,10 @@ def _count(config: NextStepConfig, folder: Path | None) -> dict[str, int]:
     """Parameters of the model by part, their total, and those of its image tokenizer."""
     import torch
 
-    from nextstep.folders import vae_folder
-    from nextstep.image.autoencoder import Autoencoder, AutoencoderConfig
-    from nextstep.image.vae_files import read_config
     from nextstep.model.nextstep import NextStepModel
+    from nextstep.model.pretrained import vae_folder
+    from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
+    from nextstep.vae.files import read_config
 
     with torch.device("meta"):
         network = NextStepModel(config)
@@ -111,7 +111,7 @@ def _count(config: NextStepConfig, folder: Path | None) -> dict[str, int]:
 
 
 def _layout(folder: Path) -> str:
-    from nextstep.files import read_json
+    from nextstep.utils.files import read_json
 
     raw = read_json(folder / "config.json")
     if "format" in raw:
@@ -125,8 +125,8 @@ def _layout(folder: Path) -> str:
 
 def _sizes(folder: Path | None) -> list[str]:
     """The recommended size first, then the aspect buckets of about its area."""
+    from nextstep.engine.settings import ModelDefaults
     from nextstep.image.sizes import scaled_buckets
-    from nextstep.settings import ModelDefaults
 
     defaults = ModelDefaults.of_folder(folder) if folder else ModelDefaults()
     sizes = [f"{defaults.height}x{defaults.width}"]

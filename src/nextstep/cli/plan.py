@@ -11,7 +11,7 @@ import typer
 from nextstep.cli import options as o
 
 if TYPE_CHECKING:
-    from nextstep.recipe.plan import Plan, Totals
+    from nextstep.estimate.plan import Plan, Totals
 
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
     from nextstep.errors import NextStepError
-    from nextstep.recipe.devices import find_device
-    from nextstep.recipe.plan import make_plan
+    from nextstep.estimate.devices import find_device
+    from nextstep.estimate.plan import make_plan
 
     chosen = find_device(device or ("cpu" if "nano" in recipe.stem else "h100"))
     plan = make_plan(recipe, chosen, ranks, changes or [])

@@ -11,7 +11,7 @@ import typer
 from nextstep.cli import options as o
 
 if TYPE_CHECKING:
-    from nextstep.results import GeneratedPicture
+    from nextstep.engine.results import GeneratedPicture
 
 File = Annotated[Path, typer.Argument(help="PNG made by nextstep.")]
 Sources = Annotated[
@@ -59,7 +59,7 @@ def verify_command(
 
     from PIL import Image
 
-    from nextstep.replay import compare
+    from nextstep.engine.reproduce import compare
 
     made = _made_again(file, image, mask, model, vae, adapter, device)
     with Image.open(file) as picture:
@@ -82,9 +82,9 @@ def _made_again(
     adapter: Path | None,
     device: str,
 ) -> GeneratedPicture:
+    from nextstep.engine.metadata import read_record
+    from nextstep.engine.reproduce import check_record, record_dtype, replay
     from nextstep.pipeline import NextStepPipeline
-    from nextstep.provenance import read_record
-    from nextstep.replay import check_record, record_dtype, replay
 
     record = read_record(file)
     check_record(record)

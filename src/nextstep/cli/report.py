@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nextstep.results import GeneratedPicture, Progress
+    from nextstep.engine.results import GeneratedPicture, Progress
 
 TOKEN_AREA = 16 * 16
 """Pixels per image token."""

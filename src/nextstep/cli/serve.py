@@ -13,8 +13,8 @@ from nextstep.cli import options as o
 
 if TYPE_CHECKING:
     from nextstep.pipeline import NextStepPipeline
-    from nextstep.serve.engine_backend import EngineBackend
-    from nextstep.serve.ray_backend import RayBackend
+    from nextstep.serve.jobs.engine_backend import EngineBackend
+    from nextstep.serve.jobs.ray_backend import RayBackend
 
 LIMITS, RAY = "Limits", "Several machines"
 
@@ -92,10 +92,9 @@ def command(
     # Every length of prompt is a new shape, whose kernels are kept; see there.
     settle()
     try:
-        from nextstep.serve import server
-        from nextstep.serve.keys import add_key
-        from nextstep.serve.limits import Limits, check_binding
-        from nextstep.serve.store import Store
+        from nextstep.serve.api import server
+        from nextstep.serve.api.keys import add_key
+        from nextstep.serve.jobs.limits import Limits, check_binding
     except ModuleNotFoundError as error:
         raise NextStepError(
             f"serving needs {error.name}: pip install 'open-nextstep[serve]'"
@@ -109,15 +108,13 @@ def command(
     limits = Limits(
         queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
     )
-    # Before the model is loaded, which takes minutes for a large one.
-    store = Store(None if ephemeral else folder, limits.keep)
     name = Path(model).name if Path(model).is_dir() else model
     load = partial(o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize)
     if ray:
         counts = parse_replicas(replicas)
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
                           batch_size, replica_cpus, replica_gpus)  # fmt: skip
-        app = server.app_around(backend, store, keys, limits)
+        app = server.app_around(backend, None if ephemeral else folder, keys, limits)
         typer.echo(f"serving {name} at http://{host}:{port} with replicas {replicas}", err=True)
         try:
             server.serve(app, host, port, keys, grace)
@@ -125,9 +122,8 @@ def command(
             _leave_ray()
         return
     pipeline = load()
-    app = server.build_app(
-        pipeline, name, store, keys, limits, batch_size, preview_share=preview_share
-    )
+    app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size,
+                           preview_share=preview_share)  # fmt: skip
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
     server.serve(app, host, port, keys, grace)
 
@@ -158,7 +154,7 @@ def _on_ray(
     from nextstep.errors import NextStepError
 
     try:
-        from nextstep.serve.ray_backend import deploy
+        from nextstep.serve.jobs.ray_backend import deploy
 
         return deploy(make, replicas, ongoing, cpus, gpus)
     except ModuleNotFoundError as error:
@@ -168,7 +164,7 @@ def _on_ray(
 
 
 def _leave_ray() -> None:
-    from nextstep.serve.ray_backend import shut_down
+    from nextstep.serve.jobs.ray_backend import shut_down
 
     shut_down()
 
@@ -177,6 +173,6 @@ def _replica(
     load: Callable[[], NextStepPipeline], name: str, batch_size: int, preview_share: float
 ) -> EngineBackend:
     """A model on a worker; sent there by name, so it lies at the top of the module."""
-    from nextstep.serve.server import make_backend
+    from nextstep.serve.api.server import make_backend
 
     return make_backend(load(), name, batch_size, preview_share)

@@ -16,7 +16,7 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Show the settings that a picture carries."""
-    from nextstep.provenance import read_record
+    from nextstep.engine.metadata import read_record
 
     record = read_record(file)
     if as_json:

@@ -11,7 +11,7 @@ import typer
 from nextstep.cli import options as o
 
 if TYPE_CHECKING:
-    from nextstep.results import GeneratedPicture
+    from nextstep.engine.results import GeneratedPicture
 
 
 def command(

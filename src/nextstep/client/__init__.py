@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-from nextstep.client.awaited import AsyncClient
-from nextstep.client.waiting import Client
-from nextstep.client.wire import BusyError, JobState, RemotePicture, ServiceError, Update
+from nextstep.client.async_client import AsyncClient
+from nextstep.client.client import Client
+from nextstep.client.protocol import BusyError, JobState, RemotePicture, ServiceError, Update
 
 __all__ = [
     "AsyncClient",

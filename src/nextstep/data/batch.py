@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nextstep.data.documents import Document, derived_seed
-from nextstep.image.latents import raster_coordinates
 from nextstep.text.sequence import IGNORE, ImageSpan, Sequence
+from nextstep.vae.latents import raster_coordinates
 
 Picture = Tensor | np.ndarray
 """Image tokens [N, D], or uint8 pixels [H, W, 3] to be encoded later."""

@@ -26,11 +26,11 @@ from nextstep.data.documents import Document, SampleError, Source, derived_seed
 from nextstep.data.ordered import ordered_map
 from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
-from nextstep.files import read_json, write_json
 from nextstep.text.sequence import Grid
+from nextstep.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from nextstep.image.tokenizer import ImageTokenizer
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 FORMAT = "nextstep-latents"
 VERSION = 1

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nextstep.batches import Step
 from nextstep.data.augment import check_share
 from nextstep.data.documents import Document, SampleError, Source
 from nextstep.data.mixing import Mixture
@@ -28,6 +27,7 @@ from nextstep.data.planning import (
     StepPlan,
     too_many_broken,
 )
+from nextstep.data.steps import Step
 from nextstep.errors import NextStepError
 
 Row = list[tuple[Document, Seq[Any]]]
@@ -117,7 +117,7 @@ class _Ready:
 
 
 class Loader:
-    """Steps of one rank; satisfies `nextstep.batches.BatchSource`.
+    """Steps of one rank; satisfies `nextstep.data.steps.BatchSource`.
 
     Row r of a step belongs to rank r % world. A rank with fewer rows than another gets empty ones,
     so that all have as many micro-batches of as many rows. A sample that turns out broken when it

@@ -11,7 +11,7 @@ from typing import Any
 
 from nextstep.data.documents import KINDS
 from nextstep.errors import NextStepError
-from nextstep.files import read_json, write_json
+from nextstep.utils.files import read_json, write_json
 
 FILE = "set.json"
 RELEASED_FILE = "meta.json"

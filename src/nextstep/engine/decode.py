@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nextstep.engine.ahead import ONE_AFTER_ANOTHER, Lookahead
-from nextstep.engine.core import CoreWant, RowPlace, core_of
-from nextstep.engine.graphs import FixedSampler, FixedStep, Record, pays, record_graph
+from nextstep.engine.backends.cpu_kernels import CoreWant, RowPlace, core_of
+from nextstep.engine.backends.cuda_graphs import FixedSampler, FixedStep, Record, pays, record_graph
+from nextstep.engine.jacobi import ONE_AFTER_ANOTHER, Lookahead
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.noise import NoiseSource
 from nextstep.flow.solvers import SolverSettings
-from nextstep.image.latents import raster_coordinates, token_norm
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
+from nextstep.vae.latents import raster_coordinates, token_norm
 
 OnToken = Callable[[int, Tensor], None]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nextstep.engine.blocks import feed
+from nextstep.engine.backends.torch import feed
 from nextstep.engine.decode import DecodeSettings, Given, OnToken, Prompt, not_finite
-from nextstep.engine.running import Begun, Job, Running
+from nextstep.engine.image_sequence import Begun, Job, Running
 from nextstep.engine.sampler import BlockSampler
 from nextstep.engine.scheduler import Limits, Scheduler
 from nextstep.errors import NextStepError

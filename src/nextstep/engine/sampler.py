@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nextstep.engine.blocks import MIXED, ROWS, blockwise, filled
-from nextstep.engine.core import Core, CoreWant, core_of
+from nextstep.engine.backends.cpu_kernels import Core, CoreWant, core_of
+from nextstep.engine.backends.torch import MIXED, ROWS, blockwise, filled
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, combine
 from nextstep.flow.solvers import Questions, SolverSettings, ask, question_times
-from nextstep.image.latents import token_norm
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
+from nextstep.vae.latents import token_norm
 
 MODULATION_BYTES = 2**26
 """Modulations kept at once; bounds the memory of solvers with many steps."""

@@ -16,11 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nextstep.engine.blocks import check_rows, feed, feed_embedded
+from nextstep.engine.backends.torch import check_rows, feed, feed_embedded
 from nextstep.engine.decode import not_finite
-from nextstep.engine.running import Entry, Job, Running
+from nextstep.engine.image_sequence import Entry, Job, Running
 from nextstep.engine.sampler import BlockSampler
-from nextstep.engine.writing import TextJob, Writing, choose_ids
+from nextstep.engine.text_sequence import TextJob, Writing, choose_ids
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
 

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nextstep.engine.core import RowPlace, core_of
+from nextstep.engine.backends.cpu_kernels import RowPlace, core_of
 from nextstep.engine.decode import DecodeSettings, TokenSampler, not_finite
 from nextstep.engine.decode_ahead import grow_ahead
-from nextstep.engine.running import Begun
-from nextstep.engine.writing import Choose
+from nextstep.engine.image_sequence import Begun
+from nextstep.engine.text_sequence import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
 from nextstep.flow.noise import NoiseSource
-from nextstep.image.latents import raster_coordinates
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 from nextstep.text.sequence import Picture, Text, build_sequence
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.latents import raster_coordinates
 
 Grid = tuple[int, int]
 OnToken = Callable[[int, Tensor], None]

@@ -14,8 +14,8 @@ from nextstep.image.pictures import resize_and_crop, to_pixels
 from nextstep.image.sizes import fitting_size
 
 if TYPE_CHECKING:
-    from nextstep.image.features import FeatureNet
-    from nextstep.image.tokenizer import ImageTokenizer
+    from nextstep.vae.perceptual import FeatureNet
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 RANGE = 2.0
 """Pixels lie in [-1, 1]."""

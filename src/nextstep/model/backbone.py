@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from nextstep.config import NextStepConfig
 from nextstep.model.attention import attend
 from nextstep.model.cache import KVCache
-from nextstep.model.documents import Documents, attend_documents, attend_joint
 from nextstep.model.fused import Fused, compute_dtype, is_plain
+from nextstep.model.packed_attention import Documents, attend_documents, attend_joint
 
 
 class RMSNorm(nn.Module):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
-from nextstep.files import read_json, write_json
-from nextstep.model.native.linear import packed_weights, release_heap
-from nextstep.model.native.quantising import Packer, formats, is_large, quantised
+from nextstep.kernels.linear import packed_weights, release_heap
+from nextstep.kernels.quantization import Packer, formats, is_large, quantised
 from nextstep.model.nextstep import NextStepModel
+from nextstep.utils.files import read_json, write_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

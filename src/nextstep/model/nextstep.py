@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from nextstep.config import NextStepConfig
 from nextstep.flow.path import interpolate, logit_normal_time, target_velocity
 from nextstep.model.backbone import Backbone, Layer, embedding
+from nextstep.model.chunked_sum import sum_in_parts
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.fused import (
     Fused,
@@ -28,7 +29,6 @@ from nextstep.model.fused import (
     project,
 )
 from nextstep.model.fused_head import flow_error, head_weights
-from nextstep.model.parts import sum_in_parts
 from nextstep.text.sequence import IGNORE
 
 TOKENS_AT_ONCE = 256
@@ -54,7 +54,7 @@ class NextStepModel(Backbone):
         self.image_out_projector = nn.Linear(E, E)
         self.image_head = FlowHead(config)
         self.flow_error: Callable[..., Tensor] | None = None
-        self.core: object | None = None  # of `engine.core`, once weights are packed
+        self.core: object | None = None  # of `engine.backends.cpu_kernels`, once weights are packed
 
     @classmethod
     def from_pretrained(

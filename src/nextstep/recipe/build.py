@@ -20,21 +20,27 @@ from nextstep.data.filters import Filters
 from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
-from nextstep.folders import find_folder
-from nextstep.image.vae_files import load_image_tokenizer
+from nextstep.model.pretrained import find_folder
 from nextstep.recipe.live import open_live, open_live_crops
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
-from nextstep.stages.crops import CropBatches, MakeCrop, RandomCrops, folder_crops, mixed_crops
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
+from nextstep.train.stages.crops import (
+    CropBatches,
+    MakeCrop,
+    RandomCrops,
+    folder_crops,
+    mixed_crops,
+)
+from nextstep.vae.files import load_image_tokenizer
 
 if TYPE_CHECKING:
     from nextstep.data.documents import Source
-    from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.recipe.data_schema import Data, SourceSettings
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 TEXT_FOLDER = "text-tokenizer"
 """Folder inside a run that keeps a text tokenizer made for it."""

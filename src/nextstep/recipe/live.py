@@ -14,8 +14,8 @@ from nextstep.recipe.load import RecipeError
 
 if TYPE_CHECKING:
     from nextstep.recipe.data_schema import SourceSettings
-    from nextstep.stages.crops import MakeCrop
     from nextstep.text.tokenizer import TextTokenizer
+    from nextstep.train.stages.crops import MakeCrop
 
 SOURCES: dict[str, str] = {
     "singles": "nextstep.world.singles_source:Singles",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nextstep.folders import SHIPPED
+from nextstep.model.pretrained import SHIPPED
 
 
 def local_folder(name: str) -> Path | None:

@@ -30,7 +30,7 @@ from nextstep.train.parallel import Ranks, joined
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nextstep.batches import BatchSource
+    from nextstep.data.steps import BatchSource
     from nextstep.recipe.schema import Recipe
     from nextstep.train.trainer import Trainer
 

@@ -143,7 +143,7 @@ class Samples(Section):
     @field_validator("settings")
     @classmethod
     def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        from nextstep.settings import GenerationSettings
+        from nextstep.engine.settings import GenerationSettings
 
         try:
             GenerationSettings().with_values(**value)

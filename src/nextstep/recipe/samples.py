@@ -6,13 +6,13 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextstep.provenance import write_file
-from nextstep.settings import GenerationSettings, ModelDefaults
+from nextstep.engine.metadata import write_file
+from nextstep.engine.settings import GenerationSettings, ModelDefaults
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from nextstep.folders import Parts
+    from nextstep.model.pretrained import Parts
     from nextstep.recipe.schema import Recipe
 
 GAP = 4

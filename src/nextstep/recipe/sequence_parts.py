@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nextstep.folders import Parts, check_fit, save_parts
+from nextstep.estimate.counting import model_config
+from nextstep.estimate.plan import check_pictures
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build
-from nextstep.recipe.counting import model_config
-from nextstep.recipe.plan import check_pictures
 from nextstep.recipe.samples import defaults_of, draw_sheet
 from nextstep.recipe.weights import build_model
 
@@ -37,7 +37,7 @@ class SequenceParts:
     """
 
     def __init__(self, recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> None:
-        from nextstep.stages.pretrain import PretrainStage
+        from nextstep.train.stages.pretrain import PretrainStage
 
         self.recipe, self.device = recipe, ranks.device
         self.config = model_config(recipe, fetch=True)

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nextstep.image.autoencoder import Autoencoder
-from nextstep.image.tokenizer import ImageTokenizer
-from nextstep.image.vae_files import load_image_tokenizer, save_image_tokenizer
-from nextstep.recipe import build, counting
+from nextstep.estimate import counting
+from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
-from nextstep.stages.tokenizer import TokenizerStage
 from nextstep.train.parallel import build_mesh
+from nextstep.train.stages.tokenizer import TokenizerStage
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.files import load_image_tokenizer, save_image_tokenizer
+from nextstep.vae.tokenizer import ImageTokenizer
 
 if TYPE_CHECKING:
-    from nextstep.image.autoencoder import AutoencoderConfig
-    from nextstep.image.features import FeatureNet
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
+    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.perceptual import FeatureNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
-from nextstep.files import read_json, write_json
 from nextstep.text import special
+from nextstep.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nextstep.errors import ModelFileError
-from nextstep.files import read_json, write_json
+from nextstep.utils.files import read_json, write_json
 
 RECORD = "record.json"
 POINTER = "latest"

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from nextstep.batches import BatchSource, Step
+from nextstep.data.steps import BatchSource, Step
 
 __all__ = ["BatchSource", "Stage", "Step"]
 

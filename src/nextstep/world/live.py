@@ -20,11 +20,11 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.descriptions import describe
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.grid_aligned import tidy
 from nextstep.world.scenes import Scene, render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 from nextstep.world.tasks.plain import plain, read_glosses
-from nextstep.world.tidy import tidy
 
 _SPELLED = re.compile(r'"[A-Z]+"')
 _CONDITIONED = ("drawing", "editing", "story", "next_state", "recall")

@@ -21,8 +21,8 @@ from nextstep.world.scenes import render
 from nextstep.world.tasks import TASKS
 
 if TYPE_CHECKING:
-    from nextstep.image.tokenizer import ImageTokenizer
     from nextstep.pipeline import NextStepPipeline
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 MOST_WORDS = 64
 """Text tokens of an answer at most."""

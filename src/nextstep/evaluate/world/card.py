@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nextstep.evaluate.world.detector import WEIGHTS
 from nextstep.evaluate.world.run import Results
 from nextstep.evaluate.world.scoring import Verdict
-from nextstep.evaluate.world.seeing import WEIGHTS
 from nextstep.evaluate.world.statistics import difference, interval, mean_of_means
-from nextstep.files import read_json
+from nextstep.utils.files import read_json
 from nextstep.version import __version__
 from nextstep.world.tasks import TASKS
 

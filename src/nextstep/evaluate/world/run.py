@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
 from nextstep.evaluate.world.answering import Answer, Answerer, Output
 from nextstep.evaluate.world.questions import Question, chosen, questions
 from nextstep.evaluate.world.scoring import Scorer, Verdict
-from nextstep.files import read_json, write_json
 from nextstep.image.pictures import png_bytes
-from nextstep.provenance import write_file
+from nextstep.utils.files import read_json, write_json
 from nextstep.world.signs import longest_word_at
 
 TOGETHER = 32

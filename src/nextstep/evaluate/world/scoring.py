@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from nextstep.evaluate.world.answering import Output
+from nextstep.evaluate.world.detector import Eye
 from nextstep.evaluate.world.questions import Question
 from nextstep.evaluate.world.reading import is_right
-from nextstep.evaluate.world.seeing import Eye
 from nextstep.world.draw import CHARACTERS
 from nextstep.world.examples import Said, Shown
 from nextstep.world.lexicon import things

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nextstep.engine.metadata import write_file
 from nextstep.evaluate.world.answering import Output
 from nextstep.evaluate.world.questions import Question
 from nextstep.evaluate.world.run import Failure, Kept, Results
-from nextstep.files import read_json
 from nextstep.image.pictures import png_bytes
-from nextstep.provenance import write_file
+from nextstep.utils.files import read_json
 from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import render
 from nextstep.world.sheet import sheet_of

@@ -8,7 +8,7 @@ from nextstep.world.lexicon import Word, things
 from nextstep.world.scenes import Item, Scene
 from nextstep.world.spec import Need, Spec, exact_spec
 from nextstep.world.splits import Phrasings
-from nextstep.world.tasks import tale
+from nextstep.world.tasks import story_events as tale
 from nextstep.world.vocabulary import STYLES
 
 START = Phrasings("""

@@ -1,0 +1,350 @@
+"""Sampling through the kernels: whole passes of backbone and flow head, each one call.
+
+A row's result depends on that row alone: not on its neighbours, nor on their number, nor on the
+number of threads. So rows need no blocks of a fixed size here, unlike in `blocks`.
+
+Legend: n rows, E hidden size, H query heads, G key/value heads, d head size, W head width, D values
+per token, K times.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.flow.solvers import SolverSettings, ask, question_times
+from nextstep.kernels import build
+from nextstep.kernels.linear import Matrix, PackedLinear, huge_pages
+from nextstep.kernels.quantization import kernels_fit, quantised
+from nextstep.model.backbone import Layer, rotary_angles
+from nextstep.model.cache import KVCache
+from nextstep.model.flow_head import NORM_EPS
+from nextstep.model.nextstep import NextStepModel
+
+MODULATION_BYTES = 2**28
+"""Modulations made at once; more times are made in parts."""
+ANGLES = 256
+"""Rotary positions worked out at a time."""
+REMEMBERED = 64
+"""Solvers whose embedded times are kept."""
+
+
+KERNELS = "kernels 1"
+"""Pictures are byte-equal for kernels of one number; others give other roundings."""
+
+
+class RowPlace(NamedTuple):
+    """Where a row stands in its cache.
+
+    Attributes:
+        cache, row: its keys and values.
+        first: the first position it looks at; rotary positions count from there.
+        position: where its keys are stored.
+    """
+
+    cache: KVCache
+    row: int
+    first: int
+    position: int
+
+
+class CoreWant(NamedTuple):
+    """One picture that waits for its next token.
+
+    Attributes:
+        hidden: [b, E], states of its branches.
+        draws: [draws, D], fp32.
+        solver: how it is sampled.
+        weights: of the branches, in order.
+    """
+
+    hidden: Tensor
+    draws: Tensor
+    solver: SolverSettings
+    weights: list[float]
+
+
+class Plan(NamedTuple):
+    """A solver: see `coefficients`; and its embedded times [calls, W]."""
+
+    draws: int
+    calls: int
+    coefficients: Tensor
+    times: Tensor
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of backbone.h."""
+
+    _fields_ = (
+        *((n, Matrix) for n in ("query", "key", "value", "output", "gate", "up", "down")),
+        ("before", ctypes.c_void_p),
+        ("behind", ctypes.c_void_p),
+    )
+
+
+class _Backbone(ctypes.Structure):
+    _fields_ = (
+        *((n, ctypes.c_int64) for n in ("layers", "E", "H", "G", "d", "M", "half")),
+        ("eps", ctypes.c_double),
+        ("own", ctypes.POINTER(_Layer)),
+        ("norm", ctypes.c_void_p),
+    )
+
+
+class _Block(ctypes.Structure):
+    """`Block` of head.h."""
+
+    _fields_ = (
+        *((n, Matrix) for n in ("modulation", "inner", "outer")),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class _Head(ctypes.Structure):
+    _fields_ = (
+        *((n, ctypes.c_int64) for n in ("width", "token", "count")),
+        ("eps", ctypes.c_double),
+        ("blocks", ctypes.POINTER(_Block)),
+        *((n, Matrix) for n in ("input", "modulation", "last")),
+    )
+
+
+def core_of(model: NextStepModel) -> Core | None:
+    """The model's core, made at its first use; none where its weights are not packed."""
+    if isinstance(model.core, Core) and model.core.stands_for(model):
+        return model.core
+    model.core = Core(model) if can_run(model) else None
+    return model.core
+
+
+def number_format(model: NextStepModel) -> str:
+    """What roundings depend on beside the request: dtype, rounded weights, kernels or none."""
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    parts = dtype, quantised(model), KERNELS if core_of(model) else ""
+    return ", ".join(part for part in parts if part)
+
+
+def computed_by(model: NextStepModel) -> str:
+    """What samples with this model, as pictures record it: the kernels, or torch."""
+    return KERNELS if core_of(model) else "torch"
+
+
+def can_run(model: NextStepModel) -> bool:
+    """Whether the kernels know everything in this model."""
+    config, net = model.config, model.image_head.net
+    layers = [part for layer in model.layers for part in layer.modules()]
+    head = [net.input_proj, net.final_layer.linear, net.final_layer.adaLN_modulation[1]]
+    for block in net.blocks():
+        head += [block.mlp[0], block.mlp[2], block.adaLN_modulation[1]]
+    packed = [part for part in (*layers, *head) if isinstance(part, PackedLinear)]
+    expected = 7 * config.num_hidden_layers + len(head)
+    return (
+        len(packed) == expected
+        and kernels_fit(config)
+        and model.embed_tokens.weight.dtype in (torch.float32, torch.bfloat16)
+    )
+
+
+class Core:
+    """A packed model as the kernels see it; see `core_of`.
+
+    Args:
+        model: that `can_run`.
+    """
+
+    def __init__(self, model: NextStepModel) -> None:
+        self.model, self.config = model, model.config
+        self._kept: list[Tensor] = []
+        self._first = model.layers[0]
+        self._backbone = self._describe_backbone(model)
+        self._head = self._describe_head(model)
+        self._angles = torch.empty(0)
+        self._plans: dict[SolverSettings, Plan] = {}
+        self._room = threading.local()
+
+    def stands_for(self, model: NextStepModel) -> bool:
+        """Whether this is still that model's own."""
+        return self.model is model and self._first is model.layers[0]
+
+    @torch.inference_mode()
+    def feed(self, embedded: Tensor, places: Sequence[RowPlace]) -> Tensor:
+        """One new position a row; rows of one cache stand in order.
+
+        Args:
+            embedded: [n, E].
+            places: n of them.
+
+        Returns:
+            [n, E] behind the final norm, in the dtype of the embeddings.
+        """
+        x = embedded.float().contiguous().clone()
+        self._reach(max(place.position - place.first for place in places) + 1)
+        step, start = self._angles.stride(0) * 4, self._angles.data_ptr()
+        lines = []
+        for cache, row, first, position in places:
+            store = cache.store
+            lines.append(
+                (
+                    store[0, 0, row].data_ptr(),
+                    *(store.stride(dim) for dim in (3, 1, 0)),
+                    first,
+                    position,
+                    start + (position - first) * step,
+                )
+            )
+        build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
+        for cache, _, _, position in places:
+            cache.length = max(cache.length, position + 1)
+        return x.to(embedded.dtype)
+
+    def condition(self, hidden: Tensor) -> Tensor:
+        """Embedded condition of hidden states, [n, E] -> [n, W], fp32."""
+        own = self.model.image_condition(hidden.float())
+        return self.model.image_head.embed_condition(own).float()
+
+    def modulate(self, y: Tensor) -> Tensor:
+        """Modulations of times plus conditions [rows, W], SiLU not yet applied.
+
+        Returns:
+            Flat, as `solve` reads them, until this thread's next call.
+        """
+        W, count = self.config.fm_head_dim, self.config.fm_head_layers
+        # Fresh memory of this size would be zeroed by the system, page by page, for every token.
+        size, out = len(y) * W * (3 * count + 2), getattr(self._room, "made", torch.empty(0))
+        if len(out) < size:
+            out = self._room.made = huge_pages(4 * size).view(torch.float32)
+        build.call("modulate", self._head, len(y), y.contiguous(), out)
+        return out
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that `modulate` is given before its result would take too much memory."""
+        W, count = self.config.fm_head_dim, self.config.fm_head_layers
+        return max(1, MODULATION_BYTES // (4 * W * (3 * count + 2)))
+
+    @torch.inference_mode()
+    def sample(self, wants: Sequence[CoreWant]) -> Tensor:
+        """The next token of every picture, [B, D], fp32, not normalised.
+
+        Rows stand picture by picture, branch by branch; all pictures' calls go together as long
+        as they have some.
+        """
+        plans = [self.plan(want.solver) for want in wants]
+        condition = self.condition(torch.cat([want.hidden.float() for want in wants]))
+        own = condition.split([len(want.hidden) for want in wants])
+        known = [
+            torch.cat((want.draws[: plan.draws], want.draws.new_zeros(plan.calls, D)))
+            for want, plan in zip(wants, plans, strict=True)
+            for D in want.draws.shape[-1:]
+        ]
+        weights = [torch.tensor(want.weights) for want in wants]
+        lines = [
+            (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.weights),
+             share.data_ptr(), numbers.data_ptr())
+            for want, plan, share, numbers in zip(wants, plans, weights, known, strict=True)
+        ]  # fmt: skip
+        pictures, count, done = torch.tensor(lines), max(plan.calls for plan in plans), 0
+        while done < count:
+            parts, first = list[Tensor](), done
+            while done < count and sum(map(len, parts)) < self.rows_at_once:
+                parts += [
+                    rows + plan.times[done]
+                    for rows, plan in zip(own, plans, strict=True)
+                    if done < plan.calls
+                ]
+                done += 1
+            y = torch.cat(parts)
+            made = self.modulate(y)
+            build.call("solve", self._head, len(wants), pictures, first, done, len(y), made)
+        tokens = torch.empty(len(wants), self.config.token_size)
+        build.call("tokens", self._head, len(wants), pictures, tokens)
+        return tokens
+
+    def plan(self, solver: SolverSettings) -> Plan:
+        """What a solver does, made once."""
+        if solver not in self._plans:
+            if len(self._plans) >= REMEMBERED:
+                self._plans.clear()
+            asked = torch.tensor(question_times(solver))
+            times = self.model.image_head.embed_time(asked).float()
+            self._plans[solver] = Plan(*coefficients(solver), times)
+        return self._plans[solver]
+
+    def _reach(self, positions: int) -> None:
+        """Rotary angles of so many positions, [P, 2, d]."""
+        if len(self._angles) >= positions:
+            return
+        config, count = self.config, math.ceil(positions / ANGLES) * ANGLES
+        angles = rotary_angles(torch.arange(count)[None], config.head_dim, config.rope_theta)
+        self._angles = torch.stack([part[0, 0] for part in angles], dim=1).contiguous()
+
+    def _float(self, tensor: Tensor) -> int:
+        """Address of a norm's weights in fp32."""
+        self._kept.append(tensor.detach().float().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _describe_backbone(self, model: NextStepModel) -> _Backbone:
+        config = model.config
+        made = (_Layer * config.num_hidden_layers)()
+        for out, layer in zip(made, model.layers, strict=True):
+            assert isinstance(layer, Layer)
+            attention, mlp = layer.self_attn, layer.mlp
+            for name, part in (
+                ("query", attention.q_proj), ("key", attention.k_proj), ("value", attention.v_proj),
+                ("output", attention.o_proj), ("gate", mlp.gate_proj), ("up", mlp.up_proj),
+                ("down", mlp.down_proj),
+            ):  # fmt: skip
+                setattr(out, name, _matrix(part))
+            out.before = self._float(layer.input_layernorm.weight)
+            out.behind = self._float(layer.post_attention_layernorm.weight)
+        return _Backbone(
+            config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
+            config.num_key_value_heads, config.head_dim, config.intermediate_size,
+            int(model.embed_tokens.weight.dtype == torch.bfloat16), config.rms_norm_eps, made,
+            self._float(model.norm.weight),
+        )  # fmt: skip
+
+    def _describe_head(self, model: NextStepModel) -> _Head:
+        net, config = model.image_head.net, model.config
+        made = (_Block * config.fm_head_layers)()
+        for out, block in zip(made, net.blocks(), strict=True):
+            out.modulation = _matrix(block.adaLN_modulation[1])
+            out.inner, out.outer = _matrix(block.mlp[0]), _matrix(block.mlp[2])
+            out.weight, out.bias = self._float(block.in_ln.weight), self._float(block.in_ln.bias)
+        last = net.final_layer
+        return _Head(
+            config.fm_head_dim, config.token_size, config.fm_head_layers, NORM_EPS, made,
+            _matrix(net.input_proj), _matrix(last.adaLN_modulation[1]), _matrix(last.linear),
+        )  # fmt: skip
+
+
+def _matrix(part: nn.Module) -> Matrix:
+    assert isinstance(part, PackedLinear)
+    return part.matrix
+
+
+def coefficients(solver: SolverSettings) -> tuple[int, int, Tensor]:
+    """A solver as sums of what it knows: (draws, calls, coefficients [calls + 1, draws + calls]).
+
+    All solvers are linear in draws and velocities. So one that is given unit vectors asks at, and
+    ends with, the vectors of its own coefficients.
+    """
+    draws, calls = solver.draws, len(question_times(solver))
+    units = iter(torch.eye(draws + calls, dtype=torch.float64))
+    answers = torch.eye(draws + calls, dtype=torch.float64)[draws:]
+    questions, rows = ask(lambda: next(units), solver), []
+    try:
+        rows.append(next(questions)[0])
+        for answer in answers:
+            rows.append(questions.send(answer)[0])
+    except StopIteration as end:
+        rows.append(end.value)
+    return draws, calls, torch.stack(rows).float().contiguous()

@@ -1,0 +1,267 @@
+"""Make a picture again from the settings it carries, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nextstep.engine import metadata as provenance
+from nextstep.engine.backends.torch import ROWS
+from nextstep.engine.engine import Engine
+from nextstep.engine.request import encode_source
+from nextstep.engine.results import GeneratedPicture
+from nextstep.engine.settings import GenerationSettings
+from nextstep.errors import NextStepError
+from nextstep.flow.noise import KeyedNoise
+from nextstep.image import pictures
+from nextstep.kernels.quantization import quantised
+from nextstep.text.sequence import picture_order
+
+if TYPE_CHECKING:
+    from nextstep.pipeline import NextStepPipeline
+
+LATER = ("noise_scale", "table", "last_steps", "lookahead", "tolerance", "think")
+"""Settings that pictures of earlier versions do not have; their defaults are what was done then."""
+NEEDED = ("task", "prompt", "seed", "index", "height", "width", "model", "dtype")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two pictures of one size differ.
+
+    Attributes:
+        pixels: how many, of `total`.
+        largest: in grey levels of any channel.
+        box: (left, top, right, bottom) around them, right and bottom outside; None when equal.
+    """
+
+    pixels: int
+    total: int
+    largest: int
+    box: tuple[int, int, int, int] | None
+
+    def __str__(self) -> str:
+        if self.box is None:
+            return "identical"
+        left, top, right, bottom = self.box
+        return (
+            f"{self.pixels} of {self.total} pixels differ, by at most {self.largest} grey levels, "
+            f"in columns {left} to {right - 1} and rows {top} to {bottom - 1}"
+        )
+
+
+def compare(one: Image.Image, other: Image.Image) -> Difference:
+    """Where two pictures differ.
+
+    Raises:
+        NextStepError: when their sizes do.
+    """
+    if one.size != other.size:
+        raise NextStepError(
+            f"the pictures have {one.width}x{one.height} and {other.width}x{other.height} pixels"
+        )
+    values = [np.asarray(picture.convert("RGB")).astype(int) for picture in (one, other)]
+    apart = np.abs(values[0] - values[1]).max(axis=2)
+    rows, columns = apart.nonzero()
+    box = None
+    if len(rows):
+        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    return Difference(len(rows), apart.size, int(apart.max()), box)
+
+
+def record_dtype(record: dict[str, Any]) -> torch.dtype:
+    """The number format a picture was made in.
+
+    Raises:
+        NextStepError: for an unknown one.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    name = record.get("dtype")
+    if name not in known:
+        raise NextStepError(f"the picture was made in the number format '{name}', unknown here")
+    return known[name]
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Make sure that a picture's settings are enough to make it again.
+
+    Raises:
+        NextStepError: saying what stands against it.
+    """
+    wanted = [*NEEDED, *(f.name for f in fields(GenerationSettings) if f.name not in LATER)]
+    missing = [name for name in wanted if name not in record]
+    if missing:
+        raise NextStepError(f"the picture's settings lack {', '.join(missing)}")
+    if record["task"] not in ("generate", "edit"):
+        raise NextStepError(
+            f"a picture of the task '{record['task']}' depends on what stood before it and cannot "
+            "be made again from its settings alone"
+        )
+    if "origin" in record:
+        raise NextStepError(
+            f"the picture is a {record['origin']}; it is made again from that picture's state, "
+            "not from settings alone"
+        )
+    if "rows_done" in record:
+        raise NextStepError("the picture was stopped early; only whole pictures are made again")
+
+
+def replay(
+    pipeline: NextStepPipeline,
+    record: dict[str, Any],
+    images: Sequence[Image.Image | str | Path] = (),
+    mask: Image.Image | str | Path | None = None,
+) -> GeneratedPicture:
+    """Make the picture of a record again, in the way it was made.
+
+    Pictures of the engine come out byte-equal on a like machine. Those of the pipeline are made
+    alone here, so one that was made in a batch may differ in rounding.
+
+    Args:
+        pipeline: of the model, adapter and number format the picture was made with.
+        record: what `provenance.read_record` gives.
+        images: source pictures of an edit, in order.
+        mask: of an edit inside one.
+
+    Raises:
+        NextStepError: when model, mask or sources are not the recorded ones, or the record is not
+            enough.
+    """
+    check_record(record)
+    _check_model(pipeline, record)
+    if "mask" in record and mask is None:
+        raise NextStepError("the picture was edited inside a mask; give it too (--mask FILE)")
+    opened = [pictures.open_picture(image) for image in images]
+    with _threads(record.get("threads")):
+        _check_sources(pipeline, record, opened)
+        made = _made(pipeline, record, opened, mask)
+    if made.settings.get("mask") != record.get("mask"):
+        raise NextStepError(
+            "the picture was edited inside another mask" if "mask" in record else
+            "the picture was edited without a mask"
+        )  # fmt: skip
+    return made
+
+
+def _made(
+    pipeline: NextStepPipeline,
+    record: dict[str, Any],
+    opened: list[Image.Image],
+    mask: Image.Image | str | Path | None,
+) -> GeneratedPicture:
+    given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
+    how = GenerationSettings(**given)
+    # Whole, so that what the folder recommends today fills no gap.
+    settings = asdict(how)
+    if "block_rows" in record or how.lookahead > 1:
+        return _by_engine(pipeline, record, opened, mask, settings)
+    key, size = (record["seed"], record["index"]), pipeline.model.config.token_size
+    call: dict[str, Any] = {
+        "height": record["height"],
+        "width": record["width"],
+        "seed": record["seed"],
+        "noise": KeyedNoise([key], how.solver_settings.draws, size),
+        **settings,
+    }
+    if opened:
+        made = pipeline.edit(opened, record["prompt"], mask=mask, **call)[0]
+    else:
+        made = pipeline.generate(record["prompt"], **call)[0]
+    return GeneratedPicture(made.image, {**made.settings, "index": record["index"]})
+
+
+def _by_engine(
+    pipeline: NextStepPipeline,
+    record: dict[str, Any],
+    images: list[Image.Image],
+    mask: Image.Image | str | Path | None,
+    settings: dict[str, Any],
+) -> GeneratedPicture:
+    engine = Engine(
+        pipeline.model,
+        pipeline.text_tokenizer,
+        pipeline.image_tokenizer,
+        pipeline.defaults,
+        model_hash=pipeline.model_hash,
+        adapter=pipeline.adapter,
+    )
+    if record.get("block_rows", ROWS) != ROWS:
+        raise NextStepError(
+            f"the picture was made in blocks of {record['block_rows']} rows, this version uses "
+            f"{ROWS}; use open-nextstep {record.get('version', 'of its time')}"
+        )
+    request = engine.request(
+        record["prompt"],
+        images,
+        mask=mask,
+        height=record["height"],
+        width=record["width"],
+        seed=record["seed"],
+        index=record["index"],
+        **settings,
+    )
+    engine.submit(request)
+    last = engine.run_until_idle()[-1]
+    if last.picture is None:
+        raise NextStepError(last.message)
+    return last.picture
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """Compute with as many threads as then; they decide in which order some sums are made."""
+    here = torch.get_num_threads()
+    if isinstance(count, int) and count > 0:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
+
+
+def _check_model(pipeline: NextStepPipeline, record: dict[str, Any]) -> None:
+    if record["model"] != pipeline.model_hash:
+        raise NextStepError(
+            f"the picture was made by the model {record['model']}, this one is "
+            f"{pipeline.model_hash}; name the folder of its model"
+        )
+    adapter = {k: record[k] for k in ("adapter", "adapter_scale") if k in record}
+    if adapter != pipeline.adapter:
+        raise NextStepError(
+            f"the picture was made with the adapter {adapter or 'none'}, here it is "
+            f"{pipeline.adapter or 'none'}; name the adapter it was made with"
+        )
+    rounded = quantised(pipeline.model)
+    if record.get("quantize", "") != rounded:
+        raise NextStepError(
+            f"the picture was made with weights in {record.get('quantize') or 'full'}, here they "
+            f"are in {rounded or 'full'}; load the model as it was then"
+        )
+    here = pipeline.model.embed_tokens.weight.dtype
+    if record_dtype(record) != here:
+        raise NextStepError(f"the picture was made in {record['dtype']}, the model is in {here}")
+
+
+def _check_sources(
+    pipeline: NextStepPipeline, record: dict[str, Any], images: list[Image.Image]
+) -> None:
+    wanted = record.get("sources", [])
+    if len(wanted) != len(images):
+        raise NextStepError(
+            f"the picture was made from {len(wanted)} source pictures, {len(images)} were given"
+        )
+    area = pipeline.defaults.height * pipeline.defaults.width
+    # The pipeline records sources in reading order, the engine in the order given.
+    order = list(range(len(images)))
+    if "block_rows" not in record:
+        order = picture_order(f"{record['prompt']} {record['positive_prompt']}", len(images))
+    made = [encode_source(pipeline.image_tokenizer, images[place], area)[0] for place in order]
+    if [provenance.tensor_hash(tokens) for tokens in made] != wanted:
+        raise NextStepError("the source pictures are not those the picture was made from")

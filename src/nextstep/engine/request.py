@@ -1,0 +1,268 @@
+"""What is asked for, before any work is done: one picture, its sources, and its rows of ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nextstep.config import NextStepConfig
+from nextstep.engine.decode import DecodeSettings, Given, Prompt
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.session import ReadPicture
+from nextstep.engine.settings import GenerationSettings
+from nextstep.errors import NextStepError
+from nextstep.flow import guidance as branches
+from nextstep.image import masks, pictures
+from nextstep.text import sequence as grammar
+
+if TYPE_CHECKING:
+    from nextstep.text.tokenizer import TextTokenizer
+    from nextstep.vae.tokenizer import ImageTokenizer
+
+Grid = tuple[int, int]
+MAX_SEED = 2**63
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a picture keeps of another one of its size, where a mask does not let it change.
+
+    Attributes:
+        tokens: [N, D], image tokens of the other one; those that the mask touches are not read.
+        picture: its pixels.
+        mask: [H, W] bool, True where the picture may change.
+    """
+
+    tokens: Tensor
+    picture: Image.Image
+    mask: np.ndarray
+
+    def given(self, grid: Grid) -> Given:
+        """Which tokens are taken as they are."""
+        return Given(self.tokens, masks.touched(self.mask, self.mask.shape[0] // grid[0]))
+
+    def finish(self, made: Image.Image) -> Image.Image:
+        """The finished picture: pixels outside the mask are those of the kept one."""
+        return masks.paste(made, self.picture, self.mask)
+
+    def record(self) -> dict[str, str]:
+        """What a picture's settings say about it."""
+        return {"mask": masks.mask_hash(self.mask)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture that is asked for.
+
+    Attributes:
+        prompt: what to draw, or with sources how to change them; may hold `<image>` tags then.
+        grid: (rows, columns) of image tokens.
+        settings: everything else that decides what it looks like.
+        seed, index: key of its noise.
+        sources: pictures to be changed, in order; empty when drawing from text.
+        priority: higher goes first.
+        deadline: on the engine's clock; later than this it is given up.
+        client: whose picture it is; clients of one priority take turns.
+        kept: what it keeps of another picture; None is nothing.
+        origin: what it goes on from when settings alone do not tell, put into its record.
+
+    Raises:
+        ValueError: for a seed out of range, or tags that do not match the sources.
+    """
+
+    prompt: str
+    grid: Grid
+    settings: GenerationSettings
+    seed: int = 0
+    index: int = 0
+    sources: tuple[ReadPicture, ...] = ()
+    priority: int = 0
+    deadline: float = math.inf
+    client: str = ""
+    kept: Kept | None = None
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.index < 0:
+            raise NextStepError(f"a picture's index must be at least 0, not {self.index}")
+        self.parts()
+
+    @property
+    def task(self) -> str:
+        """`generate` or `edit`."""
+        return "edit" if self.sources else "generate"
+
+    @property
+    def decode(self) -> DecodeSettings:
+        """The part of the decoding loop."""
+        return self.settings.decoding(self.grid, bool(self.sources))
+
+    def parts(self) -> list[grammar.Part]:
+        """The sequence with the picture at its end."""
+        written = with_positive(self.prompt, self.settings)
+        if not self.sources:
+            return grammar.text_to_image(written, self.grid)
+        return grammar.editing(written, [source.grid for source in self.sources], self.grid)
+
+    def job(
+        self,
+        text_tokenizer: TextTokenizer,
+        limit: int,
+        tokens: Tensor | None = None,
+        guesses: Tensor | None = None,
+    ) -> Job:
+        """The same for the scheduler.
+
+        Args:
+            text_tokenizer: gives ids.
+            limit: most positions the model reads.
+            tokens: [k, D] of the picture that are there already.
+            guesses: [g, D] of those behind them.
+
+        Raises:
+            NextStepError: when prompt and picture are too long together.
+        """
+        decode, parts = self.decode, self.parts()
+        order = grammar.picture_order(with_positive(self.prompt, self.settings), len(self.sources))
+        given = [self.sources[place].tokens for place in order]
+        prompts = {
+            name: branch_prompt(
+                parts, given, name, self.settings.negative_prompt, text_tokenizer, limit
+            )
+            for name in decode.branches
+        }
+        return Job(
+            prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
+            self.client, self.kept.given(self.grid) if self.kept else None, guesses,
+        )  # fmt: skip
+
+
+def with_positive(text: str, settings: GenerationSettings) -> str:
+    """A prompt with the settings' own words behind it.
+
+    Raises:
+        NextStepError: when it is no text.
+    """
+    if text.encode("utf-8", "replace").decode() != text:
+        raise NextStepError("the prompt holds bytes that are not UTF-8 text")
+    return f"{text} {settings.positive_prompt}" if settings.positive_prompt else text
+
+
+def branch_prompt(
+    parts: Sequence[grammar.Part],
+    sources: Sequence[Tensor],
+    branch: str,
+    negative: str,
+    text_tokenizer: TextTokenizer,
+    limit: int,
+) -> Prompt:
+    """The row of one picture in one branch.
+
+    Args:
+        parts: of the conditional branch, the picture last.
+        sources: image tokens [n, D] of the pictures before it, in reading order.
+        branch: which.
+        negative: text of the branches without the prompt.
+        text_tokenizer: gives ids.
+        limit: most positions the model reads.
+
+    Raises:
+        NextStepError: when prompt and picture are too long together.
+    """
+    if branch == branches.IMAGE_ONLY:
+        parts = grammar.without_text(parts, negative)
+    elif branch == branches.UNCONDITIONAL:
+        parts, sources = grammar.without_text_and_pictures(parts, negative), []
+    whole = grammar.build_sequence(parts, text_tokenizer)
+    if len(whole) > limit:
+        raise NextStepError(
+            f"prompt and picture together take {len(whole)} tokens; this model reads at most "
+            f"{limit}, so shorten the prompt or ask for a smaller picture"
+        )
+    prompt = whole.prompt()
+    return Prompt(prompt.ids, sources, [span.grid for span in prompt.images])
+
+
+def picture_grid(
+    config: NextStepConfig,
+    image_tokenizer: ImageTokenizer,
+    height: int | None,
+    width: int | None,
+    default: tuple[int, int],
+) -> Grid:
+    """Rows and columns of a picture's image tokens, its pixels given or by default.
+
+    Raises:
+        NextStepError: when it is too large for the model, or no multiple of a token.
+    """
+    rows, columns = image_tokenizer.grid(
+        default[0] if height is None else height, default[1] if width is None else width
+    )
+    limit = config.max_position_embeddings
+    if rows * columns >= limit:
+        raise NextStepError(
+            f"a picture of {rows}x{columns} image tokens is too large: "
+            f"this model reads at most {limit} tokens"
+        )
+    return rows, columns
+
+
+def encode_source(
+    image_tokenizer: ImageTokenizer, picture: Image.Image, area: int
+) -> tuple[Tensor, Grid]:
+    """A picture's image tokens [n, D] and its grid, resized to at most `area` pixels.
+
+    Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
+    """
+    from nextstep.image.sizes import fitting_size
+
+    side = image_tokenizer.config.token_pixels
+    tall, wide = picture.height, picture.width
+    tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)
+    height, width = fitting_size(tall, wide, side, area)
+    pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
+    tokens = image_tokenizer.encode_tokens(pixels)[0].float()
+    return tokens, (height // side, width // side)
+
+
+def masked_source(
+    picture: Image.Image, source: tuple[Tensor, Grid], grid: Grid, mask: Image.Image, side: int
+) -> Kept:
+    """What an edit inside a mask keeps of its first source.
+
+    Args:
+        picture: the source as it was given.
+        source: its tokens and grid as `encode_source` makes them.
+        grid: of the result.
+        mask: as `masks.read_mask` gives it, of the picture's size.
+        side: pixels of an image token.
+
+    Raises:
+        ValueError: when the mask does not fit or marks nothing, or the result has another size.
+    """
+    tokens, own = source
+    if grid != own:
+        raise NextStepError(
+            f"with a mask the picture keeps its source's size of {own[1] * side}x{own[0] * side}; "
+            "leave out the size"
+        )
+    height, width = own[0] * side, own[1] * side
+    fitted = masks.fit_mask(mask, picture.size, height, width)
+    return Kept(tokens, pictures.resize_and_crop(picture, height, width), fitted)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed out of range.
+
+    Raises:
+        NextStepError: for one.
+    """
+    if not 0 <= seed < MAX_SEED:
+        raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {seed}")

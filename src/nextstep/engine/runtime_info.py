@@ -1,0 +1,68 @@
+"""What computes in this process: told at a service's start, so that other bytes explain themselves.
+
+A picture's last bits depend on more than its request: kernels or torch, the number format, the
+threads, and the instructions that torch found. A process settles all of it when it starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nextstep.engine.backends.cpu_kernels import computed_by, number_format
+from nextstep.kernels import build
+from nextstep.kernels.quantization import OWN, widths_fit
+from nextstep.model.nextstep import NextStepModel
+
+OTHER_MODEL = "the kernels do not know this model's device, widths, number format or layers"
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a process computes with a model.
+
+    Attributes:
+        by: `core.KERNELS` or "torch".
+        number_format: of the weights, with what they were rounded to.
+        threads: of one operation.
+        torch, instructions: its version, and the vector instructions that it uses.
+        why_torch: why the kernels are not used, a clause; empty where they are.
+        hindered: whether the machine has what kernels need, and they could not be used.
+    """
+
+    by: str
+    number_format: str
+    threads: int
+    torch: str
+    instructions: str
+    why_torch: str = ""
+    hindered: bool = False
+
+    @classmethod
+    def of(cls, model: NextStepModel) -> Computing:
+        """With this model, in this process."""
+        by, could = computed_by(model), _could_be_known(model)
+        why = OTHER_MODEL
+        if could:
+            why = "" if by != "torch" else build.why_not() or OTHER_MODEL
+        return cls(
+            by,
+            number_format(model),
+            torch.get_num_threads(),
+            torch.__version__,
+            torch.backends.cpu.get_cpu_capability(),
+            why,
+            could and bool(why) and build.is_hindered(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def _could_be_known(model: NextStepModel) -> bool:
+    """Whether kernels are looked for at all; for other models they are not even compiled."""
+    weight = model.embed_tokens.weight
+    return weight.device.type == "cpu" and weight.dtype in OWN and widths_fit(model.config)

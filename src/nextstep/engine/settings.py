@@ -1,0 +1,176 @@
+"""What a request for pictures may say, and what each model recommends."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
+from nextstep.errors import ModelFileError
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.multistep import Table, check_table, steps_of
+from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
+from nextstep.utils.files import read_json
+
+FILE = "generation.json"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Everything beside prompt, seed and size that decides what a picture looks like.
+
+    Attributes:
+        guidance, image_guidance, schedule: see `GuidanceSettings`.
+        solver, steps, last_steps, shift, noise_level, noise_scale: see `SolverSettings`.
+        table: of the solver `multistep`, whose steps are then the table's; others ignore it.
+        token_norm: normalise sampled tokens.
+        lookahead, tolerance: see `Lookahead`.
+        think: before an edit let the model write what the picture will show, see `thinking`.
+        positive_prompt: put after every prompt, with a space.
+        negative_prompt: text of the branches without the prompt.
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    guidance: float = 7.5
+    image_guidance: float = 1.0
+    schedule: str = "constant"
+    solver: str = "v1"
+    steps: int = 28
+    shift: float = 1.0
+    noise_level: float = DEFAULT_NOISE_LEVEL
+    noise_scale: float = 1.0
+    table: Table = ()
+    last_steps: int = 0
+    token_norm: bool = True
+    lookahead: int = 1
+    tolerance: float = DEFAULT_TOLERANCE
+    think: bool = False
+    positive_prompt: str = ""
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", tuple(self.table))  # JSON knows lists alone
+        if self.table:
+            check_table(self.table, steps_of(self.table))
+        # Building them checks every other value before any work is done.
+        _ = self.solver_settings, self.guidance_settings, self._lookahead
+
+    @property
+    def solver_settings(self) -> SolverSettings:
+        """The solver's part."""
+        table = self.table if self.solver == "multistep" else ()
+        return SolverSettings(
+            self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
+            self.noise_scale, table, self.last_steps,
+        )  # fmt: skip
+
+    @property
+    def guidance_settings(self) -> GuidanceSettings:
+        """The guidance part."""
+        return GuidanceSettings(self.guidance, self.image_guidance, self.schedule)
+
+    @property
+    def _lookahead(self) -> Lookahead:
+        return Lookahead(self.lookahead, self.tolerance)
+
+    def recorded(self) -> dict[str, Any]:
+        """All values as a picture's record keeps them: a table, and its steps, where it is used."""
+        values = {**asdict(self), "steps": self.solver_settings.steps}
+        if not self.solver_settings.table:
+            del values["table"]
+        return values
+
+    def decoding(self, grid: tuple[int, int], has_images: bool) -> DecodeSettings:
+        """What the decoding loop is told.
+
+        Args:
+            grid: (rows, columns) of image tokens.
+            has_images: whether pictures stand before the one that is drawn.
+        """
+        return DecodeSettings(
+            grid,
+            self.solver_settings,
+            self.guidance_settings,
+            self.token_norm,
+            has_images,
+            self._lookahead,
+        )
+
+    def with_values(self, **changes: Any) -> GenerationSettings:
+        """A copy in which every value that is not None replaces the one here.
+
+        Who asks `multistep` for other steps than its table's goes without the table.
+
+        Raises:
+            ValueError: for an unknown name, a value out of range, or a table given with other steps
+                than its own.
+        """
+        known = {field.name for field in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise ValueError(
+                    f"unknown setting '{name}'; choose from {', '.join(sorted(known))}"
+                )
+        told = {k: v for k, v in changes.items() if v is not None}
+        fitted = told.get("solver", self.solver) == "multistep" and self.table
+        other = fitted and told.get("steps", steps_of(self.table)) != steps_of(self.table)
+        if other and "table" not in told:
+            told["table"] = ()
+        made = replace(self, **told)
+        own = made.solver_settings.steps
+        if told.get("table") and "steps" in told and own != made.steps:
+            raise ValueError(f"the table of the solver has {own} steps, not {made.steps}")
+        return made
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a model folder recommends.
+
+    Attributes:
+        height, width: of a picture in pixels.
+        generate, edit: settings for the two tasks.
+    """
+
+    height: int = 512
+    width: int = 512
+    generate: GenerationSettings = GenerationSettings()
+    edit: GenerationSettings = GenerationSettings(image_guidance=2.0, steps=50, shift=3.2)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> ModelDefaults:
+        """Read generation.json; released folders, which have none, get the published values.
+
+        Raises:
+            ModelFileError: when the file is damaged.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return cls._released(folder)
+        try:
+            raw = read_json(path)
+            return cls(
+                height=raw["height"],
+                width=raw["width"],
+                generate=GenerationSettings(**raw["generate"]),
+                edit=GenerationSettings(**raw["edit"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}") from None
+
+    @classmethod
+    def _released(cls, folder: Path) -> ModelDefaults:
+        raw = read_json(folder / "config.json")
+        if "genloss_width" in raw:
+            # NextStep-1.1: inference.py of its release.
+            sde = GenerationSettings(solver="sde", steps=30, token_norm=False)
+            return cls(generate=sde, edit=sde.with_values(image_guidance=2.0))
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What generation.json holds."""
+        return asdict(self)

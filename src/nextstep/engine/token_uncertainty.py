@@ -1,0 +1,127 @@
+"""What each token of a finished picture tells about itself: how sure the model was of it.
+
+The picture's own tokens are read once more, as when they were sampled, so the states that
+each was sampled from are the very same. From each state the token is sampled again with other
+noise: where the draws agree the text and the tokens before have decided, where they differ
+chance has.
+
+Legend: N tokens, D values per token, E hidden size, b branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nextstep.engine.backends.torch import Place, feed, read_prompt
+from nextstep.engine.sampler import Want
+from nextstep.errors import NextStepError
+from nextstep.flow.guidance import CONDITIONAL
+from nextstep.flow.noise import KeyedNoise
+from nextstep.flow.solvers import question_times
+from nextstep.vae.latents import raster_coordinates
+
+if TYPE_CHECKING:
+    from nextstep.engine.engine import Engine
+    from nextstep.engine.image_sequence import Job
+    from nextstep.engine.state import PictureState
+
+MOST_DRAWS = 16
+AT_ONCE = 8
+"""Tokens that are measured between two yields."""
+
+
+def measure(
+    engine: Engine, state: PictureState, draws: int = 4
+) -> Generator[None, None, dict[str, Any]]:
+    """Measure every token that a state holds, some at a time.
+
+    Args:
+        engine: that made the picture.
+        state: of the picture.
+        draws: noise draws a token, 2 to 16.
+
+    Yields:
+        None, often, so that other work can go on between.
+
+    Returns:
+        Plain values. `rows`, `columns`: of the grid; `tokens`: how many are there; `draws`; and for
+        each token in raster order: `spread` (standard deviation over the draws, root mean square
+        over the token's values, which have about unit variance; 0 is certain), `pull` (distance,
+        root mean square, between the token with guidance and without it from the same noise; 0
+        where guidance changes nothing), `guidance` (its scale there), `head_calls` (evaluations
+        of the flow head, per branch) and `given` (taken from another picture, not sampled).
+
+    Raises:
+        NextStepError: for a number of draws out of range, a state of another model, or an empty
+            one.
+    """
+    if not 2 <= draws <= MOST_DRAWS:
+        raise NextStepError(f"draws must be 2 to {MOST_DRAWS}, not {draws}")
+    state.maker.check(engine.maker)
+    count = len(state.tokens)
+    if not count:
+        raise NextStepError("the picture has no tokens yet")
+    request = state.request
+    limit = engine.model.config.max_position_embeddings
+    job = request.job(engine.text_tokenizer, limit, state.tokens)
+    how = job.decode
+    hidden = yield from _hidden(engine, job)
+    noise = [
+        KeyedNoise([(request.seed, 2**40 + draw)], how.solver.draws, state.tokens.shape[-1])
+        for draw in range(draws)
+    ]
+    plain = {name: float(name == CONDITIONAL) for name in how.branches}
+    spread: list[float] = []
+    pull: list[float] = []
+    for first in range(0, count, AT_ONCE):
+        wants = []
+        for index in range(first, min(count, first + AT_ONCE)):
+            own = [source.token(index)[:, 0] for source in noise]
+            weights = how.guidance.weights(index, how.tokens, how.has_images)
+            solver = how.solver.at(index, how.tokens)
+            for stream, mixed in [*((one, weights) for one in own), (own[0], plain)]:
+                wants.append(
+                    Want(hidden[:, index], stream[: solver.draws], solver, tuple(how.branches),
+                         mixed, how.token_norm)
+                )  # fmt: skip
+        made = torch.stack(engine.scheduler.sampler.sample(wants)).view(
+            -1, draws + 1, state.tokens.shape[-1]
+        )
+        spread += made[:, :draws].std(dim=1).square().mean(-1).sqrt().tolist()
+        pull += (made[:, 0] - made[:, draws]).square().mean(-1).sqrt().tolist()
+        yield
+    given = [job.given is not None and job.given.at(i) is not None for i in range(count)]
+    return {
+        "rows": request.grid[0],
+        "columns": request.grid[1],
+        "tokens": count,
+        "draws": draws,
+        "spread": [round(value, 4) for value in spread],
+        "pull": [round(value, 4) for value in pull],
+        "guidance": [round(how.guidance.at(i, how.tokens)[0], 4) for i in range(count)],
+        "head_calls": [len(question_times(how.solver.at(i, how.tokens))) for i in range(count)],
+        "given": given,
+    }
+
+
+@torch.inference_mode()
+def _hidden(engine: Engine, job: Job) -> Generator[None, None, Tensor]:
+    """States that each of the job's tokens is sampled from, [b, N, E]."""
+    assert job.tokens is not None
+    count, places = len(job.tokens), raster_coordinates(job.decode.grid)
+    branches: list[Tensor] = []
+    for name in job.decode.branches:
+        prompt = job.prompts[name]
+        cache, first = read_prompt(engine.model, prompt, count)
+        states = [first[None]]
+        for begun in range(0, count - 1, AT_ONCE):
+            own = slice(begun, min(count - 1, begun + AT_ONCE))
+            where = [Place(cache, len(prompt.ids) + i) for i in range(own.start, own.stop)]
+            states.append(feed(engine.model, job.tokens[own], places[own], where))
+            yield
+        branches.append(torch.cat(states))
+    return torch.stack(branches)

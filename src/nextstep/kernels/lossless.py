@@ -1,0 +1,112 @@
+"""bf16 numbers in 12 bits, without loss.
+
+The low byte of a weight is as good as random, but the high one, its sign and all of its exponent
+but one bit, is nearly always one of 16: of normally distributed weights one in ten thousand is so
+small that it has another (compare Zhang et al., "70% Size, 100% Accuracy", arXiv 2504.11651, who
+use a code of variable length, for a GPU). So 128 numbers, four lines of 32, take 192 bytes instead
+of 256:
+
+    [2, 64]   low bytes: of the first two lines, then of the other two
+    [64]      which of the 16 high bytes, in the same order: of the first 64 in the lower halves of
+              the bytes, of the others in the upper
+
+Numbers with another high byte are kept whole beside, with their place. In 64 bytes the quarters (8
+numbers each) of two lines take turns, which is how vector instructions put bytes together.
+
+A matrix that the kernels compute with in fp32 can be squeezed as well when all of its numbers are
+bf16, as they are where a model was released in bf16. The kernels themselves squeeze and read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nextstep.kernels import build
+
+STEP = 1024
+"""Numbers of 32 inputs in a block of 32 outputs."""
+CODES = 16
+"""High bytes that have a code."""
+MOST_PATCHES = 1 / 512
+"""Share of numbers that may be kept whole; with more of them squeezing does not pay."""
+
+
+class Squeezed(NamedTuple):
+    """A packed matrix of `blocks` blocks in 12 bits a number.
+
+    Attributes:
+        data: uint8 [blocks, steps, 8, 192].
+        high: uint8 [16]: the high bytes that have a code.
+        patches: int32 [n, 2]: place in its block and bits of every number kept whole, in order.
+        first: int64 [blocks + 1]: where a block's patches begin.
+    """
+
+    data: Tensor
+    high: Tensor
+    patches: Tensor
+    first: Tensor
+
+
+class Squeezer(ctypes.Structure):
+    """`Squeezer` of squeezing.h."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("wide", "blocks", "count")),
+        *((name, ctypes.c_void_p) for name in ("codes", "first", "data", "patches")),
+    )
+
+
+def squeeze(data: Tensor) -> Squeezed | None:
+    """Squeeze a matrix that `packing.pack` made, or None where that loses something or costs.
+
+    It needs the kernels.
+
+    Args:
+        data: fp32 [blocks, K, 32] or bf16 [blocks, K/32, 2, 16, 16, 2], as packed.
+
+    Returns:
+        The squeezed matrix; fp32 is filled up with zeros to whole steps.
+    """
+    blocks, count, wide = len(data), data[0].numel(), data.dtype == torch.float32
+    asked = Squeezer(data.data_ptr(), wide, blocks, count)
+    counts = torch.zeros(257, dtype=torch.int64)
+    build.call("count_bytes", asked, counts)
+    often, high = counts[:256].topk(CODES)
+    missing = data.numel() - int(often.sum())
+    if counts[256] or missing > MOST_PATCHES * data.numel():
+        return None
+    codes = torch.full((256,), CODES, dtype=torch.uint8)
+    codes[high] = torch.arange(CODES, dtype=torch.uint8)
+    result = Squeezed(
+        torch.empty(blocks, -(-count // STEP), 8, 192, dtype=torch.uint8),
+        high.to(torch.uint8),
+        torch.empty(missing, 2, dtype=torch.int32),
+        torch.empty(blocks + 1, dtype=torch.int64),
+    )
+    asked.codes, asked.first = codes.data_ptr(), result.first.data_ptr()
+    asked.data, asked.patches = result.data.data_ptr(), result.patches.data_ptr()
+    build.call("count_patches", asked)
+    build.call("squeeze", asked)
+    return result
+
+
+def unsqueeze(squeezed: Squeezed, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """What `squeeze` was given: a packed matrix of this shape, in fp32 or bf16."""
+    blocks = len(squeezed.data)
+    lines = squeezed.data.view(blocks, -1, 3, 64).int()
+    low, both = lines[:, :, :2], lines[:, :, 2]
+    codes = torch.stack((both & 15, both >> 4), 2)
+    bits = squeezed.high.int()[codes.long()] << 8 | low
+    bits = bits.view(blocks, -1, 2, 4, 2, 8).transpose(3, 4).reshape(blocks, -1)
+    place, value = squeezed.patches.long().unbind(1)
+    block = torch.repeat_interleave(torch.arange(blocks), squeezed.first.diff())
+    bits[block, place] = value.int()
+    if dtype == torch.float32:
+        wide = (bits << 16).view(dtype)
+        return wide[:, : shape[1:].numel()].reshape(shape)
+    return bits.to(torch.int16).view(dtype).view(shape)

@@ -1,0 +1,160 @@
+"""Which weights of a model are packed, and in which number format.
+
+Projections of the layers and the blocks of the flow head take the asked format: they are what is
+read for every token and step. Small ones at the ends of the head keep the model's own precision,
+and so do embeddings, norms and biases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nextstep.errors import NextStepError
+from nextstep.kernels import build
+from nextstep.kernels.linear import MULTIPLE, Arena, PackedLinear
+from nextstep.kernels.packing import check_format
+
+if TYPE_CHECKING:
+    from nextstep.config import NextStepConfig
+    from nextstep.model.nextstep import NextStepModel
+
+KEPT = ("image_in_projector", "image_head.net.time_embed")
+"""Parts that stay ordinary layers: they are used once a token, or once a process."""
+ENDS = ("image_head.net.input_proj", "image_head.net.final_layer.linear")
+"""Parts that keep the model's own precision: noise and velocity go through them."""
+MODULATION = "adaLN_modulation"
+"""What is read once a token, for all times together, and never squeezed: many rows wait for it."""
+LARGE = 2**26
+"""Numbers of a model that come from memory, and are squeezed. Those of a smaller one stay in the
+caches, where unfolding them would cost more than reading them."""
+NAMES = ("int8", "int4", "bf16")
+"""What weights may be rounded to, to be read faster."""
+HALVES = {"int8": "int8", "int4": "int8"}
+"""What the language-model head takes at most: its logits are compared with each other."""
+OWN = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def formats(quantize: str) -> tuple[str, str]:
+    """Formats of the layers and of the flow head, of "int8" or "int4/int8".
+
+    Raises:
+        NextStepError: for another name.
+    """
+    parts = quantize.split("/")
+    if len(parts) > 2 or any(part not in NAMES for part in parts):
+        raise NextStepError(
+            f"weights cannot be quantised to '{quantize}'; choose from {', '.join(NAMES)}, or give "
+            "the backbone's and the flow head's apart, as in int4/int8"
+        )
+    return parts[0], parts[-1]
+
+
+class Packer:
+    """Packs a model's layers one by one.
+
+    Args:
+        format_: of the backbone.
+        head: of the flow head.
+        squeezed: whether bf16 numbers may take 12 bits.
+
+    Raises:
+        NextStepError: for an unknown format.
+    """
+
+    def __init__(self, format_: str, head: str, squeezed: bool = False) -> None:
+        self.format, self.head = check_format(format_), check_format(head)
+        self.squeezed = squeezed
+        self.arena = Arena()
+
+    def format_of(self, name: str, dtype: torch.dtype) -> str:
+        """Format of the layer of this name."""
+        if name in ENDS:
+            return OWN.get(dtype, "fp32")
+        if name.startswith("image_head"):
+            return self.head
+        return HALVES.get(self.format, self.format) if name == "lm_head" else self.format
+
+    def takes(self, model: nn.Module, name: str) -> bool:
+        """Whether the layer of this name is packed."""
+        part = model.get_submodule(name)
+        tied = name == "lm_head" and model.config.tie_word_embeddings  # type: ignore[union-attr]
+        return isinstance(part, nn.Linear) and not tied and not name.startswith(KEPT)
+
+    def put(self, model: nn.Module, name: str, weight: Tensor) -> None:
+        """Replace the layer of this name by one with `weight` packed; its bias stays."""
+        owner, _, leaf = name.rpartition(".")
+        part = model.get_submodule(name)
+        own = self.format_of(name, weight.dtype)
+        squeezed = self.squeezed and MODULATION not in name
+        packed = PackedLinear(weight, part.bias, own, self.arena, squeezed)  # type: ignore[arg-type]
+        setattr_in(model.get_submodule(owner), leaf, packed)
+
+
+def setattr_in(owner: nn.Module, leaf: str, part: nn.Module) -> None:
+    """Put a part in; sequences take theirs by number."""
+    if isinstance(owner, nn.Sequential | nn.ModuleList):
+        owner[int(leaf)] = part
+    else:
+        setattr(owner, leaf, part)
+
+
+def pack_model(model: nn.Module, format_: str, head: str | None = None) -> None:
+    """Pack a whole model in place, layer by layer; the ordinary weights are let go.
+
+    Raises:
+        NextStepError: for an unknown format, an adapter that is not merged, or another device.
+    """
+    packer = Packer(format_, head or format_, is_large(model))
+    if any(hasattr(part, "base_layer") for part in model.modules()):
+        raise NextStepError("merge the adapter into the weights before packing them")
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise NextStepError("weights are packed and quantised for the CPU alone")
+    for name, _ in list(model.named_modules()):
+        if name and packer.takes(model, name):
+            packer.put(model, name, model.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether a model's weights, which may be on the meta device, are more than caches hold."""
+    return sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+
+
+def pack_for_sampling(model: NextStepModel) -> None:
+    """Pack a model without loss where the kernels can run it; else it stays as it is."""
+    own = OWN.get(model.embed_tokens.weight.dtype)
+    if own and model.embed_tokens.weight.device.type == "cpu" and kernels_fit(model.config):
+        pack_model(model, own)
+
+
+def kernels_fit(config: NextStepConfig) -> bool:
+    """Whether the kernels know a model's widths, and run on this machine."""
+    return widths_fit(config) and build.is_available()
+
+
+def widths_fit(config: NextStepConfig) -> bool:
+    """Whether the kernels know a model's widths."""
+    widths = (
+        config.hidden_size, config.intermediate_size, config.fm_head_dim, config.token_size,
+        config.head_dim,
+    )  # fmt: skip
+    return all(width % MULTIPLE == 0 for width in widths)
+
+
+def quantised(model: nn.Module) -> str:
+    """What a model's weights were rounded to, such as "int8"; empty where nothing was lost.
+
+    The format of the layers, and behind a stroke that of the flow head when it is another one.
+    """
+    found = {}
+    for name, part in model.named_modules():
+        if isinstance(part, PackedLinear) and name not in ENDS and name != "lm_head":
+            found[name.startswith("image_head")] = part.format
+    layers, head = found.get(False, ""), found.get(True, "")
+    if not f"{layers}{head}".count("int"):
+        given = model.get_parameter("embed_tokens.weight").dtype
+        if layers != "bf16" or given == torch.bfloat16:
+            return ""
+    return layers if layers == head else f"{layers}/{head}"

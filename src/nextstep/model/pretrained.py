@@ -1,0 +1,208 @@
+"""Model folders: finding them, reading all their parts, writing them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from nextstep.config import NextStepConfig
+from nextstep.engine.settings import FILE as SETTINGS_FILE
+from nextstep.engine.settings import ModelDefaults
+from nextstep.errors import ModelFileError
+from nextstep.model.checkpoints import (
+    fingerprint,
+    load_model,
+    read_model_config,
+    save_model,
+    weight_files,
+)
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.utils.files import new_folder, write_json
+from nextstep.vae.files import (
+    load_image_tokenizer,
+    save_image_tokenizer,
+    save_released,
+    weights_file,
+)
+from nextstep.vae.tokenizer import ImageTokenizer
+
+if TYPE_CHECKING:
+    from nextstep.model.nextstep import NextStepModel
+
+SHIPPED = {"nano": Path(__file__).parents[1] / "weights" / "nano"}
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "checkpoint.pt", "vae/checkpoint.pt")
+"""What is fetched from the hub: never code."""
+
+
+class Parts(NamedTuple):
+    """What a pipeline is made of."""
+
+    model: NextStepModel
+    image_tokenizer: ImageTokenizer
+    text_tokenizer: TextTokenizer
+    defaults: ModelDefaults
+    model_hash: str
+
+
+def find_folder(model: str | Path) -> Path:
+    """Folder of a model: a path, the name of a shipped model, or a hub id when a network is there.
+
+    Raises:
+        ModelFileError: when nothing of that name can be had.
+    """
+    if str(model) in SHIPPED:
+        return SHIPPED[str(model)]
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError) as error:
+        raise ModelFileError(f"'{model}' cannot be a model folder: {error}") from None
+    # A name whose first part lies here, or that says where it lies, is a path and no hub id.
+    local = Path(str(model).split("/")[0]).exists()
+    if isinstance(model, str) and HUB_ID.fullmatch(model) and not local:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelFileError(
+                f"'{model}' is no folder and could not be fetched from the hub: {reason}"
+            ) from None
+    raise ModelFileError(
+        f"there is no model folder '{model}'; give a folder, a hub id, or {', '.join(SHIPPED)}"
+    )
+
+
+def vae_folder(folder: Path, config: NextStepConfig, vae: str | Path | None = None) -> Path:
+    """Folder of the image tokenizer that belongs to a model.
+
+    Raises:
+        ModelFileError: when there is none.
+    """
+    if vae is not None:
+        return find_folder(vae)
+    named = config.vae_name_or_path
+    for candidate in (folder / named if named else folder / "vae", folder / "vae"):
+        if candidate.is_dir():
+            return candidate
+    if named and HUB_ID.fullmatch(named):
+        return find_folder(named)
+    raise ModelFileError(f"{folder} has no image tokenizer in vae/; name its folder with --vae")
+
+
+def load_parts(
+    model: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    vae: str | Path | None = None,
+    keep_dtype: bool = False,
+    quantize: str | None = None,
+) -> Parts:
+    """Read everything a pipeline needs; see `NextStepPipeline.from_pretrained`.
+
+    `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default;
+    `quantize` rounds those of the model as they are read.
+    """
+    folder = find_folder(model)
+    if dtype is None and torch.device(device).type == "cpu" and not keep_dtype:
+        dtype = torch.float32
+    config = read_model_config(folder)
+    text_tokenizer = TextTokenizer.from_folder(folder)
+    tokenizer_folder = vae_folder(folder, config, vae)
+    image_tokenizer = load_image_tokenizer(tokenizer_folder, dtype, device)
+    check_fit(config, image_tokenizer, text_tokenizer)
+    return Parts(
+        load_model(folder, dtype, device, quantize),
+        image_tokenizer,
+        text_tokenizer,
+        ModelDefaults.of_folder(folder),
+        fingerprint([*weight_files(folder), weights_file(tokenizer_folder)]),
+    )
+
+
+def merge_adapter_folder(parts: Parts, adapter: str | Path, scale: float = 1.0) -> dict[str, Any]:
+    """Merge a LoRA adapter into loaded parts; says what pictures record about it.
+
+    Raises:
+        ModelFileError: when the folder is missing, damaged or does not fit the model.
+    """
+    from nextstep.model.lora import check_base, merge_adapter, read_adapter
+
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        raise ModelFileError(f"there is no adapter folder {adapter}")
+    read = read_adapter(folder)
+    check_base(read, parts.model_hash)
+    merge_adapter(parts.model, read, scale)
+    return {"adapter": read.hash, "adapter_scale": scale}
+
+
+def check_fit(
+    config: NextStepConfig, image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+) -> None:
+    """Make sure that the three parts of a model belong together.
+
+    Raises:
+        ModelFileError: naming what differs.
+    """
+    theirs = image_tokenizer.config
+    if (theirs.latent_channels, theirs.patch) != (config.latent_channels, config.latent_patch_size):
+        raise ModelFileError(
+            f"the image tokenizer has {theirs.latent_channels} channels in tokens of "
+            f"{theirs.patch}x{theirs.patch}, the model reads {config.latent_channels} in "
+            f"{config.latent_patch_size}x{config.latent_patch_size}"
+        )
+    try:
+        text_tokenizer.check_against(config)
+    except ValueError as error:
+        raise ModelFileError(str(error)) from None
+
+
+def start_parts(
+    source: str | Path, head: str, vae: str | Path | None, dtype: torch.dtype | None = None
+) -> Parts:
+    """A stock Qwen2/2.5 folder with fresh image parts, special tokens and a given tokenizer.
+
+    Raises:
+        ModelFileError: when the language model or the image tokenizer cannot be read.
+    """
+    from nextstep.model.checkpoints import load_language_model
+
+    if vae is None:
+        raise ModelFileError("a language model has no image tokenizer; name one with --vae")
+    folder = find_folder(source)
+    text_tokenizer = TextTokenizer.from_folder(folder)
+    text_tokenizer.add_image_tokens()
+    model = load_language_model(folder, head, dtype)
+    image_tokenizer = load_image_tokenizer(find_folder(vae), dtype)
+    check_fit(model.config, image_tokenizer, text_tokenizer)
+    return Parts(model, image_tokenizer, text_tokenizer, ModelDefaults(), "")
+
+
+def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
+    """Write a whole model folder beside `folder`, then put it in its place.
+
+    Args:
+        parts: what to write.
+        folder: must not exist yet.
+        released: in the released v1 layout instead of ours.
+
+    Raises:
+        NextStepError: when the folder exists, or cannot be written.
+    """
+    with new_folder(folder) as scratch:
+        save_model(parts.model, scratch, released)
+        parts.text_tokenizer.save(scratch)
+        if released:
+            parts.text_tokenizer.save_released_config(scratch)
+        write = save_released if released else save_image_tokenizer
+        write(parts.image_tokenizer, scratch / "vae")
+        if not released:
+            write_json(scratch / SETTINGS_FILE, parts.defaults.to_dict())

@@ -1,0 +1,158 @@
+"""The application: routes, errors, the OpenAPI document, start and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from nextstep.serve.api import chat, fork_routes, images, job_routes, studio, system
+from nextstep.serve.api import schema as s
+from nextstep.serve.api.guard import LOCAL_NAMES, Guard
+from nextstep.serve.api.keys import Keys
+from nextstep.serve.api.service import Service
+from nextstep.serve.api.streams import ClientGone
+from nextstep.serve.jobs.backend import Backend
+from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.manager import Jobs
+from nextstep.serve.jobs.metrics import Metrics
+from nextstep.serve.jobs.store import Store
+from nextstep.serve.problems import ApiError, bad, from_validation
+from nextstep.version import __version__
+
+_GONE = 499
+_ERRORS = {
+    400: "The request is at fault; the message says what.",
+    401: "The API key is missing or wrong.",
+    403: "The request came from a page of another site.",
+    404: "There is no such thing.",
+    405: "The route takes other methods.",
+    408: "The body took too long to arrive.",
+    409: "The job was cancelled.",
+    413: "The request or a picture is too large.",
+    421: "The service was called by a name that is not this machine's.",
+    429: "Too many jobs wait; Retry-After says when to come back.",
+    500: "A failure of the service.",
+    503: "The service is stopping.",
+}
+
+
+def create_app(
+    backend: Backend,
+    store: Store,
+    limits: Limits,
+    metrics: Metrics,
+    keys: Keys | None = None,
+    hosts: frozenset[str] = LOCAL_NAMES,
+) -> FastAPI:
+    """The ASGI application around a backend.
+
+    Args:
+        backend: makes the pictures; closed when the application stops.
+        store: keeps the jobs; closed too.
+        limits: see `Limits`.
+        metrics: read at /metrics.
+        keys: who may ask; None is everybody on this machine.
+        hosts: names for this machine that are taken without keys.
+    """
+    jobs = Jobs(backend, store, limits, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        jobs.open()
+        try:
+            yield
+        finally:
+            await jobs.close()
+
+    app = FastAPI(
+        title="OpenNextStep",
+        version=__version__,
+        description="Pictures and text from one causal transformer; OpenAI's image and chat "
+        "endpoints, and jobs with live rows.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={
+            status: {"model": s.ErrorBody, "description": text} for status, text in _ERRORS.items()
+        },
+    )
+    app.state.service = Service(jobs, limits, int(time.time()))
+    app.router.redirect_slashes = False
+    for part in (images, chat, job_routes, fork_routes, system, studio):
+        app.include_router(part.router)
+    _add_error_handlers(app)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, keys=keys, hosts=hosts)
+    app.openapi = lambda: _document(app, keys is not None)  # type: ignore[method-assign]
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error has OpenAI's form."""
+
+    @app.exception_handler(ApiError)
+    async def told(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return await told(request, from_validation(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            return await told(request, _not_so(app, request.url.path))
+        told_error = ApiError(
+            error.status_code, str(error.detail), headers=dict(error.headers or {})
+        )
+        if error.status_code == 400:
+            told_error = bad("the body cannot be read as JSON")
+        return await told(request, told_error)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=_GONE)
+
+
+def _not_so(app: FastAPI, path: str) -> ApiError:
+    """405 that names what the path takes."""
+    methods: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        # A parameter stands for anything but a slash.
+        if re.fullmatch(re.sub(r"{[^}]*}", "[^/]+", template), path):
+            methods |= {method.upper() for method in operations}
+    # The studio's own files are not in the document.
+    allowed = ", ".join(sorted(methods or {"GET"}))
+    return ApiError(405, f"this address takes {allowed} only", headers={"Allow": allowed})
+
+
+def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
+    """The OpenAPI document: invalid requests are 400 here, as OpenAI answers them."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for path in made["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+                for status, text in _ERRORS.items():
+                    answer = operation["responses"].setdefault(str(status), {"description": text})
+                    answer["content"] = {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+                    }
+        schemas = made["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        if with_keys:
+            made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            made["security"] = [{"key": []}]
+        app.openapi_schema = made
+    return app.openapi_schema

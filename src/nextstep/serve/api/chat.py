@@ -1,0 +1,140 @@
+"""OpenAI's chat endpoint: the model reads text and pictures, and answers with text and pictures.
+
+The model has no turns of its own: messages are read in order as one sequence. Pictures that it
+draws come in `message.images`, as data URIs.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from nextstep.serve.api import schema as s
+from nextstep.serve.api.service import Service, new_seed, service_of
+from nextstep.serve.api.streams import STREAMED, EventStream, event
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.manager import raise_for
+from nextstep.serve.jobs.store import Record
+from nextstep.serve.problems import ApiError, bad
+
+router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
+
+
+@router.post("/completions", responses=STREAMED)
+async def completions(body: s.ChatRequest, request: Request) -> Any:
+    """Read pictures and text; go on with text and, where `modalities` has image, pictures."""
+    service = service_of(request)
+    service.check_model(body.model)
+    settings = body.changes()
+    service.check_steps(settings)
+    given: list[str | s.TextPart | s.ImagePart] = []
+    for said in body.messages:
+        given += [said.content] if isinstance(said.content, str) else said.content
+    parts, uris = story_parts(given)
+    if not parts:
+        raise bad("the messages hold neither text nor a picture", "messages")
+    sources = await service.pictures(uris, "messages")
+    modalities = body.modalities or (["text"] if uris else ["text", "image"])
+    job = b.JobRequest(
+        task=b.CHAT,
+        parts=tuple(parts),
+        seed=new_seed() if body.seed is None else body.seed,
+        settings=settings,
+        draws=(body.max_images or 1) if "image" in modalities else 0,
+        max_tokens=body.max_completion_tokens or body.max_tokens or 64,
+        temperature=0.0 if body.temperature is None else body.temperature,
+        top_p=0.9 if body.top_p is None else body.top_p,
+    )
+    record = service.submit(request, job, sources)
+    if body.stream:
+        return EventStream(_events(service, record, service.jobs.watch(record)))
+    done = raise_for(await service.finished(request, record))
+    text = "".join(part.text for part in done.parts)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if images := [_image(part.png, i) for i, part in enumerate(done.parts) if part.png]:
+        message["images"] = images
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return {**_head(service, record, ""), "choices": [choice], "usage": _usage(done.usage)}
+
+
+def story_parts(
+    given: Sequence[str | s.TextPart | s.ImagePart],
+) -> tuple[list[str | int], list[str]]:
+    """Text and places of pictures in order, and the pictures' addresses."""
+    parts: list[str | int] = []
+    uris: list[str] = []
+    for part in given:
+        if isinstance(part, s.ImagePart):
+            parts.append(len(uris))
+            uris.append(part.image_url.url)
+        else:
+            parts.append(part if isinstance(part, str) else part.text)
+    return [part for part in parts if part != ""], uris
+
+
+async def _events(
+    service: Service, record: Record, events: AsyncIterator[b.Event]
+) -> AsyncIterator[bytes]:
+    """Chunks: text as it is written, and every picture as it comes."""
+    head = _head(service, record, ".chunk")
+
+    def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
+        return event({**head, "choices": [choice]})
+
+    sent: dict[int, str] = {}
+
+    def words(index: int, text: str) -> list[bytes]:
+        """What is new in a text."""
+        before = sent.get(index, "")
+        if text == before or not text.startswith(before):
+            return []
+        sent[index] = text
+        return [chunk({"content": text[len(before) :]})]
+
+    async with service.bound(record, events) as bound:
+        yield chunk({"role": "assistant", "content": ""})
+        async for happened in bound:
+            if isinstance(happened, b.TextGrown):
+                for new in words(happened.index, happened.text):
+                    yield new
+            elif isinstance(happened, b.PartDone):
+                part = happened.part
+                if part.png:
+                    yield chunk({"images": [_image(part.png, happened.index)]})
+                for new in words(happened.index, part.text):
+                    yield new
+            elif isinstance(happened, b.FINAL):
+                try:
+                    raise_for(happened)
+                except ApiError as error:
+                    yield event(error.body())
+                    return
+                yield chunk({}, "stop")
+                yield event("[DONE]")
+
+
+def _head(service: Service, record: Record, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{record.id}",
+        "object": f"chat.completion{kind}",
+        "created": int(record.created),
+        "model": service.facts.name,
+    }
+
+
+def _image(png: bytes, index: int) -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    return {"type": "image_url", "index": index, "image_url": {"url": url}}
+
+
+def _usage(used: b.Usage) -> dict[str, Any]:
+    read, written = used.text_in + used.image_in, used.text_out + used.image_out
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }

@@ -1,0 +1,163 @@
+"""Run the application: uvicorn, logs as lines of JSON, an orderly stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from nextstep.engine.engine import Engine
+from nextstep.engine.scheduler import Limits as EngineLimits
+from nextstep.serve.api.app import create_app
+from nextstep.serve.api.keys import Keys
+from nextstep.serve.jobs.backend import Backend
+from nextstep.serve.jobs.engine_backend import EngineBackend
+from nextstep.serve.jobs.limits import Limits, check_binding
+from nextstep.serve.jobs.metrics import Metrics
+from nextstep.serve.jobs.store import Store
+
+if TYPE_CHECKING:
+    from nextstep.pipeline import NextStepPipeline
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and what the event carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _PLAIN})
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that takes no more jobs from the moment it is asked to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop."""
+        self.drain()
+        super().handle_exit(sig, frame)
+
+    def drain(self) -> None:
+        """Refuse new jobs; those whose clients wait go on."""
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        app.state.service.jobs.draining = True
+
+
+def build_app(
+    pipeline: NextStepPipeline,
+    name: str,
+    folder: Path | None,
+    keys: Path | None = None,
+    limits: Limits | None = None,
+    max_batch: int = 8,
+    preview_share: float = 0.03,
+) -> FastAPI:
+    """The application for a loaded model.
+
+    Args:
+        pipeline: holds the model and its tokenizers.
+        name: of the model as clients say it.
+        folder: for jobs and pictures; None keeps them in memory.
+        keys: file of API keys.
+        limits: see `Limits`.
+        max_batch: pictures and texts made together.
+        preview_share: of the time, that previews of rows may take.
+
+    Raises:
+        NextStepError: for a bad file of keys, a folder that cannot be used, or a machine whose
+            kernels cannot keep pictures apart.
+    """
+    metrics = Metrics()
+    backend = make_backend(pipeline, name, max_batch, preview_share, metrics.batch.observe)
+    return app_around(backend, folder, keys, limits, metrics)
+
+
+def make_backend(
+    pipeline: NextStepPipeline,
+    name: str,
+    max_batch: int = 8,
+    preview_share: float = 0.03,
+    on_batch: Callable[[int], None] | None = None,
+) -> EngineBackend:
+    """An engine for a loaded model, in its own thread; arguments as of `build_app`."""
+    engine = Engine(
+        pipeline.model,
+        pipeline.text_tokenizer,
+        pipeline.image_tokenizer,
+        pipeline.defaults,
+        EngineLimits(running=max_batch),
+        model_hash=pipeline.model_hash,
+        adapter=pipeline.adapter,
+    )
+    return EngineBackend(engine, name, preview_share, on_batch)
+
+
+def app_around(
+    backend: Backend,
+    folder: Path | None,
+    keys: Path | None = None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+) -> FastAPI:
+    """The application around any backend; arguments as of `build_app`."""
+    chosen = limits or Limits()
+    known = Keys.of_file(keys) if keys else None
+    return create_app(backend, Store(folder, chosen.keep), chosen, metrics or Metrics(), known)
+
+
+def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
+    """uvicorn around the application, with our logs."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        h11_max_incomplete_event_size=65_536,
+        ws="none",
+        # Its limit on unfinished headers is h11's own; other parsers would be taken if installed.
+        http="h11",
+        loop="asyncio",
+    )
+    return Server(config)
+
+
+def log_to_stderr() -> None:
+    """Lines of JSON on stderr; uvicorn's own say only what went wrong."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name, level in (("nextstep.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def serve(app: FastAPI, host: str, port: int, keys: Path | None, grace: float) -> None:
+    """Listen until a signal stops it.
+
+    Raises:
+        NextStepError: when anybody could reach it and there are no keys.
+    """
+    check_binding(host, keys)
+    log_to_stderr()
+    server(app, host, port, grace).run()

@@ -1,0 +1,132 @@
+"""What the routes share: a job from request to outcome, cancelled when its client goes."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from nextstep.serve.api.streams import while_connected
+from nextstep.serve.api.uploads import picture_of_uri, safe_mask, safe_picture
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.manager import Jobs
+from nextstep.serve.jobs.store import Record
+from nextstep.serve.problems import bad, not_found
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running service, as routes find it in `request.app.state.service`."""
+
+    jobs: Jobs
+    limits: Limits
+    begun: int
+
+    @property
+    def facts(self) -> b.ModelFacts:
+        """The served model."""
+        return self.jobs.backend.facts
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse a model that is not served.
+
+        Raises:
+            ApiError: 404 with the code that OpenAI uses.
+        """
+        if name is not None and name != self.facts.name:
+            raise not_found(
+                f"there is no model '{name[:64]}' here; use '{self.facts.name}'", "model_not_found"
+            )
+
+    def check_steps(self, settings: dict[str, Any]) -> None:
+        """Refuse more solver steps than the service allows."""
+        if settings.get("steps", 0) > self.limits.steps:
+            raise bad(f"steps must be at most {self.limits.steps} here", "steps")
+
+    async def pictures(self, uris: list[str], param: str) -> list[bytes]:
+        """Data URIs -> clean PNGs, decoded off the event loop."""
+        self.check_count(len(uris), param)
+        return [await run_in_threadpool(picture_of_uri, uri, self.limits, param) for uri in uris]
+
+    async def uploads(self, files: list[bytes], param: str) -> list[bytes]:
+        """Uploaded files -> clean PNGs."""
+        self.check_count(len(files), param)
+        return [await run_in_threadpool(safe_picture, data, self.limits, param) for data in files]
+
+    def check_count(self, count: int, param: str) -> None:
+        """Refuse too many source pictures."""
+        if count > self.limits.source_pictures:
+            raise bad(f"at most {self.limits.source_pictures} pictures are taken", param)
+
+    async def mask(self, data: bytes, sources: list[bytes]) -> bytes:
+        """An uploaded mask of the first source -> a clean grey PNG, white where it may change."""
+        if not sources:
+            raise bad("a mask needs the picture that it belongs to", "mask")
+        return await run_in_threadpool(safe_mask, data, sources[0], self.limits, "mask")
+
+    def submit(
+        self,
+        request: Request,
+        job: b.JobRequest,
+        sources: list[bytes],
+        mask: bytes = b"",
+        state: bytes = b"",
+    ) -> Record:
+        """Accept a job for whoever asks.
+
+        Raises:
+            ApiError: when it is refused.
+        """
+        try:
+            return self.jobs.submit(request.state.owner, job, sources, mask, state)
+        except (ValueError, TypeError) as error:
+            raise bad(str(error)) from None
+
+    async def finished(self, request: Request, record: Record) -> b.Event:
+        """A job's end; the job is cancelled when the client goes first."""
+        async with self.bound(record, self.jobs.watch(record)) as events:
+            return await while_connected(request, _last(events))
+
+    @contextlib.asynccontextmanager
+    async def bound(
+        self, record: Record, events: AsyncIterator[b.Event]
+    ) -> AsyncIterator[AsyncIterator[b.Event]]:
+        """A job's events; leaving before its end cancels it, except while the service stops."""
+        try:
+            yield events
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+            if not record.over and not self.jobs.draining:
+                self.jobs.cancel(record)
+
+
+async def _last(events: AsyncIterator[b.Event]) -> b.Event:
+    last: b.Event = b.Cancelled()
+    async for event in events:
+        last = event
+    return last
+
+
+def new_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbelow(2**31)
+
+
+def parse_size(size: str | None) -> tuple[int | None, int | None]:
+    """WIDTHxHEIGHT -> (height, width); auto -> (None, None)."""
+    if size is None or size == "auto":
+        return None, None
+    width, height = size.split("x")
+    return int(height), int(width)
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    found: Service = request.app.state.service
+    return found

@@ -1,0 +1,73 @@
+"""What operators ask: models, health, readiness, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from nextstep.serve.api import schema as s
+from nextstep.serve.api.service import Service, service_of
+from nextstep.serve.problems import stopping
+from nextstep.version import __version__
+
+router = APIRouter()
+
+
+@router.get("/v1/models", response_model=s.ModelList, tags=["OpenAI"])
+async def models(request: Request) -> Any:
+    """The served model."""
+    return {"object": "list", "data": [_card(service_of(request))]}
+
+
+@router.get("/v1/models/{model}", response_model=s.ModelCard, tags=["OpenAI"])
+async def model(request: Request, model: str = Path(max_length=200)) -> Any:
+    """One model by its name."""
+    service = service_of(request)
+    service.check_model(model)
+    return _card(service)
+
+
+@router.get("/health", response_model=s.Health, tags=["Operation"])
+async def health() -> Any:
+    """The process answers."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/ready", response_model=s.Health, tags=["Operation"])
+async def ready(request: Request) -> Any:
+    """Jobs are taken; 503 while the service stops."""
+    if not service_of(request).jobs.ready:
+        raise stopping()
+    return {"status": "ready", "version": __version__}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    tags=["Operation"],
+)
+async def metrics(request: Request) -> Any:
+    """Figures in Prometheus' text format."""
+    text = service_of(request).jobs.metrics.text()
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def _card(service: Service) -> dict[str, Any]:
+    facts = service.facts
+    return {
+        "id": facts.name,
+        "object": "model",
+        "created": service.begun,
+        "owned_by": "open-nextstep",
+        "height": facts.height,
+        "width": facts.width,
+        "token_pixels": facts.token_pixels,
+        "hash": facts.hash,
+        "defaults": facts.defaults,
+        "most_side": facts.most_side,
+        "most_steps": service.limits.steps,
+        "computing": facts.computing,
+    }

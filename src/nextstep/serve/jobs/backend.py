@@ -1,0 +1,280 @@
+"""What the service asks of whatever makes the pictures: jobs in, events out.
+
+The engine in a worker thread is one backend; several such workers on other machines are another.
+Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GENERATE, EDIT, CHAT = "generate", "edit", "chat"
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """Everything a job's outcome depends on beside the weights, as plain values.
+
+    Attributes:
+        task: generate, edit or chat.
+        prompt: of a picture or an edit; empty for a chat.
+        height, width: pixels; None is the model's own, or the first source's for edits, or
+            the last picture's in a chat.
+        n: pictures of a generation or an edit.
+        seed: picture i depends on (seed, i).
+        settings: changed fields of `GenerationSettings`.
+        sources: names of the stored source pictures, in order.
+        parts: of a chat in order: text, or the place of a picture in `sources`.
+        draws: most pictures that a chat may draw; 0 is text alone.
+        max_tokens, temperature, top_p: of a chat's text.
+        draw: whether a chat draws at once, without writing first.
+        mask: name of the stored mask of an edit; empty without one.
+        state: name of the stored picture state that the one picture goes on from; it says all
+            that the fields above would say.
+        partials: rows, evenly apart, after which the client surely wants to see a picture.
+        parent: where that state comes from, for people: job, picture, and rows kept if any.
+    """
+
+    task: str
+    prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    n: int = 1
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    parts: tuple[str | int, ...] = ()
+    draws: int = 0
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 0.9
+    draw: bool = False
+    mask: str = ""
+    state: str = ""
+    parent: dict[str, Any] | None = None
+    partials: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> JobRequest:
+        """The request that `to_dict` wrote."""
+        lists = {name: tuple(raw[name]) for name in ("sources", "parts")}
+        return cls(**{**raw, **lists})
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that a job read and wrote."""
+
+    text_in: int = 0
+    image_in: int = 0
+    text_out: int = 0
+    image_out: int = 0
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Waiting; `position` 1 is next."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """Being made, together with `batch` pictures in all."""
+
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class RowDone:
+    """A row of image tokens of picture `index` is there: `row` of `rows`.
+
+    `preview` is the picture so far, where somebody wanted it (undrawn places are grey).
+    """
+
+    index: int
+    row: int
+    rows: int
+    preview: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One finished part of an outcome: text, or a PNG with its settings.
+
+    `state` is what `PictureState.to_bytes` gives; empty when the picture cannot be gone on from.
+    """
+
+    text: str = ""
+    png: bytes = b""
+    settings: dict[str, Any] = field(default_factory=dict)
+    state: bytes = b""
+
+
+@dataclass(frozen=True)
+class TextGrown:
+    """Part `index` of a chat is a text that so far reads `text`."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """Part `index` of a chat is there."""
+
+    index: int
+    part: Part
+
+
+@dataclass(frozen=True)
+class Done:
+    """Finished: all parts in order, and what they took."""
+
+    parts: tuple[Part, ...]
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It did not work: one sentence; `bad_input` when the request was at fault."""
+
+    message: str
+    bad_input: bool = False
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Stopped because somebody asked."""
+
+
+Event = Queued | Started | RowDone | TextGrown | PartDone | Done | Failed | Cancelled
+FINAL = (Done, Failed, Cancelled)
+
+
+class Want(IntEnum):
+    """How much somebody wants to see a row."""
+
+    NO = 0
+    IF_CHEAP = 1
+    SURELY = 2
+
+
+def partial_rows(count: int, rows: int) -> set[int]:
+    """That many rows of a picture, evenly apart, without the last."""
+    return {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
+
+
+def wanted_row(partials: int, row: int, rows: int) -> Want:
+    """For a backend that cannot ask who watches: all rows if cheap, the partial ones surely."""
+    if row in partial_rows(partials, rows):
+        return Want.SURELY
+    return Want.IF_CHEAP if row < rows else Want.NO
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with the ways back to whoever asked.
+
+    Attributes:
+        id: unique.
+        request: what to make.
+        load: reads a stored source picture, mask or state by its name.
+        tell: takes events, from any thread; after a final one nothing more is told.
+        wants_preview: whether anybody looks at (row, rows); previews cost a decode.
+        owner: whose job it is; owners take turns.
+        park: keeps the state of picture `index` when the service stops before it is done.
+        parked: the state that an earlier run parked, or None.
+    """
+
+    id: str
+    request: JobRequest
+    load: Callable[[str], bytes]
+    tell: Callable[[Event], None]
+    wants_preview: Callable[[int, int], Want] = lambda row, rows: Want.NO
+    owner: str = ""
+    park: Callable[[int, bytes], None] = lambda index, state: None
+    parked: Callable[[int], bytes | None] = lambda index: None
+
+
+class Handle(Protocol):
+    """A job that was submitted."""
+
+    def cancel(self) -> None:
+        """Stop it: at once while it waits, else at its next token. `Cancelled` is told."""
+
+    def stop(self) -> None:
+        """End it at its next token with what it has: finished pictures and rows are kept."""
+
+    def snapshot(self, index: int) -> Future[bytes]:
+        """The state of picture `index` as it is now.
+
+        The future raises NextStepError when there is none.
+        """
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a client may know about the model.
+
+    Attributes:
+        name: that requests use.
+        hash: fingerprint of the weights.
+        height, width: pixels of a picture by default.
+        token_pixels: side of an image token; sizes are its multiples.
+        defaults: settings where a request says nothing, for `generate` and `edit`.
+        most_side: longest side of a picture in pixels, where the model's positions set one.
+        computing: what roundings depend on, as `engine.runtime_info.Computing` tells it.
+    """
+
+    name: str
+    hash: str
+    height: int
+    width: int
+    token_pixels: int
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    most_side: int | None = None
+    computing: dict[str, Any] = field(default_factory=dict)
+
+
+def other_roundings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of what differs between two `computing` and moves the last bits of pictures."""
+    names = ("by", "number_format", "threads", "torch", "instructions")
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
+class Backend(Protocol):
+    """Makes pictures and text."""
+
+    facts: ModelFacts
+
+    def check(self, request: JobRequest) -> None:
+        """Refuse what could never work, before it waits.
+
+        Raises:
+            ValueError: one sentence that says the mend.
+        """
+
+    def submit(self, job: Job) -> Handle:
+        """Take a job; events follow."""
+
+    def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
+        """What each token of a picture state tells about itself; see `microscope.measure`."""
+
+    def close(self, grace: float) -> None:
+        """Stop taking jobs from the queue; give the running ones `grace` seconds, then interrupt.
+
+        Interrupted jobs are parked. They and waiting ones are told nothing: who keeps records
+        submits them again.
+        """

@@ -1,0 +1,217 @@
+"""Reading pictures, answering, telling stories: one sequence of text and pictures.
+
+Each stretch of text and each picture is a job of its own on the engine, beside everybody
+else's; what stands before it is read anew, which costs little beside writing it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nextstep.engine import metadata as provenance
+from nextstep.engine.backends.cpu_kernels import computed_by
+from nextstep.engine.backends.torch import ROWS
+from nextstep.engine.chat.conversation import text_choice
+from nextstep.engine.chat.transcript import Transcript
+from nextstep.engine.request import encode_source, picture_grid
+from nextstep.engine.session import ReadPicture
+from nextstep.engine.text_sequence import Choose
+from nextstep.kernels.quantization import quantised
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.tasks import Host, Rows, Task
+
+if TYPE_CHECKING:
+    from nextstep.engine.engine import Engine, PictureEvent
+    from nextstep.engine.settings import GenerationSettings
+
+
+class ChatTask(Task):
+    """An answer, a description or a story."""
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        super().__init__(host, job)
+        self.read = Transcript(host.engine.text_tokenizer)
+        self.parts: list[b.Part] = []
+        self.left, self.drawn = self.request.draws, 0
+        self.usage = [0, 0, 0, 0]
+        self.rows: Rows | None = None
+        self.decoding = 0
+        self.stopped = self.ended = False
+        self._choose: Choose | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """That makes it."""
+        return self.host.engine
+
+    def begin(self) -> None:
+        """See `Task.begin`."""
+        sources = [self._encoded(name) for name in self.request.sources]
+        for part in self.request.parts:
+            if isinstance(part, str):
+                self.usage[0] += self.count_text(part)
+                self.read.add_text(part)
+            else:
+                self.usage[1] += len(sources[part].tokens)
+                self.read.add_picture(sources[part])
+        self._choose = text_choice(
+            self.request.seed, len(self.read.ids), self.request.temperature, self.request.top_p
+        )
+        if self.left and self.request.draw:
+            self._draw()
+        else:
+            self._write()
+
+    def on(self, event: PictureEvent) -> None:
+        """See `Task.on`."""
+        if event.kind == "admitted":
+            self.tell_started()
+        elif event.kind in ("token", "row"):
+            if self.rows is not None:
+                self.rows.tell(event.tokens, lambda made: made)
+            else:
+                self._tell_text(list(event.ids))
+        elif event.kind == "failed":
+            del self.tickets[event.ticket]
+            self.end(b.Failed(event.message, bad_input=True))
+        elif event.kind in ("finished", "stopped"):
+            del self.tickets[event.ticket]
+            self.stopped = event.kind == "stopped"
+            try:
+                self._go_on(event)
+            except ValueError as error:
+                self.end(b.Failed(str(error), bad_input=True))
+
+    def stop_now(self) -> None:
+        """See `Task.stop_now`."""
+        if not self.tickets and not self.decoding:
+            self.end(b.Cancelled())
+        for ticket in list(self.tickets):
+            self.engine.stop(ticket)
+
+    def _go_on(self, event: PictureEvent) -> None:
+        special = self.engine.text_tokenizer.ids
+        if self.rows is not None:
+            self._keep_picture(event.tokens, self.rows.grid)
+            self.rows, self.left = None, self.left - 1
+            if self.left and not self.stopped:
+                self._write()
+                return
+        else:
+            self._keep_text(list(event.ids))
+            if event.end == special.image_area and not self.stopped:
+                self._draw()
+                return
+        self.ended = True
+        self._tell_if_over()
+
+    def _tell_if_over(self) -> None:
+        if not self.ended or self.decoding:
+            return
+        done = b.Done(tuple(self.parts), b.Usage(*self.usage))
+        self.tell(done if self.parts or not self.stopped else b.Cancelled())
+
+    def _write(self) -> None:
+        """Queue a stretch of text; it may end at a picture where one may be drawn."""
+        assert self._choose is not None
+        room = self.engine.model.config.max_position_embeddings - len(self.read.ids)
+        limit = max(1, min(self.request.max_tokens, room))
+        job = self.read.text_job(limit, self._choose, bool(self.left), self.job.owner)
+        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+
+    def _draw(self) -> None:
+        """Queue a picture."""
+        grid = self._grid()
+        self.rows = Rows(self, self.drawn, grid)
+        key = self.request.seed, self.drawn
+        job = self.read.picture_job(grid, self._settings(), key, self.job.owner)
+        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+
+    def _keep_picture(self, tokens: Tensor, grid: tuple[int, int]) -> None:
+        """Take a picture up and tell it; a stopped one only if it has a row."""
+        rows, columns = grid
+        self.usage[3] += len(tokens)
+        if len(tokens) < columns:
+            return
+        record = self._record(grid)
+        if len(tokens) < rows * columns:
+            record["rows_done"] = len(tokens) // columns
+        engine, place = self.engine, len(self.parts)
+        if len(tokens) == rows * columns:
+            self.read.add_picture(ReadPicture(tokens, grid))
+        self.drawn += 1
+        self.parts.append(b.Part())
+
+        def make() -> b.Part:
+            made = engine.show(tokens, grid, record)
+            return b.Part("", made.png(), made.settings)
+
+        def keep(part: b.Part) -> None:
+            self.decoding -= 1
+            self.parts[place] = part
+            self.tell(b.PartDone(place, part))
+            self._tell_if_over()
+
+        self.decoding += 1
+        self.host.decode(self, make, keep)
+
+    def _keep_text(self, ids: list[int]) -> None:
+        text = self.read.add_written(ids)
+        self.usage[2] += len(ids)
+        if not self.request.draws:
+            self._tell_part(b.Part(text.strip()))
+        elif ids:
+            self._tell_part(b.Part(text))
+
+    def _tell_text(self, ids: list[int]) -> None:
+        """Tell what is written so far, without the half of a letter at its end."""
+        text = self.engine.text_tokenizer.decode(ids).rstrip("\ufffd")
+        if not self.request.draws:
+            text = text.strip()
+        if text:
+            self.tell(b.TextGrown(len(self.parts), text))
+
+    def _tell_part(self, part: b.Part) -> None:
+        self.parts.append(part)
+        self.tell(b.PartDone(len(self.parts) - 1, part))
+
+    def _encoded(self, name: str) -> ReadPicture:
+        own = self.engine.defaults
+        area = own.height * own.width
+        return ReadPicture(*encode_source(self.engine.image_tokenizer, self.open(name), area))
+
+    def _settings(self) -> GenerationSettings:
+        own = self.engine.defaults
+        base = own.edit if self.read.pictures else own.generate
+        return base.with_values(**self.request.settings)
+
+    def _grid(self) -> tuple[int, int]:
+        engine, request = self.engine, self.request
+        usual = engine.defaults.height, engine.defaults.width
+        if self.read.pictures:
+            side = engine.image_tokenizer.config.token_pixels
+            rows, columns = self.read.pictures[-1].grid
+            usual = rows * side, columns * side
+        return picture_grid(
+            engine.model.config, engine.image_tokenizer, request.height, request.width, usual
+        )
+
+    def _record(self, grid: tuple[int, int]) -> dict[str, object]:
+        side = self.engine.image_tokenizer.config.token_pixels
+        return provenance.record(
+            prompt="".join(self.read.said),
+            seed=self.request.seed,
+            index=self.drawn,
+            size=(grid[0] * side, grid[1] * side),
+            task="story",
+            settings=self._settings(),
+            model_hash=self.engine.maker.model,
+            dtype=str(self.engine.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=computed_by(self.engine.model),
+            sources=[provenance.tensor_hash(one.tokens) for one in self.read.pictures],
+            adapter=self.engine.maker.adapter,
+            quantize=quantised(self.engine.model),
+        ) | {"block_rows": ROWS, "threads": torch.get_num_threads()}

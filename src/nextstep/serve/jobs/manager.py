@@ -1,0 +1,352 @@
+"""The jobs of a service: accepted within limits, watched, cancelled, finished after a restart.
+
+Everything but `_tell` runs on the event loop's thread; `_tell` is called by the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from nextstep.errors import NextStepError
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.metrics import Metrics
+from nextstep.serve.jobs.store import FAILED, QUEUED, Record, Store
+from nextstep.serve.problems import ApiError, not_found, stopping, too_busy
+
+log = logging.getLogger("nextstep.serve")
+
+Wants = Callable[[int, int], b.Want]
+"""How much a watcher wants to see the picture after row k of n."""
+
+COMPUTING = "computing"
+"""Name of what computes, among a store's notes and in the log."""
+NOT_KEPT = "the outcome could not be kept on disk; the log says more"
+
+
+def no_previews(row: int, rows: int) -> b.Want:
+    """Rows are told without pictures."""
+    return b.Want.NO
+
+
+def every_row(row: int, rows: int) -> b.Want:
+    """Every row but the last, which is the finished picture, as far as there is time."""
+    return b.Want.IF_CHEAP if row < rows else b.Want.NO
+
+
+@dataclass(eq=False)
+class _Watcher:
+    wants: Wants
+    events: asyncio.Queue[b.Event] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(eq=False)
+class LiveJob:
+    """A job that is not over."""
+
+    record: Record
+    handle: b.Handle | None = None
+    watchers: set[_Watcher] = field(default_factory=set)
+    last: dict[int, b.RowDone] = field(default_factory=dict)
+    parts: list[b.PartDone] = field(default_factory=list)
+    late: asyncio.TimerHandle | None = None
+    expired: bool = False
+
+    def wants_preview(self, row: int, rows: int) -> b.Want:
+        """What the keenest watcher wants; asked by the backend's thread."""
+        wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
+        return max(wanted, default=b.Want.NO)
+
+
+class Jobs:
+    """Jobs between the HTTP side and a backend.
+
+    Args:
+        backend: makes them.
+        store: keeps them.
+        limits: how many, how long.
+        metrics: told what happens.
+    """
+
+    def __init__(self, backend: b.Backend, store: Store, limits: Limits, metrics: Metrics) -> None:
+        self.backend, self.store, self.limits, self.metrics = backend, store, limits, metrics
+        self.draining = False
+        self._live: dict[str, LiveJob] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        metrics.queued.set_function(lambda: len(self._waiting()))
+        metrics.running.set_function(lambda: len(self._live) - len(self._waiting()))
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are taken."""
+        return self._loop is not None and not self.draining
+
+    def open(self) -> None:
+        """Begin, with the jobs that an earlier process accepted and did not finish."""
+        self._loop = asyncio.get_running_loop()
+        left = self.store.unfinished()
+        self._tell_computing(len(left))
+        for record in left:
+            record.state = QUEUED
+            self._begin(record)
+        if left:
+            log.info("jobs taken up again", extra={"jobs": len(left)})
+
+    def _tell_computing(self, left: int) -> None:
+        """Say once what computes, and whether it is what computed before the last stop."""
+        facts = self.backend.facts
+        now, before = facts.computing, self.store.noted(COMPUTING) or {}
+        told = {"model": facts.name, "hash": facts.hash, COMPUTING: now}
+        log.log(logging.WARNING if now.get("hindered") else logging.INFO, "begins", extra=told)
+        if before and (others := b.other_roundings(before, now)):
+            log.warning(
+                "pictures get other last bits than before the last stop",
+                extra={"differs": others, "before": before, "now": now, "unfinished": left},
+            )
+        self.store.note(COMPUTING, now)
+
+    async def close(self) -> None:
+        """Let running jobs finish; the rest stays in the store for the next start."""
+        self.draining = True
+        await asyncio.to_thread(self.backend.close, self.limits.grace)
+        for live in self._live.values():
+            if live.late is not None:
+                live.late.cancel()
+        self.store.close()
+
+    def submit(
+        self,
+        owner: str,
+        request: b.JobRequest,
+        sources: list[bytes],
+        mask: bytes = b"",
+        state: bytes = b"",
+    ) -> Record:
+        """Accept a job.
+
+        Args:
+            owner: whose it is.
+            request: what is asked for.
+            sources: its source pictures.
+            mask: of an edit inside one.
+            state: that its picture goes on from.
+
+        Raises:
+            ApiError: 429 when too many wait, 503 while stopping.
+            ValueError: for a request that could never work.
+        """
+        if not self.ready:
+            raise stopping()
+        mine = sum(live.record.owner == owner for live in self._live.values())
+        if len(self._live) >= self.limits.queue or mine >= self.limits.per_key:
+            self.metrics.refused.inc()
+            raise too_busy(
+                f"{len(self._live)} jobs wait already; try again in a moment", self._retry_after()
+            )
+        self.backend.check(request)
+        record = self.store.add(owner, request, sources, mask, state)
+        self._begin(record)
+        return record
+
+    def get(self, owner: str, key: str) -> Record:
+        """An owner's job.
+
+        Raises:
+            ApiError: 404 when there is none of that id, or it is somebody else's.
+        """
+        live = self._live.get(key)
+        record = live.record if live else self.store.get(key)
+        if record is None or record.owner != owner:
+            raise not_found(f"there is no job '{key[:64]}'", "job_not_found")
+        return record
+
+    def position(self, record: Record) -> int | None:
+        """Place in the queue, 1 is next; None when it does not wait."""
+        waiting = [live.record.id for live in self._waiting()]
+        return waiting.index(record.id) + 1 if record.id in waiting else None
+
+    def cancel(self, record: Record) -> None:
+        """Stop a job; nothing happens when it is over."""
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            live.handle.cancel()
+
+    def stop(self, record: Record) -> None:
+        """End a job with what it has; nothing happens when it is over."""
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            live.handle.stop()
+
+    def forget(self, record: Record) -> None:
+        """Remove a job that is over, with its pictures.
+
+        Raises:
+            ApiError: 409 when it is not over.
+        """
+        if record.id in self._live:
+            raise ApiError(409, "the job is not over; cancel it first", code="job_not_over")
+        self.store.remove(record)
+
+    async def state(self, record: Record, index: int) -> bytes:
+        """A picture of a job as it is now, or as it was finished.
+
+        Raises:
+            ApiError: 404 when there is no such picture, 409 when it cannot be gone on from.
+        """
+        live = self._live.get(record.id)
+        if live is not None and live.handle is not None:
+            try:
+                return await asyncio.wrap_future(live.handle.snapshot(index))
+            except NextStepError as error:
+                raise ApiError(409, str(error), code="no_state") from None
+        made = [part for part in record.parts if "file" in part]
+        if index >= len(made):
+            raise not_found(f"the job has {len(made)} finished pictures", "picture_not_found")
+        if "state" not in made[index]:
+            raise ApiError(409, "pictures of a story cannot be gone on from", code="no_state")
+        return await asyncio.to_thread(self.store.files.read, made[index]["state"])
+
+    def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
+        """What happens to a job from now on, beginning with how it stands; ends with its end.
+
+        Watching begins with this call, not with the first step of the loop over it.
+        """
+        live = self._live.get(record.id)
+        if live is None:
+            return self._past(record)
+        watcher = _Watcher(wants)
+        position = self.position(live.record)
+        watcher.events.put_nowait(b.Queued(position) if position else b.Started())
+        past: list[b.Event] = [*live.parts, *live.last.values()]
+        for event in past:
+            watcher.events.put_nowait(event)
+        live.watchers.add(watcher)
+        return self._follow(live, watcher)
+
+    async def _past(self, record: Record) -> AsyncIterator[b.Event]:
+        kept = self.store.get(record.id) or record
+        yield await asyncio.to_thread(self.outcome, kept)
+
+    async def _follow(self, live: LiveJob, watcher: _Watcher) -> AsyncIterator[b.Event]:
+        try:
+            while True:
+                event = await watcher.events.get()
+                yield event
+                if isinstance(event, b.FINAL):
+                    return
+        finally:
+            live.watchers.discard(watcher)
+
+    def outcome(self, record: Record) -> b.Event:
+        """The end of a finished job, its pictures read from the store."""
+        if record.error is not None:
+            return b.Failed(record.error, record.bad_input)
+        if record.state != "done":
+            return b.Cancelled()
+        parts = []
+        for part in record.parts:
+            if "file" in part:
+                parts.append(b.Part("", self.store.files.read(part["file"]), part["settings"]))
+            else:
+                parts.append(b.Part(part["text"]))
+        return b.Done(tuple(parts), record.usage)
+
+    def _begin(self, record: Record) -> None:
+        live = self._live[record.id] = LiveJob(record)
+        assert self._loop is not None
+        live.late = self._loop.call_later(self.limits.deadline, self._expire, live)
+        job = b.Job(
+            record.id,
+            record.request,
+            self.store.files.read,
+            lambda event: self._tell(live, event),
+            live.wants_preview,
+            record.owner,
+            lambda index, state: self.store.park(record, index, state),
+            lambda index: self.store.parked(record, index),
+        )
+        try:
+            live.handle = self.backend.submit(job)
+        except ValueError as error:
+            self._tell(live, b.Failed(str(error)))
+
+    def _expire(self, live: LiveJob) -> None:
+        live.expired = True
+        if live.handle is not None:
+            live.handle.cancel()
+
+    def _tell(self, live: LiveJob, event: b.Event) -> None:
+        """Keep an end before anybody hears of it; pass everything on to the loop's thread."""
+        if isinstance(event, b.Cancelled) and live.expired:
+            event = b.Failed(f"the job took longer than {self.limits.deadline:.0f} s")
+        try:
+            if isinstance(event, b.FINAL):
+                self.store.finish(live.record, event)
+            elif isinstance(event, b.Started):
+                self.store.start(live.record)
+        except Exception:
+            # A full disk must not leave anybody waiting; the record stays unfinished.
+            log.exception("a job could not be kept")
+            live.record.state, live.record.error = FAILED, NOT_KEPT
+            event = b.Failed(NOT_KEPT)
+        assert self._loop is not None
+        # The loop may be gone when a job ends while the service stops: its record is kept.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._publish, live, event)
+
+    def _publish(self, live: LiveJob, event: b.Event) -> None:
+        if isinstance(event, b.RowDone):
+            self.metrics.rows.inc()
+            live.last[event.index] = event
+        if isinstance(event, b.PartDone):
+            live.parts.append(event)
+        for watcher in live.watchers:
+            watcher.events.put_nowait(event)
+        if isinstance(event, b.Started) and live.record.started is not None:
+            self.metrics.waited.observe(live.record.started - live.record.created)
+        if isinstance(event, b.FINAL):
+            self._live.pop(live.record.id, None)
+            if live.late is not None:
+                live.late.cancel()
+            self._count(live.record)
+        if isinstance(event, (b.Started, *b.FINAL)):
+            self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for place, other in enumerate(self._waiting(), 1):
+            for watcher in other.watchers:
+                watcher.events.put_nowait(b.Queued(place))
+
+    def _count(self, record: Record) -> None:
+        self.metrics.jobs.labels(record.request.task, record.state).inc()
+        pictures = sum("file" in part for part in record.parts)
+        if pictures and record.started is not None and record.finished is not None:
+            self.metrics.made.observe((record.finished - record.started) / pictures)
+
+    def _waiting(self) -> list[LiveJob]:
+        return [live for live in self._live.values() if live.record.state == QUEUED]
+
+    def _retry_after(self) -> int:
+        """Seconds until some of the queue may be gone."""
+        return max(1, min(30, len(self._live) // 4))
+
+
+def raise_for(event: b.Event) -> b.Done:
+    """The outcome of a job that was to be finished.
+
+    Raises:
+        ApiError: when it failed or was cancelled.
+    """
+    from nextstep.serve import problems
+
+    if isinstance(event, b.Done):
+        return event
+    if isinstance(event, b.Failed):
+        if event.bad_input:
+            raise problems.bad(event.message)
+        raise problems.failed(event.message)
+    raise ApiError(409, "the job was cancelled", code="job_cancelled")

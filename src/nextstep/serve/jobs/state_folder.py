@@ -1,0 +1,162 @@
+"""The folder that a service keeps its jobs in: marked as ours, and only our own files in it.
+
+A folder is ours when it holds the marker that the first start wrote there. The service never
+removes a file whose name it did not make up itself; a file of ours that no record names is moved
+to `quarantine/`, because a lost or damaged database says nothing about what people still want.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import sqlite3
+import stat
+import time
+from pathlib import Path
+
+from nextstep.engine.metadata import write_file
+from nextstep.errors import NextStepError
+
+log = logging.getLogger("nextstep.serve")
+
+MARKER = "nextstep-serve.json"
+FORMAT = "nextstep-serve-state"
+VERSION = 1
+BASE = "jobs.sqlite3"
+PICTURES = "pictures"
+QUARANTINE = "quarantine"
+_BASE_FILES = frozenset({BASE, f"{BASE}-wal", f"{BASE}-shm", f"{BASE}-journal"})
+_OWN_NAME = re.compile(
+    r"[0-9a-f]{32}-(?:(?:source-)?\d{1,5}\.png|mask\.png|start\.state|(?:parked-)?\d{1,5}\.state)"
+)
+_SCRATCH = re.compile(rf"\.{_OWN_NAME.pattern}\.\d+\.part")
+
+
+def is_own_name(name: str) -> bool:
+    """Whether the service makes up such names for the files of jobs."""
+    return _OWN_NAME.fullmatch(name) is not None
+
+
+def claim(folder: Path) -> None:
+    """Make a folder ours, or make sure that it is.
+
+    Raises:
+        NextStepError: when it holds files and no marker of ours, or a newer version's marker.
+        OSError: when it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / MARKER
+    if marker.exists():
+        _check_marker(marker)
+        return
+    if any(folder.iterdir()) and not _is_unmarked_state(folder):
+        raise NextStepError(
+            f"the folder {folder} holds files and was not made by `nextstep serve`; "
+            "give --folder a new or an empty folder"
+        )
+    told = {"format": FORMAT, "version": VERSION}
+    write_file(marker, (json.dumps(told) + "\n").encode())
+
+
+def _check_marker(marker: Path) -> None:
+    try:
+        told = json.loads(marker.read_text(encoding="utf-8"))
+        version = told["version"] if told["format"] == FORMAT else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = None
+    if not isinstance(version, int):
+        raise NextStepError(f"{marker} is damaged, so its folder is not touched")
+    if version > VERSION:
+        raise NextStepError(
+            f"the folder {marker.parent} was made by a newer version of nextstep; "
+            "use that version, or give --folder another folder"
+        )
+
+
+def _is_unmarked_state(folder: Path) -> bool:
+    """Whether a folder is a service's of the time before markers: its files and nothing else."""
+    entries = {path.name for path in folder.iterdir()}
+    if BASE not in entries or not entries <= _BASE_FILES | {PICTURES}:
+        return False
+    pictures = folder / PICTURES
+    if pictures.exists() and not all(
+        is_own_name(path.name) or _SCRATCH.fullmatch(path.name) for path in pictures.iterdir()
+    ):
+        return False
+    try:
+        base = sqlite3.connect(f"file:{(folder / BASE).absolute()}?mode=ro", uri=True)
+        try:
+            columns = {row[1] for row in base.execute("PRAGMA table_info(jobs)")}
+        finally:
+            base.close()
+    except sqlite3.Error:
+        return False
+    return {"id", "owner", "state", "request", "parts"} <= columns
+
+
+class FolderFiles:
+    """Files of jobs, in a folder; other files in it are neither read nor touched.
+
+    Args:
+        folder: that `claim` made ours; the files lie in `pictures/` below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.quarantined = folder / PICTURES, folder / QUARANTINE
+        self.folder.mkdir(exist_ok=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all."""
+        write_file(self._path(name), data)
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError when it is gone or no plain file."""
+        # A link could lead out of the folder, and a pipe would never end.
+        try:
+            handle = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileNotFoundError(name) from None
+            raise
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise FileNotFoundError(name)
+            return file.read()
+
+    def remove(self, name: str) -> None:
+        """Nothing happens when it is gone."""
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Names of ours among all that lie there."""
+        return [path.name for path in self.folder.iterdir() if is_own_name(path.name)]
+
+    def sweep(self, known: set[str]) -> None:
+        """Tidy up after a process that died: what no record names goes to quarantine.
+
+        Args:
+            known: names that records hold.
+        """
+        for path in self.folder.iterdir():
+            if _SCRATCH.fullmatch(path.name):
+                path.unlink(missing_ok=True)  # half-written, and its process is gone
+        doubtful = sorted(set(self.names()) - known)
+        if not doubtful:
+            return
+        place = self.quarantined / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        place.mkdir(parents=True, exist_ok=True)
+        for name in doubtful:
+            if not (place / name).exists():
+                (self.folder / name).rename(place / name)
+        log.warning(
+            "files without a record were moved to quarantine",
+            extra={"files": len(doubtful), "quarantine": str(place)},
+        )
+
+    def _path(self, name: str) -> Path:
+        if not is_own_name(name):
+            raise FileNotFoundError(name)
+        return self.folder / name

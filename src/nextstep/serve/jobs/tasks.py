@@ -1,0 +1,301 @@
+"""One job on the engine: from its request to engine tickets, from engine events to its own."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from nextstep.engine.engine import PictureEvent
+from nextstep.engine.state import PictureState
+from nextstep.errors import NextStepError
+from nextstep.image import masks, pictures
+from nextstep.serve.jobs import backend as b
+from nextstep.vae.progressive_preview import GrowingPicture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nextstep.engine.engine import Engine
+    from nextstep.engine.image_sequence import Job as EngineJob
+    from nextstep.engine.text_sequence import TextJob
+
+log = logging.getLogger("nextstep.serve")
+
+INTERNAL = "the picture could not be made because of an internal failure; the log says more"
+
+
+class Host(Protocol):
+    """What a task needs of the thread that runs it."""
+
+    engine: Engine
+
+    def submit_state(self, task: Task, state: PictureState) -> int:
+        """Queue a picture for a task; gives its ticket."""
+
+    def submit_job(self, task: Task, job: EngineJob | TextJob) -> int:
+        """Queue a text, or a picture of a story, for a task; gives its ticket."""
+
+    def running(self) -> int:
+        """Pictures and texts being made."""
+
+    def decode(
+        self, task: Task, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+    ) -> None:
+        """Make a part beside the steps; `then` gets it on the worker's thread."""
+
+    def show(self, picture: GrowingPicture, tokens: torch.Tensor, want: b.Want) -> Image.Image:
+        """A preview; rough where there is no time for more and none is surely wanted."""
+
+    def ended(self, task: Task) -> None:
+        """A task told its end."""
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Do something on the worker's thread."""
+
+
+class Task(ABC):
+    """A submitted job: the handle of who asked, and the worker's view of it.
+
+    `cancel`, `stop` and `snapshot` may be called from any thread; all else is the worker's.
+    """
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        self.host, self.job, self.request = host, job, job.request
+        self.over = self.started = False
+        self.tickets: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, event: b.Event) -> None:
+        """Pass an event on, but nothing after a final one."""
+        with self._lock:
+            if self.over:
+                return
+            self.over = isinstance(event, b.FINAL)
+        self.job.tell(event)
+        if self.over:
+            self.host.ended(self)
+
+    def cancel(self) -> None:
+        """See `Handle.cancel`."""
+        self.host.post(lambda: self.end(b.Cancelled()))
+
+    def stop(self) -> None:
+        """See `Handle.stop`."""
+        self.host.post(self.stop_now)
+
+    def snapshot(self, index: int) -> Future[bytes]:
+        """See `Handle.snapshot`."""
+        future: Future[bytes] = Future()
+
+        def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(self.state_of(index).to_bytes())
+            except Exception as error:
+                future.set_exception(error)
+
+        self.host.post(answer)
+        return future
+
+    def end(self, event: b.Event) -> None:
+        """Give up what is being made, and say why."""
+        for ticket in list(self.tickets):
+            self.host.engine.cancel(ticket)
+        self.tickets.clear()
+        self.tell(event)
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Hand the work to the engine.
+
+        Raises:
+            ValueError: when the request is at fault.
+        """
+
+    @abstractmethod
+    def on(self, event: PictureEvent) -> None:
+        """Something happened to one of the tickets."""
+
+    @abstractmethod
+    def stop_now(self) -> None:
+        """End with what is there."""
+
+    def state_of(self, index: int) -> PictureState:
+        """A picture as it is now.
+
+        Raises:
+            NextStepError: when there is none.
+        """
+        raise NextStepError("pictures of a story cannot be gone on from")
+
+    def park(self) -> None:  # noqa: B027
+        """Keep what is there for the next start; tasks without a state begin anew then."""
+
+    def tell_started(self) -> None:
+        """Once."""
+        if not self.started:
+            self.started = True
+            self.tell(b.Started(self.host.running()))
+
+    def open(self, name: str) -> Image.Image:
+        """A stored source picture."""
+        return pictures.open_picture(io.BytesIO(self.job.load(name)))
+
+    def count_text(self, text: str) -> int:
+        """Ids of a text."""
+        return len(self.host.engine.text_tokenizer.encode(text))
+
+
+class Rows:
+    """Rows of one picture, told as they come."""
+
+    def __init__(self, task: Task, index: int, grid: tuple[int, int]) -> None:
+        self.task, self.index, self.grid = task, index, grid
+        self.told = 0
+        self.growing = GrowingPicture(task.host.engine.image_tokenizer, grid)
+
+    def tell(self, tokens: torch.Tensor, finish: Callable[[Image.Image], Image.Image]) -> None:
+        """Tell the rows that tokens [k, D] complete, the last one with a preview if wanted."""
+        rows, columns = self.grid
+        done = len(tokens) // columns
+        for row in range(self.told + 1, done + 1):
+            preview = None
+            if row == done and row < rows:
+                want = self.task.job.wants_preview(row, rows)
+                if want:
+                    preview = finish(self.task.host.show(self.growing, tokens, want))
+            self.task.tell(b.RowDone(self.index, row, rows, preview))
+        self.told = max(self.told, done)
+
+
+class PictureTask(Task):
+    """A generation, an edit, or a picture that goes on from a state."""
+
+    def __init__(self, host: Host, job: b.Job) -> None:
+        super().__init__(host, job)
+        self.states: list[PictureState] = []
+        self.rows: list[Rows] = []
+        self.parts: dict[int, b.Part | None] = {}
+        self.decoding = 0
+
+    def begin(self) -> None:
+        """See `Task.begin`."""
+        engine = self.host.engine
+        for index, fresh in enumerate(self._wanted()):
+            state = self._parked(index, fresh)
+            request = replace(state.request, client=self.job.owner)
+            self.states.append(replace(state, request=request))
+            self.rows.append(Rows(self, index, request.grid))
+            self.rows[-1].told = state.rows
+        for index, state in enumerate(self.states):
+            state.maker.check(engine.maker)
+            self.tickets[self.host.submit_state(self, state)] = index
+
+    def _wanted(self) -> list[PictureState]:
+        engine, request = self.host.engine, self.request
+        if request.state:
+            return [PictureState.from_bytes(self.job.load(request.state))]
+        mask = masks.read_mask(io.BytesIO(self.job.load(request.mask))) if request.mask else None
+        first = engine.request(
+            request.prompt,
+            [self.open(name) for name in request.sources],
+            mask=mask,
+            height=request.height,
+            width=request.width,
+            seed=request.seed,
+            **request.settings,
+        )
+        none = torch.empty(0, engine.model.config.token_size)
+        return [engine.state(replace(first, index=i), none) for i in range(request.n)]
+
+    def _parked(self, index: int, fresh: PictureState) -> PictureState:
+        """Where an earlier run left the picture, if it was begun with the very same roundings.
+
+        Rows of one rounding above rows of another would be a picture that nobody can make again.
+        """
+        data = self.job.parked(index)
+        if data is None:
+            return fresh
+        try:
+            state = PictureState.from_bytes(data)
+            state.maker.check(self.host.engine.maker, threads=True)
+        except NextStepError as error:
+            log.warning(
+                "a parked picture is begun anew",
+                extra={"job": self.job.id, "picture": index, "reason": str(error)},
+            )
+            return fresh
+        return state
+
+    def on(self, event: PictureEvent) -> None:
+        """See `Task.on`."""
+        index = self.tickets[event.ticket]
+        if event.kind == "admitted":
+            self.tell_started()
+        elif event.kind in ("token", "row"):
+            kept = self.states[index].request.kept
+            self.rows[index].tell(event.tokens, kept.finish if kept else lambda made: made)
+        elif event.kind in ("finished", "stopped"):
+            del self.tickets[event.ticket]
+            self._decode(index, event.tokens)
+        elif event.kind == "failed":
+            del self.tickets[event.ticket]
+            self.end(b.Failed(event.message, bad_input=True))
+
+    def _decode(self, index: int, tokens: torch.Tensor) -> None:
+        state = self.states[index] = replace(self.states[index], tokens=tokens)
+        engine = self.host.engine
+        if not state.rows:
+            self._keep(index, None)
+            return
+
+        def make() -> b.Part:
+            made = engine.picture(state.request, tokens)
+            return b.Part("", made.png(), made.settings, state.to_bytes())
+
+        self.decoding += 1
+        self.host.decode(self, make, lambda part: self._keep(index, part))
+
+    def _keep(self, index: int, part: b.Part | None) -> None:
+        self.decoding -= part is not None
+        self.parts[index] = part
+        if len(self.parts) < len(self.states):
+            return
+        parts = tuple(part for i in range(len(self.states)) if (part := self.parts[i]))
+        self.tell(b.Done(parts, self._usage()) if parts else b.Cancelled())
+
+    def stop_now(self) -> None:
+        """See `Task.stop_now`."""
+        if not self.tickets and not self.decoding:
+            self.end(b.Cancelled())
+        for ticket in list(self.tickets):
+            self.host.engine.stop(ticket)
+
+    def state_of(self, index: int) -> PictureState:
+        """See `Task.state_of`."""
+        if not 0 <= index < len(self.states):
+            raise NextStepError(f"the job has no picture {index} yet")
+        ticket = next((t for t, i in self.tickets.items() if i == index), None)
+        return self.states[index] if ticket is None else self.host.engine.snapshot(ticket)
+
+    def park(self) -> None:
+        """See `Task.park`."""
+        for index in range(len(self.states)):
+            state = self.state_of(index)
+            if len(state.tokens):
+                self.job.park(index, state.to_bytes())
+
+    def _usage(self) -> b.Usage:
+        asked = self.states[0].request
+        read = sum(len(source.tokens) for source in asked.sources)
+        drawn = sum(len(state.tokens) for state in self.states)
+        return b.Usage(self.count_text(asked.prompt), read, 0, drawn)

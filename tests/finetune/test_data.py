@@ -1,0 +1,130 @@
+"""A folder of pictures becomes captioned samples with latents; what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextstep.data.documents import SampleError
+from nextstep.data.shard_writer import RawSample
+from nextstep.engine.settings import ModelDefaults
+from nextstep.errors import NextStepError
+from nextstep.finetune.comparison import comparison
+from nextstep.finetune.data import (
+    build_samples,
+    captioned,
+    file_words,
+    open_samples,
+    shapes,
+)
+from nextstep.model.pretrained import Parts
+
+
+def picture(path: Path, colour: str = "red", size: tuple[int, int] = (40, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def texts(folder: Path, caption: str | None = None) -> list[str]:
+    items = list(captioned(folder, caption))
+    assert all(isinstance(item, RawSample) for item in items), items
+    return [str(item.record["caption"]) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("stem", "words"),
+    [("red_apple-02", "red apple"), ("a-cat (3)", "a cat"), ("007", ""), ("owl", "owl"),
+     ("two__owls", "two owls"), ("mp3 player", "mp3 player")],
+)  # fmt: skip
+def test_words_of_file_names(stem: str, words: str) -> None:
+    assert file_words(stem) == words
+
+
+def test_captions_come_from_texts_names_or_a_template(tmp_path: Path) -> None:
+    picture(tmp_path / "red_apple.png")
+    picture(tmp_path / "more" / "owl-2.jpg")
+    assert texts(tmp_path) == ["owl", "red apple"]
+    assert texts(tmp_path, "{name}, my style") == ["owl, my style", "red apple, my style"]
+    assert texts(tmp_path, "my cat") == ["my cat", "my cat"]
+    with pytest.raises(NextStepError, match=r"holds no texts for \{caption\}"):
+        captioned(tmp_path, "{caption}, my style")
+    (tmp_path / "red_apple.txt").write_text("an apple\n")
+    (tmp_path / "more" / "owl-2.json").write_text(json.dumps({"caption": "an owl"}))
+    assert texts(tmp_path) == ["an owl", "an apple"]
+    assert texts(tmp_path, "{caption} ({name})") == ["an owl (owl)", "an apple (red apple)"]
+
+
+def test_what_has_no_caption_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "12.png")
+    (item,) = captioned(tmp_path)
+    assert isinstance(item, SampleError)
+    assert "12.png" in str(item) and "no words" in str(item)
+    picture(tmp_path / "apple.png")
+    (tmp_path / "apple.txt").write_text("an apple")
+    broken = [item for item in captioned(tmp_path) if isinstance(item, SampleError)]
+    assert [error.key for error in broken] == ["12.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"folder": "none"}, "there is no folder"),
+        ({"folder": "empty"}, "holds no pictures"),
+        ({"folder": "full", "caption": "  "}, "the caption is empty"),
+        ({"folder": "full", "caption": "x", "edits": True}, "leave --caption out"),
+        ({"folder": "empty", "edits": True}, "holds no texts"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path: Path, given: dict, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "full" / "a.png")
+    with pytest.raises(NextStepError, match=said):
+        captioned(tmp_path / given.pop("folder"), **given)
+
+
+def test_samples_are_encoded_once_and_lose_their_text_now_and_then(
+    tmp_path: Path, tiny_parts: Parts
+) -> None:
+    for number, colour in enumerate(("red", "blue", "green")):
+        picture(tmp_path / "in" / f"thing {'abc'[number]}.png", colour)
+    (tmp_path / "in" / "thing d.png").write_bytes(b"no picture")
+    report = build_samples(captioned(tmp_path / "in"), tmp_path, False)
+    assert (report.samples, report.reasons) == (3, {"corrupt picture": 1})
+    samples = open_samples(tmp_path, tiny_parts, 0.3)
+    plain = samples.source.source
+    assert plain.pictures(plain.document(1, 5))[0].shape == (32, 32, 3)  # the tiny model's size
+    tokens = samples.source.pictures(samples.source.document(1, 5))
+    assert tokens[0].shape == (4, 64)
+    lengths = [len(samples.source.document(i, seed)) for i in range(3) for seed in range(100)]
+    assert max(lengths) == samples.longest
+    assert 0.2 < np.mean(np.array(lengths) < samples.longest) < 0.4
+    again = open_samples(tmp_path, tiny_parts, 0.3)
+    found = again.source.pictures(again.source.document(1, 5))
+    assert np.array_equal(found[0], tokens[0])
+
+
+def test_captions_that_are_too_long_are_refused(tmp_path: Path, tiny_parts: Parts) -> None:
+    picture(tmp_path / "in" / "a.png")
+    build_samples(captioned(tmp_path / "in", "a red apple " * 200), tmp_path, False)
+    with pytest.raises(NextStepError, match="shorten the captions"):
+        open_samples(tmp_path, tiny_parts, 0.1)
+
+
+def test_shapes_follow_the_model() -> None:
+    assert shapes(ModelDefaults(512, 512), 16).areas == (512,)
+    assert shapes(ModelDefaults(128, 128), 16).grids == ((8, 8),)
+    assert shapes(ModelDefaults(512, 256), 16).grids == ((32, 16),)
+
+
+def test_a_comparison_has_a_column_for_every_text() -> None:
+    rows = [(name, [Image.new("RGB", (32, 32), name)] * 3) for name in ("red", "blue")]
+    wide = comparison(rows, ["a", "b", "c"])
+    high = comparison(rows, ["a", "b", "c"], across=2)
+    assert high.width < wide.width and high.height > wide.height
+    colours = {colour for _, colour in wide.getcolors(1 << 16)}
+    assert {(255, 0, 0), (0, 0, 255)} <= colours
