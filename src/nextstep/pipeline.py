@@ -19,6 +19,7 @@ from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.decode_ahead import decode_ahead
 from nextstep.engine.request import (
     Kept,
+    SourceLimits,
     branch_prompt,
     check_seed,
     encode_source,
@@ -196,7 +197,8 @@ class NextStepPipeline(Turns):
 
         Args:
             image: one source, or several; all instructions share them. They are resized so that
-                their area is at most the model's own, keeping the shape.
+                their area is at most the model's own, and their sides reach no further than its
+                learned positions, keeping the shape; see `source_limits`.
             instruction: one or several; may place the sources with `<image>` or `<image_n>` tags,
                 which otherwise come first.
             mask: where the first source may change: the transparent pixels of a picture of its
@@ -285,12 +287,13 @@ class NextStepPipeline(Turns):
         return picture_grid(self.model.config, self.image_tokenizer, height, width, default)
 
     def encode_picture(self, picture: Image.Image) -> tuple[Tensor, Grid]:
-        """A picture's image tokens [n, D] and its grid, resized to at most the model's own area.
+        """A picture's image tokens [n, D] and its grid, resized to what the model reads."""
+        return encode_source(self.image_tokenizer, picture, self.source_limits)
 
-        Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
-        """
-        area = self.defaults.height * self.defaults.width
-        return encode_source(self.image_tokenizer, picture, area)
+    @property
+    def source_limits(self) -> SourceLimits:
+        """What source pictures are resized to."""
+        return SourceLimits.of(self.model.config, self.image_tokenizer, self.defaults)
 
     def _run(
         self,

@@ -15,9 +15,10 @@ from nextstep.errors import NextStepError
 from nextstep.finetune import run as module
 from nextstep.finetune.run import FinetuneSettings, finetune
 from nextstep.model.lora import AdapterConfig, read_adapter
-from nextstep.model.pretrained import load_parts
+from nextstep.model.pretrained import Parts, load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.train.trainer import Trainer
+from tests.conftest import TINY, random_model
 
 pytest.importorskip("peft")
 COLOURS = ("red", "green", "blue", "white", "black")
@@ -210,3 +211,19 @@ def test_a_run_whose_note_is_damaged_is_kept_aside(
     before = sorted(path.name for path in (begun / "run").iterdir())
     assert quietly(settings_for(data, begun, tiny_folder, steps=1)).finished
     assert sorted(path.name for path in (begun / "run.1").iterdir()) == before
+
+
+def test_edits_of_photos_larger_than_the_model_are_learned(
+    tiny_parts: Parts, tmp_path: Path
+) -> None:
+    """The sources are drawn before training, at a size that the learned positions reach."""
+    model = random_model(replace(TINY, image_position_side=2))
+    save_parts(tiny_parts._replace(model=model), tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    for number in (0, 1):
+        Image.new("RGB", (400, 300), "red").save(tmp_path / "data" / f"a-{number}.jpg")
+    (tmp_path / "data" / "a.txt").write_text("make it blue")
+    settings = settings_for(
+        tmp_path / "data", tmp_path / "out", tmp_path / "model", edits=True, prompts=(), steps=1
+    )
+    assert quietly(settings).finished

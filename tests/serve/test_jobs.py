@@ -137,7 +137,7 @@ def test_accepted_jobs_survive_a_restart(
 
 
 def ends_of(
-    backend: EngineBackend, requests: dict[str, b.JobRequest]
+    backend: EngineBackend, requests: dict[str, b.JobRequest], source: bytes = b""
 ) -> tuple[dict[str, Any], Callable[[], dict[str, b.Event]]]:
     """Submit jobs to a backend; their handles, and a wait for their ends."""
     ends: dict[str, b.Event] = {}
@@ -151,7 +151,7 @@ def ends_of(
                 if len(ends) == len(requests):
                     over.set()
 
-        return b.Job(name, request, lambda name: picture_bytes(), tell, owner=name[0])
+        return b.Job(name, request, lambda name: source or picture_bytes(), tell, owner=name[0])
 
     handles = {name: backend.submit(job(name, request)) for name, request in requests.items()}
 

@@ -67,6 +67,7 @@ def command(
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
     loaded = time.monotonic()
+    report.say_read_size(pipeline, image, sources)
     with report.progress_bar(num_images, quiet=as_json) as told:
         results = pipeline.edit(
             sources, instruction, mask=marked, height=height, width=width,

@@ -42,6 +42,7 @@ def command(
     begun = time.monotonic()
     pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
     loaded = time.monotonic()
+    report.say_read_size(pipeline, [image], [scene])
     turns = pipeline.conversation(
         seed, guidance=guidance, image_guidance=image_guidance, schedule=schedule,
         solver=solver, steps=steps,

@@ -28,10 +28,12 @@ def command(
 
     Example: nextstep read scene.png -q "how many apples are there?"
     """
+    from nextstep.cli import report
     from nextstep.image.pictures import open_picture
 
     pictures = [open_picture(path) for path in image]
     pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
+    report.say_read_size(pipeline, image, pictures)
     answer = pipeline.read(pictures, question, max_tokens)
     if as_json:
         told = {"pictures": [str(p) for p in image], "question": question, "answer": answer}

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from PIL import Image
 
     from nextstep.engine.results import GeneratedPicture, Progress
+    from nextstep.pipeline import NextStepPipeline
 
 TOKEN_AREA = 16 * 16
 """Pixels per image token."""
@@ -60,6 +63,17 @@ def check_file(path: Path) -> None:
         raise NextStepError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise NextStepError(f"the folder {path.parent} may not be written")
+
+
+def say_read_size(
+    pipeline: NextStepPipeline, paths: Sequence[Path], pictures: Sequence[Image.Image]
+) -> None:
+    """Say on stderr at which size pictures are read that are too large for the model."""
+    for path, picture in zip(paths, pictures, strict=True):
+        height, width = pipeline.source_limits.fitted(picture.height, picture.width)
+        if width * height < picture.width * picture.height:
+            size = f"{picture.width}x{picture.height}"
+            typer.echo(f"{path}: {size} pixels, read as {width}x{height}", err=True)
 
 
 @contextmanager

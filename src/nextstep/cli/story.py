@@ -54,6 +54,7 @@ def command(
     order = interleaved(tagged, [(1, number + 1) for number in range(len(pictures))])
     parts = [p.text if isinstance(p, Text) else pictures[p.grid[1] - 1] for p in order]
     pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
+    report.say_read_size(pipeline, image or [], pictures)
     with report.progress_bar(max_pictures, quiet=as_json) as told:
         made = pipeline.story(
             *parts, max_pictures=max_pictures, max_tokens=max_tokens, temperature=temperature,

@@ -21,7 +21,13 @@ from nextstep.engine.backends.cpu_kernels import computed_by, number_format
 from nextstep.engine.backends.torch import ROWS
 from nextstep.engine.chat.reasoning import ONLY_EDITS, Edit, think
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.request import Request, encode_source, masked_source, picture_grid
+from nextstep.engine.request import (
+    Request,
+    SourceLimits,
+    encode_source,
+    masked_source,
+    picture_grid,
+)
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
 from nextstep.engine.session import ReadPicture
@@ -137,9 +143,10 @@ class Engine:
         defaults, tokenizer = self.defaults, self.image_tokenizer
         base = defaults.edit if images else defaults.generate
         chosen = base.with_values(**settings)
-        area, usual = defaults.height * defaults.width, (defaults.height, defaults.width)
+        limits = SourceLimits.of(self.model.config, tokenizer, defaults)
+        usual = defaults.height, defaults.width
         opened = [pictures.open_picture(image) for image in images]
-        sources = tuple(ReadPicture(*encode_source(tokenizer, one, area)) for one in opened)
+        sources = tuple(ReadPicture(*encode_source(tokenizer, one, limits)) for one in opened)
         if mask is not None and not sources:
             raise NextStepError("a mask needs the picture that it belongs to")
         side = tokenizer.config.token_pixels

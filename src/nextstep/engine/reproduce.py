@@ -15,7 +15,6 @@ from PIL import Image
 from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.torch import ROWS
 from nextstep.engine.engine import Engine
-from nextstep.engine.request import encode_source
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
@@ -257,11 +256,10 @@ def _check_sources(
         raise NextStepError(
             f"the picture was made from {len(wanted)} source pictures, {len(images)} were given"
         )
-    area = pipeline.defaults.height * pipeline.defaults.width
     # The pipeline records sources in reading order, the engine in the order given.
     order = list(range(len(images)))
     if "block_rows" not in record:
         order = picture_order(f"{record['prompt']} {record['positive_prompt']}", len(images))
-    made = [encode_source(pipeline.image_tokenizer, images[place], area)[0] for place in order]
+    made = [pipeline.encode_picture(images[place])[0] for place in order]
     if [provenance.tensor_hash(tokens) for tokens in made] != wanted:
         raise NextStepError("the source pictures are not those the picture was made from")

@@ -15,10 +15,11 @@ from nextstep.config import NextStepConfig
 from nextstep.engine.decode import DecodeSettings, Given, Prompt
 from nextstep.engine.image_sequence import Job
 from nextstep.engine.session import ReadPicture
-from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.settings import GenerationSettings, ModelDefaults
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
 from nextstep.image import masks, pictures
+from nextstep.image.sizes import fitting_size
 from nextstep.text import sequence as grammar
 
 if TYPE_CHECKING:
@@ -214,22 +215,46 @@ def picture_grid(
     return rows, columns
 
 
-def encode_source(
-    image_tokenizer: ImageTokenizer, picture: Image.Image, area: int
-) -> tuple[Tensor, Grid]:
-    """A picture's image tokens [n, D] and its grid, resized to at most `area` pixels.
+@dataclass(frozen=True)
+class SourceLimits:
+    """What a model reads of source pictures; larger ones are shrunk, keeping their shape.
 
-    Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
+    Attributes:
+        token_pixels: side of an image token.
+        area: most pixels.
+        side: most pixels of a side, where learned positions end; None has no such end.
     """
-    from nextstep.image.sizes import fitting_size
 
-    side = image_tokenizer.config.token_pixels
-    tall, wide = picture.height, picture.width
-    tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)
-    height, width = fitting_size(tall, wide, side, area)
+    token_pixels: int
+    area: int
+    side: int | None
+
+    @classmethod
+    def of(
+        cls, config: NextStepConfig, image_tokenizer: ImageTokenizer, defaults: ModelDefaults
+    ) -> SourceLimits:
+        """Those of a model."""
+        pixels = image_tokenizer.config.token_pixels
+        side = config.image_position_side * pixels or None
+        return cls(pixels, defaults.height * defaults.width, side)
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that a picture is read at.
+
+        Shapes more extreme than the aspect buckets are cropped to 4 to 1 or 1 to 4.
+        """
+        tall, wide = min(height, 4 * width), min(width, 4 * height)
+        return fitting_size(tall, wide, self.token_pixels, self.area, self.side)
+
+
+def encode_source(
+    image_tokenizer: ImageTokenizer, picture: Image.Image, limits: SourceLimits
+) -> tuple[Tensor, Grid]:
+    """A picture's image tokens [n, D] and its grid, resized to what the model reads."""
+    height, width = limits.fitted(picture.height, picture.width)
     pixels = pictures.to_pixels([pictures.resize_and_crop(picture, height, width)])
     tokens = image_tokenizer.encode_tokens(pixels)[0].float()
-    return tokens, (height // side, width // side)
+    return tokens, image_tokenizer.grid(height, width)
 
 
 def masked_source(

@@ -5,7 +5,9 @@ A bucket is a grid of image tokens (rows, columns), height first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 
 BASE_SIDE = 16
 """Side in tokens of the square bucket at base area (256 px)."""
@@ -76,17 +78,33 @@ def multi_area_bucket(
 
 
 def fitting_size(
-    height: int, width: int, multiple: int, max_pixels: int | None = None
+    height: int,
+    width: int,
+    multiple: int,
+    max_pixels: int | None = None,
+    max_side: int | None = None,
 ) -> tuple[int, int]:
     """The nearest (height, width) with sides that are multiples, keeping the aspect.
 
     Args:
         height, width: of the picture.
         multiple: pixels per image token.
-        max_pixels: shrink to at most about this area.
+        max_pixels: shrink to at most this area; one token always fits.
+        max_side: shrink until no side is longer, a multiple itself.
     """
-    scale = 1.0
-    if max_pixels is not None and height * width > max_pixels:
-        scale = (max_pixels / (height * width)) ** 0.5
-    sides = (max(1, round(side * scale / multiple)) * multiple for side in (height, width))
-    return next(sides), next(sides)
+    area = math.inf if max_pixels is None else max(1.0, max_pixels / multiple**2)
+    most = math.inf if max_side is None else max(1, max_side // multiple)
+    tall, wide = height / multiple, width / multiple
+    scale = min(1.0, (area / (tall * wide)) ** 0.5, most / max(tall, wide))
+    tall, wide = tall * scale, wide * scale
+
+    rows, columns = max(1, round(tall)), max(1, round(wide))
+    if rows * columns > area:
+        # Rounded up: of the neighbours inside the area, the one whose aspect is nearest.
+        down, across = ({max(1, int(side)), max(1, math.ceil(side))} for side in (tall, wide))
+        near = [(r, min(c, int(area // r))) for r, c in product(down, across) if r <= area]
+        near += [(min(r, int(area // c)), c) for r, c in product(down, across) if c <= area]
+        rows, columns = min(
+            near, key=lambda size: (abs(math.log(size[0] * width / (size[1] * height))), size)
+        )
+    return rows * multiple, columns * multiple

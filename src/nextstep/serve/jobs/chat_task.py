@@ -16,7 +16,7 @@ from nextstep.engine.backends.cpu_kernels import computed_by
 from nextstep.engine.backends.torch import ROWS
 from nextstep.engine.chat.conversation import text_choice
 from nextstep.engine.chat.transcript import Transcript
-from nextstep.engine.request import encode_source, picture_grid
+from nextstep.engine.request import SourceLimits, encode_source, picture_grid
 from nextstep.engine.session import ReadPicture
 from nextstep.engine.text_sequence import Choose
 from nextstep.kernels.quantization import quantised
@@ -179,9 +179,9 @@ class ChatTask(Task):
         self.tell(b.PartDone(len(self.parts) - 1, part))
 
     def _encoded(self, name: str) -> ReadPicture:
-        own = self.engine.defaults
-        area = own.height * own.width
-        return ReadPicture(*encode_source(self.engine.image_tokenizer, self.open(name), area))
+        tokenizer = self.engine.image_tokenizer
+        limits = SourceLimits.of(self.engine.model.config, tokenizer, self.engine.defaults)
+        return ReadPicture(*encode_source(tokenizer, self.open(name), limits))
 
     def _settings(self) -> GenerationSettings:
         own = self.engine.defaults
