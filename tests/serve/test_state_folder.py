@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +50,7 @@ def test_folder_with_foreign_files_is_refused_and_unchanged(tmp_path: Path, wher
 def test_serve_command_refuses_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(b"mine")
-    told = CliRunner().invoke(app, ["serve", "--folder", str(tmp_path), "--port", "1"])
+    told = CliRunner().invoke(app, ["serve", "--model", "none", "--folder", str(tmp_path)])
     assert isinstance(told.exception, ValueError) and "new or an empty" in str(told.exception)
     assert everything_below(tmp_path) == {"pictures/cat.png": b"mine"}
 
@@ -143,3 +146,36 @@ def test_files_are_read_by_own_names_only(tmp_path: Path) -> None:
             files.read(name)
     with pytest.raises(FileNotFoundError):
         files.write("../new.png", b"x")
+
+
+def test_second_service_on_a_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    first = Store(tmp_path, keep=9)
+    with pytest.raises(NextStepError, match=rf"another service \(process {os.getpid()}\) is using"):
+        Store(tmp_path, keep=9)
+    first.close()
+    Store(tmp_path, keep=9).close()
+
+
+def test_killed_service_leaves_its_folder_free(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from nextstep.serve.jobs.store import Store\n"
+        "store = Store(Path(sys.argv[1]), 9); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "ready\n"
+            with pytest.raises(NextStepError, match=f"process {other.pid}"):
+                Store(tmp_path, keep=9)
+        finally:
+            other.send_signal(signal.SIGKILL)
+    Store(tmp_path, keep=9).close()
+
+
+def test_second_serve_command_ends_before_a_model_is_loaded(tmp_path: Path) -> None:
+    store = Store(tmp_path, keep=9)
+    told = CliRunner().invoke(app, ["serve", "--model", "none", "--folder", str(tmp_path)])
+    assert isinstance(told.exception, NextStepError)
+    assert "is using the folder" in str(told.exception)
+    store.close()

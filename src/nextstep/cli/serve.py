@@ -95,6 +95,7 @@ def command(
         from nextstep.serve.api import server
         from nextstep.serve.api.keys import add_key
         from nextstep.serve.jobs.limits import Limits, check_binding
+        from nextstep.serve.jobs.store import Store
     except ModuleNotFoundError as error:
         raise NextStepError(
             f"serving needs {error.name}: pip install 'open-nextstep[serve]'"
@@ -108,13 +109,15 @@ def command(
     limits = Limits(
         queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
     )
+    # Before the model is loaded, which takes minutes for a large one.
+    store = Store(None if ephemeral else folder, limits.keep)
     name = Path(model).name if Path(model).is_dir() else model
     load = partial(o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize)
     if ray:
         counts = parse_replicas(replicas)
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
                           batch_size, replica_cpus, replica_gpus)  # fmt: skip
-        app = server.app_around(backend, None if ephemeral else folder, keys, limits)
+        app = server.app_around(backend, store, keys, limits)
         typer.echo(f"serving {name} at http://{host}:{port} with replicas {replicas}", err=True)
         try:
             server.serve(app, host, port, keys, grace)
@@ -122,8 +125,9 @@ def command(
             _leave_ray()
         return
     pipeline = load()
-    app = server.build_app(pipeline, name, None if ephemeral else folder, keys, limits, batch_size,
-                           preview_share=preview_share)  # fmt: skip
+    app = server.build_app(
+        pipeline, name, store, keys, limits, batch_size, preview_share=preview_share
+    )
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
     server.serve(app, host, port, keys, grace)
 

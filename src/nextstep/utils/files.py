@@ -1,14 +1,18 @@
-"""JSON files in and out, with errors that name the file; folders written whole or not at all."""
+"""JSON files in and out, with errors that name the file; folders locked, and written whole."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nextstep.errors import ModelFileError, NextStepError
 
@@ -35,6 +39,52 @@ def write_json(path: Path, value: object) -> None:
     scratch = path.with_name(path.name + ".part")
     scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     scratch.replace(path)
+
+
+LOCK = "lock"
+"""Name of the file that `lock_folder` locks."""
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What file systems without locks answer."""
+
+
+def lock_folder(folder: Path, user: str) -> IO[str]:
+    """Keep a folder for this process until the handle is closed or the process ends.
+
+    Args:
+        folder: that exists.
+        user: what uses it, for the error: "service", "training".
+
+    Returns:
+        The open lock file; closing it gives the folder free.
+
+    Raises:
+        NextStepError: when another process has it.
+        OSError: when no file can be made there.
+    """
+    # Children must not hold it on: Python's files are closed on exec.
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    file = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = file.read(20).strip()
+        file.close()
+        named = f" (process {holder})" if holder.isdigit() else ""
+        raise NextStepError(
+            f"another {user}{named} is using the folder {folder}; end it, or use another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
+        warnings.warn(
+            f"the file system of {folder} has no locks, so nothing keeps a second {user} from it",
+            stacklevel=2,
+        )
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def refuse_existing(folder: Path) -> None:

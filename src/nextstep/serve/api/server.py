@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
 def build_app(
     pipeline: NextStepPipeline,
     name: str,
-    folder: Path | None,
+    folder: Path | Store | None,
     keys: Path | None = None,
     limits: Limits | None = None,
     max_batch: int = 8,
@@ -74,7 +74,7 @@ def build_app(
     Args:
         pipeline: holds the model and its tokenizers.
         name: of the model as clients say it.
-        folder: for jobs and pictures; None keeps them in memory.
+        folder: for jobs and pictures, or a store that is open already; None keeps them in memory.
         keys: file of API keys.
         limits: see `Limits`.
         max_batch: pictures and texts made together.
@@ -111,7 +111,7 @@ def make_backend(
 
 def app_around(
     backend: Backend,
-    folder: Path | None,
+    folder: Path | Store | None,
     keys: Path | None = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
@@ -119,7 +119,8 @@ def app_around(
     """The application around any backend; arguments as of `build_app`."""
     chosen = limits or Limits()
     known = Keys.of_file(keys) if keys else None
-    return create_app(backend, Store(folder, chosen.keep), chosen, metrics or Metrics(), known)
+    store = folder if isinstance(folder, Store) else Store(folder, chosen.keep)
+    return create_app(backend, store, chosen, metrics or Metrics(), known)
 
 
 def server(app: FastAPI, host: str, port: int, grace: float) -> Server:

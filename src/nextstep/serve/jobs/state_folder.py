@@ -16,9 +16,11 @@ import sqlite3
 import stat
 import time
 from pathlib import Path
+from typing import IO
 
 from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
+from nextstep.utils.files import LOCK, lock_folder
 
 log = logging.getLogger("nextstep.serve")
 
@@ -40,18 +42,22 @@ def is_own_name(name: str) -> bool:
     return _OWN_NAME.fullmatch(name) is not None
 
 
-def claim(folder: Path) -> None:
-    """Make a folder ours, or make sure that it is.
+def claim(folder: Path) -> IO[str]:
+    """Make a folder ours, or make sure that it is, and keep other services from it.
+
+    Returns:
+        The lock; closing it gives the folder free.
 
     Raises:
-        NextStepError: when it holds files and no marker of ours, or a newer version's marker.
+        NextStepError: when it holds files and no marker of ours, a newer version's marker, or
+            another service uses it.
         OSError: when it cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
     if marker.exists():
         _check_marker(marker)
-        return
+        return lock_folder(folder, "service")
     if any(folder.iterdir()) and not _is_unmarked_state(folder):
         raise NextStepError(
             f"the folder {folder} holds files and was not made by `nextstep serve`; "
@@ -59,6 +65,7 @@ def claim(folder: Path) -> None:
         )
     told = {"format": FORMAT, "version": VERSION}
     write_file(marker, (json.dumps(told) + "\n").encode())
+    return lock_folder(folder, "service")
 
 
 def _check_marker(marker: Path) -> None:
@@ -79,7 +86,7 @@ def _check_marker(marker: Path) -> None:
 def _is_unmarked_state(folder: Path) -> bool:
     """Whether a folder is a service's of the time before markers: its files and nothing else."""
     entries = {path.name for path in folder.iterdir()}
-    if BASE not in entries or not entries <= _BASE_FILES | {PICTURES}:
+    if BASE not in entries or not entries <= _BASE_FILES | {PICTURES, LOCK}:
         return False
     pictures = folder / PICTURES
     if pictures.exists() and not all(

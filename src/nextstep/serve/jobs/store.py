@@ -124,8 +124,7 @@ class Store:
         self.keep = keep
         self._lock = threading.Lock()
         try:
-            if folder is not None:
-                claim(folder)
+            self._claim = claim(folder) if folder is not None else None
             self.files: Files = FolderFiles(folder) if folder else MemoryFiles()
             where = str(folder / BASE) if folder else ":memory:"
             self._base = sqlite3.connect(where, check_same_thread=False)
@@ -258,6 +257,8 @@ class Store:
         """No more reading and writing."""
         with self._lock:
             self._base.close()
+            if self._claim is not None:
+                self._claim.close()
 
     def _write(self, command: str, values: tuple[Any, ...]) -> None:
         with self._lock:
