@@ -255,6 +255,57 @@ def test_what_is_no_library_is_compiled_again(
     assert empty.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("value", "right"), [("", ".cache"), ("here/cache", ".cache"), ("/tmp/own", "/tmp/own")]
+)
+def test_cache_that_is_empty_or_relative_is_unset(
+    value: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert build.cache_folder() == Path.home() / right / "nextstep"
+
+
+def test_cache_folder_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache" / "nextstep"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert build.own_folder(folder).stat().st_mode & 0o777 == 0o700
+    assert build.own_folder(tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        build.own_folder(folder)
+
+
+def test_library_that_another_user_may_have_planted_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, link = tmp_path / "kernels.so", tmp_path / "link.so"
+    assert not build.is_trusted(library)
+    library.touch(mode=0o700)
+    link.symlink_to(library)
+    assert build.is_trusted(library) and not build.is_trusted(link)
+    for mode in (0o722, 0o720, 0o702):
+        library.chmod(mode)
+        assert not build.is_trusted(library)
+    library.chmod(0o755)
+    owner = library.stat().st_uid
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert not build.is_trusted(library)
+
+
+@kernels
+def test_planted_library_is_replaced_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole, planted = build.library_file(), tmp_path / "kernels.so"
+    planted.write_bytes(whole.read_bytes() + b"planted")
+    planted.chmod(0o777)
+    monkeypatch.setattr(build, "library_file", lambda: planted)
+    monkeypatch.setattr(build, "_compile", lambda library: shutil.copy(whole, library))
+    build.kernels.__wrapped__()
+    assert planted.read_bytes() == whole.read_bytes()
+
+
 def test_free_memory_of_the_heap_goes_back() -> None:
     """Small things between large ones keep a heap from shrinking by itself."""
     code = (

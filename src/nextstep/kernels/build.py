@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -99,7 +100,7 @@ def processor_flags() -> frozenset[str]:
 
 def _hindrance() -> str:
     """What stands against the kernels on a machine that has what they need."""
-    if shutil.which(compiler()) is None and not library_file().exists():
+    if shutil.which(compiler()) is None and not is_trusted(library_file()):
         return f"there is no compiler {compiler()}"
     try:
         fits = kernels().nextstep_fits_machine()
@@ -128,8 +129,42 @@ def library_file() -> Path:
     text = b"".join(path.read_bytes() for path in sources())
     told = " ".join((compiler(), *flags())).encode()
     name = hashlib.sha256(text + told).hexdigest()[:24]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "nextstep" / f"kernels-{name}.so"
+    return cache_folder() / f"kernels-{name}.so"
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie. As XDG has it, a cache that is empty or relative is none."""
+    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (asked if asked.is_absolute() else Path.home() / ".cache") / "nextstep"
+
+
+def is_trusted(library: Path) -> bool:
+    """Whether a file is there, belongs to this user, and nobody else can write to it.
+
+    A library is code of whoever wrote it; one that another user may have put there is not loaded.
+    """
+    try:
+        known = library.lstat()
+    except OSError:
+        return False
+    own = known.st_uid == os.getuid() and not known.st_mode & 0o022
+    return own and stat.S_ISREG(known.st_mode)
+
+
+def own_folder(folder: Path) -> Path:
+    """The folder, made if need be, which this user alone can write to.
+
+    Raises:
+        PermissionError: when it belongs to another user.
+        OSError: when it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = folder.stat()
+    if known.st_uid != os.getuid():
+        raise PermissionError(f"the folder {folder} belongs to another user")
+    if known.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def sources() -> list[Path]:
@@ -147,7 +182,8 @@ def kernels() -> ctypes.CDLL:
         OSError: when they cannot be written or loaded.
     """
     library = library_file()
-    if not library.exists():
+    own_folder(library.parent)
+    if not is_trusted(library):
         _compile(library)
     try:
         loaded = ctypes.CDLL(str(library))
@@ -163,7 +199,6 @@ def kernels() -> ctypes.CDLL:
 
 def _compile(library: Path) -> None:
     """Compile beside the library, then put it in its place; several processes may do so at once."""
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         main = Path(__file__).parent / "kernels.cpp"
@@ -171,6 +206,7 @@ def _compile(library: Path) -> None:
         subprocess.run(command, capture_output=True, text=True, check=True)
         with made.open("rb") as written:
             os.fsync(written.fileno())  # half a library, after a crash, would end every process
+        made.chmod(0o700)
         made.replace(library)
 
 
