@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--golden",
         type=Path,
         default=None,
-        help="folder with model/ and cases/ recorded from the released inference code",
+        help="another recording of the released code than tests/parity/recordings/tiny",
     )
     parser.addoption("--ray", action="store_true", help="run tests that start a Ray cluster too")
 

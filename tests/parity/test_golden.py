@@ -1,6 +1,7 @@
 """Our numbers against recordings of the released inference code.
 
-Run with `pytest tests/parity --golden DIR`; DIR holds `model/` (released layout) and `cases/`.
+The recording in `recordings/tiny` is used unless `--golden DIR` names another one; such a folder holds
+`model/` (released layout) and `cases/`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,12 @@ from nextstep.vae.latents import patchify, unpatchify
 
 TIGHT = 2e-5
 LOOSE = 1e-4
+RECORDING = Path(__file__).parent / "recordings" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def golden(request: pytest.FixtureRequest) -> Path:
-    folder = request.config.getoption("--golden")
-    if folder is None:
-        pytest.skip("no recording given: pass --golden DIR")
-    return Path(folder)
+    return request.config.getoption("--golden") or RECORDING
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +127,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every picture that the recording's index describes with settings is a test."""
     if "picture_case" not in metafunc.fixturenames:
         return
-    folder = metafunc.config.getoption("--golden")
-    names = ["none given"]
-    if folder is not None:
-        described = json.loads((Path(folder) / "cases" / "index.json").read_text())
-        names = [name for name, said in described.items() if isinstance(said, dict)]
+    folder = metafunc.config.getoption("--golden") or RECORDING
+    described = json.loads((folder / "cases" / "index.json").read_text())
+    names = [name for name, said in described.items() if isinstance(said, dict)]
     metafunc.parametrize("picture_case", names)
 
 
