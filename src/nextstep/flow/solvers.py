@@ -52,6 +52,9 @@ class SolverSettings:
         steps: intervals of the time grid (v1: points of it, at least 2).
         shift: time shift, 1 is none.
         noise_level: strength of `sde` and `cps`; the others ignore it.
+        noise_from, noise_steps: of `sde` and `cps`: their steps from number `noise_from` on, so many
+            of them, are stochastic and all others are Euler's (MixGRPO, arXiv 2507.21802); 0 steps
+            make all of them stochastic.
         noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
             what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
         table: of `multistep` with as many steps, whose times then need no shift; empty for none.
@@ -69,6 +72,8 @@ class SolverSettings:
     noise_scale: float = 1.0
     table: Table = ()
     last_steps: int = 0
+    noise_from: int = 0
+    noise_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
@@ -91,8 +96,17 @@ class SolverSettings:
             raise ValueError(f"noise scale must lie between 0 and 2, not {self.noise_scale}")
         if self.table:
             multistep.check_table(self.table, self.steps)
+        if self.noise_from < 0 or self.noise_steps < 0:
+            raise ValueError("noise from and noise steps must not be negative")
+        if self.noise_steps and self.noise_from + self.noise_steps > self.steps:
+            raise ValueError(
+                f"{self.noise_steps} stochastic steps from number {self.noise_from} on do not fit "
+                f"into {self.steps} steps"
+            )
         if not self.last_steps:
             return
+        if self.noise_steps:
+            raise ValueError("a window of stochastic steps needs as many steps for every token")
         if self.table:
             raise ValueError(
                 f"a fitted solver takes {self.steps} steps for every token: choose another one "
@@ -114,8 +128,18 @@ class SolverSettings:
     @property
     def draws(self) -> int:
         """Normal draws the first token takes, the starting point included; later ones no more."""
-        extra = {"v1": self.steps - 1, "v1.1": self.steps, "sde": self.steps}
-        return 1 + extra.get(self.name, self.steps - 1 if self.name == "cps" else 0)
+        extra = {"v1": self.steps - 1, "v1.1": self.steps}
+        if self.name in STEP_RULES:
+            # The last step of `cps` is free of noise.
+            last = self.steps - (self.name == "cps")
+            return 1 + sum(self.is_stochastic(step) for step in range(last))
+        return 1 + extra.get(self.name, 0)
+
+    def is_stochastic(self, step: int) -> bool:
+        """Whether step number `step` of `sde` or `cps` draws noise, if any step does there."""
+        if not self.noise_steps:
+            return True
+        return self.noise_from <= step < self.noise_from + self.noise_steps
 
 
 def solve(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
@@ -178,33 +202,50 @@ def _solve_v1_1(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
-def _solve_sde(draw: Draw, settings: SolverSettings) -> Questions:
-    """std = level*sqrt(sigma/(1-sigma)), sigma = 1-t; noise at the last step too."""
-    times = uniform_grid(settings.steps, settings.shift)
+def sde_step(
+    x: Tensor, v: Tensor, t: float, after: float, settings: SolverSettings
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of a step of Flow-GRPO's form, from (x, t) to time `after`.
+
+    std = level*sqrt(sigma/(1-sigma)) with sigma = 1-t; noise at the last step too.
+    """
+    dt, sigma = after - t, 1 - t
     # At t = 0 the denominator 1 - sigma vanishes; the released code takes 1 minus the second-last
     # time of the grid there, which is the second time only without a shift.
-    first = 1 - times[-2]
-    x = draw()
-    for t, after in pairwise(times):
-        v, dt, sigma = (yield x, t), after - t, 1 - t
-        std = settings.noise_level * math.sqrt(sigma / (t if t > 0 else first))
-        n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
-        drift = std**2 * dt / (2 * sigma)
-        x = n * (1 - after - drift) + d * after + std * math.sqrt(dt) * draw()
-    return x
+    first = 1 - uniform_grid(settings.steps, settings.shift)[-2]
+    std = settings.noise_level * math.sqrt(sigma / (t if t > 0 else first))
+    n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
+    drift = std**2 * dt / (2 * sigma)
+    return n * (1 - after - drift) + d * after, std * math.sqrt(dt)
 
 
-def _solve_cps(draw: Draw, settings: SolverSettings) -> Questions:
-    """std = (1-t')*sin(level*pi/2); what noise is left keeps the total at (1-t')."""
-    times = uniform_grid(settings.steps, settings.shift)
+def cps_step(
+    x: Tensor, v: Tensor, t: float, after: float, settings: SolverSettings
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of a step of Flow-CPS' form, from (x, t) to time `after`.
+
+    std = (1-t')*sin(level*pi/2); what noise is left keeps the total at (1-t').
+    """
+    n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
+    std = (1 - after) * math.sin(settings.noise_level * math.pi / 2)
+    kept = math.sqrt(max((1 - after) ** 2 - std**2, 0.0))
+    return n * kept + d * after, std if after < 1 else 0.0
+
+
+STEP_RULES = {"sde": sde_step, "cps": cps_step}
+"""Solvers whose steps are Gaussian with a density: what policy gradients need."""
+
+
+def _solve_stochastic(draw: Draw, settings: SolverSettings) -> Questions:
+    step, times = STEP_RULES[settings.name], uniform_grid(settings.steps, settings.shift)
     x = draw()
-    for t, after in pairwise(times):
+    for number, (t, after) in enumerate(pairwise(times)):
         v = yield x, t
-        n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
-        std = (1 - after) * math.sin(settings.noise_level * math.pi / 2)
-        kept = math.sqrt(max((1 - after) ** 2 - std**2, 0.0))
-        x = n * kept + d * after
-        if after < 1:
+        if not settings.is_stochastic(number):
+            x = x + (after - t) * v
+            continue
+        x, std = step(x, v, t, after, settings)
+        if std or settings.name == "sde":
             x = x + std * draw()
     return x
 
@@ -268,8 +309,8 @@ def _solve_multistep(draw: Draw, settings: SolverSettings) -> Questions:
 SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
     "v1": _solve_v1,
     "v1.1": _solve_v1_1,
-    "sde": _solve_sde,
-    "cps": _solve_cps,
+    "sde": _solve_stochastic,
+    "cps": _solve_stochastic,
     "ode": _solve_ode,
     "midpoint": _solve_midpoint,
     "heun": _solve_heun,
