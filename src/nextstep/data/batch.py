@@ -90,6 +90,12 @@ class SequenceBatch:
         """Share of the positions that hold none."""
         return 1 - self.tokens / self.documents.numel()
 
+    def owners(self, places: Tensor) -> Tensor:
+        """Numbers of the documents, in the order of `keys`, that flat positions [n] lie in."""
+        first = self.documents.amax(1).add(1).cumsum(0).roll(1)
+        first[0] = 0
+        return (self.documents + first[:, None]).flatten()[places]
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         """A copy with every tensor on `device`."""
         moved: dict[str, Any] = {

@@ -239,6 +239,19 @@ class NextStepModel(Backbone):
             u, noise = u.view(repeats, -1), noise.view(repeats, *tokens.shape)
             rows = (condition, 0), (tokens.float(), 0), (u, 1), (noise, 1)
             return sum_in_parts(self.flow_error, rows, weights, TOKENS_AT_ONCE)
+        velocity, target = self.image_velocities(condition, tokens, u, noise)
+        error = F.mse_loss(velocity, target, reduction="sum")
+        return error / (repeats * tokens.shape[-1])
+
+    def image_velocities(
+        self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted velocities at the noise levels of `image_loss` and what they should be.
+
+        Returns:
+            Both [K*M, D], fp32.
+        """
+        repeats = len(noise) // len(tokens)
         data = tokens.float().repeat(repeats, 1)
         t = logit_normal_time(u)
         x = interpolate(data, noise, t[:, None])
@@ -247,5 +260,4 @@ class NextStepModel(Backbone):
         velocity = self.image_head.velocity(
             x.to(embedded.dtype), self.image_head.embed_time(t), embedded
         )
-        error = F.mse_loss(velocity.float(), target_velocity(data, noise), reduction="sum")
-        return error / (repeats * tokens.shape[-1])
+        return velocity.float(), target_velocity(data, noise)

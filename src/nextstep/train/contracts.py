@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from nextstep.data.steps import BatchSource, Step
 
-__all__ = ["BatchSource", "Stage", "Step"]
+__all__ = ["BatchSource", "Observer", "Stage", "Step"]
 
 
 class Stage(Protocol):
@@ -32,3 +33,22 @@ class Stage(Protocol):
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Each part of the loss as a sum over what `counts` counts, with gradient."""
+
+
+class Observer(Stage, Protocol):
+    """A stage that also compares the model with other weights of itself, such as a reference."""
+
+    def observed_weights(
+        self, average: Mapping[str, Tensor] | None
+    ) -> Mapping[str, Mapping[str, Tensor] | None]:
+        """Which weights look at every batch of a step before its gradients, by name.
+
+        Args:
+            average: the loop's averaged weights, None where it keeps none.
+
+        Returns:
+            Weights by parameter name; None stands for the present ones.
+        """
+
+    def observe(self, model: nn.Module, batch: Any, name: str) -> Any:
+        """The batch with what the weights called `name` say of it; called without gradients."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from nextstep.train.parallel import is_sharded, let_go
 
 
 def load_average(model: nn.Module, shadow: dict[str, Tensor]) -> None:
@@ -27,6 +29,36 @@ def local(tensor: Tensor) -> Tensor:
     """The memory of this rank's part of a tensor that may be sharded."""
     inner = getattr(tensor, "_local_tensor", None)
     return tensor if inner is None else inner
+
+
+@contextlib.contextmanager
+def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block the model carries other weights; afterwards its own, to the last bit.
+
+    Args:
+        model: whole or sharded; gathered weights are freed on both ways.
+        weights: by parameter name, laid out as the model's are; others stay.
+    """
+    changed = {name: p for name, p in model.named_parameters() if name in weights}
+    kept = {name: local(p).detach().clone() for name, p in changed.items()}
+    _put(model, changed, weights)
+    try:
+        yield
+    finally:
+        _put(model, changed, kept)
+
+
+@torch.no_grad()
+def _put(model: nn.Module, into: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if is_sharded(model):
+        let_go(model)
+    for name, parameter in into.items():
+        local(parameter).copy_(local(weights[name]))
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters as they are now, by name, laid out as they are."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 class EMA:
@@ -56,20 +88,9 @@ class EMA:
         now = [local(present[name]).to(m.dtype) for name, m in zip(self.shadow, mean, strict=True)]
         torch._foreach_lerp_(mean, now, 1 - decay)
 
-    @contextlib.contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Inside the block the model carries the averaged weights."""
-        trained = {name: p for name, p in model.named_parameters() if name in self.shadow}
-        kept = {name: local(p).detach().clone() for name, p in trained.items()}
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                local(parameter).copy_(local(self.shadow[name]))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in trained.items():
-                    local(parameter).copy_(kept[name])
+        return swapped(model, self.shadow)
 
     def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs."""

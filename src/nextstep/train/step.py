@@ -8,6 +8,7 @@ step's rows are dealt out to micro-batches and ranks, but for the order of addit
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from nextstep.errors import NextStepError
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import Stage, Step
-from nextstep.train.ema import EMA
+from nextstep.train.ema import EMA, swapped
 from nextstep.train.metrics import StepReport
 from nextstep.train.optimizer import build_optimizers, set_rate
 from nextstep.train.parallel import (
@@ -27,6 +28,7 @@ from nextstep.train.parallel import (
     add_up,
     is_shard,
     is_sharded,
+    let_go,
     reduce_gradients,
     run_gathered,
     whole,
@@ -96,6 +98,7 @@ class Stepper:
         with torch.no_grad():
             batches = [self.stage.prepare(batch, self.device) for batch in step.batches]
         totals = self._totals(batches, step.tokens)
+        batches = self._observed(batches, totals.rounds)
         mine = self._gradients(batches, totals)
         sums = dict(zip(totals.counts, self.peers.table(mine).sum(0).tolist(), strict=True))
         norm = self._clipped_norm()
@@ -130,6 +133,35 @@ class Stepper:
         rounds = int(table[:, -1].max())
         return Totals(dict(zip(names, sums, strict=True)), rounds, all_tokens, all_flops)
 
+    @torch.no_grad()
+    def _observed(self, batches: list[Any], rounds: int) -> list[Any]:
+        """The batches with what an `Observer`'s weights say of them, each by the code that trains.
+
+        All ranks look equally often, because gathering weights takes all of them.
+        """
+        observe = getattr(self.stage, "observe", None)
+        if observe is None:
+            return batches
+        average = self.ema.shadow if self.ema else None
+        weights = self.stage.observed_weights(average)  # type: ignore[attr-defined]
+        for name, other in weights.items():
+            with contextlib.ExitStack() as stack:
+                if other is not None:
+                    stack.enter_context(swapped(self.model, other))
+                for turn in range(rounds):
+                    batch = batches[min(turn, len(batches) - 1)]
+                    with self._autocast():
+                        seen = run_gathered(self.model, observe, batch, name)
+                    if turn < len(batches):
+                        batches[turn] = seen
+        if is_sharded(self.model):
+            let_go(self.model)
+        return batches
+
+    def _autocast(self) -> torch.autocast:
+        half = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
     def _gradients(self, batches: list[Any], totals: Totals) -> list[float]:
         """Add up the gradients of all micro-batches; sums of the parts on this rank come back."""
         names, weights = list(totals.counts), self.stage.loss_weights
@@ -160,8 +192,7 @@ class Stepper:
         return torch.stack(seen).cpu().double().sum(0).tolist()
 
     def _losses(self, batch: Any) -> dict[str, Tensor]:
-        half = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self._autocast():
             return run_gathered(self.model, self._losses_with_gradient, batch)
 
     def _losses_with_gradient(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:

@@ -41,6 +41,14 @@ class PreparedBatch:
     targets: Tensor
 
 
+def states(model: NextStepModel, batch: PreparedBatch) -> Tensor:
+    """Hidden states of all positions, [B*S, E]."""
+    packed = batch.batch
+    embeddings = model.embed(packed.ids, batch.context, packed.coordinates, packed.image_places)
+    hidden = model.hidden(embeddings, packed.positions, documents=batch.documents)
+    return hidden.flatten(0, 1)
+
+
 class PretrainStage:
     """Losses of packed rows of text and pictures; satisfies `nextstep.train.contracts.Stage`.
 
@@ -132,9 +140,7 @@ class PretrainStage:
             model.compile_training()
         packed = batch.batch
         assert packed.u is not None and packed.noise is not None
-        embeddings = model.embed(packed.ids, batch.context, packed.coordinates, packed.image_places)
-        hidden = model.hidden(embeddings, packed.positions, documents=batch.documents)
-        hidden = hidden.flatten(0, 1)
+        hidden = states(model, batch)
         losses = {"lm_loss": model.text_loss_sum(hidden[packed.text_places], packed.text_targets)}
         if len(batch.targets):
             condition = model.image_condition(hidden[packed.condition_places])
