@@ -213,6 +213,32 @@ class NextStepModel(Backbone):
                 total = total + self._text_loss_part(part, ids)
         return total
 
+    def text_log_probs(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-probability of each id, fp32.
+
+        Args:
+            hidden: [P, E] states of the positions before the ids.
+            targets: [P] ids.
+            temperature: divides the logits.
+
+        Returns:
+            [P].
+        """
+        rows = max(1, LARGEST_LOGITS // self.config.vocab_size)
+        if len(targets) <= rows:
+            return self._log_prob_part(hidden, targets, temperature)
+        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+        return torch.cat(
+            [
+                checkpoint(self._log_prob_part, part, ids, temperature, use_reentrant=False)
+                for part, ids in parts
+            ]
+        )
+
+    def _log_prob_part(self, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        logits = self.text_logits(hidden).float() / temperature
+        return -F.cross_entropy(logits, targets, reduction="none")
+
     def _text_loss_part(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self.text_logits(hidden).float(), targets, reduction="sum")
 

@@ -54,7 +54,7 @@ def text_dpo_loss(margin: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(beta * margin)
 
 
-def safe_loser_scale(winner_gradient: Tensor, loser_gradient: Tensor, safety: float) -> Tensor:
+def safe_loser_scale(winner_square: Tensor, along: Tensor, safety: float) -> Tensor:
     """How much of the loser's gradient may count, so that the winner's error does not rise.
 
     A step along -(g_w - s g_l) changes the winner's error by -(|g_w|^2 - s g_w.g_l) to first order,
@@ -62,15 +62,14 @@ def safe_loser_scale(winner_gradient: Tensor, loser_gradient: Tensor, safety: fl
     are those with respect to the predicted velocities (Diffusion-SDPO, arXiv 2511.03317).
 
     Args:
-        winner_gradient, loser_gradient: [Q, ...] of equal shape.
+        winner_square: [Q] |g_w|^2.
+        along: [Q] g_w.g_l.
         safety: factor on the bound, at most 1; smaller holds the loser back further.
 
     Returns:
         [Q] from 0 to 1.
     """
-    winner, loser = winner_gradient.flatten(1), loser_gradient.flatten(1)
-    along = (winner * loser).sum(1)
-    bound = safety * winner.square().sum(1) / along.clamp(min=torch.finfo(along.dtype).tiny)
+    bound = safety * winner_square / along.clamp(min=torch.finfo(along.dtype).tiny)
     return torch.where(along > 0, bound.clamp(max=1.0), torch.ones_like(bound))
 
 
