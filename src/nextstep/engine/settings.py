@@ -23,7 +23,8 @@ class GenerationSettings:
 
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
-        solver, steps, last_steps, shift, noise_level, noise_scale: see `SolverSettings`.
+        solver, steps, last_steps, shift, noise_level, noise_scale, noise_from, noise_steps: see
+            `SolverSettings`.
         table: of the solver `multistep`, whose steps are then the table's; others ignore it.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
@@ -51,6 +52,8 @@ class GenerationSettings:
     think: bool = False
     positive_prompt: str = ""
     negative_prompt: str = ""
+    noise_from: int = 0
+    noise_steps: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", tuple(self.table))  # JSON knows lists alone
@@ -65,7 +68,7 @@ class GenerationSettings:
         table = self.table if self.solver == "multistep" else ()
         return SolverSettings(
             self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
-            self.noise_scale, table, self.last_steps,
+            self.noise_scale, table, self.last_steps, self.noise_from, self.noise_steps,
         )  # fmt: skip
 
     @property
@@ -78,10 +81,14 @@ class GenerationSettings:
         return Lookahead(self.lookahead, self.tolerance)
 
     def recorded(self) -> dict[str, Any]:
-        """All values as a picture's record keeps them: a table, and its steps, where it is used."""
+        """All values as a picture's record keeps them: a table, and its steps, where it is used;
+        a window of stochastic steps where there is one.
+        """
         values = {**asdict(self), "steps": self.solver_settings.steps}
         if not self.solver_settings.table:
             del values["table"]
+        if not self.noise_steps:
+            del values["noise_from"], values["noise_steps"]
         return values
 
     def decoding(self, grid: tuple[int, int], has_images: bool) -> DecodeSettings:

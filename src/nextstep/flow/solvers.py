@@ -52,9 +52,9 @@ class SolverSettings:
         steps: intervals of the time grid (v1: points of it, at least 2).
         shift: time shift, 1 is none.
         noise_level: strength of `sde` and `cps`; the others ignore it.
-        noise_from, noise_steps: of `sde` and `cps`: their steps from number `noise_from` on, so many
-            of them, are stochastic and all others are Euler's (MixGRPO, arXiv 2507.21802); 0 steps
-            make all of them stochastic.
+        noise_from, noise_steps: a window of `sde` and `cps`: so many steps from number `noise_from`
+            on are stochastic and all others are Euler's (MixGRPO, arXiv 2507.21802); 0 steps make
+            all of them stochastic.
         noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
             what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
         table: of `multistep` with as many steps, whose times then need no shift; empty for none.
@@ -96,17 +96,9 @@ class SolverSettings:
             raise ValueError(f"noise scale must lie between 0 and 2, not {self.noise_scale}")
         if self.table:
             multistep.check_table(self.table, self.steps)
-        if self.noise_from < 0 or self.noise_steps < 0:
-            raise ValueError("noise from and noise steps must not be negative")
-        if self.noise_steps and self.noise_from + self.noise_steps > self.steps:
-            raise ValueError(
-                f"{self.noise_steps} stochastic steps from number {self.noise_from} on do not fit "
-                f"into {self.steps} steps"
-            )
+        self._check_window()
         if not self.last_steps:
             return
-        if self.noise_steps:
-            raise ValueError("a window of stochastic steps needs as many steps for every token")
         if self.table:
             raise ValueError(
                 f"a fitted solver takes {self.steps} steps for every token: choose another one "
@@ -117,6 +109,19 @@ class SolverSettings:
                 f"last steps must be at least {least} and at most the {self.steps} of the first "
                 f"token, not {self.last_steps}"
             )
+
+    def _check_window(self) -> None:
+        if self.noise_from < 0 or self.noise_steps < 0:
+            raise ValueError("noise from and noise steps must not be negative")
+        if not self.noise_steps:
+            return
+        if self.noise_from + self.noise_steps > self.steps:
+            raise ValueError(
+                f"{self.noise_steps} stochastic steps from number {self.noise_from} on do not fit "
+                f"into {self.steps} steps"
+            )
+        if self.last_steps:
+            raise ValueError("a window of stochastic steps needs as many steps for every token")
 
     def at(self, index: int, count: int) -> SolverSettings:
         """What token `index` of a picture of `count` is integrated by."""

@@ -26,9 +26,7 @@ from tests.conftest import TINY
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_advantages_are_centred_and_scaled() -> None:
@@ -152,8 +150,9 @@ class Bandit:
     def mean_reward(self) -> float:
         settings = replace(SOLVER, name="ode")
         return float(
-            torch.stack([self.reward(solve(self.velocity, self.draw, settings)) for _ in range(8)])
-            .mean()
+            torch.stack(
+                [self.reward(solve(self.velocity, self.draw, settings)) for _ in range(8)]
+            ).mean()
         )
 
 

@@ -37,9 +37,7 @@ def shortcut_target(u: MeanVelocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return (first + second) / 2
 
 
-def meanflow_target(
-    u: MeanVelocity, x: Tensor, t: Tensor, s: Tensor, velocity: Tensor
-) -> Tensor:
+def meanflow_target(u: MeanVelocity, x: Tensor, t: Tensor, s: Tensor, velocity: Tensor) -> Tensor:
     """v + (s - t) du/dt, [T, D], without gradient.
 
     Args:

@@ -123,6 +123,11 @@ def clipped_policy_loss(
     return torch.maximum(-advantage * ratio, -advantage * held)
 
 
+def trained_count(tokens: int, share: float) -> int:
+    """How many of a picture's tokens a share is; at least one."""
+    return max(1, round(share * tokens))
+
+
 def most_uncertain(spread: Tensor, owner: Tensor, share: float) -> Tensor:
     """The tokens of each picture that the head is least sure of (MAR-GRPO, arXiv 2604.06966).
 
@@ -137,6 +142,6 @@ def most_uncertain(spread: Tensor, owner: Tensor, share: float) -> Tensor:
     kept = torch.zeros_like(spread, dtype=torch.bool)
     for picture in owner.unique():
         places = (owner == picture).nonzero().flatten()
-        count = max(1, round(share * len(places)))
+        count = trained_count(len(places), share)
         kept[places[spread[places].topk(count).indices]] = True
     return kept

@@ -57,9 +57,9 @@ def text_dpo_loss(margin: Tensor, beta: float) -> Tensor:
 def safe_loser_scale(winner_square: Tensor, along: Tensor, safety: float) -> Tensor:
     """How much of the loser's gradient may count, so that the winner's error does not rise.
 
-    A step along -(g_w - s g_l) changes the winner's error by -(|g_w|^2 - s g_w.g_l) to first order,
-    which is not positive for s <= |g_w|^2 / (g_w.g_l); where g_w.g_l <= 0 every s is safe. Gradients
-    are those with respect to the predicted velocities (Diffusion-SDPO, arXiv 2511.03317).
+    A step along -(g_w - s g_l) changes the winner's error by -(|g_w|^2 - s g_w.g_l) to first
+    order, which is not positive for s <= |g_w|^2 / (g_w.g_l); where g_w.g_l <= 0 every s is safe.
+    Gradients are those with respect to the predicted velocities (Diffusion-SDPO, arXiv 2511.03317).
 
     Args:
         winner_square: [Q] |g_w|^2.

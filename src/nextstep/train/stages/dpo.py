@@ -211,9 +211,7 @@ class _Look:
         )
 
 
-def packed(
-    base: PretrainStage, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]
-) -> SequenceBatch:
+def packed(base: PretrainStage, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]) -> SequenceBatch:
     """Rows without more padding than the longest of them needs."""
     longest = max((sum(len(document) for document, _ in row) for row in rows), default=0)
     base.row_length = max(STEP, -(-longest // STEP) * STEP)

@@ -36,6 +36,7 @@ from nextstep.train.objectives.policy import (
     nft_loss,
     optimality,
     step_log_prob,
+    trained_count,
 )
 from nextstep.train.stages.dpo import owners, packed
 from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage, states
@@ -183,7 +184,11 @@ class PolicyStage:
     def counts(self, batch: PolicyBatch) -> dict[str, float]:
         """Trained image tokens and text ids."""
         tokens, texts = float(len(batch.token_owners)), float(len(batch.text_owners))
-        tokens *= self.settings.token_share if self.settings.method == "grpo" else 1.0
+        if self.settings.method == "grpo" and self.settings.token_share < 1:
+            sizes = batch.token_owners.bincount().tolist()
+            tokens = float(
+                sum(trained_count(size, self.settings.token_share) for size in sizes if size)
+            )
         found = {"policy_loss": tokens, "text_policy_loss": texts, "kl": tokens, "text_kl": texts}
         return found | {"ratio": tokens}
 
@@ -222,9 +227,7 @@ class PolicyStage:
             out |= self._text_losses(model, batch, hidden)
         return out
 
-    def _nft(
-        self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
-    ) -> dict[str, Tensor]:
+    def _nft(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         velocity, target = self._velocities(model, batch, hidden)
         levels = len(velocity) // len(batch.token_owners)
         advantage = batch.rows.advantages[batch.token_owners].repeat(levels)
@@ -237,9 +240,7 @@ class PolicyStage:
             out["kl"] = away.square().mean(-1).sum() / levels
         return out
 
-    def _grpo(
-        self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
-    ) -> dict[str, Tensor]:
+    def _grpo(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         kept = batch.seen["kept"]
         mean, after = self._step_mean(model, batch, hidden), batch.seen["after"]
         log_prob = step_log_prob(after, mean)
@@ -285,9 +286,7 @@ class PolicyStage:
             condition, batch.prepared.targets, rows.u.flatten(), rows.noise.flatten(0, 1)
         )
 
-    def _path(
-        self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
-    ) -> dict[str, Tensor]:
+    def _path(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         """Every token's path once more: where its trained step began and ended, [T, D]."""
         rows = batch.rows
         assert rows.solver is not None and rows.draws is not None
@@ -313,9 +312,7 @@ class PolicyStage:
         spread = torch.stack(ends).std(0).mean(-1)
         return most_uncertain(spread, batch.token_owners, self.settings.token_share)
 
-    def _step_mean(
-        self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
-    ) -> Tensor:
+    def _step_mean(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> Tensor:
         """Mean of the trained step from where it began, [T, D]."""
         solver, number = batch.rows.solver, batch.rows.step
         assert solver is not None
