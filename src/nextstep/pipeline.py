@@ -14,7 +14,7 @@ from torch import Tensor
 from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.cpu_kernels import computed_by
 from nextstep.engine.chat.conversation import Turns
-from nextstep.engine.chat.reasoning import ONLY_EDITS, Edit, think
+from nextstep.engine.chat.reasoning import Edit, think
 from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
 from nextstep.engine.decode_ahead import decode_ahead
 from nextstep.engine.request import (
@@ -167,13 +167,14 @@ class NextStepPipeline(Turns):
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
         chosen = self.defaults.generate.with_values(**settings)
-        if chosen.think:
-            raise NextStepError(ONLY_EDITS)
         grid = self.grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        seeds = _seeds(seed, len(prompts))
+        asked = [Edit([], text) for text in prompts]
+        prompts, chosen = think(self.model, self.text_tokenizer, asked, chosen, grid)
         jobs = [
             _Job(text, s, i, grammar.text_to_image(with_positive(text, chosen), grid), [])
-            for text, s in zip(prompts, _seeds(seed, len(prompts)), strict=True)
+            for text, s in zip(prompts, seeds, strict=True)
             for i in range(_count(num_images))
         ]
         return self._run(jobs, grid, chosen, batch_size, on_progress, noise)

@@ -147,11 +147,19 @@ def test_what_is_written_names_no_picture(
     assert made.settings["prompt"] == "make it blue\na red thing"
 
 
-def test_only_edits_think(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
-    with pytest.raises(NextStepError, match="only edits can think"):
-        tiny_pipeline.generate("a red apple", think=True)
-    with pytest.raises(NextStepError, match="only edits can think"):
-        Engine.of_parts(tiny_parts).request("a red apple", think=True)
+def test_drawings_think_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
+    asked = ["a red apple", "two cats <image>"]
+    made = tiny_pipeline.generate(asked, seed=4, think=True)
+    for picture, prompt in zip(made, asked, strict=True):
+        first, second = picture.settings["prompt"].split("\n")
+        assert first == prompt and second
+        assert picture.settings["think"] is False
+        plain = tiny_pipeline.generate(picture.settings["prompt"], seed=4)[0]
+        apart = np.asarray(plain.image).astype(int) - np.asarray(picture.image)
+        assert np.abs(apart).max() <= 1
+    request = Engine.of_parts(tiny_parts).request(asked[0], seed=4, think=True)
+    assert request.prompt == made[0].settings["prompt"]
+    assert tiny_pipeline.generate(asked[0], seed=4)[0].settings["prompt"] == asked[0]
 
 
 def test_pictures_of_earlier_versions_are_made_again(tiny_pipeline: NextStepPipeline) -> None:

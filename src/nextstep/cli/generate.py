@@ -34,6 +34,7 @@ def command(
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
+    think: o.Think = None,
     lookahead: o.Lookahead = None,
     tolerance: o.Tolerance = None,
     positive: o.Positive = None,
@@ -59,8 +60,9 @@ def command(
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
         "last_steps": last_steps, "shift": shift, "noise_level": noise_level,
-        "noise_scale": noise_scale, "token_norm": token_norm, "lookahead": lookahead,
-        "tolerance": tolerance, "positive_prompt": positive, "negative_prompt": negative,
+        "noise_scale": noise_scale, "token_norm": token_norm, "think": think,
+        "lookahead": lookahead, "tolerance": tolerance, "positive_prompt": positive,
+        "negative_prompt": negative,
     }  # fmt: skip
     if server is not None:
         from nextstep.cli import remote

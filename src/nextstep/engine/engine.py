@@ -19,7 +19,7 @@ from torch import Tensor
 from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.cpu_kernels import computed_by, number_format
 from nextstep.engine.backends.torch import ROWS
-from nextstep.engine.chat.reasoning import ONLY_EDITS, Edit, think
+from nextstep.engine.chat.reasoning import Edit, think
 from nextstep.engine.image_sequence import Job
 from nextstep.engine.request import (
     Request,
@@ -157,11 +157,8 @@ class Engine:
         if mask is not None:
             first = sources[0].tokens, sources[0].grid
             kept = masked_source(opened[0], first, grid, masks.read_mask(mask), side)
-        if sources:
-            edit = Edit([(source.tokens, source.grid) for source in sources], prompt)
-            [prompt], chosen = think(self.model, self.text_tokenizer, [edit], chosen, grid)
-        elif chosen.think:
-            raise NextStepError(ONLY_EDITS)
+        asked = Edit([(source.tokens, source.grid) for source in sources], prompt)
+        [prompt], chosen = think(self.model, self.text_tokenizer, [asked], chosen, grid)
         deadline = self.scheduler.clock() + seconds
         return Request(
             prompt, grid, chosen, seed, index, sources, priority, deadline, client, kept

@@ -26,7 +26,10 @@ from nextstep.text.sequence import picture_order
 if TYPE_CHECKING:
     from nextstep.pipeline import NextStepPipeline
 
-LATER = ("noise_scale", "table", "last_steps", "lookahead", "tolerance", "think")
+LATER = (
+    "noise_scale", "table", "last_steps", "lookahead", "tolerance", "think", "noise_from",
+    "noise_steps",
+)  # fmt: skip
 """Settings that pictures of earlier versions do not have; their defaults are what was done then."""
 NEEDED = ("task", "prompt", "seed", "index", "height", "width", "model", "dtype")
 

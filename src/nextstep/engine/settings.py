@@ -28,7 +28,7 @@ class GenerationSettings:
         table: of the solver `multistep`, whose steps are then the table's; others ignore it.
         token_norm: normalise sampled tokens.
         lookahead, tolerance: see `Lookahead`.
-        think: before an edit let the model write what the picture will show, see `thinking`.
+        think: let the model write what the picture will show before it draws, see `chat.reasoning`.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
 

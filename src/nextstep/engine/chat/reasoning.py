@@ -1,9 +1,9 @@
 """Saying what a picture will show before drawing it.
 
-A model may be trained on edits whose instruction is followed by a line that describes the result
-(`text.sequence.thought`). It can then write that line itself: it names what it recognises in the
-source and what becomes of it, and draws what it named. The line becomes part of the prompt, so a
-picture's record holds all that its pixels depend on.
+A model may be trained on prompts and instructions that are followed by a line that describes the
+result (`text.sequence.thought`). It can then write that line itself: where things will stand, or
+what it recognises in the source and what becomes of it; and it draws what it named. The line
+becomes part of the prompt, so a picture's record holds all that its pixels depend on.
 
 Legend: n image tokens of a source, D values per token.
 """
@@ -33,14 +33,13 @@ LONGEST = 96
 """Ids of a thought at most; less where the model's length leaves less beside the picture."""
 AROUND = 16
 """Positions kept free for what stands around a picture's tokens."""
-ONLY_EDITS = "only edits can think first; leave 'think' out"
 
 
 class Edit(NamedTuple):
     """What a thought is about.
 
     Attributes:
-        sources: (tokens [n, D], grid) of each source picture.
+        sources: (tokens [n, D], grid) of each source picture; none of a drawing from text.
         instruction: may place them with tags.
     """
 
@@ -107,9 +106,10 @@ def _prompt(tokenizer: TextTokenizer, edit: Edit) -> Prompt:
     """What stands before the line."""
     grids = [grid for _, grid in edit.sources]
     asked = grammar.thought(edit.instruction, "")
-    *parts, _ = grammar.editing(asked, grids, (1, 1))
+    # Without sources a tag is plain text, as it is when the picture is drawn.
+    parts = grammar.editing(asked, grids, (1, 1))[:-1] if grids else [grammar.Text(asked)]
     ids = grammar.build_sequence(parts, tokenizer, end=False).ids
-    order = grammar.picture_order(asked, len(grids))
+    order = grammar.picture_order(asked, len(grids)) if grids else []
     return Prompt(
         list(ids), [edit.sources[k][0] for k in order], [edit.sources[k][1] for k in order]
     )
