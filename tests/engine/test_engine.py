@@ -198,10 +198,15 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello, this is a text and nothing more")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "text")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "flipped").write_bytes(data)
+    with pytest.raises(NextStepError, match="damaged: its checksum is wrong"):
+        PictureState.load(tmp_path / "flipped")
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 6}, "has version 6, this program reads 5")]:
+    for told, word in [({}, "damaged"), ({"version": 7}, "has version 7, this program reads 6")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

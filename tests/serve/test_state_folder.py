@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from nextstep.cli.main import app
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.state_folder import MARKER, FolderFiles, claim
+from nextstep.serve.jobs.state_folder import MARKER, FolderFiles, MissingFileError, claim
 from nextstep.serve.jobs.store import Store
 
 
@@ -142,9 +142,9 @@ def test_files_are_read_by_own_names_only(tmp_path: Path) -> None:
     (tmp_path / "pictures" / link).symlink_to(tmp_path / "secret.txt")
     os.mkfifo(tmp_path / "pictures" / pipe)
     for name in ("../secret.txt", str(tmp_path / "secret.txt"), "", ".", link, pipe):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(MissingFileError):
             files.read(name)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFileError):
         files.write("../new.png", b"x")
 
 

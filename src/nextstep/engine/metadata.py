@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
+from nextstep.utils.files import FULL_DISK, write_whole
 from nextstep.version import __version__
 
 if TYPE_CHECKING:
@@ -102,18 +101,16 @@ def write_file(path: Path, data: bytes) -> None:
 
     Raises:
         NextStepError: when the folder is missing or may not be written.
+        OSError: when the disk is full.
     """
     folder = path.parent
     if not folder.is_dir():
         raise NextStepError(f"the folder {folder} does not exist")
     if path.is_dir():
         raise NextStepError(f"{path} is a folder, not a file to write")
-    # The process id keeps two writers of one file apart.
-    scratch = folder / f".{path.name}.{os.getpid()}.part"
     try:
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+        if error.errno in FULL_DISK:
+            raise
         raise NextStepError(f"{path} cannot be written: {error.strerror}") from None

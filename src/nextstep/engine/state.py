@@ -6,6 +6,7 @@ bytes, so a state of a finished 512 px picture is 256 kB, and any row of it can 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 
 FORMAT = "nextstep-picture-state"
-VERSION = 5
-READ = (1, 2, 3, 4, 5)
+VERSION = 6
+READ = (1, 2, 3, 4, 5, 6)
 """Versions that are read; the first had no masks and no origin, the second no threads, the third
-no guesses, the fourth no table of a solver."""
+no guesses, the fourth no table of a solver, the fifth no digest."""
+DIGEST = "digest"
+"""Name of the checksum beside the description."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,8 @@ class PictureState:
             # Copies, because the format refuses tensors that share memory.
             plain = tensor.cpu().contiguous().clone()
             tensors[name] = plain.float() if plain.is_floating_point() else plain
-        return save(tensors, {FORMAT: json.dumps(told, ensure_ascii=False)})
+        text = json.dumps(told, ensure_ascii=False)
+        return save(tensors, {FORMAT: text, DIGEST: _digest(text, tensors)})
 
     @classmethod
     def load(cls, path: str | Path) -> PictureState:
@@ -260,24 +264,28 @@ class PictureState:
         try:
             tensors = load(data)
             size = int.from_bytes(data[:8], "little")
-            text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(FORMAT)
-        except (SafetensorError, ValueError, RuntimeError) as error:
+            told = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+        except (SafetensorError, ValueError, RuntimeError, RecursionError) as error:
             raise NextStepError(f"{name} is no picture state: {error}") from None
+        text = told.get(FORMAT)
         if text is None:
             raise NextStepError(f"{name} is no picture state")
         try:
-            return cls._read(json.loads(text), tensors)
+            loaded = json.loads(text)
+            if loaded["version"] not in READ:
+                raise NextStepError(
+                    f"the state has version {loaded['version']}, this program reads {VERSION}"
+                )
+            if loaded["version"] >= 6 and told.get(DIGEST) != _digest(text, tensors):
+                raise ValueError("its checksum is wrong")
+            return cls._read(loaded, tensors)
         except NextStepError as error:
             raise NextStepError(f"{name}: {error}") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             raise NextStepError(f"{name} is damaged: {error}") from None
 
     @classmethod
     def _read(cls, told: dict[str, Any], tensors: dict[str, Tensor]) -> PictureState:
-        if told["version"] not in READ:
-            raise NextStepError(
-                f"the state has version {told['version']}, this program reads {VERSION}"
-            )
         sources = []
         for place, grid in enumerate(told["sources"]):
             tokens = tensors[f"source.{place}"]
@@ -307,3 +315,17 @@ class PictureState:
             if given.ndim != 2 or given.dtype != torch.float32:
                 raise NextStepError("the tokens are not rows of fp32 values")
         return cls(request, tokens, Maker(**told["maker"]), guesses)
+
+
+_DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""What reading a description of the wrong shape raises."""
+
+
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    """A checksum of a description and all values; a flipped bit would be another picture."""
+    made = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        values = tensors[name]
+        made.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
+        made.update(values.numpy().tobytes())
+    return made.hexdigest()

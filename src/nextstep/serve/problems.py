@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nextstep.serve.jobs.backend import STORAGE_FULL
+
 
 class ApiError(Exception):
     """A request that is answered with an error.
@@ -66,6 +68,12 @@ def stopping() -> ApiError:
         503, "the service is stopping; ask again later", "server_error", "stopping",
         headers={"Retry-After": "10"},
     )  # fmt: skip
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """507 when the disk is full, else 503: what trying again later may mend."""
+    status = 507 if code == STORAGE_FULL else 503
+    return ApiError(status, message, "server_error", code, headers={"Retry-After": "30"})
 
 
 def failed(message: str, status: int = 500, code: str | None = None) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -36,13 +37,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON beside `path`, then put it in its place."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside `path`, then rename, so that no half-written file is ever seen.
+
+    Raises:
+        OSError: naming `path`, when it cannot be written.
+    """
+    # The process id keeps two writers of one file apart.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        scratch.write_bytes(data)
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 LOCK = "lock"
 """Name of the file that `lock_folder` locks."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""What the system answers when there is no room; a failure, and nobody's bad input."""
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What file systems without locks answer."""
 

@@ -20,12 +20,13 @@ from nextstep.serve.api.guard import LOCAL_NAMES, Guard
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.api.service import Service
 from nextstep.serve.api.streams import ClientGone
-from nextstep.serve.jobs.backend import Backend
+from nextstep.serve.jobs.backend import STORAGE_FAILED, STORAGE_FULL, Backend
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.metrics import Metrics
+from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
 from nextstep.serve.jobs.store import Store
-from nextstep.serve.problems import ApiError, bad, from_validation
+from nextstep.serve.problems import ApiError, bad, from_validation, unavailable
 from nextstep.version import __version__
 
 _GONE = 499
@@ -37,11 +38,13 @@ _ERRORS = {
     405: "The route takes other methods.",
     408: "The body took too long to arrive.",
     409: "The job was cancelled.",
+    410: "What was kept is damaged or gone.",
     413: "The request or a picture is too large.",
     421: "The service was called by a name that is not this machine's.",
     429: "Too many jobs wait; Retry-After says when to come back.",
     500: "A failure of the service.",
-    503: "The service is stopping.",
+    503: "The service is stopping, or its disk cannot be used; Retry-After says when to come back.",
+    507: "The service's disk is full; Retry-After says when to come back.",
 }
 
 
@@ -101,6 +104,17 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(StorageError)
+    async def not_kept(request: Request, error: StorageError) -> Response:
+        code = STORAGE_FULL if error.full else STORAGE_FAILED
+        return await told(request, unavailable(str(error), code))
+
+    @app.exception_handler(StoredFileError)
+    async def not_whole(request: Request, error: StoredFileError) -> Response:
+        gone = isinstance(error, MissingFileError)
+        code = "picture_not_found" if gone else "picture_damaged"
+        return await told(request, ApiError(404 if gone else 410, str(error), code=code))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

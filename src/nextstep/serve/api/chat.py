@@ -17,7 +17,7 @@ from nextstep.serve.api.service import Service, new_seed, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import raise_for
-from nextstep.serve.jobs.store import Record
+from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])

@@ -20,7 +20,7 @@ from nextstep.serve.api.service import Service, service_of
 from nextstep.serve.api.streams import while_connected
 from nextstep.serve.api.uploads import bytes_of_uri, safe_mask
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.store import Record
+from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -55,7 +55,7 @@ async def resample(job: JobId, body: s.ResampleBody, request: Request) -> Any:
     if not record.over:
         raise ApiError(409, "the job is not over; stop it or wait", code="job_not_over")
     png = await run_in_threadpool(
-        service.jobs.store.files.read,
+        service.jobs.store.load,
         [part["file"] for part in record.parts if "file" in part][body.picture],
     )
     region = await run_in_threadpool(_region, service, body, state, png)
@@ -102,7 +102,10 @@ async def _state(
     service.check_steps(body.changes())
     record = service.jobs.get(request.state.owner, job)
     data = await service.jobs.state(record, body.picture)
-    return record, await run_in_threadpool(PictureState.from_bytes, data)
+    try:
+        return record, await run_in_threadpool(PictureState.from_bytes, data)
+    except NextStepError as error:
+        raise ApiError(409, str(error), code="no_state") from None
 
 
 def _region(service: Service, body: s.ResampleBody, state: PictureState, png: bytes) -> np.ndarray:

@@ -21,7 +21,8 @@ from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.api.uploads import encode
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import Wants, raise_for
-from nextstep.serve.jobs.store import Record
+from nextstep.serve.jobs.records import Record
+from nextstep.serve.jobs.state_folder import StorageError
 from nextstep.serve.problems import ApiError, bad, from_validation
 
 router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
@@ -83,28 +84,14 @@ async def edits(request: Request) -> Any:
 
 async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes], bytes]:
     """The text fields, the source pictures and the mask of an edit."""
-    service = service_of(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise bad("edits are sent as multipart/form-data, with the pictures in 'image'")
-    values: dict[str, Any] = {}
-    files: list[bytes] = []
-    mask = b""
     try:
-        limit = service.limits.source_pictures + 2
-        async with request.form(max_files=limit, max_fields=FIELDS) as form:
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile) and name in ("image", "image[]"):
-                    files.append(await value.read())
-                elif isinstance(value, UploadFile) and name == "mask" and not mask:
-                    mask = await value.read()
-                    if not mask:
-                        raise bad("the mask is empty", "mask")
-                elif isinstance(value, str) and name not in values:
-                    values[name] = value
-                else:
-                    raise bad(f"'{name[:64]}' is given twice or is a file", name[:64])
-    except ApiError:
+        values, files, mask = await _form_fields(request)
+    except (ApiError, StorageError):
         raise
+    except OSError as error:  # large uploads are spooled to the disk
+        raise StorageError.of(error) from None
     except (MultiPartException, ValueError, KeyError, AssertionError) as error:
         raise bad(f"the form cannot be read: {error}") from None
     except Exception as error:  # Starlette turns the parser's complaints into HTTP errors
@@ -115,6 +102,27 @@ async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes], byte
         return s.EditRequest.model_validate(values), files, mask
     except ValidationError as error:
         raise from_validation(error.errors()) from None
+
+
+async def _form_fields(request: Request) -> tuple[dict[str, Any], list[bytes], bytes]:
+    """The parts of a form as they were sent: texts, pictures, mask."""
+    values: dict[str, Any] = {}
+    files: list[bytes] = []
+    mask = b""
+    limit = service_of(request).limits.source_pictures + 2
+    async with request.form(max_files=limit, max_fields=FIELDS) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile) and name in ("image", "image[]"):
+                files.append(await value.read())
+            elif isinstance(value, UploadFile) and name == "mask" and not mask:
+                mask = await value.read()
+                if not mask:
+                    raise bad("the mask is empty", "mask")
+            elif isinstance(value, str) and name not in values:
+                values[name] = value
+            else:
+                raise bad(f"'{name[:64]}' is given twice or is a file", name[:64])
+    return values, files, mask
 
 
 async def _answer(

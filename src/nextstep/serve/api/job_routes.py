@@ -19,7 +19,7 @@ from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.api.uploads import bytes_of_uri, encode
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import every_row, no_previews
-from nextstep.serve.jobs.store import Record
+from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import not_found
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -195,10 +195,7 @@ async def picture(
 
 
 async def _png(service: Service, name: str) -> Response:
-    try:
-        png = await run_in_threadpool(service.jobs.store.files.read, name)
-    except FileNotFoundError:
-        raise not_found("the picture was removed", "picture_not_found") from None
+    png = await run_in_threadpool(service.jobs.store.load, name)
     return Response(png, media_type="image/png")
 
 

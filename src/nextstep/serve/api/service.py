@@ -16,7 +16,7 @@ from nextstep.serve.api.uploads import picture_of_uri, safe_mask, safe_picture
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.manager import Jobs
-from nextstep.serve.jobs.store import Record
+from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import bad, not_found
 
 

@@ -37,9 +37,11 @@ async def health() -> Any:
 
 @router.get("/ready", response_model=s.Health, tags=["Operation"])
 async def ready(request: Request) -> Any:
-    """Jobs are taken; 503 while the service stops."""
-    if not service_of(request).jobs.ready:
+    """Jobs are taken; 503 or 507 while the service stops or its disk is full."""
+    jobs = service_of(request).jobs
+    if not jobs.ready:
         raise stopping()
+    jobs.store.check_usable()
     return {"status": "ready", "version": __version__}
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GENERATE, EDIT, CHAT = "generate", "edit", "chat"
+STORAGE_FULL, STORAGE_FAILED, STOPPING = "storage_full", "storage_failed", "stopping"
+"""Why a job failed, where its client may try again later."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """It did not work: one sentence; `bad_input` when the request was at fault."""
+    """It did not work: one sentence; `bad_input` when the request was at fault.
+
+    `code` is one of STORAGE_FULL, STORAGE_FAILED and STOPPING, or empty.
+    """
 
     message: str
     bad_input: bool = False
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
+from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
 from nextstep.serve.jobs.tasks import INTERNAL, PictureTask, Task
 from nextstep.vae.linear_preview import RoughDecoder
 from nextstep.vae.progressive_preview import GrowingPicture
@@ -196,8 +197,10 @@ class EngineBackend:
         self._live.add(task)
         try:
             task.begin()
-        except (ValueError, FileNotFoundError) as error:
+        except ValueError as error:
             task.end(b.Failed(str(error), bad_input=True))
+        except (StoredFileError, StorageError) as error:
+            task.end(b.Failed(str(error)))
         except Exception:
             log.exception("a job could not be begun")
             task.end(b.Failed(INTERNAL))

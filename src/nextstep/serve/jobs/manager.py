@@ -15,7 +15,9 @@ from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.metrics import Metrics
-from nextstep.serve.jobs.store import FAILED, QUEUED, Record, Store
+from nextstep.serve.jobs.records import DONE, FAILED, QUEUED, Record
+from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
+from nextstep.serve.jobs.store import Store
 from nextstep.serve.problems import ApiError, not_found, stopping, too_busy
 
 log = logging.getLogger("nextstep.serve")
@@ -25,7 +27,9 @@ Wants = Callable[[int, int], b.Want]
 
 COMPUTING = "computing"
 """Name of what computes, among a store's notes and in the log."""
-NOT_KEPT = "the outcome could not be kept on disk; the log says more"
+NOT_KEPT = "the outcome could not be kept; the log says more"
+RETRY = 2.0
+"""Seconds between tries to write what a full disk did not take."""
 
 
 def no_previews(row: int, rows: int) -> b.Want:
@@ -77,12 +81,13 @@ class Jobs:
         self.draining = False
         self._live: dict[str, LiveJob] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._mending: asyncio.Future[None] | None = None
         metrics.queued.set_function(lambda: len(self._waiting()))
         metrics.running.set_function(lambda: len(self._live) - len(self._waiting()))
 
     @property
     def ready(self) -> bool:
-        """Whether jobs are taken."""
+        """Whether jobs are taken, as far as the disk lets them be kept."""
         return self._loop is not None and not self.draining
 
     def open(self) -> None:
@@ -90,6 +95,7 @@ class Jobs:
         self._loop = asyncio.get_running_loop()
         left = self.store.unfinished()
         self._tell_computing(len(left))
+        self._mending = asyncio.ensure_future(self._mend_storage())
         for record in left:
             record.state = QUEUED
             self._begin(record)
@@ -99,19 +105,34 @@ class Jobs:
     def _tell_computing(self, left: int) -> None:
         """Say once what computes, and whether it is what computed before the last stop."""
         facts = self.backend.facts
-        now, before = facts.computing, self.store.noted(COMPUTING) or {}
+        now, before = facts.computing, self.store.noted(COMPUTING)
         told = {"model": facts.name, "hash": facts.hash, COMPUTING: now}
         log.log(logging.WARNING if now.get("hindered") else logging.INFO, "begins", extra=told)
-        if before and (others := b.other_roundings(before, now)):
+        known = isinstance(before, dict) and before
+        if known and (others := b.other_roundings(before, now)):
             log.warning(
                 "pictures get other last bits than before the last stop",
                 extra={"differs": others, "before": before, "now": now, "unfinished": left},
             )
-        self.store.note(COMPUTING, now)
+        try:
+            self.store.note(COMPUTING, now)
+        except StorageError:
+            log.exception("what computes could not be noted")
+
+    async def _mend_storage(self) -> None:
+        """Try again what the disk did not take, as long as there is something."""
+        while True:
+            await asyncio.sleep(RETRY)
+            if self.store.troubled:
+                await asyncio.to_thread(self.store.retry)
+                if not self.store.troubled:
+                    log.info("the disk takes records again")
 
     async def close(self) -> None:
         """Let running jobs finish; the rest stays in the store for the next start."""
         self.draining = True
+        if self._mending is not None:
+            self._mending.cancel()
         await asyncio.to_thread(self.backend.close, self.limits.grace)
         for live in self._live.values():
             if live.late is not None:
@@ -208,7 +229,10 @@ class Jobs:
             raise not_found(f"the job has {len(made)} finished pictures", "picture_not_found")
         if "state" not in made[index]:
             raise ApiError(409, "pictures of a story cannot be gone on from", code="no_state")
-        return await asyncio.to_thread(self.store.files.read, made[index]["state"])
+        try:
+            return await asyncio.to_thread(self.store.load, made[index]["state"])
+        except MissingFileError:
+            raise ApiError(410, "what the picture was made of is gone", code="no_state") from None
 
     def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
         """What happens to a job from now on, beginning with how it stands; ends with its end.
@@ -229,7 +253,12 @@ class Jobs:
 
     async def _past(self, record: Record) -> AsyncIterator[b.Event]:
         kept = self.store.get(record.id) or record
-        yield await asyncio.to_thread(self.outcome, kept)
+        try:
+            yield await asyncio.to_thread(self.outcome, kept)
+        except StoredFileError as error:
+            yield b.Failed(str(error))
+        except StorageError as error:
+            yield b.Failed(str(error), code=b.STORAGE_FAILED)
 
     async def _follow(self, live: LiveJob, watcher: _Watcher) -> AsyncIterator[b.Event]:
         try:
@@ -245,12 +274,12 @@ class Jobs:
         """The end of a finished job, its pictures read from the store."""
         if record.error is not None:
             return b.Failed(record.error, record.bad_input)
-        if record.state != "done":
+        if record.state != DONE:
             return b.Cancelled()
         parts = []
         for part in record.parts:
             if "file" in part:
-                parts.append(b.Part("", self.store.files.read(part["file"]), part["settings"]))
+                parts.append(b.Part("", self.store.load(part["file"]), part["settings"]))
             else:
                 parts.append(b.Part(part["text"]))
         return b.Done(tuple(parts), record.usage)
@@ -262,7 +291,7 @@ class Jobs:
         job = b.Job(
             record.id,
             record.request,
-            self.store.files.read,
+            self.store.load,
             lambda event: self._tell(live, event),
             live.wants_preview,
             record.owner,
@@ -285,11 +314,11 @@ class Jobs:
             event = b.Failed(f"the job took longer than {self.limits.deadline:.0f} s")
         try:
             if isinstance(event, b.FINAL):
-                self.store.finish(live.record, event)
+                event = self.store.finish(live.record, event)
             elif isinstance(event, b.Started):
                 self.store.start(live.record)
         except Exception:
-            # A full disk must not leave anybody waiting; the record stays unfinished.
+            # Nobody is left waiting, whatever happens here.
             log.exception("a job could not be kept")
             live.record.state, live.record.error = FAILED, NOT_KEPT
             event = b.Failed(NOT_KEPT)
@@ -348,5 +377,7 @@ def raise_for(event: b.Event) -> b.Done:
     if isinstance(event, b.Failed):
         if event.bad_input:
             raise problems.bad(event.message)
+        if event.code:
+            raise problems.unavailable(event.message, event.code)
         raise problems.failed(event.message)
     raise ApiError(409, "the job was cancelled", code="job_cancelled")

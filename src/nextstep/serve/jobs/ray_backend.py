@@ -20,6 +20,7 @@ from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.engine_backend import EngineBackend
+from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
 from nextstep.serve.jobs.tasks import INTERNAL
 
 log = logging.getLogger("nextstep.serve")
@@ -264,7 +265,7 @@ class RayBackend:
             if stream is not None:
                 stream.cancel()
             raise
-        except FileNotFoundError as error:
+        except (StoredFileError, StorageError) as error:
             handle.tell(b.Failed(str(error), bad_input=True))
         except Exception:
             log.exception("a replica failed")

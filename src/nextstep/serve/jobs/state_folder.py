@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
-from nextstep.utils.files import LOCK, lock_folder
+from nextstep.utils.files import FULL_DISK, LOCK, lock_folder, write_whole
 
 log = logging.getLogger("nextstep.serve")
 
@@ -30,11 +29,53 @@ VERSION = 1
 BASE = "jobs.sqlite3"
 PICTURES = "pictures"
 QUARANTINE = "quarantine"
-_BASE_FILES = frozenset({BASE, f"{BASE}-wal", f"{BASE}-shm", f"{BASE}-journal"})
+RESERVE = 2**20
+"""Bytes that must be free before a job is accepted."""
+FULL_WORDS = "the service's disk is full, so nothing can be kept; ask again later"
+FAILED_WORDS = "the service's disk cannot be used now; ask again later"
+_PROBE = f"{'0' * 32}-0.state"
+BASE_FILES = frozenset({BASE, f"{BASE}-wal", f"{BASE}-shm", f"{BASE}-journal"})
 _OWN_NAME = re.compile(
     r"[0-9a-f]{32}-(?:(?:source-)?\d{1,5}\.png|mask\.png|start\.state|(?:parked-)?\d{1,5}\.state)"
 )
 _SCRATCH = re.compile(rf"\.{_OWN_NAME.pattern}\.\d+\.part")
+
+
+class StorageError(Exception):
+    """Jobs cannot be kept now; its text is for clients and names no path.
+
+    Args:
+        full: whether the disk has no room left.
+    """
+
+    def __init__(self, full: bool) -> None:
+        super().__init__(FULL_WORDS if full else FAILED_WORDS)
+        self.full = full
+
+    @classmethod
+    def of(cls, error: OSError | sqlite3.Error) -> StorageError:
+        """What an error of the disk or the database comes to."""
+        if isinstance(error, OSError):
+            return cls(error.errno in FULL_DISK)
+        return cls(getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL)
+
+
+class StoredFileError(Exception):
+    """A kept file cannot be had; its text is for clients and names no path."""
+
+
+class MissingFileError(StoredFileError):
+    """It is not there."""
+
+    def __init__(self) -> None:
+        super().__init__("a picture of the job is gone from the service's disk")
+
+
+class DamagedFileError(StoredFileError):
+    """It is not what was written."""
+
+    def __init__(self) -> None:
+        super().__init__("a picture of the job is damaged on the service's disk")
 
 
 def is_own_name(name: str) -> bool:
@@ -64,7 +105,7 @@ def claim(folder: Path) -> IO[str]:
             "give --folder a new or an empty folder"
         )
     told = {"format": FORMAT, "version": VERSION}
-    write_file(marker, (json.dumps(told) + "\n").encode())
+    write_whole(marker, (json.dumps(told) + "\n").encode())
     return lock_folder(folder, "service")
 
 
@@ -86,7 +127,7 @@ def _check_marker(marker: Path) -> None:
 def _is_unmarked_state(folder: Path) -> bool:
     """Whether a folder is a service's of the time before markers: its files and nothing else."""
     entries = {path.name for path in folder.iterdir()}
-    if BASE not in entries or not entries <= _BASE_FILES | {PICTURES, LOCK}:
+    if BASE not in entries or not entries <= BASE_FILES | {PICTURES, LOCK}:
         return False
     pictures = folder / PICTURES
     if pictures.exists() and not all(
@@ -104,6 +145,13 @@ def _is_unmarked_state(folder: Path) -> bool:
     return {"id", "owner", "state", "request", "parts"} <= columns
 
 
+def quarantine(folder: Path) -> Path:
+    """A folder for what is doubtful, made below the service's own."""
+    place = folder / QUARANTINE / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 class FolderFiles:
     """Files of jobs, in a folder; other files in it are neither read nor touched.
 
@@ -112,49 +160,70 @@ class FolderFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.quarantined = folder / PICTURES, folder / QUARANTINE
+        self.folder = folder / PICTURES
         self.folder.mkdir(exist_ok=True)
 
     def write(self, name: str, data: bytes) -> None:
         """Whole or not at all."""
-        write_file(self._path(name), data)
+        try:
+            write_whole(self._path(name), data)
+        except OSError as error:
+            raise StorageError.of(error) from error
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError when it is gone or no plain file."""
+        """Raises MissingFileError when it is gone or no plain file."""
         # A link could lead out of the folder, and a pipe would never end.
         try:
             handle = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(handle, "rb") as file:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise MissingFileError
+                return file.read()
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise FileNotFoundError(name) from None
-            raise
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise FileNotFoundError(name)
-            return file.read()
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                raise MissingFileError from None
+            raise StorageError.of(error) from error
 
     def remove(self, name: str) -> None:
         """Nothing happens when it is gone."""
-        self._path(name).unlink(missing_ok=True)
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError.of(error) from error
+
+    def check_room(self) -> None:
+        """Raises StorageError when the disk is as good as full."""
+        try:
+            room = os.statvfs(self.folder)
+        except OSError as error:
+            raise StorageError.of(error) from error
+        if room.f_bavail * room.f_frsize < RESERVE:
+            raise StorageError(full=True)
+
+    def probe(self) -> None:
+        """Raises StorageError when nothing can be written."""
+        self.check_room()
+        self.write(_PROBE, bytes(RESERVE // 16))
+        self.remove(_PROBE)
 
     def names(self) -> list[str]:
         """Names of ours among all that lie there."""
         return [path.name for path in self.folder.iterdir() if is_own_name(path.name)]
 
-    def sweep(self, known: set[str]) -> None:
+    def sweep(self, known: set[str], whole_jobs: set[str]) -> None:
         """Tidy up after a process that died: what no record names goes to quarantine.
 
         Args:
             known: names that records hold.
+            whole_jobs: ids of jobs all of whose files stay.
         """
         for path in self.folder.iterdir():
             if _SCRATCH.fullmatch(path.name):
                 path.unlink(missing_ok=True)  # half-written, and its process is gone
-        doubtful = sorted(set(self.names()) - known)
+        doubtful = sorted(name for name in set(self.names()) - known if name[:32] not in whole_jobs)
         if not doubtful:
             return
-        place = self.quarantined / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        place.mkdir(parents=True, exist_ok=True)
+        place = quarantine(self.folder.parent)
         for name in doubtful:
             if not (place / name).exists():
                 (self.folder / name).rename(place / name)
@@ -165,5 +234,5 @@ class FolderFiles:
 
     def _path(self, name: str) -> Path:
         if not is_own_name(name):
-            raise FileNotFoundError(name)
+            raise MissingFileError
         return self.folder / name
