@@ -27,11 +27,11 @@ from nextstep.data.documents import Document, derived_seed
 from nextstep.data.packing import pack_window
 from nextstep.data.steps import Step
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.precision import DTYPES, PRECISIONS, matmul_rate, resolved
 from nextstep.model.pretrained import SHIPPED, find_folder
 from nextstep.text.sequence import build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
-from nextstep.train.flops import matmul_peak
 from nextstep.train.metrics import StepReport
 from nextstep.train.parallel import Peers
 from nextstep.train.stages.pretrain import PretrainStage
@@ -40,7 +40,6 @@ from nextstep.world.captions import caption, style_edit
 from nextstep.world.vocabulary import COLOURS, STYLES, sample_objects
 
 Sample = tuple[Document, list[Tensor]]
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 EDITS = 0.3
 """Share of samples with two pictures, as in the second stage of nano."""
 
@@ -107,9 +106,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = build(args)
     rows = packed_rows(args, model.config)
     samples: Sequence[Sample] = [sample for row in rows for sample in row]
-    dtype = DTYPES[args.dtype]
-    config = TrainConfig(steps=10**6, learning_rate=1e-5, ema=0.999, precision=args.dtype)
-    best = matmul_peak(args.device, dtype, seconds=1.0)
+    precision = resolved(args.precision, args.device)
+    dtype = DTYPES[precision]
+    config = TrainConfig(steps=10**6, learning_rate=1e-5, ema=0.999, precision=precision)
+    best = matmul_rate(args.device, dtype, seconds=1.0)
 
     def timed(together: bool) -> tuple[float, StepReport]:
         # Each sample has its own length, for which compiled code would be written anew.
@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     alone = timed(together=False)[0] if args.unpacked else None
     seconds, report = timed(together=True)
-    best = max(best, matmul_peak(args.device, dtype, seconds=1.0))
+    best = max(best, matmul_rate(args.device, dtype, seconds=1.0))
     positions = args.rows * args.row_length
     return {
         "model": Path(args.model).name + "".join(f" {pair}" for pair in args.set),
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "threads": torch.get_num_threads(),
         "clock": args.clock,
-        "dtype": args.dtype,
+        "precision": precision,
         "compile": args.compile,
         "positions": positions,
         "padding_share": round(1 - report.tokens / positions, 3),
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], help="changes of a size, e.g. hidden_size=384"
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--row-length", type=int, default=256)

@@ -39,6 +39,7 @@ from nextstep.evaluate.world.network import (
     with_norms,
 )
 from nextstep.image.pictures import to_bytes, to_pixels
+from nextstep.model.precision import fastest
 from nextstep.model.pretrained import load_parts
 from nextstep.utils.files import read_json, write_json
 from scorer_scenes import MOST, sample
@@ -53,6 +54,11 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Pictures uint8 [N, H, W, 3], boxes [N, M, 4], names [N, M, 4], texts [N]."""
 
 
+def autocast() -> torch.autocast:
+    """bf16 where this processor computes it fast, else fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fastest("cpu") == "bf16")
+
+
 def make_pool(path: Path, count: int, model: str, batch: int = 32) -> None:
     """Scenes encoded and decoded by the image tokenizer of `model`, noise on their latents."""
     tokenizer = load_parts(model).image_tokenizer
@@ -62,7 +68,7 @@ def make_pool(path: Path, count: int, model: str, batch: int = 32) -> None:
     for start in range(0, count, batch):
         made = _made([derived_seed("pool", start + i) for i in range(batch)], signs=0.4)
         pixels = to_pixels(list(made[0])).to(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), autocast():
             latents = tokenizer.encode(pixels).float()
             level = torch.rand(batch, 1, 1, 1, generator=generator) ** 1.5 * 0.4
             noise = torch.randn(latents.shape, generator=generator)
@@ -198,7 +204,7 @@ def train_detector(folder: Path, steps: int, batch: int) -> None:
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:
         pixels, boxes, names = next(source)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             found = network(pixels.to(memory_format=torch.channels_last))
         return losses.detector_loss({k: v.float() for k, v in found.items()}, boxes, names)
 
@@ -216,7 +222,7 @@ def train_reader(folder: Path, steps: int, batch: int) -> None:
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:
         signs, texts = next(source)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             logits = network(signs.to(memory_format=torch.channels_last))
         return losses.reader_loss(logits.float(), texts)
 

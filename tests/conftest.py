@@ -102,7 +102,7 @@ def model_in(kind: str) -> NextStepModel:
     if not packed:
         return random_model(TINY).to(getattr(torch, dtype))
     if not build.is_available():
-        pytest.skip("no kernels here")
+        pytest.skip(build.why_not())
     model = random_model(PACKABLE).to(getattr(torch, dtype))
     pack_model(model, packed[0])
     assert core_of(model)

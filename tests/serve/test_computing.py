@@ -95,7 +95,7 @@ def test_the_reason_is_the_processs_or_the_models(monkeypatch: pytest.MonkeyPatc
         assert (told.why_torch, told.hindered) == (computing.OTHER_MODEL, False)
 
 
-@pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+@pytest.mark.skipif(not build.is_available(), reason=build.why_not())
 def test_kernels_are_told() -> None:
     model = random_model(PACKABLE)
     pack_for_sampling(model)

@@ -12,10 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextstep.config import NextStepConfig
-from nextstep.train.flops import Work, head_numbers, matmul_peak, train_flops
+from nextstep.train.flops import Work, head_numbers, train_flops
 from nextstep.train.metrics import JsonLines, Meter, ProgressLine, StepReport, figures
 from tests.conftest import TINY, random_model
-from tests.train.toy import CONFIG, figures_of, toy_run
+from tests.train.toy import figures_of, toy_run
 
 
 def report(a: float, count: float, b_count: float = 0.0, **more: Any) -> StepReport:
@@ -160,8 +160,3 @@ def test_the_released_model_costs_what_is_known_of_it() -> None:
     per_token = train_flops(config, Work(1, 0, text_targets=1))
     assert per_token == pytest.approx(6 * (14.77e9 - 152064 * 5120), rel=1e-3)
     assert sum(head_numbers(config)) == pytest.approx(157.2e6, rel=1e-3)
-
-
-def test_the_peak_is_measured() -> None:
-    assert 1e8 < matmul_peak("cpu", torch.float32, seconds=0.01, side=128) < 1e13
-    assert CONFIG.measure_peak is False

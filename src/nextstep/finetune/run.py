@@ -35,6 +35,7 @@ from nextstep.finetune.settings import Finetuned, FinetuneSettings
 from nextstep.model import pretrained as folders
 from nextstep.model.checkpoints import read_tensors
 from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
+from nextstep.model.precision import explained
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.run import move_aside
 from nextstep.train.config import TrainConfig
@@ -164,6 +165,9 @@ class Finetuning:
         """Train to the end and write what was asked for."""
         begun = time.monotonic()
         with self._trainer(self.planned, self.run, self._sample) as trainer:
+            self.tell(
+                f"computes in {trainer.config.precision}: {explained(trainer.stepper.device)}"
+            )
             if trainer.resume():
                 self.tell(f"goes on after step {trainer.step}")
             finished = trainer.run()

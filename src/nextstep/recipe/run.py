@@ -25,7 +25,7 @@ import torch
 from nextstep.errors import NextStepError
 from nextstep.recipe import build
 from nextstep.recipe.samples import defaults_of, draw_sheet
-from nextstep.train.parallel import Ranks, joined
+from nextstep.train.parallel import Ranks, agreed_precision, joined
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,10 +106,12 @@ def run_recipe(
         with leading(ranks) as leads:
             if leads:
                 _prepare(recipe, folder, resume, where)
+        precision = agreed_precision(recipe.precision, ranks.device, ranks.world)
+        chosen = recipe.model_copy(update={"precision": precision})
         with met(ranks):
             if recipe.stage != "tokenizer":
-                build.make_latents(recipe, folder, ranks)
-        parts = _parts(recipe, folder, ranks, where)
+                build.make_latents(chosen, folder, ranks)
+        parts = _parts(chosen, folder, ranks, where)
         try:
             return _train(recipe, parts, folder, ranks, progress)
         finally:

@@ -212,8 +212,9 @@ class Recipe(Section):
     """How the learning rate runs."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the running average of the weights; 0 keeps none."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Of the computation; master weights are fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the computation; master weights are fp32. auto takes bf16 where the device computes it at
+    least as fast as fp32, which is timed at the start; the log says what was taken."""
     compile: bool = False
     """Train layers and flow head through torch.compile, which takes some minutes at first."""
     checkpointing: bool = False

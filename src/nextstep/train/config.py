@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nextstep.errors import NextStepError
+from nextstep.model.precision import PRECISIONS
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "warmup-stable-decay")
-PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class TrainConfig:
             matches counts, so {"image_*": 1.0, "*": 0.1} trains the image parts at the full rate.
         freeze: patterns of the names of parameters that are not trained.
         ema: decay of the averaged weights; 0 keeps none.
-        precision: "bf16" computes in bf16 over fp32 master weights, "fp32" in fp32.
+        precision: "bf16" computes in bf16 over fp32 master weights, "fp32" in fp32; "auto" is what
+            the device computes faster, see `model.precision`. Muon's orthogonalisation follows it.
         gradient_checkpointing: compute activations again in the backward pass, for memory.
         reduce_every_batch: many devices only: sum gradients over ranks after every micro-batch,
             which keeps them sharded, instead of once a step, which sends less.
@@ -72,7 +73,7 @@ class TrainConfig:
     rate_scales: Mapping[str, float] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     gradient_checkpointing: bool = False
     reduce_every_batch: bool = False
     reshard_after_forward: bool = True

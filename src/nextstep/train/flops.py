@@ -9,10 +9,7 @@ the share that serves the model.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-
-import torch
 
 from nextstep.config import NextStepConfig
 from nextstep.model.flow_head import TIME_SIZE
@@ -72,37 +69,3 @@ def train_flops(config: NextStepConfig, work: Work) -> float:
         + work.image_targets * (E * E + once + work.levels * each_level)
     )
     return float(TRAINING * 2 * multiplied)
-
-
-def matmul_peak(
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.bfloat16,
-    seconds: float = 0.3,
-    side: int | None = None,
-) -> float:
-    """Measured operations per second of one square matrix product, the best of several.
-
-    Args:
-        device: where.
-        dtype: of the matrices.
-        seconds: how long to measure, after a warm-up.
-        side: of the matrices; default 8192 on a GPU, 1024 on a CPU.
-    """
-    place = torch.device(device)
-    n = side or (8192 if place.type == "cuda" else 1024)
-    a, b = (torch.ones(n, n, device=place, dtype=dtype) for _ in range(2))
-    out = a @ b
-    best = float("inf")
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        _settle(place)
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        _settle(place)
-        best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
-
-
-def _settle(place: torch.device) -> None:
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nextstep.errors import NextStepError
-from nextstep.train.muon import SharedMuon
+from nextstep.train.muon import Muon
 
 INPUT_OUTPUT_WORDS = ("embed", "lm_head", "projector", "input_proj", "final_layer", "conv_in")
 """Parts of a parameter's name that mark input and output layers, which stay with AdamW."""
@@ -77,6 +77,7 @@ def build_optimizers(
     scales: Mapping[str, float] | None = None,
     eps: float = 1e-8,
     copies: bool = False,
+    orthogonalised_in: torch.dtype = torch.bfloat16,
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together cover every trainable parameter once.
 
@@ -93,6 +94,7 @@ def build_optimizers(
             for `set_rate`.
         eps: AdamW's.
         copies: whether every rank holds the whole model; Muon's work is then dealt out.
+        orthogonalised_in: what Muon's Newton-Schulz iteration computes in.
     """
     factors = rate_scales(model, scales or {})
     scale_of = {id(p): factors[name] for name, p in model.named_parameters()}
@@ -108,20 +110,12 @@ def build_optimizers(
             for scale, members in by_scale.items()
         ]
 
-    matrices = decayed if muon else hidden + decayed
-    for_adam = groups(matrices, weight_decay) + groups(plain, 0.0)
+    for_adam = groups(decayed if muon else hidden + decayed, weight_decay)
+    for_adam += groups(plain, 0.0)
     optimizers: list[torch.optim.Optimizer] = []
     if muon and hidden:
-        kind = SharedMuon if copies else torch.optim.Muon
-        optimizers.append(
-            kind(
-                groups(hidden, weight_decay),
-                lr=learning_rate,
-                weight_decay=weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        matrices = groups(hidden, weight_decay)
+        optimizers.append(Muon(matrices, learning_rate, weight_decay, orthogonalised_in, copies))
     if for_adam:
         optimizers.append(
             torch.optim.AdamW(for_adam, lr=learning_rate, betas=betas, eps=eps, fused=True)

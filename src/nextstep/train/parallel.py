@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.errors import ModelFileError, NextStepError
+from nextstep.model.precision import resolved
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -300,6 +301,25 @@ class Peers:
         rows: list[Any] = [None] * self.world
         dist.all_gather_object(rows, mine, group=self.group)
         return [name for row in rows for name in row]
+
+
+def agreed_precision(precision: str, device: torch.device, world: int) -> str:
+    """A precision with "auto" replaced by the same choice on all ranks.
+
+    Args:
+        precision: as in `TrainConfig`.
+        device: of this rank.
+        world: ranks; with more than one every rank must ask, and one that is fastest in fp32
+            decides for all.
+    """
+    mine = resolved(precision, device)
+    if precision != "auto" or world == 1:
+        return mine
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * world
+    dist.all_gather_object(found, mine)
+    return "fp32" if "fp32" in found else mine
 
 
 def new_host_group() -> Any:

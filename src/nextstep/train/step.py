@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
+from nextstep.model.precision import DTYPES
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import Stage, Step
 from nextstep.train.ema import EMA, swapped
@@ -59,7 +60,7 @@ class Stepper:
     Args:
         model: whole, on every rank, or sharded by `parallel.shard`; frozen parts already frozen.
         stage: what is lost.
-        config: see `TrainConfig`.
+        config: see `TrainConfig`; its precision is no longer "auto".
         peers: the other ranks.
     """
 
@@ -78,6 +79,7 @@ class Stepper:
             config.rate_scales,
             config.eps,
             copies=peers.world > 1 and not is_sharded(model),
+            orthogonalised_in=DTYPES[config.precision],
         )
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.ema = EMA(model, config.ema) if config.ema else None

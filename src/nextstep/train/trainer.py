@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
+from nextstep.model.precision import DTYPES, explained, matmul_rate, warn_if_slow
 from nextstep.train import state
 from nextstep.train.checkpoint import CheckpointWriter, newest, step_of
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import BatchSource, Stage, Step
-from nextstep.train.flops import matmul_peak
 from nextstep.train.metrics import JsonLines, Meter, Reporter, Row, StepReport, open_reporters
 from nextstep.train.optimizer import freeze
 from nextstep.train.parallel import (
     Peers,
+    agreed_precision,
     gathered,
     is_sharded,
     let_go,
@@ -89,11 +91,16 @@ class Trainer:
     ) -> None:
         freeze(model, config.freeze)
         set_gradient_checkpointing(model, config.gradient_checkpointing)
+        self.peers = Peers(mesh)
+        device = next(model.parameters()).device
+        precision = agreed_precision(config.precision, device, self.peers.world)
+        chosen = [] if precision == config.precision else [f"{precision}: {explained(device)}"]
+        config = replace(config, precision=precision)
+        warn_if_slow(device.type, DTYPES[precision])
         if mesh is not None and not is_sharded(model):
             shard(model, mesh, config.precision, config.reshard_after_forward)
         self.model, self.stage, self.config, self.folder = model, stage, config, Path(folder)
         self.on_save, self.on_sample = on_save, on_sample
-        self.peers = Peers(mesh)
         self.stepper = Stepper(model, stage, config, self.peers)
         self.stream = StepStream(batches, config.prefetch)
         self.step = self.skipped = self.bad_in_a_row = 0
@@ -101,6 +108,8 @@ class Trainer:
         self.reporters: list[Reporter] = []
         self.log: JsonLines | None = None
         self.events: list[Row] = []
+        for detail in chosen:
+            self._event("precision", detail)
         self.saved_at: int | None = None
         self.writer = CheckpointWriter(
             self.folder / "checkpoints",
@@ -233,9 +242,7 @@ class Trainer:
             )
         peak = 0.0
         if self.config.measure_peak and hasattr(self.stage, "flops"):
-            half = self.config.precision == "bf16"
-            device = self.stepper.device
-            mine = matmul_peak(device, torch.bfloat16 if half else torch.float32)
+            mine = matmul_rate(self.stepper.device, DTYPES[self.config.precision])
             peak = float(self.peers.table([mine]).sum())
         if self.peers.leads:
             self.log, self.reporters = open_reporters(self.folder, self.config, self.step)

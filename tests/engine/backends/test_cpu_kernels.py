@@ -20,7 +20,7 @@ from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 from tests.conftest import PACKABLE, TINY, random_model
 
-pytestmark = pytest.mark.skipif(not build.is_available(), reason="no kernels here")
+pytestmark = pytest.mark.skipif(not build.is_available(), reason=build.why_not())
 
 
 @pytest.fixture(scope="module")
