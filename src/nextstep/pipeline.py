@@ -32,6 +32,7 @@ from nextstep.engine.settings import GenerationSettings, ModelDefaults
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.image import masks, pictures
+from nextstep.image.pictures import PictureLike
 from nextstep.kernels import quantization as quantising
 from nextstep.model import pretrained as folders
 from nextstep.text import sequence as grammar
@@ -181,10 +182,10 @@ class NextStepPipeline(Turns):
 
     def edit(
         self,
-        image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
+        image: PictureLike | Sequence[PictureLike],
         instruction: str | Sequence[str],
         *,
-        mask: Image.Image | str | Path | None = None,
+        mask: PictureLike | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images: int = 1,
@@ -197,7 +198,8 @@ class NextStepPipeline(Turns):
         """Pictures from pictures and an instruction.
 
         Args:
-            image: one source, or several; all instructions share them. They are resized so that
+            image: one source, or several, as `image.pictures.open_picture` takes them; all
+                instructions share them. They are resized so that
                 their area is at most the model's own, and their sides reach no further than its
                 learned positions, keeping the shape; see `source_limits`.
             instruction: one or several; may place the sources with `<image>` or `<image_n>` tags,
@@ -213,8 +215,7 @@ class NextStepPipeline(Turns):
                 match.
         """
         chosen = self.defaults.edit.with_values(**settings)
-        given = [image] if isinstance(image, Image.Image | str | Path) else list(image)
-        opened = [pictures.open_picture(source) for source in given]
+        opened = [pictures.open_picture(source) for source in pictures.listed(image)]
         sources = self._sources(opened)
         side = self.image_tokenizer.config.token_pixels
         rows, columns = sources[0][1]
@@ -230,7 +231,7 @@ class NextStepPipeline(Turns):
 
     def edit_each(
         self,
-        images: Sequence[Sequence[Image.Image | str | Path]],
+        images: Sequence[Sequence[PictureLike]],
         instructions: Sequence[str],
         *,
         height: int,
@@ -261,7 +262,7 @@ class NextStepPipeline(Turns):
         jobs, chosen = self._edits(asked, seeds, 1, grid, chosen)
         return self._run(jobs, grid, chosen, batch_size, None, None)
 
-    def _sources(self, images: Sequence[Image.Image | str | Path]) -> list[tuple[Tensor, Grid]]:
+    def _sources(self, images: Sequence[PictureLike]) -> list[tuple[Tensor, Grid]]:
         if not images:
             raise NextStepError("an edit needs at least one source picture")
         return [self.encode_picture(pictures.open_picture(source)) for source in images]

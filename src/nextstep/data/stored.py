@@ -1,24 +1,23 @@
 """Pictures as they lie in a shard: encoded bytes, their size, and their decoding.
 
-Only the common formats of data sets are opened, never one that can run a program (PostScript), and
-the size in the header is looked at before anything is decoded.
+Only the formats of `image.formats` are opened, and the size in the header is looked at before
+anything is decoded.
 """
 
 from __future__ import annotations
 
 import io
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextstep.data.documents import SampleError
-from nextstep.image import pictures
+from nextstep.image import formats, pictures
 
 CORRUPT_PICTURE = "corrupt picture"
 BOMB = "decompression bomb"
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""Endings of pictures in a shard; the bytes may hold any of the formats below."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Endings of pictures in a shard; the bytes may hold any format that is read."""
 
 
 def stored_suffix(data: bytes) -> str | None:
@@ -40,12 +39,9 @@ def upright_size(data: bytes, key: str) -> tuple[int, int]:
     """
     picture = _open(data, key)
     try:
-        turned = _may_be_turned(picture, data) and (
-            picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        )
+        return pictures.upright_size(picture) if _may_be_turned(picture, data) else picture.size
     except Exception as error:  # damaged EXIF data raises what it likes
         raise SampleError(key, CORRUPT_PICTURE, f"EXIF data: {error}") from None
-    return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
 def decode(data: bytes, key: str) -> Image.Image:
@@ -90,11 +86,12 @@ def png(picture: Image.Image) -> bytes:
 
 def _open(data: bytes, key: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats.readable())
     except Image.DecompressionBombError as error:
         raise SampleError(key, BOMB, str(error)) from None
     except UnidentifiedImageError:
-        raise SampleError(key, CORRUPT_PICTURE, "not a picture that can be read") from None
+        reason = formats.unread_by_content(data) or "not a picture that can be read"
+        raise SampleError(key, CORRUPT_PICTURE, reason) from None
     except Exception as error:  # damaged headers raise what they like
         raise SampleError(key, CORRUPT_PICTURE, str(error)) from None
 

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from nextstep.engine.state import Maker, PictureState
 from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import masks, pictures
+from nextstep.image.pictures import PictureLike
 from nextstep.kernels.quantization import pack_for_sampling, quantised
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, check_fit
@@ -113,9 +113,9 @@ class Engine:
     def request(
         self,
         prompt: str,
-        images: Sequence[Image.Image | str | Path] = (),
+        images: Sequence[PictureLike] = (),
         *,
-        mask: Image.Image | str | Path | None = None,
+        mask: PictureLike | None = None,
         height: int | None = None,
         width: int | None = None,
         seed: int = 0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
+from nextstep.image.pictures import PictureLike
 from nextstep.kernels.quantization import quantised
 from nextstep.text.sequence import picture_order
 
@@ -118,8 +118,8 @@ def check_record(record: dict[str, Any]) -> None:
 def replay(
     pipeline: NextStepPipeline,
     record: dict[str, Any],
-    images: Sequence[Image.Image | str | Path] = (),
-    mask: Image.Image | str | Path | None = None,
+    images: Sequence[PictureLike] = (),
+    mask: PictureLike | None = None,
 ) -> GeneratedPicture:
     """Make the picture of a record again, in the way it was made.
 
@@ -156,7 +156,7 @@ def _made(
     pipeline: NextStepPipeline,
     record: dict[str, Any],
     opened: list[Image.Image],
-    mask: Image.Image | str | Path | None,
+    mask: PictureLike | None,
 ) -> GeneratedPicture:
     given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
     how = GenerationSettings(**given)
@@ -183,7 +183,7 @@ def _by_engine(
     pipeline: NextStepPipeline,
     record: dict[str, Any],
     images: list[Image.Image],
-    mask: Image.Image | str | Path | None,
+    mask: PictureLike | None,
     settings: dict[str, Any],
 ) -> GeneratedPicture:
     engine = Engine(

@@ -279,7 +279,7 @@ def masked_source(
             "leave out the size"
         )
     height, width = own[0] * side, own[1] * side
-    fitted = masks.fit_mask(mask, picture.size, height, width)
+    fitted = masks.fit_mask(mask, pictures.original_size(picture), height, width)
     return Kept(tokens, pictures.resize_and_crop(picture, height, width), fitted)
 
 

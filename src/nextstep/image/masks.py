@@ -6,20 +6,18 @@ A mask is a bool array [H, W], True where the picture may change.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nextstep.image.pictures import open_picture
+from nextstep.image.pictures import PictureLike, eight_bits, has_transparency, load_upright
 
 HALF = 128
 
 
-def read_mask(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
+def read_mask(source: PictureLike) -> Image.Image:
     """A mask as a grey picture, 255 where the picture may change, else 0.
 
     A picture with transparency marks with its transparent pixels, as OpenAI's masks do; one
@@ -29,16 +27,10 @@ def read_mask(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not a picture, or is damaged.
     """
-    if not isinstance(source, Image.Image):
-        # Everything that can be wrong with a file is told by the reader of pictures.
-        open_picture(source)
-        if not isinstance(source, str | Path):
-            source.seek(0)
-        source = Image.open(source)
-    opened = ImageOps.exif_transpose(source)
-    if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-        return opened.convert("RGBA").getchannel("A").point(lambda a: 255 if a < HALF else 0)
-    return opened.convert("L").point(lambda grey: 255 if grey >= HALF else 0)
+    mask = eight_bits(load_upright(source))
+    if has_transparency(mask):
+        return mask.convert("RGBA").getchannel("A").point(lambda a: 255 if a < HALF else 0)
+    return mask.convert("L").point(lambda grey: 255 if grey >= HALF else 0)
 
 
 def fit_mask(mask: Image.Image, picture: tuple[int, int], height: int, width: int) -> np.ndarray:

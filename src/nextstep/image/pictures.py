@@ -7,43 +7,252 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+
+from nextstep.image import formats
+from nextstep.image.colour import to_srgb
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded."""
+MAX_PHOTO_PIXELS = 250_000_000
+"""The same for JPEG files that are shrunk while they are decoded: phones make 200 million."""
+FINE_PIXELS = 2_000_000
+"""Pictures are halved while they keep as many: twice what the largest models read."""
+ORIGINAL_SIZE = "original_size"
+"""Key in `Image.info` of the (width, height) of a picture that was halved."""
+
+PictureLike = Image.Image | str | Path | IO[bytes] | bytes | np.ndarray | Tensor
+"""What is taken for a picture: see `open_picture`."""
 
 
-def open_picture(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
-    """Load a picture: EXIF orientation applied, alpha laid on white, RGB.
+def open_picture(source: PictureLike) -> Image.Image:
+    """Load a picture: upright, sRGB, transparency laid on white; a large one halved on the way.
+
+    Args:
+        source: a path, an open file, the bytes of a file, a PIL picture, or values in uint8: an
+            array [H, W, 3] (also [H, W] and [H, W, 4]) or a tensor [3, H, W] (also 1 or 4).
+
+    Returns:
+        RGB. `original_size` tells the size of one that was halved.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not a picture, is damaged, or is too large.
     """
+    with _told_by_name(source) as name:
+        picture = _opened(source)
+        original = upright_size(picture)
+        _refuse_too_large(picture, name)
+        flat = flatten(_halved(_upright(picture, ours=picture is not source)))
+        if flat.size != original:
+            flat.info[ORIGINAL_SIZE] = original
+        return flat
+
+
+def load_upright(source: PictureLike) -> Image.Image:
+    """Load a picture upright and whole, in its own mode.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: as `open_picture`.
+    """
+    with _told_by_name(source) as name:
+        picture = _opened(source)
+        _refuse_too_large(picture, name, whole=True)
+        return _upright(picture, ours=picture is not source)
+
+
+def original_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of a picture before `open_picture` halved it."""
+    width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
+    factor = max(1, width // picture.width)
+    # Whoever resized it since then took the note along.
+    halved = picture.size == (-(-width // factor), -(-height // factor))
+    return (width, height) if halved else picture.size
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) after EXIF orientation, from the header alone."""
+    if picture.format == "TIFF":  # Pillow turns these itself, and says the size they will have
+        return picture.size
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (picture.height, picture.width) if turned else picture.size
+
+
+def listed(given: PictureLike | Iterable[PictureLike]) -> list[PictureLike]:
+    """One or several pictures as a list."""
+    one = isinstance(given, Image.Image | str | Path | bytes | bytearray | np.ndarray | Tensor)
+    if one or hasattr(given, "read") or not isinstance(given, Iterable):
+        return [cast(PictureLike, given)]
+    return list(cast(Iterable[PictureLike], given))
+
+
+def flatten(picture: Image.Image) -> Image.Image:
+    """RGB in sRGB with transparency laid on white; 16-bit values are scaled to 8.
+
+    Raises:
+        ValueError: for floating-point pictures, whose range nothing tells.
+    """
+    profile = picture.info.get("icc_profile")
+    picture = eight_bits(picture)
+    if not has_transparency(picture):
+        return to_srgb(picture, profile)
+    layered = picture.convert("RGBA")
+    # A grey profile is about grey values, which LA still has.
+    colours = picture.convert("L") if picture.mode == "LA" else layered.convert("RGB")
+    white = Image.new("RGB", picture.size, (255, 255, 255))
+    white.paste(to_srgb(colours, profile), mask=layered.getchannel("A"))
+    return white
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture with 8 bits a value: as it is, or a grey one of 16 bits scaled.
+
+    Raises:
+        ValueError: for floating-point pictures.
+    """
+    if picture.mode == "F":
+        raise ValueError("pictures of floating-point values are not read; save it as PNG or JPEG")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).clip(0, 65535).astype(np.uint16)
+        return Image.fromarray((values // 257).astype(np.uint8))
+    return picture
+
+
+def has_transparency(picture: Image.Image) -> bool:
+    """Whether a picture has a channel, a palette entry or a colour that is transparent."""
+    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+
+
+def _opened(source: PictureLike) -> Image.Image:
+    """A picture whose header alone is read."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray | Tensor):
+        return _of_values(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise ValueError(f"{source} is not a picture file")
+    elif not hasattr(source, "read"):
+        raise ValueError(
+            "a picture is a path, an open file, bytes, a PIL picture, or an array or tensor of "
+            f"uint8, not {type(source).__name__}"
+        )
+    with warnings.catch_warnings():
+        # Pillow warns above a limit of its own; ours is checked instead.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            return Image.open(source, formats=formats.readable())
+        except Image.DecompressionBombError:
+            # JPEG files may have more pixels, because they are shrunk while they are decoded.
+            return JpegImagePlugin.JpegImageFile(source)
+
+
+def _of_values(values: np.ndarray | Tensor) -> Image.Image:
+    """A picture from uint8 [H, W, C] of an array or [C, H, W] of a tensor."""
+    kind, given = "array", values
+    if isinstance(values, Tensor):
+        kind = "tensor"
+        given = values.detach().cpu()
+        given = given.permute(1, 2, 0).numpy() if given.ndim == 3 else given.numpy()
+    array = cast(np.ndarray, given)
+    shape = "[3, H, W]" if kind == "tensor" else "[H, W, 3]"
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"a picture as {kind} holds uint8 from 0 to 255, not {array.dtype}: what other "
+            "numbers mean cannot be told, so scale and round them, as in (x * 255).round()"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ValueError(
+            f"a picture as {kind} has the shape {shape}, not {list(values.shape)}; "
+            "give several pictures as a list"
+        )
+    if not array.size:
+        raise ValueError(f"the {kind} of a picture is empty")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _refuse_too_large(picture: Image.Image, name: object, whole: bool = False) -> None:
+    """Refuse a picture whose decoding would take too much memory.
+
+    Args:
+        picture: not decoded yet.
+        name: of it.
+        whole: it is to be decoded at its full size.
+
+    Raises:
+        ValueError: for one.
+    """
+    # A progressive file is held whole while it is decoded.
+    shrinks = isinstance(picture, JpegImagePlugin.JpegImageFile) and not (
+        whole or "progressive" in picture.info
+    )
+    most = MAX_PHOTO_PIXELS if shrinks else MAX_PIXELS
+    if picture.width * picture.height > most:
+        raise ValueError(
+            f"{name} has {picture.width}x{picture.height} pixels; "
+            f"at most {most // 1_000_000} million are read"
+        )
+    if shrinks and (factor := _halvings(picture.size)) > 1:
+        picture.draft(None, (picture.width // factor, picture.height // factor))
+
+
+def _halvings(size: tuple[int, int]) -> int:
+    """By what power of two a picture's sides are divided while it keeps `FINE_PIXELS`."""
+    factor = 1
+    while (size[0] // (2 * factor)) * (size[1] // (2 * factor)) >= FINE_PIXELS:
+        factor *= 2
+    return factor
+
+
+def _upright(picture: Image.Image, ours: bool) -> Image.Image:
+    """The picture turned as its EXIF data say; somebody else's object is copied."""
+    if not ours:
+        return ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _halved(picture: Image.Image) -> Image.Image:
+    """The picture with sides divided by means of squares, where it has more than is fine."""
+    factor = _halvings(picture.size)
+    if factor == 1:
+        return picture
+    profile = picture.info.get("icc_profile")
+    picture = eight_bits(picture)
+    if picture.mode in ("P", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA" if has_transparency(picture) else "RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    small = picture.reduce(factor)
+    small.info = {"icc_profile": profile} if profile else {}
+    return small
+
+
+@contextmanager
+def _told_by_name(source: object) -> Iterator[object]:
+    """Turns what decoders raise into one sentence that names the picture."""
     name = source if isinstance(source, str | Path) else "the picture"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns above its own limit; ours is checked right below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = source if isinstance(source, Image.Image) else Image.open(source)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(
-                f"{name} has {picture.width}x{picture.height} pixels; "
-                f"at most {MAX_PIXELS // 1_000_000} million are read"
-            )
-        return flatten(ImageOps.exif_transpose(picture))
+        yield name
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {name}") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{name} is too large to be read safely") from None
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, SyntaxError):
+        if reason := formats.unread_by_content(_head(source)):
+            raise ValueError(f"{name} cannot be read: {reason}") from None
         raise ValueError(f"{name} is not a picture that can be read") from None
     except ValueError:
         raise
@@ -51,22 +260,20 @@ def open_picture(source: str | Path | IO[bytes] | Image.Image) -> Image.Image:
         raise ValueError(f"{name} cannot be read: {error}") from None
 
 
-def flatten(picture: Image.Image) -> Image.Image:
-    """RGB with transparency laid on white; 16-bit values are scaled to 8.
-
-    Raises:
-        ValueError: for floating-point pictures, whose range nothing tells.
-    """
-    if picture.mode == "F":
-        raise ValueError("pictures of floating-point values are not read; save it as PNG or JPEG")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layered = picture.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return picture.convert("RGB")
+def _head(source: object) -> bytes:
+    """The first bytes of a file, to tell its format."""
+    try:
+        if isinstance(source, str | Path):
+            with Path(source).open("rb") as file:
+                return file.read(16)
+        if isinstance(source, bytes | bytearray):
+            return bytes(source[:16])
+        if hasattr(source, "seek"):
+            source.seek(0)
+            return bytes(source.read(16))  # type: ignore[attr-defined]
+    except (OSError, ValueError):
+        pass
+    return b""
 
 
 def resize_and_crop(

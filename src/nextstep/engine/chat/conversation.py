@@ -22,6 +22,7 @@ from nextstep.engine.text_sequence import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
+from nextstep.image.pictures import PictureLike
 from nextstep.text.sequence import thought
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from nextstep.vae.tokenizer import ImageTokenizer
 
 Grid = tuple[int, int]
-Part = str | Path | Image.Image
-"""Text is a `str`; a picture is an image or the path of one."""
+Part = str | PictureLike
+"""Text is a `str`; anything else is a picture, its path as a `Path`."""
 
 
 class Conversation:
@@ -222,6 +223,11 @@ class Conversation:
         )
 
 
+def _as_picture(source: PictureLike) -> PictureLike:
+    """A picture where text cannot be meant: a name is its path."""
+    return Path(source) if isinstance(source, str) else source
+
+
 def text_choice(seed: int, position: int, temperature: float, top_p: float) -> Choose:
     """How ids of a text are chosen that begins at a position of its sequence.
 
@@ -300,26 +306,26 @@ class Turns(ABC):
 
     def read(
         self,
-        image: Path | Image.Image | Sequence[Path | Image.Image],
+        image: PictureLike | Sequence[PictureLike],
         question: str = "",
         max_tokens: int = 64,
     ) -> str:
         """What the model says about one or several pictures: an answer, or a caption.
 
         Args:
-            image: pictures or their paths.
+            image: one or several pictures, as `image.pictures.open_picture` takes them.
             question: asked after the pictures; without one the model describes.
             max_tokens: most ids of the answer.
         """
         told = self.conversation()
-        told.read(*([image] if isinstance(image, Path | Image.Image) else image))
+        told.read(*map(_as_picture, pictures.listed(image)))
         if question:
             told.read(question)
         return told.write(max_tokens).strip()
 
     def next_state(
         self,
-        image: Path | Image.Image,
+        image: PictureLike,
         action: str,
         seed: int = 0,
         on_progress: Callable[[Progress], None] | None = None,
@@ -327,5 +333,5 @@ class Turns(ABC):
     ) -> GeneratedPicture:
         """The picture after an action; several steps are turns of one `conversation`."""
         told = self.conversation(seed, **settings)
-        told.read(image, action)
+        told.read(_as_picture(image), action)
         return told.draw(on_progress=on_progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from nextstep.engine.session import ReadPicture, greedy
 from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
+from nextstep.image.pictures import PictureLike
 from nextstep.text.sequence import thought
 
 Turn = tuple[int, int] | int
@@ -149,5 +149,5 @@ class Conversations:
         return self.engine.show(event.tokens, grid, {}).image
 
     @torch.inference_mode()
-    def _encoded(self, part: Path | Image.Image) -> ReadPicture:
+    def _encoded(self, part: PictureLike) -> ReadPicture:
         return ReadPicture(*self.pipeline.encode_picture(pictures.open_picture(part)))
