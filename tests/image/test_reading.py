@@ -145,6 +145,12 @@ def test_a_turned_photo_is_halved_upright() -> None:
         assert found.getpixel((400, 100))[2] > 200 and found.getpixel((400, 1900))[0] > 200
 
 
+def test_a_photo_that_somebody_opened_stays_as_it_is() -> None:
+    theirs = Image.open(io.BytesIO(encoded(Image.new("RGB", (4000, 3000), "red"), "JPEG")))
+    assert pictures.open_picture(theirs).size == (2000, 1500)
+    assert theirs.size == (4000, 3000) and theirs.getpixel((3999, 2999))[0] > 250
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
 def test_large_pictures_of_any_mode_are_halved(mode: str) -> None:
     large = Image.new(mode, (4000, 3000))

@@ -49,9 +49,9 @@ def open_picture(source: PictureLike) -> Image.Image:
     """
     with _told_by_name(source) as name:
         picture = _opened(source)
-        original = upright_size(picture)
-        _refuse_too_large(picture, name)
-        flat = flatten(_halved(_upright(picture, ours=picture is not source)))
+        ours, original = picture is not source, upright_size(picture)
+        _refuse_too_large(picture, name, whole=not ours)
+        flat = flatten(_halved(_upright(picture, ours)))
         if flat.size != original:
             flat.info[ORIGINAL_SIZE] = original
         return flat
@@ -185,8 +185,8 @@ def _of_values(values: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _refuse_too_large(picture: Image.Image, name: object, whole: bool = False) -> None:
-    """Refuse a picture whose decoding would take too much memory.
+def _refuse_too_large(picture: Image.Image, name: object, whole: bool) -> None:
+    """Refuse a picture whose decoding would take too much memory; shrink a JPEG file.
 
     Args:
         picture: not decoded yet.
