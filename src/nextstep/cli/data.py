@@ -166,10 +166,9 @@ def _open(folder: Path, kind: str | None) -> ShardSet:
 def _save(picture: Any, path: Path) -> None:
     """Write a PNG beside its name, then put it in its place."""
     from nextstep.data.stored import png
+    from nextstep.utils.files import write_whole
 
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_bytes(png(picture))
-    scratch.replace(path)
+    write_whole(path, png(picture))
 
 
 def _quiet_pillow() -> None:

@@ -106,7 +106,8 @@ def _told(error: OSError) -> str:
     """An operating-system error in words, without its number."""
     if not error.errno:
         return str(error)
-    return f"{str(error.filename)[:200]}: {error.strerror}"
+    named = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
+    return f"{named}{error.strerror}"
 
 
 def _leave(error: BaseException, message: str, status: int) -> None:

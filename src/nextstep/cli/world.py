@@ -46,6 +46,7 @@ def show(
     Example: nextstep world show -t counting -t story -n 12 -o sheet.png
     """
     from nextstep.cli.report import output_paths
+    from nextstep.utils.files import writing
     from nextstep.world.sheet import sheet
     from nextstep.world.signs import longest_word_at
     from nextstep.world.tasks import choose_tasks, examples, tasks_with_split
@@ -54,9 +55,8 @@ def show(
     kept = tasks_with_split(choose_tasks(tasks or None, core), split)
     longest = longest_word_at(size)
     made = [one for task in kept for one in examples(task, split, count, seed, core, longest)]
-    scratch = output.with_name(f".{output.name}.part")
-    sheet(made, size, columns).save(scratch, "PNG")
-    scratch.replace(output)
+    with writing(output) as scratch:
+        sheet(made, size, columns).save(scratch, "PNG")
     if as_json:
         told = [
             {"task": one.task, "text": one.text, "targets": [one.metadata(t) for t in one.targets]}

@@ -19,7 +19,7 @@ from nextstep.errors import ModelFileError
 from nextstep.kernels.linear import packed_weights, release_heap
 from nextstep.kernels.quantization import Packer, formats, is_large, quantised
 from nextstep.model.nextstep import NextStepModel
-from nextstep.utils.files import read_json, write_json
+from nextstep.utils.files import read_json, write_json, writing
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -243,8 +243,8 @@ def save_model(
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         part = {name: tensors[name].contiguous() for name in names}
-        save_file(part, folder / f"{file}.part", metadata={"format": "pt"})
-        (folder / f"{file}.part").replace(folder / file)
+        with writing(folder / file) as scratch:
+            save_file(part, scratch, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(t.numel() * t.element_size() for t in tensors.values())

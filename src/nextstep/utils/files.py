@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -46,21 +47,44 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: naming `path`, when it cannot be written.
     """
+    with writing(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; the file takes its place when the block ends, or is gone.
+
+    Raises:
+        OSError: naming `path`, when the system does not let it be written.
+    """
     # The process id keeps two writers of one file apart.
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        scratch.write_bytes(data)
+        yield scratch
         scratch.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        _raise_naming(path, error)
+        raise
+
+
+def _raise_naming(path: Path, error: BaseException) -> None:
+    """Raise a system's error anew with the path that it was about; return for other errors."""
+    number = error.errno if isinstance(error, OSError) else None
+    # safetensors tells the system's errors as text.
+    if number is None and (found := _SYSTEM_ERROR.search(str(error))):
+        number = int(found[1])
+    if number is not None:
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 LOCK = "lock"
 """Name of the file that `lock_folder` locks."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """What the system answers when there is no room; a failure, and nobody's bad input."""
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What file systems without locks answer."""
 
@@ -121,12 +145,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         NextStepError: when the folder exists, or cannot be written.
+        OSError: when the disk is full.
     """
     refuse_existing(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
+        if error.errno in FULL_DISK:
+            _raise_naming(folder, error)
         raise NextStepError(f"{folder} cannot be written: {error.strerror}") from None
     try:
         yield scratch
@@ -135,6 +162,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         for file in scratch.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
         scratch.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        if not isinstance(error, OSError) or error.errno in FULL_DISK:
+            _raise_naming(folder, error)
         raise

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nextstep.errors import ModelFileError
-from nextstep.utils.files import read_json
+from nextstep.utils.files import read_json, writing
 from nextstep.vae.autoencoder import AutoencoderConfig
 from nextstep.vae.tokenizer import ImageTokenizer
 
@@ -131,7 +131,8 @@ def save_image_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     weights = {k: v.contiguous() for k, v in tokenizer.autoencoder.state_dict().items()}
-    save_file(weights, folder / DIFFUSERS_WEIGHTS, metadata={"format": "pt"})
+    with writing(folder / DIFFUSERS_WEIGHTS) as scratch:
+        save_file(weights, scratch, metadata={"format": "pt"})
 
 
 def fits_released(config: AutoencoderConfig) -> bool:
