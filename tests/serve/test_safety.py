@@ -133,6 +133,29 @@ def test_keys_are_kept_as_hashes_and_part_their_owners(app_of: Callable, tmp_pat
         assert httpx2.get(f"{made.url}/health").status_code == 200
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_new_key_has_a_line_of_its_own(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "keys"
+    ann = add_key(file, "ann")
+    file.write_bytes(file.read_bytes().rstrip() + end.encode())
+    ben = add_key(file, "ben")
+    keys = Keys.of_file(file)
+    assert (keys.owner(ann), keys.owner(ben), len(keys)) == ("ann", "ben", 2)
+
+
+def test_key_is_added_to_comments_but_not_to_other_files(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# keys of the service")
+    assert Keys.of_file(file, empty=True).owner("x") is None
+    key = add_key(file, "ann")
+    assert Keys.of_file(file).owner(key) == "ann"
+    for data in (b"a shopping list", b"\xff\xfe", b"ann \0"):
+        file.write_bytes(data)
+        with pytest.raises(NextStepError):
+            add_key(file, "ben")
+        assert file.read_bytes() == data
+
+
 def test_a_key_has_its_own_limit(app_of: Callable, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     ann, ben = add_key(file, "ann"), add_key(file, "ben")

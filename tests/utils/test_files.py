@@ -13,7 +13,7 @@ import torch
 from nextstep.cli import main
 from nextstep.errors import NextStepError
 from nextstep.model.pretrained import Parts, save_parts
-from nextstep.utils.files import new_folder, write_json, write_whole, writing
+from nextstep.utils.files import append_line, new_folder, write_json, write_whole, writing
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -80,3 +80,17 @@ def test_system_errors_without_a_name_are_said_without_one(
         main.run()
     assert left.value.code == 1
     assert capsys.readouterr().err == "nextstep: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, b"two\n"), (b"", b"two\n"), (b"one\n", b"one\ntwo\n"), (b"one", b"one\ntwo\n")],
+)
+def test_appended_line_begins_on_its_own(
+    tmp_path: Path, before: bytes | None, after: bytes
+) -> None:
+    path = tmp_path / "lines"
+    if before is not None:
+        path.write_bytes(before)
+    append_line(path, "two")
+    assert path.read_bytes() == after

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nextstep.train.config import TrainConfig
+from nextstep.utils.files import append_line
 
 Row = dict[str, Any]
 
@@ -144,8 +145,7 @@ class JsonLines:
     def write(self, row: Row) -> None:
         """Append one row; numbers keep seven digits, and what is no number becomes null."""
         line = json.dumps({name: _brief(value) for name, value in row.items()}, allow_nan=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path, line)
 
     def close(self) -> None:
         """Nothing is open between rows."""

@@ -70,6 +70,24 @@ def writing(path: Path) -> Iterator[Path]:
         raise
 
 
+def append_line(path: Path, line: str, mode: int = 0o666) -> None:
+    """Add a line at the end of a text file; a line before it without an end gets one.
+
+    Args:
+        path: made when it is not there, readable as `mode` says from its first byte on.
+        line: without its end.
+        mode: of a new file.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+    with os.fdopen(handle, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        ended = not size or os.pread(handle, 1, size - 1) == b"\n"
+        file.write((b"" if ended else b"\n") + line.encode() + b"\n")
+
+
 def _raise_naming(path: Path, error: BaseException) -> None:
     """Raise a system's error anew with the path that it was about; return for other errors."""
     number = error.errno if isinstance(error, OSError) else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from pathlib import Path
 
 from nextstep.errors import NextStepError
+from nextstep.utils.files import FULL_DISK, append_line
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PREFIX = "ns-"
@@ -33,8 +33,8 @@ class Keys:
         return len(self._hashes)
 
     @classmethod
-    def of_file(cls, path: Path) -> Keys:
-        """Read a file of keys.
+    def of_file(cls, path: Path, empty: bool = False) -> Keys:
+        """Read a file of keys; `empty` says that it may hold none.
 
         Raises:
             NextStepError: when it is missing, empty, or a line is not a key.
@@ -54,7 +54,7 @@ class Keys:
             if not _NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", digits):
                 raise NextStepError(f"{path}, line {number} is not 'NAME 64-HEX-DIGITS'")
             hashes[name] = digits
-        if not hashes:
+        if not hashes and not empty:
             raise NextStepError(f"the file of keys {path} holds no key")
         return cls(hashes)
 
@@ -77,16 +77,14 @@ def add_key(path: Path, name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise NextStepError("a key's name has 1 to 64 letters, digits, dots, dashes or underscores")
-    filled = path.exists() and path.read_text(encoding="utf-8").strip()
-    if filled and name in Keys.of_file(path)._hashes:
-        raise NextStepError(f"{path} has a key named '{name}' already; choose another name")
     key = PREFIX + secrets.token_urlsafe(32)
     try:
-        # Only the owner may read it, from its first byte on.
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "a", encoding="utf-8") as file:
-            file.write(f"{name} {_hash(key)}\n")
+        if path.exists() and path.stat().st_size and name in Keys.of_file(path, empty=True)._hashes:
+            raise NextStepError(f"{path} has a key named '{name}' already; choose another name")
+        append_line(path, f"{name} {_hash(key)}", 0o600)
     except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
         raise NextStepError(f"{path} cannot be written: {error.strerror}") from None
     return key
 
