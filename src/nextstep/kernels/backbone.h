@@ -28,16 +28,15 @@ struct Place {
 inline void rms_norm(const float* x, int64_t width, float eps, const float* weight, float* to) {
   V square = all(0.0f);
   for (int64_t k = 0; k < width; k += 16) {
-    V v = load(x + k);
-    square = _mm512_fmadd_ps(v, v, square);
+    const V v = load(x + k);
+    square = fma(v, v, square);
   }
   const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
-  for (int64_t k = 0; k < width; k += 16)
-    store(to + k, _mm512_mul_ps(_mm512_mul_ps(load(x + k), by), load(weight + k)));
+  for (int64_t k = 0; k < width; k += 16) store(to + k, load(x + k) * by * load(weight + k));
 }
 
 inline void add_to(float* x, const float* more, int64_t width) {
-  for (int64_t k = 0; k < width; k += 16) store(x + k, _mm512_add_ps(load(x + k), load(more + k)));
+  for (int64_t k = 0; k < width; k += 16) store(x + k, load(x + k) + load(more + k));
 }
 
 // Rotary positions, halves of a head together; x and to may be the same.
@@ -46,13 +45,13 @@ inline void rotate(const float* x, const float* angles, int64_t d, T* to) {
   const float *cos = angles, *sin = angles + d;
   const int64_t half = d / 2;
   for (int64_t k = 0; k < half; k += 16) {
-    const __mmask16 there = half - k >= 16 ? 0xffff : (1 << (half - k)) - 1;
-    auto some = [&](const float* p) { return _mm512_maskz_loadu_ps(there, p + k); };
+    const int64_t left = half - k;
+    auto some = [&](const float* p) { return load(p + k, left); };
     const V a = some(x), b = some(x + half);
-    const V first = _mm512_fnmadd_ps(b, some(sin), _mm512_mul_ps(a, some(cos)));
-    const V second = _mm512_fmadd_ps(a, some(sin + half), _mm512_mul_ps(b, some(cos + half)));
-    store(to + k, first, there);
-    store(to + half + k, second, there);
+    const V first = fma(-b, some(sin), a * some(cos));
+    const V second = fma(a, some(sin + half), b * some(cos + half));
+    store(to + k, first, left);
+    store(to + half + k, second, left);
   }
 }
 
@@ -60,32 +59,31 @@ inline void rotate(const float* x, const float* angles, int64_t d, T* to) {
 template <typename C>
 inline void attend(const float* q, const C* keys, const C* values, int64_t T, int64_t d, float* score,
                    float* out) {
-  const float by = 1.0f / std::sqrt(float(d));
-  V most = all(-INFINITY);
+  const V by = all(1.0f / std::sqrt(float(d)));
+  V peak = all(-INFINITY);
   for (int64_t t = 0; t < T; t += 16) {
     V dots[16];
     for (int64_t i = 0; i < 16; i++) {
       const C* key = keys + std::min(t + i, T - 1) * d;
-      dots[i] = _mm512_mul_ps(load(q), load(key));
-      for (int64_t k = 16; k < d; k += 16) dots[i] = _mm512_fmadd_ps(load(q + k), load(key + k), dots[i]);
+      dots[i] = load(q) * load(key);
+      for (int64_t k = 16; k < d; k += 16) dots[i] = fma(load(q + k), load(key + k), dots[i]);
     }
-    const V s = _mm512_mul_ps(sums(dots), all(by));
+    const V s = sums(dots) * by;
     store(score + t, s);
-    most = _mm512_max_ps(most, s);  // those behind the last repeat it
+    peak = most(peak, s);  // those behind the last repeat it
   }
-  const V top = all(_mm512_reduce_max_ps(most));
+  const V top = all(largest(peak));
   V total = all(0.0f);
   for (int64_t t = 0; t < T; t += 16) {
-    const __mmask16 there = T - t >= 16 ? 0xffff : (1 << (T - t)) - 1;
-    const V e = _mm512_maskz_mov_ps(there, exponential(_mm512_sub_ps(load(score + t), top)));
+    const V e = before(T - t, exponential(load(score + t) - top));
     store(score + t, e);
-    total = _mm512_add_ps(total, e);
+    total = total + e;
   }
   const V share = all(1.0f / sum(total));
   for (int64_t k = 0; k < d; k += 16) {
     V o = all(0.0f);
-    for (int64_t t = 0; t < T; t++) o = _mm512_fmadd_ps(all(score[t]), load(values + t * d + k), o);
-    store(out + k, _mm512_mul_ps(o, share));
+    for (int64_t t = 0; t < T; t++) o = fma(all(score[t]), load(values + t * d + k), o);
+    store(out + k, o * share);
   }
 }
 
@@ -187,7 +185,7 @@ inline void advance(const Backbone& net, int64_t n, const Place* places, float* 
       me.wait();
       for (int64_t r = begin; r < end; r++) {
         for (int64_t k = 0; k < M; k += 16)
-          store(s.down.row(r) + k, _mm512_mul_ps(silu(load(s.gate + r * M + k)), load(s.up + r * M + k)));
+          store(s.down.row(r) + k, silu(load(s.gate + r * M + k)) * load(s.up + r * M + k));
         s.down.prepare(r);
       }
       me.wait();

@@ -1,9 +1,11 @@
-"""Compiling the kernels once a machine, and calling them.
+"""Loading the compiled kernels, and calling them.
 
-They are written for matrix units (AMX) and, where those are missing or `NEXTSTEP_KERNELS=avx512`
-leaves them out, for vectors of AVX-512. Nothing here is needed: without a compiler, on another
-machine, or with `NEXTSTEP_KERNELS=off` everything runs through torch, more slowly and with other
-roundings. A process on a machine that could use them and cannot warns of it once and says why.
+They come compiled in wheels, by `make` in a checkout, or are compiled once a machine when they are
+first used, where there is a compiler. Nothing here is needed: on a processor without AVX2 or NEON,
+without a compiler, or with `NEXTSTEP_KERNELS=off`, everything runs through torch, more slowly and
+with other roundings. A process on a machine that could use them and cannot warns of it once and
+says why. `NEXTSTEP_KERNELS` may also name one of `targets.TARGETS`, such as avx2, to leave faster
+ones out.
 """
 
 from __future__ import annotations
@@ -12,30 +14,18 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-FLAGS = (
-    "-O3",
-    "-ffp-contract=off",
-    "-std=c++17",
-    "-fopenmp",
-    "-fno-strict-aliasing",
-    "-fPIC",
-    "-shared",
-)
-AMX, AVX512 = "AMX", "AVX-512"
-"""What the kernels are compiled for."""
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
-"""What Linux calls the vector instructions that they cannot do without."""
+from nextstep.kernels import targets
+from nextstep.kernels.targets import Target, compile_library, compiler
+
 SWITCH = "NEXTSTEP_KERNELS"
 NAMES = (
     "linear", "advance", "modulate", "solve", "tokens", "count_bytes", "count_patches",
@@ -54,9 +44,10 @@ def why_not() -> str:
     """Why this process computes without the kernels, a clause; empty where it can use them."""
     if _asked() == "off":
         return f"{SWITCH} is off"
-    if not target():
-        return "the processor has neither matrix units (AMX) nor AVX-512 with VNNI"
-    reason = _hindrance()
+    own = target()
+    if own is None:
+        return "there are none for this processor or system: they need AVX2 with FMA, or NEON"
+    reason = _hindrance(own)
     if reason:
         warnings.warn(
             f"this machine has what the kernels need, but {reason}; so torch is used, more slowly "
@@ -72,64 +63,38 @@ def is_hindered() -> bool:
 
 
 def _asked() -> str:
-    """What the switch says: on, off or avx512."""
+    """What the switch says: on, off or the name of a target."""
     asked = os.environ.get(SWITCH, "on").lower()
     return "off" if asked in ("0", "no") else asked
 
 
 @functools.cache
-def target() -> str:
-    """What kernels are for on this machine: AMX, AVX-512, or empty for none."""
-    if platform.system() != "Linux":
-        return ""
-    # Linux lets a process use tiles only when it has asked; torch knows how.
-    if _asked() != "avx512" and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx():
-        return AMX
-    return AVX512 if processor_flags().issuperset(NEEDED) else ""
+def target() -> Target | None:
+    """What kernels are for on this machine and by the switch; None where there are none."""
+    return targets.best(_asked())
 
 
-@functools.cache
-def processor_flags() -> frozenset[str]:
-    """What Linux says that the processor can."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-def _hindrance() -> str:
-    """What stands against the kernels on a machine that has what they need."""
-    if shutil.which(compiler()) is None and not is_trusted(library_file()):
+def _hindrance(own: Target) -> str:
+    """What stands against the kernels of a target that the machine has."""
+    if shutil.which(compiler()) is None and not library_file(own).exists():
         return f"there is no compiler {compiler()}"
     try:
-        fits = kernels().nextstep_fits_machine()
+        load(own)
     except subprocess.CalledProcessError as error:
         told = (error.stderr or "").strip() or str(error)
         return f"they do not compile with {compiler()}: {told.splitlines()[-1]}"
     except OSError as error:
         return f"they cannot be written or loaded: {error}"
-    return "" if fits else "its processor lacks vector instructions (AVX-512)"
+    return ""
 
 
-def flags() -> tuple[str, ...]:
-    """The compiler's, for this machine."""
-    march = ("-march=sapphirerapids",) if target() == AMX else ("-march=x86-64-v4", "-mavx512vnni")
-    return (*FLAGS, *march)
-
-
-def compiler() -> str:
-    """The C++ compiler, `CXX` or g++."""
-    return os.environ.get("CXX", "g++")
-
-
-@functools.cache
-def library_file() -> Path:
-    """Where the compiled kernels are kept; another text or compiler has another name."""
-    text = b"".join(path.read_bytes() for path in sources())
-    told = " ".join((compiler(), *flags())).encode()
-    name = hashlib.sha256(text + told).hexdigest()[:24]
-    return cache_folder() / f"kernels-{name}.so"
+def library_file(own: Target) -> Path:
+    """Where its compiled kernels lie: shipped with the package, or else in this user's cache."""
+    shipped = targets.SHIPPED / own.file
+    if shipped.exists():
+        return shipped
+    told = hashlib.sha256(f"{own.file} {compiler()}".encode()).hexdigest()
+    return cache_folder() / f"kernels-{own.name}-{told[:24]}.so"
 
 
 def cache_folder() -> Path:
@@ -167,47 +132,37 @@ def own_folder(folder: Path) -> Path:
     return folder
 
 
-def sources() -> list[Path]:
-    """What is compiled."""
-    here = Path(__file__).parent
-    return sorted([*here.glob("*.h"), *here.glob("*.cpp")])
+def kernels() -> ctypes.CDLL:
+    """The compiled kernels of this process; raises as `load` does."""
+    own = target()
+    assert own is not None
+    return load(own)
 
 
 @functools.cache
-def kernels() -> ctypes.CDLL:
-    """The compiled kernels.
+def load(own: Target) -> ctypes.CDLL:
+    """The kernels of a target that this machine has, compiled if need be.
 
     Raises:
         subprocess.CalledProcessError: when they do not compile.
         OSError: when they cannot be written or loaded.
     """
-    library = library_file()
-    own_folder(library.parent)
-    if not is_trusted(library):
-        _compile(library)
+    library = library_file(own)
+    if library.parent != targets.SHIPPED:
+        own_folder(library.parent)
+        if not is_trusted(library):
+            compile_library(own, library)
     try:
         loaded = ctypes.CDLL(str(library))
     except OSError:
+        if library.parent == targets.SHIPPED:
+            raise
         # What lies there is no library of this machine, and would be in the way for ever.
-        _compile(library)
+        compile_library(own, library)
         loaded = ctypes.CDLL(str(library))
     for name in NAMES:
         getattr(loaded, f"nextstep_{name}").restype = None
-    loaded.nextstep_fits_machine.restype = ctypes.c_int64
     return loaded
-
-
-def _compile(library: Path) -> None:
-    """Compile beside the library, then put it in its place; several processes may do so at once."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        main = Path(__file__).parent / "kernels.cpp"
-        command = [compiler(), *flags(), str(main), "-o", str(made)]
-        subprocess.run(command, capture_output=True, text=True, check=True)
-        with made.open("rb") as written:
-            os.fsync(written.fileno())  # half a library, after a crash, would end every process
-        made.chmod(0o700)
-        made.replace(library)
 
 
 def call(name: str, *arguments: Argument) -> None:

@@ -22,17 +22,17 @@ struct Head {
 inline void modulated(const float* x, int64_t width, float eps, const float* weight, const float* bias,
                       const float* shift, const float* scale, float* to) {
   V total = all(0.0f), square = all(0.0f);
-  for (int64_t k = 0; k < width; k += 16) total = _mm512_add_ps(total, load(x + k));
+  for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
   const V mean = all(sum(total) / float(width));
   for (int64_t k = 0; k < width; k += 16) {
-    V v = _mm512_sub_ps(load(x + k), mean);
-    square = _mm512_fmadd_ps(v, v, square);
+    const V v = load(x + k) - mean;
+    square = fma(v, v, square);
   }
   const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
   for (int64_t k = 0; k < width; k += 16) {
-    V v = _mm512_mul_ps(_mm512_sub_ps(load(x + k), mean), by);
-    if (weight) v = _mm512_fmadd_ps(v, load(weight + k), load(bias + k));
-    store(to + k, _mm512_fmadd_ps(v, _mm512_add_ps(all(1.0f), load(scale + k)), load(shift + k)));
+    V v = (load(x + k) - mean) * by;
+    if (weight) v = fma(v, load(weight + k), load(bias + k));
+    store(to + k, fma(v, all(1.0f) + load(scale + k), load(shift + k)));
   }
 }
 
@@ -103,7 +103,7 @@ inline void network(const Member& me, const Head& head, const Pass& own, int64_t
       if (b) {
         const float* gate = modulations + ((b - 1) * rows + own.which[r]) * 3 * W + 2 * W;
         for (int64_t k = 0; k < W; k += 16)
-          store(h + k, _mm512_fmadd_ps(load(gate + k), load(own.made + r * W + k), load(h + k)));
+          store(h + k, fma(load(gate + k), load(own.made + r * W + k), load(h + k)));
       }
       const float* shift = modulations + b * rows * 3 * W + own.which[r] * (block ? 3 : 2) * W;
       modulated(h, W, float(head.eps), block ? block->weight : nullptr, block ? block->bias : nullptr,
@@ -139,7 +139,7 @@ inline void reached(const Picture& p, int64_t calls, int64_t token, float* x) {
   for (int64_t k = 0; k < token; k += 16) {
     V sum = all(0.0f);
     for (int64_t i = 0; i < p.draws + calls; i++)
-      sum = _mm512_fmadd_ps(all(c[i]), load(p.known + i * token + k), sum);
+      sum = fma(all(c[i]), load(p.known + i * token + k), sum);
     store(x + k, sum);
   }
 }
@@ -180,8 +180,7 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
         for (int64_t k = 0; k < head.token; k += 16) {
           V sum = all(0.0f);
           for (int64_t b = 0; b < picture.branches; b++)
-            sum = _mm512_fmadd_ps(all(picture.weights[b]), load(own.velocity + (r + b) * head.token + k),
-                                  sum);
+            sum = fma(all(picture.weights[b]), load(own.velocity + (r + b) * head.token + k), sum);
           store(mixed + k, sum);
         }
         r += picture.branches;

@@ -1,6 +1,7 @@
 #include "backbone.h"
 #include "head.h"
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out, int64_t threads) {
@@ -70,13 +71,6 @@ void nextstep_count_patches(const Squeezer* from, int64_t threads) {
 void nextstep_squeeze(const Squeezer* from, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
   for (int64_t n = 0; n < from->blocks; n++) from->block(n);
-}
-
-// 1 if this machine has what was compiled, so that nothing illegal is run.
-int64_t nextstep_fits_machine() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
 }
 
 }  // extern "C"

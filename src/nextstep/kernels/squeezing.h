@@ -2,7 +2,7 @@
 //
 // The high byte of a bf16 number, its sign and most of its exponent, is nearly always one of 16. So a squeezed
 // matrix, whose values are all bf16, keeps the low byte, half a byte for which of the 16 it is, and the few values
-// with another one whole beside them (see squeezing.py).
+// with another one whole beside them (see lossless.py).
 #pragma once
 
 #include "common.h"
@@ -23,8 +23,9 @@ struct Matrix {
   const int64_t* first;  // [blocks + 1]
 
   bool squeezed() const { return high != nullptr; }
-  // Bytes of 32 inputs, or of as many integers as a tile has, by the outputs of a block.
-  int64_t step() const { return squeezed() ? 1536 : 2048; }
+  // Steps of 32 inputs, or 64 integers, and bytes of one by the outputs of a block; not for FP32 as it is.
+  int64_t steps() const { return format >= INT8 ? (inputs + 63) / 64 : (inputs + 31) / 32; }
+  int64_t step() const { return squeezed() ? 1536 : format == INT4 ? 1024 : 2048; }
 };
 
 constexpr int64_t WIDTH = 32;    // outputs of a block
@@ -37,30 +38,29 @@ struct Unfolder {
   const char* from;
   const Patch *patch, *end;
   uint32_t done = 0;  // values
-  __m512i high;
+  PartB high;
 
   Unfolder(const Matrix& m, int64_t block) {
     if (!m.squeezed()) return;
-    from = (const char*)m.data + block * ((m.inputs + 31) / 32) * m.step();
+    from = (const char*)m.data + block * m.steps() * m.step();
     patch = m.patches + m.first[block], end = m.patches + m.first[block + 1];
-    high = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)m.high));
+    for (int i = 0; i < BYTES; i += 16) std::copy_n(m.high, 16, (uint8_t*)&high + i);
   }
 
   // Writes the next `count` steps as they were before, 2048 bytes each.
   void take(int64_t count, char* to) {
-    const __m512i nibble = _mm512_set1_epi8(15);
     bf16* values = (bf16*)to;
     for (int64_t i = 0; i < 8 * count; i++, from += 192, to += 256) {
-      for (int64_t line = 0; line < 192; line += 64) {
-        _mm_prefetch(from + AHEAD + line, _MM_HINT_T0);
-        _mm_prefetch(from + FAR + line, _MM_HINT_T1);
-      }
-      const __m512i both = _mm512_loadu_si512(from + 128);
-      for (int half = 0; half < 2; half++) {
-        const __m512i code = _mm512_and_si512(half ? _mm512_srli_epi16(both, 4) : both, nibble);
-        const __m512i l = _mm512_loadu_si512(from + 64 * half), h = _mm512_shuffle_epi8(high, code);
-        _mm512_store_si512(to + 128 * half, _mm512_unpacklo_epi8(l, h));
-        _mm512_store_si512(to + 128 * half + 64, _mm512_unpackhi_epi8(l, h));
+      for (int64_t line = 0; line < 192; line += 64) ask_near(from + AHEAD + line), ask_far(from + FAR + line);
+      for (int64_t at = 0; at < 64; at += BYTES) {
+        const PartB both = read<PartB>(from + 128 + at);
+        for (int half = 0; half < 2; half++) {
+          const PartB code = half ? both >> 4 : both & 15;
+          const PartB l = read<PartB>(from + 64 * half + at), h = lookup(high, code);
+          // Quarters of two lines take turns.
+          const PartB first = lows(l, h), second = highs(l, h);
+          write(to + 128 * half + at, first), write(to + 128 * half + 64 + at, second);
+        }
       }
     }
     for (; patch < end && patch->place < done + 1024 * count; patch++) values[patch->place - done] = patch->value;

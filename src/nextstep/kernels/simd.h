@@ -1,0 +1,347 @@
+// Vectors of 16 numbers on every processor: one register of AVX-512, two of AVX2, four of NEON.
+//
+// What is written with them computes the same to the last bit everywhere: each operation rounds once, by IEEE 754,
+// and every sum over places has one order. Arithmetic is the compiler's (vector extensions of GCC and Clang); what
+// it has no words for stands once for each instruction set in the next part.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr int BYTES = 64, ROWS_FLOAT = 8, ROWS_BF16 = 8, ROWS_INTEGER = 8;
+#elif defined(__AVX2__)
+#include <immintrin.h>
+constexpr int BYTES = 32, ROWS_FLOAT = 3, ROWS_BF16 = 2, ROWS_INTEGER = 2;
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+constexpr int BYTES = 16, ROWS_FLOAT = 3, ROWS_BF16 = 2, ROWS_INTEGER = 2;
+#else
+#error "these kernels need AVX-512, AVX2 with FMA, or NEON"
+#endif
+// Rows whose sums a product holds in registers together: as many as those allow.
+
+constexpr int PARTS = 64 / BYTES;
+using bf16 = uint16_t;
+
+#define OP static inline __attribute__((always_inline))
+
+#define PART(NAME, TYPE, SIZE) typedef TYPE NAME __attribute__((vector_size(SIZE)))
+PART(PartF, float, BYTES);
+PART(PartI, int32_t, BYTES);
+PART(PartU, uint32_t, BYTES);
+PART(PartS, int16_t, BYTES);
+PART(PartB, uint8_t, BYTES);
+PART(HalfU, uint16_t, BYTES / 2);
+PART(HalfB, int8_t, BYTES / 2);
+PART(Quarter, float, 16);  // of a vector of 16
+#undef PART
+
+template <typename T>
+OP T read(const void* p) {
+  T v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename T>
+OP void write(void* p, T v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+// ---- What each instruction set says in its own words.
+
+#if defined(__AVX512F__)
+
+OP PartF fused(PartF a, PartF b, PartF c) { return _mm512_fmadd_ps(a, b, c); }
+OP PartU widened(HalfU v) { return (PartU)_mm512_cvtepu16_epi32((__m256i)v); }
+OP PartS widened(HalfB v) { return (PartS)_mm512_cvtepi8_epi16((__m256i)v); }
+OP HalfU narrowed(PartU v) { return (HalfU)_mm512_cvtepi32_epi16((__m512i)v); }
+OP Quarter quarter(const PartF* v, int i) {
+  const __m512 own = v[0];
+  return i == 0   ? _mm512_castps512_ps128(own)
+         : i == 1 ? _mm512_extractf32x4_ps(own, 1)
+         : i == 2 ? _mm512_extractf32x4_ps(own, 2)
+                  : _mm512_extractf32x4_ps(own, 3);
+}
+OP PartF lows(PartF a, PartF b) { return _mm512_unpacklo_ps(a, b); }
+OP PartF highs(PartF a, PartF b) { return _mm512_unpackhi_ps(a, b); }
+OP PartB lows(PartB a, PartB b) { return (PartB)_mm512_unpacklo_epi8((__m512i)a, (__m512i)b); }
+OP PartB highs(PartB a, PartB b) { return (PartB)_mm512_unpackhi_epi8((__m512i)a, (__m512i)b); }
+OP PartB lookup(PartB table, PartB at) { return (PartB)_mm512_shuffle_epi8((__m512i)table, (__m512i)at); }
+OP PartI pair_products(PartI sum, PartS a, PartS b) {
+  return (PartI)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+OP PartI pair_sums(PartI a, PartI b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return (PartI)_mm512_permutex2var_epi32((__m512i)a, even, (__m512i)b) +
+         (PartI)_mm512_permutex2var_epi32((__m512i)a, odd, (__m512i)b);
+}
+
+#elif defined(__AVX2__)
+
+OP PartF fused(PartF a, PartF b, PartF c) { return _mm256_fmadd_ps(a, b, c); }
+OP PartU widened(HalfU v) { return (PartU)_mm256_cvtepu16_epi32((__m128i)v); }
+OP PartS widened(HalfB v) { return (PartS)_mm256_cvtepi8_epi16((__m128i)v); }
+OP HalfU narrowed(PartU v) { return __builtin_convertvector(v, HalfU); }
+OP Quarter quarter(const PartF* v, int i) {
+  return i % 2 ? _mm256_extractf128_ps(v[i / 2], 1) : _mm256_castps256_ps128(v[i / 2]);
+}
+OP PartF lows(PartF a, PartF b) { return _mm256_unpacklo_ps(a, b); }
+OP PartF highs(PartF a, PartF b) { return _mm256_unpackhi_ps(a, b); }
+OP PartB lows(PartB a, PartB b) { return (PartB)_mm256_unpacklo_epi8((__m256i)a, (__m256i)b); }
+OP PartB highs(PartB a, PartB b) { return (PartB)_mm256_unpackhi_epi8((__m256i)a, (__m256i)b); }
+OP PartB lookup(PartB table, PartB at) { return (PartB)_mm256_shuffle_epi8((__m256i)table, (__m256i)at); }
+OP PartI pair_products(PartI sum, PartS a, PartS b) {
+#ifdef __AVXVNNI__
+  return (PartI)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#else
+  return sum + (PartI)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+OP PartI pair_sums(PartI a, PartI b) {
+  return (PartI)_mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)a, (__m256i)b), 0xd8);
+}
+
+#else
+
+OP PartF fused(PartF a, PartF b, PartF c) { return vfmaq_f32(c, a, b); }
+OP PartU widened(HalfU v) { return vmovl_u16(v); }
+OP PartS widened(HalfB v) { return vmovl_s8(v); }
+OP HalfU narrowed(PartU v) { return vmovn_u32(v); }
+OP Quarter quarter(const PartF* v, int i) { return v[i]; }
+OP PartF lows(PartF a, PartF b) { return vzip1q_f32(a, b); }
+OP PartF highs(PartF a, PartF b) { return vzip2q_f32(a, b); }
+OP PartB lows(PartB a, PartB b) { return vzip1q_u8(a, b); }
+OP PartB highs(PartB a, PartB b) { return vzip2q_u8(a, b); }
+OP PartB lookup(PartB table, PartB at) { return vqtbl1q_u8(table, at); }
+OP PartI pair_products(PartI sum, PartS a, PartS b) {
+  const int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b)), high = vmull_high_s16(a, b);
+  return vaddq_s32(sum, vpaddq_s32(low, high));
+}
+OP PartI pair_sums(PartI a, PartI b) { return vpaddq_s32(a, b); }
+
+#endif
+
+// While it lives numbers too small for a normal one are zero to all instructions of this thread.
+struct Flushing {
+#if defined(__ARM_NEON)
+  static uint64_t get() {
+    uint64_t is;
+    asm volatile("mrs %0, fpcr" : "=r"(is));
+    return is;
+  }
+  static void set(uint64_t to) { asm volatile("msr fpcr, %0" : : "r"(to) : "memory"); }
+  static constexpr uint64_t BITS = 1 << 24;
+#else
+  static unsigned get() { return _mm_getcsr(); }
+  static void set(unsigned to) { _mm_setcsr(to); }
+  static constexpr unsigned BITS = 0x8040;
+#endif
+  const decltype(BITS) before = get();
+  Flushing() { set(before | BITS); }
+  ~Flushing() { set(before); }
+};
+
+// ---- From here on there is one source.
+
+#define EACH(TYPE, EXPRESSION)                             \
+  TYPE o;                                                  \
+  _Pragma("GCC unroll 4") for (int i = 0; i < PARTS; i++)  \
+      o.p[i] = EXPRESSION;                                 \
+  return o
+
+struct I {  // 16 integers of 32 bits
+  PartI p[PARTS];
+};
+struct V {  // 16 floats
+  PartF p[PARTS];
+};
+
+OP V operator+(V a, V b) { EACH(V, a.p[i] + b.p[i]); }
+OP V operator-(V a, V b) { EACH(V, a.p[i] - b.p[i]); }
+OP V operator*(V a, V b) { EACH(V, a.p[i] * b.p[i]); }
+OP V operator/(V a, V b) { EACH(V, a.p[i] / b.p[i]); }
+OP V operator-(V a) { EACH(V, -a.p[i]); }
+OP I operator+(I a, I b) { EACH(I, a.p[i] + b.p[i]); }
+OP I operator-(I a, I b) { EACH(I, a.p[i] - b.p[i]); }
+OP I operator&(I a, I b) { EACH(I, a.p[i] & b.p[i]); }
+OP I operator|(I a, I b) { EACH(I, a.p[i] | b.p[i]); }
+OP I operator<(I a, I b) { EACH(I, a.p[i] < b.p[i]); }  // all bits, or none
+OP I operator<<(I a, int by) { EACH(I, a.p[i] << by); }
+OP I operator>>(I a, int by) { EACH(I, a.p[i] >> by); }
+OP I unsigned_shift(I a, int by) { EACH(I, (PartI)((PartU)a.p[i] >> by)); }
+OP I bits(V v) { EACH(I, (PartI)v.p[i]); }
+OP V as_floats(I v) { EACH(V, (PartF)v.p[i]); }
+OP V to_float(I v) { EACH(V, __builtin_convertvector(v.p[i], PartF)); }
+OP I either(I mask, I a, I b) { EACH(I, (a.p[i] & mask.p[i]) | (b.p[i] & ~mask.p[i])); }
+
+OP V all(float x) { EACH(V, x - PartF{}); }
+OP I all_int(int32_t x) { EACH(I, x - PartI{}); }
+OP V load(const float* p) { EACH(V, read<PartF>(p + i * BYTES / 4)); }
+OP I load(const int32_t* p) { EACH(I, read<PartI>(p + i * BYTES / 4)); }
+OP V load(const bf16* p) {
+  EACH(V, (PartF)(widened(read<HalfU>(p + i * BYTES / 4)) << 16));
+}
+OP void store(float* p, V v) {
+  for (int i = 0; i < PARTS; i++) write(p + i * BYTES / 4, v.p[i]);
+}
+OP void store(int32_t* p, I v) {
+  for (int i = 0; i < PARTS; i++) write(p + i * BYTES / 4, v.p[i]);
+}
+OP void store(int16_t* p, I v) {
+  for (int i = 0; i < PARTS; i++) write(p + i * BYTES / 4, narrowed((PartU)v.p[i]));
+}
+
+// a * b + c, rounded once.
+OP V fma(V a, V b, V c) { EACH(V, fused(a.p[i], b.p[i], c.p[i])); }
+// The second where one of both is no number.
+OP V least(V a, V b) { EACH(V, a.p[i] < b.p[i] ? a.p[i] : b.p[i]); }
+OP V most(V a, V b) { EACH(V, a.p[i] > b.p[i] ? a.p[i] : b.p[i]); }
+OP V absolute(V v) { return as_floats(bits(v) & all_int(0x7fffffff)); }
+// To the nearest whole number, halves to even; for numbers below 2^22.
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: behind its point there is no place for a bit
+OP V nearest(V v) { return v + all(MAGIC) - all(MAGIC); }
+OP I to_int(V v) { return bits(v + all(MAGIC)) - bits(all(MAGIC)); }
+
+// Numbers as bf16 in the upper halves: to nearest, halves to even; those too small for a normal one become zero.
+OP I rounded_bits(V v) {
+  const I own = bits(v), size = own & all_int(0x7fffffff), last = unsigned_shift(own, 16) & all_int(1);
+  I up = own + all_int(0x7fff) + last;
+  up = either(all_int(0x7f800000) < size, own | all_int(0x400000), up);
+  return either(size < all_int(0x800000), own & all_int(0x80000000), up);
+}
+OP V rounded(V v) { return as_floats(rounded_bits(v) & all_int(0xffff0000)); }
+OP void store(bf16* p, V v) {
+  store((int16_t*)p, unsigned_shift(rounded_bits(v), 16));
+}
+
+// Of the first n places; the others are zero, or stay as they are.
+template <typename T>
+OP V load(const T* p, int64_t n) {
+  if (n >= 16) return load(p);
+  T own[16] = {};
+  std::memcpy(own, p, n * sizeof(T));
+  return load(own);
+}
+template <typename T>
+OP void store(T* p, V v, int64_t n) {
+  if (n >= 16) return store(p, v);
+  T own[16];
+  store(own, v);
+  std::memcpy(p, own, n * sizeof(T));
+}
+// Places before n as they are, zero behind.
+OP V before(int64_t n, V v) {
+  static const int32_t places[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return n >= 16 ? v : as_floats(bits(v) & (load(places) < all_int(n)));
+}
+
+OP float sum(V v) {
+  const Quarter q = (quarter(v.p, 0) + quarter(v.p, 2)) + (quarter(v.p, 1) + quarter(v.p, 3));
+  return (q[0] + q[2]) + (q[1] + q[3]);
+}
+OP float largest(V v) {
+  float own[16], top;
+  store(own, v), top = own[0];
+  for (float x : own) top = x > top ? x : top;
+  return top;
+}
+// Each place of the first and second half of quarters, in turns, added: see `sums`.
+OP V folded(V a, V b) { EACH(V, lows(a.p[i], b.p[i]) + highs(a.p[i], b.p[i])); }
+// Sums of 16 vectors, one in each place.
+OP V sums(const V in[16]) {
+  V a[8], b[4];
+  for (int i = 0; i < 8; i++) a[i] = folded(in[i], in[i + 8]);
+  for (int i = 0; i < 4; i++) b[i] = folded(a[i], a[i + 4]);
+  // Quarters of b[i] hold what is left of vectors i, i + 4, i + 8, i + 12.
+  float out[16];
+  for (int i = 0; i < 4; i++) {
+    const Quarter q = (quarter(b[i].p, 0) + quarter(b[i].p, 1)) + (quarter(b[i].p, 2) + quarter(b[i].p, 3));
+    for (int j = 0; j < 4; j++) out[i + 4 * j] = q[j];
+  }
+  return load(out);
+}
+
+// exp to 2 ulp (Cephes' polynomial for the rest); what is no number stays so.
+OP V exponential(V x) {
+  x = most(all(-87.0f), least(all(88.0f), x));
+  const V n = nearest(x * all(1.44269504f));
+  V r = fma(-n, all(0.693359375f), x);
+  r = fma(n, all(2.12194440e-4f), r);
+  V p = all(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                  5.0000001201e-1f, 1.0f, 1.0f})
+    p = fma(p, r, all(c));
+  return p * as_floats((to_int(n) + all_int(127)) << 23);  // * 2^n
+}
+
+OP V silu(V x) { return x / (all(1.0f) + exponential(-x)); }
+
+// ---- Products of integers: rows of 15 bits by weights of 8 bits, 4 inputs of 16 outputs at a time.
+
+struct Dots {  // of each output two sums that belong together
+  PartI p[2 * PARTS];
+};
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+// Rows are 128 * high + low, 4 bytes of high before 4 of low, and their sums stand apart.
+OP void store_row(int16_t* p, I v) {
+  const I high = (v + all_int(64)) >> 7, low = v - (high << 7);
+  for (int i = 0; i < 16; i++) {
+    int8_t* four = (int8_t*)p + i / 4 * 8 + i % 4;
+    four[0] = high.p[i / 4][i % 4], four[4] = low.p[i / 4][i % 4];
+  }
+}
+struct Line {  // 16 outputs x 4 inputs, output by output
+  int8x16_t p[4];
+};
+OP Line line(const char* from) { return read<Line>(from); }
+OP void two_lines(const char* from, Line& first, Line& second) {
+  second = line(from);
+  for (int i = 0; i < 4; i++) {
+    first.p[i] = vshlq_n_s8(second.p[i], 4);
+    second.p[i] = vandq_s8(second.p[i], vdupq_n_s8(-16));
+  }
+}
+OP void add_dots(Dots& sum, const int16_t* row, const Line& by) {
+  const int8x16_t high = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t*)row));
+  const int8x16_t low = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t*)row + 1));
+  for (int i = 0; i < 4; i++) {
+    sum.p[i] = vdotq_s32(sum.p[i], by.p[i], high);
+    sum.p[i + 4] = vdotq_s32(sum.p[i + 4], by.p[i], low);
+  }
+}
+OP I total(const Dots& sum) { EACH(I, (sum.p[i] << 7) + sum.p[i + 4]); }
+
+#else
+
+OP void store_row(int16_t* p, I v) { store(p, v); }
+struct Line {
+  PartS p[2 * PARTS];
+};
+OP Line line(const char* from) {
+  Line o;
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++)
+    o.p[i] = widened(read<HalfB>(from + i * BYTES / 2));
+  return o;
+}
+// Of nibbles, the first in the lower halves of the bytes; as 16 times their value.
+OP void two_lines(const char* from, Line& first, Line& second) {
+  second = line(from);
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++) {
+    first.p[i] = (second.p[i] << 12) >> 8;
+    second.p[i] &= -16;
+  }
+}
+// Adds 4 inputs of a row by a line.
+OP void add_dots(Dots& sum, const int16_t* row, const Line& by) {
+  typedef int64_t Wide __attribute__((vector_size(BYTES)));
+  const PartS x = (PartS)(read<int64_t>(row) - Wide{});
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++) sum.p[i] = pair_products(sum.p[i], x, by.p[i]);
+}
+OP I total(const Dots& sum) { EACH(I, pair_sums(sum.p[2 * i], sum.p[2 * i + 1])); }
+
+#endif

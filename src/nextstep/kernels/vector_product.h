@@ -1,0 +1,214 @@
+// Products by vectors: blocks of 32 outputs by as many rows at a time as registers hold sums for.
+//
+// Weights of a block come in parts that stay in the first cache while all rows go by; sums wait in memory. The
+// order of a row's sums, which all processors share:
+//   FP32  one fused multiply-add an input, from first to last
+//   BF16  for each 32 inputs the even ones and the odd ones apart, from first to last, fused; both added, then to the
+//         sum; numbers too small for a normal one are zero (Intel's description of TDPBF16PS)
+//   INT8  exact, rounded once at the end
+//   INT4  exact within a group of 64 inputs, rounded and scaled, then added from first to last, fused
+#pragma once
+
+#include "rows.h"
+
+constexpr int64_t STRIP = 64;  // rows whose sums are kept
+
+// Writes y [rows, 32 or what is left of it] of one block, with bias.
+inline void put(const Matrix& m, int64_t block, int64_t rows, const float* y, float* out, int64_t ld) {
+  const int64_t first = WIDTH * block, width = std::min(WIDTH, m.outputs - first);
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < width; j += 16) {
+      const V v = load(y + WIDTH * r + j);
+      store(out + r * ld + first + j, m.bias ? v + load(m.bias + first + j) : v);
+    }
+}
+
+// Calls f with the number of rows as a constant: the most that there are, up to R.
+template <int R, typename F>
+inline void for_rows(int64_t rows, F f) {
+  if (rows >= R)
+    f(std::integral_constant<int, R>());
+  else if constexpr (R > 1)
+    for_rows<R - 1>(rows, f);
+}
+
+// Asks for `bytes` of weights from w on some time before they are read.
+inline void expect(const char* w, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) ask_near(w + AHEAD + i), ask_far(w + FAR + i);
+}
+
+// Adds `count` inputs of R rows, which lie `apart`, to y [R, 32]; asks for what comes behind w if it is FIRST to read.
+template <int R, bool FIRST, typename W>
+inline void sum_floats(const float* x, int64_t apart, const W* w, int64_t count, float* y) {
+  V c[R][2];
+  for (int r = 0; r < R; r++) c[r][0] = load(y + WIDTH * r), c[r][1] = load(y + WIDTH * r + 16);
+  for (int64_t k = 0; k < count; k++, w += WIDTH) {
+    if constexpr (FIRST) expect((const char*)w, WIDTH * sizeof(W));
+    const V left = load(w), right = load(w + 16);
+    for (int r = 0; r < R; r++) {
+      const V v = all(x[r * apart + k]);
+      c[r][0] = fma(v, left, c[r][0]);
+      c[r][1] = fma(v, right, c[r][1]);
+    }
+  }
+  for (int r = 0; r < R; r++) store(y + WIDTH * r, c[r][0]), store(y + WIDTH * r + 16, c[r][1]);
+}
+
+// Adds `steps` steps of 32 inputs.
+template <int R, bool FIRST>
+inline void sum_bf16(const float* x, int64_t apart, const char* w, int64_t steps, float* y) {
+  for (int64_t s = 0; s < steps; s++, x += 32)
+    for (int64_t j = 0; j < WIDTH; j += 16) {
+      V even[R], odd[R];
+      for (int r = 0; r < R; r++) even[r] = odd[r] = all(0.0f);
+      for (int64_t k = 0; k < 32; k += 2, w += 64) {
+        if constexpr (FIRST) expect(w, 64);
+        const I both = load((const int32_t*)w);
+        const V first = as_floats(both << 16), second = as_floats(both & all_int(0xffff0000));
+        for (int r = 0; r < R; r++) {
+          even[r] = fma(all(x[r * apart + k]), first, even[r]);
+          odd[r] = fma(all(x[r * apart + k + 1]), second, odd[r]);
+        }
+      }
+      for (int r = 0; r < R; r++) {
+        float* into = y + WIDTH * r + j;
+        store(into, load(into) + (even[r] + odd[r]));
+      }
+    }
+}
+
+// Steps of 64 inputs, at most 16, or sums would leave 32 bits; adds them to y as they are.
+template <int R, bool FIRST>
+inline void sum_int8(const int16_t* x, int64_t apart, const char* w, int64_t steps, double* y) {
+  for (int64_t j = 0; j < WIDTH; j += 16) {
+    Dots sum[R] = {};
+    for (int64_t s = 0; s < steps; s++) {
+      const char* from = w + 2048 * s + 64 * j;
+      for (int64_t k = 0; k < 16; k++) {
+        if constexpr (FIRST) expect(from + 64 * k, 64);
+        const Line by = line(from + 64 * k);
+        for (int r = 0; r < R; r++) add_dots(sum[r], x + r * apart + GROUP * s + 4 * k, by);
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      int32_t own[16];
+      store(own, total(sum[r]));
+      for (int i = 0; i < 16; i++) y[WIDTH * r + j + i] += own[i];
+    }
+  }
+}
+
+// Adds `steps` steps of 64 inputs: 8 lines of nibbles for each half of the outputs.
+template <int R, bool FIRST>
+inline void sum_int4(const int16_t* x, int64_t apart, const char* w, const bf16* scale, int64_t steps, float* y) {
+  for (int64_t s = 0; s < steps; s++, x += GROUP, scale += WIDTH)
+    for (int64_t j = 0; j < WIDTH; j += 16) {
+      Dots sum[R] = {};
+      for (int64_t k = 0; k < 8; k++, w += 64) {
+        if constexpr (FIRST) expect(w, 64);
+        Line first, second;
+        two_lines(w, first, second);
+        for (int r = 0; r < R; r++) {
+          add_dots(sum[r], x + r * apart + 4 * k, first);
+          add_dots(sum[r], x + r * apart + 4 * (k + 8), second);
+        }
+      }
+      const V by = load(scale + j);
+      for (int r = 0; r < R; r++) {
+        float* into = y + WIDTH * r + j;
+        store(into, fma(to_float(total(sum[r])), by, load(into)));
+      }
+    }
+}
+
+// A block's weights in parts: `at(k, steps)` gives those from step k on, ready to be read.
+struct Parts {
+  const Matrix& m;
+  const char* from;
+  Unfolder unfolder;
+  alignas(64) char own[PART * 2048];
+
+  Parts(const Matrix& m, int64_t block) : m(m), unfolder(m, block) {
+    from = (const char*)m.data + block * (m.format == FP32 ? m.inputs * WIDTH * 4 : m.steps() * m.step());
+  }
+  const char* at(int64_t k, int64_t steps) {
+    if (m.squeezed()) return unfolder.take(steps, own), own;
+    return from + k * (m.format == FP32 ? 4096 : m.step());
+  }
+};
+
+// Calls f(rows, first, r) for groups of up to R rows from r on, first for the first of them, both as constants.
+template <int R, typename F>
+inline void in_groups(int64_t from, int64_t to, F f) {
+  for (int64_t r = from; r < to;)
+    for_rows<R>(to - r, [&](auto rows) {
+      r == from ? f(rows, std::true_type(), r) : f(rows, std::false_type(), r);
+      r += rows;
+    });
+}
+
+// Sums of rows from..to by steps k..k + steps of a block, whose weights are w.
+inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, int64_t block, int64_t k,
+                     int64_t steps, const char* w, float* y, double* exact) {
+  if (m.format == FP32) {
+    const int64_t count = std::min(32 * steps, m.inputs - 32 * k);
+    in_groups<ROWS_FLOAT>(from, to, [&](auto rows, auto first, int64_t r) {
+      constexpr int R = rows;
+      float* into = y + WIDTH * (r - from);
+      if (m.squeezed())
+        sum_floats<R, false>(x.row(r) + 32 * k, x.apart, (const bf16*)w, count, into);
+      else
+        sum_floats<R, first>(x.row(r) + 32 * k, x.apart, (const float*)w, count, into);
+    });
+  }
+#ifndef NEXTSTEP_TILES
+  const int64_t apart = x.steps() * GROUP;
+  if (m.format == BF16) {
+    in_groups<ROWS_BF16>(from, to, [&](auto rows, auto first, int64_t r) {
+      constexpr int R = rows;
+      float* into = y + WIDTH * (r - from);
+      if (m.squeezed())
+        sum_bf16<R, false>(x.row(r) + 32 * k, x.apart, w, steps, into);
+      else
+        sum_bf16<R, first>(x.row(r) + 32 * k, x.apart, w, steps, into);
+    });
+  }
+  if (m.format == INT8) {
+    in_groups<ROWS_INTEGER>(from, to, [&](auto rows, auto first, int64_t r) {
+      sum_int8<rows, first>(x.integers(r) + GROUP * k, apart, w, steps, exact + WIDTH * (r - from));
+    });
+  }
+  if (m.format == INT4) {
+    const bf16* scale = (const bf16*)m.scale + (block * x.steps() + k) * WIDTH;
+    in_groups<ROWS_INTEGER>(from, to, [&](auto rows, auto first, int64_t r) {
+      sum_int4<rows, first>(x.integers(r) + GROUP * k, apart, w, scale, steps, y + WIDTH * (r - from));
+    });
+  }
+#endif
+}
+
+// All rows by one block, with bias.
+inline void vector_block(const Rows& x, const Matrix& m, int64_t block, float* out, int64_t ld) {
+  alignas(64) float y[STRIP * WIDTH];
+  alignas(64) double exact[STRIP * WIDTH];  // of INT8
+  for (int64_t from = 0; from < x.count; from += STRIP) {
+    const int64_t to = std::min(x.count, from + STRIP), count = WIDTH * (to - from);
+    if (m.format == INT8)
+      std::fill_n(exact, count, 0.0);
+    else
+      std::fill_n(y, count, 0.0f);
+    Parts parts(m, block);
+    const int64_t part = m.squeezed() && to - from <= 8 ? 1 : PART;
+    for (int64_t k = 0; k < x.steps(); k += part) {
+      const int64_t steps = std::min(part, x.steps() - k);
+      sum_part(x, from, to, m, block, k, steps, parts.at(k, steps), y, exact);
+    }
+    if (m.format == INT8) std::copy_n(exact, count, y);  // rounded here
+    if (m.format >= INT8)
+      for (int64_t i = 0; i < count; i += 16) {
+        const V own = m.format == INT8 ? load(y + i) * load((const float*)m.scale + WIDTH * block + i % WIDTH) : load(y + i);
+        store(y + i, own * all(x.scale[from + i / WIDTH]));
+      }
+    put(m, block, to - from, y, out + from * ld, ld);
+  }
+}
