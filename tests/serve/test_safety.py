@@ -21,7 +21,7 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.serve.api.keys import Keys, add_key
 from nextstep.serve.api.server import JsonLines
-from nextstep.serve.api.uploads import picture_of_uri, safe_picture
+from nextstep.serve.api.uploads import bytes_of_uri, check_pictures, safe_mask, safe_picture
 from nextstep.serve.jobs.limits import Limits, check_binding
 from nextstep.serve.problems import ApiError
 from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
@@ -50,15 +50,13 @@ def animation() -> bytes:
 
 REFUSED = {
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "gif": picture_bytes("GIF"),
     "tiff": picture_bytes("TIFF"),
     "bomb": bomb(60_000, 60_000),
     "pixels": picture_bytes(size=(101, 100)),
     "bytes": bytes(100_001),
     "cut": picture_bytes()[:-20],
-    "zip behind": picture_bytes() + b"PK\x03\x04",
-    "html behind jpeg": picture_bytes("JPEG") + b"<script>",
-    "behind webp": picture_bytes("WEBP") + b"more",
+    "cut jpeg": picture_bytes("JPEG", size=(90, 90))[:-200],
+    "cut webp": picture_bytes("WEBP", size=(90, 90))[:-20],
     "animation": animation(),
     "empty": b"",
     "few pixels in": bomb(90, 90),
@@ -70,6 +68,45 @@ def test_only_whole_plain_pictures_are_taken(name: str) -> None:
     with pytest.raises(ApiError) as refused:
         safe_picture(REFUSED[name], LIMITS, "image")
     assert refused.value.status == (413 if name in ("bomb", "pixels", "bytes") else 400)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_what_lies_behind_a_picture_is_no_damage_and_not_kept(form: str) -> None:
+    """Phones put films and depth maps there, editors what was cut off."""
+    data = picture_bytes(form)
+    taken = safe_picture(data + b"<script>PK\x03\x04", LIMITS, "image")
+    assert taken == safe_picture(data, LIMITS, "image")
+
+
+def test_the_further_pictures_of_a_photo_are_no_animation() -> None:
+    buffer = io.BytesIO()
+    photo, depth = Image.new("RGB", (80, 60), "red"), Image.new("RGB", (8, 6))
+    photo.save(buffer, "MPO", save_all=True, append_images=[depth])
+    with Image.open(io.BytesIO(safe_picture(buffer.getvalue(), LIMITS, "image"))) as taken:
+        assert taken.size == (80, 60) and taken.getpixel((5, 5))[0] > 250
+
+
+def test_photos_of_phones_are_taken_by_default() -> None:
+    photo = picture_bytes("JPEG", (8160, 6120))
+    check_pictures([photo] * 8, Limits(), "image")
+    taken = safe_picture(photo, Limits(), "image")
+    mask = Image.new("L", (8160, 6120))
+    mask.paste(255, (0, 0, 4080, 6120))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    with Image.open(io.BytesIO(safe_mask(buffer.getvalue(), taken, Limits(), "mask"))) as kept:
+        assert kept.size == (2040, 1530)
+        assert kept.getpixel((1000, 9)) == 255 and kept.getpixel((1040, 9)) == 0
+    with pytest.raises(ApiError, match="40x40 pixels and its picture 8160x6120"):
+        safe_mask(picture_bytes(), taken, Limits(), "mask")
+
+
+def test_pixels_to_decode_are_counted_over_a_request() -> None:
+    wide = picture_bytes("PNG", (4000, 4000))
+    check_pictures([wide] * 4, Limits(), "image")
+    with pytest.raises(ApiError, match=r"at most 64,000,000 pixels to decode") as refused:
+        check_pictures([wide] * 5, Limits(), "image")
+    assert refused.value.status == 413
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -97,8 +134,8 @@ def test_any_bytes_are_refused_in_words(data: bytes, start: bytes) -> None:
 )  # fmt: skip
 def test_only_data_uris_of_pictures(uri: str) -> None:
     with pytest.raises(ApiError):
-        picture_of_uri(uri, LIMITS, "messages")
-    assert picture_of_uri(data_uri(picture_bytes()), LIMITS, "messages")
+        safe_picture(bytes_of_uri(uri, LIMITS, "messages"), LIMITS, "messages")
+    assert bytes_of_uri(data_uri(picture_bytes()), LIMITS, "messages") == picture_bytes()
 
 
 def test_it_opens_wide_only_with_keys(tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ Grace = Annotated[
     float,
     typer.Option(min=1, help="Seconds for running jobs when it stops.", rich_help_panel=LIMITS),
 ]
+PicturePixels = Annotated[
+    int, typer.Option(min=1, help="Most pixels of an uploaded picture.", rich_help_panel=LIMITS)
+]
+DecodedPixels = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Most pixels in memory while the pictures of a request are decoded; photos in JPEG "
+        "are shrunk on the way and count less.",
+        rich_help_panel=LIMITS,
+    ),
+]
 PreviewShare = Annotated[
     float, typer.Option(min=0, help="Share of the time that decoding previews may take.")
 ]
@@ -69,6 +81,8 @@ def command(
     deadline: Deadline = 600,
     keep: Keep = 1000,
     grace: Grace = 20,
+    picture_pixels: PicturePixels = 250_000_000,
+    decoded_pixels: DecodedPixels = 64_000_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 8,
     preview_share: PreviewShare = 0.03,
     ray: Ray = False,
@@ -107,7 +121,13 @@ def command(
         return
     check_binding(host, keys)
     limits = Limits(
-        queue=queue, per_key=min(per_key, queue), deadline=deadline, keep=keep, grace=grace
+        queue=queue,
+        per_key=min(per_key, queue),
+        deadline=deadline,
+        keep=keep,
+        grace=grace,
+        picture_pixels=picture_pixels,
+        decoded_pixels=decoded_pixels,
     )
     # Before the model is loaded, which takes minutes for a large one.
     store = Store(None if ephemeral else folder, limits.keep)

@@ -29,8 +29,15 @@ FINE_PIXELS = 2_000_000
 ORIGINAL_SIZE = "original_size"
 """Key in `Image.info` of the (width, height) of a picture that was halved."""
 
+LARGEST_DRAFT = 8
+"""By how much the decoder of JPEG files can divide a side."""
+
 PictureLike = Image.Image | str | Path | IO[bytes] | bytes | np.ndarray | Tensor
 """What is taken for a picture: see `open_picture`."""
+
+
+class PictureTooLargeError(ValueError):
+    """A picture has more pixels than are decoded."""
 
 
 def open_picture(source: PictureLike) -> Image.Image:
@@ -48,7 +55,7 @@ def open_picture(source: PictureLike) -> Image.Image:
         ValueError: when it is not a picture, is damaged, or is too large.
     """
     with _told_by_name(source) as name:
-        picture = _opened(source)
+        picture = open_header(source)
         ours, original = picture is not source, upright_size(picture)
         _refuse_too_large(picture, name, whole=not ours)
         flat = flatten(_halved(_upright(picture, ours)))
@@ -65,7 +72,7 @@ def load_upright(source: PictureLike) -> Image.Image:
         ValueError: as `open_picture`.
     """
     with _told_by_name(source) as name:
-        picture = _opened(source)
+        picture = open_header(source)
         _refuse_too_large(picture, name, whole=True)
         return _upright(picture, ours=picture is not source)
 
@@ -132,8 +139,13 @@ def has_transparency(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
 
 
-def _opened(source: PictureLike) -> Image.Image:
-    """A picture whose header alone is read."""
+def open_header(source: PictureLike, wanted: Sequence[str] | None = None) -> Image.Image:
+    """A picture whose header alone is read; decoders raise here what they like.
+
+    Args:
+        source: see `open_picture`.
+        wanted: Pillow's names of the formats that are taken; default all of `formats.readable`.
+    """
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray | Tensor):
@@ -153,10 +165,22 @@ def _opened(source: PictureLike) -> Image.Image:
         # Pillow warns above a limit of its own; ours is checked instead.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            return Image.open(source, formats=formats.readable())
+            return Image.open(source, formats=tuple(wanted or formats.readable()))
         except Image.DecompressionBombError:
-            # JPEG files may have more pixels, because they are shrunk while they are decoded.
-            return JpegImagePlugin.JpegImageFile(source)
+            return _beyond_pillows_limit(source)
+
+
+def _beyond_pillows_limit(source: str | Path | IO[bytes]) -> Image.Image:
+    """A JPEG file, which may have more pixels because it is shrunk while it is decoded.
+
+    Raises:
+        PictureTooLargeError: for other formats.
+    """
+    try:
+        return JpegImagePlugin.JpegImageFile(source)
+    except SyntaxError:
+        name = source if isinstance(source, str | Path) else "the picture"
+        raise PictureTooLargeError(f"{name} is too large to be read safely") from None
 
 
 def _of_values(values: np.ndarray | Tensor) -> Image.Image:
@@ -196,13 +220,10 @@ def _refuse_too_large(picture: Image.Image, name: object, whole: bool) -> None:
     Raises:
         ValueError: for one.
     """
-    # A progressive file is held whole while it is decoded.
-    shrinks = isinstance(picture, JpegImagePlugin.JpegImageFile) and not (
-        whole or "progressive" in picture.info
-    )
+    shrinks = not whole and _shrinks(picture)
     most = MAX_PHOTO_PIXELS if shrinks else MAX_PIXELS
     if picture.width * picture.height > most:
-        raise ValueError(
+        raise PictureTooLargeError(
             f"{name} has {picture.width}x{picture.height} pixels; "
             f"at most {most // 1_000_000} million are read"
         )
@@ -240,6 +261,17 @@ def _halved(picture: Image.Image) -> Image.Image:
     small = picture.reduce(factor)
     small.info = {"icc_profile": profile} if profile else {}
     return small
+
+
+def decoded_pixels(picture: Image.Image) -> int:
+    """How many pixels are in memory when a picture is decoded; of a JPEG file fewer than it has."""
+    factor = min(_halvings(picture.size), LARGEST_DRAFT) if _shrinks(picture) else 1
+    return (picture.width // factor) * (picture.height // factor)
+
+
+def _shrinks(picture: Image.Image) -> bool:
+    """Whether it can be shrunk while it is decoded; a progressive file is held whole even then."""
+    return isinstance(picture, JpegImagePlugin.JpegImageFile) and "progressive" not in picture.info
 
 
 @contextmanager

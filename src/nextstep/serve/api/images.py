@@ -41,7 +41,7 @@ _EDIT_FORM = {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
                             "minItems": 1,
-                            "description": "Sources: PNG, JPEG or WebP; also as image[].",
+                            "description": "Sources, such as PNG, JPEG or WebP; also as image[].",
                         },
                         "mask": {
                             "type": "string",

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from nextstep.serve.api.streams import while_connected
-from nextstep.serve.api.uploads import picture_of_uri, safe_mask, safe_picture
+from nextstep.serve.api.uploads import bytes_of_uri, check_pictures, safe_mask, safe_picture
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import bad, not_found
+
+DECODERS = 2
+"""Pictures decoded at once, for all clients."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Service:
     jobs: Jobs
     limits: Limits
     begun: int
+    decoders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(DECODERS))
 
     @property
     def facts(self) -> b.ModelFacts:
@@ -52,12 +58,14 @@ class Service:
     async def pictures(self, uris: list[str], param: str) -> list[bytes]:
         """Data URIs -> clean PNGs, decoded off the event loop."""
         self.check_count(len(uris), param)
-        return [await run_in_threadpool(picture_of_uri, uri, self.limits, param) for uri in uris]
+        files = [await run_in_threadpool(bytes_of_uri, uri, self.limits, param) for uri in uris]
+        return await self.uploads(files, param)
 
     async def uploads(self, files: list[bytes], param: str) -> list[bytes]:
         """Uploaded files -> clean PNGs."""
         self.check_count(len(files), param)
-        return [await run_in_threadpool(safe_picture, data, self.limits, param) for data in files]
+        await run_in_threadpool(check_pictures, files, self.limits, param)
+        return [await self._decode(safe_picture, data, self.limits, param) for data in files]
 
     def check_count(self, count: int, param: str) -> None:
         """Refuse too many source pictures."""
@@ -68,7 +76,11 @@ class Service:
         """An uploaded mask of the first source -> a clean grey PNG, white where it may change."""
         if not sources:
             raise bad("a mask needs the picture that it belongs to", "mask")
-        return await run_in_threadpool(safe_mask, data, sources[0], self.limits, "mask")
+        return await self._decode(safe_mask, data, sources[0], self.limits, "mask")
+
+    async def _decode(self, decode: Callable[..., bytes], *given: Any) -> bytes:
+        """In a thread, few at once: a large picture takes much memory while it is decoded."""
+        return await to_thread.run_sync(partial(decode, *given), limiter=self.decoders)
 
     def submit(
         self,

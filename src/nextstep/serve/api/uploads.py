@@ -1,7 +1,8 @@
 """Pictures from outside: checked by content before they are decoded, kept without anything else.
 
-Only PNG, JPEG and WebP are taken, whatever name or media type they claim. What is kept is the
-decoded pixels written anew as PNG, so nothing that travels beside them survives.
+What a file claims to be, by name or media type, does not count. What is kept is the decoded pixels
+written anew as PNG, so nothing that travels beside or behind them survives. Large photos are halved
+while they are decoded; what is kept of a photo's size is what a mask has to have.
 """
 
 from __future__ import annotations
@@ -10,23 +11,41 @@ import base64
 import binascii
 import io
 import re
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from PIL import Image
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from nextstep.image import formats
 from nextstep.image.masks import fit_mask, read_mask
-from nextstep.image.pictures import open_picture
+from nextstep.image.pictures import (
+    ORIGINAL_SIZE,
+    PictureTooLargeError,
+    decoded_pixels,
+    open_header,
+    open_picture,
+)
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.problems import ApiError, bad
 
-_DATA = re.compile(r"data:image/(?:png|jpe?g|webp);base64,([A-Za-z0-9+/=\s]*)", re.ASCII)
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
+"""What is taken, as far as it can be read here."""
+_DATA = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,([A-Za-z0-9+/=\s]*)", re.ASCII)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def picture_of_uri(uri: str, limits: Limits, param: str) -> bytes:
-    """The clean PNG of a data URI; see `bytes_of_uri` and `safe_picture`."""
-    return safe_picture(bytes_of_uri(uri, limits, param), limits, param)
+def check_pictures(files: Sequence[bytes], limits: Limits, param: str) -> None:
+    """Refuse pictures by their headers, before any of them is decoded.
+
+    Raises:
+        ApiError: for other formats, animations, too many bytes or pixels in one or in all.
+    """
+    pixels = sum(decoded_pixels(_header(data, limits, param)) for data in files)
+    if pixels > limits.decoded_pixels:
+        raise _too_large(
+            f"at most {limits.decoded_pixels:,} pixels to decode in all pictures of a request",
+            param,
+        )
 
 
 def bytes_of_uri(uri: str, limits: Limits, param: str) -> bytes:
@@ -53,60 +72,81 @@ def bytes_of_uri(uri: str, limits: Limits, param: str) -> bytes:
 def safe_mask(data: bytes, source: bytes, limits: Limits, param: str) -> bytes:
     """An uploaded mask as a fresh grey PNG, white where its picture may change.
 
+    Args:
+        data: the upload.
+        source: what `safe_picture` made of its picture.
+        limits: of the service.
+        param: named in errors.
+
     Raises:
         ApiError: as `safe_picture`, and when it has another size than its picture or marks nothing.
     """
-    mask = _opened(data, limits, param, read_mask)
+    mask = _decoded(data, limits, param, read_mask)
     with Image.open(io.BytesIO(source), formats=["PNG"]) as picture:
-        size = picture.size
+        kept = picture.size
+        given = picture.info.get(ORIGINAL_SIZE, f"{kept[0]}x{kept[1]}")
+    width, height = map(int, given.split("x"))
     try:
-        fit_mask(mask, size, size[1], size[0])
+        marked = fit_mask(mask, (width, height), kept[1], kept[0])
     except ValueError as error:
         raise bad(str(error), param) from None
-    return _fresh(mask)
+    return _fresh(Image.fromarray(marked.astype(np.uint8) * 255))
 
 
 def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:
     """The pixels of an uploaded picture as a fresh PNG.
 
     Raises:
-        ApiError: for other formats, trailing data, animations, damage, too many bytes or pixels.
+        ApiError: for other formats, animations, damage, too many bytes or pixels.
     """
-    return _fresh(_opened(data, limits, param, open_picture))
+    return _fresh(_decoded(data, limits, param, open_picture))
 
 
 def _fresh(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
+    buffer, size = io.BytesIO(), PngImagePlugin.PngInfo()
+    if ORIGINAL_SIZE in picture.info:
+        size.add_text(ORIGINAL_SIZE, "{}x{}".format(*picture.info[ORIGINAL_SIZE]))
     plain = Image.frombytes(picture.mode, picture.size, picture.tobytes())
-    plain.save(buffer, "PNG", compress_level=1)
+    plain.save(buffer, "PNG", compress_level=1, pnginfo=size)
     return buffer.getvalue()
 
 
-def _opened(
-    data: bytes, limits: Limits, param: str, decode: Callable[[Image.Image], Image.Image]
+def _decoded(
+    data: bytes, limits: Limits, param: str, decode: Callable[[bytes], Image.Image]
 ) -> Image.Image:
     """A checked picture, decoded."""
+    _header(data, limits, param)
+    try:
+        return decode(data)
+    except PictureTooLargeError as error:
+        raise ApiError(413, str(error), param=param, code="picture_too_large") from None
+    except ValueError:
+        raise bad("the picture is damaged and cannot be read", param, "damaged_picture") from None
+
+
+def _header(data: bytes, limits: Limits, param: str) -> Image.Image:
+    """A picture that may be decoded, of which only the header is read."""
     if len(data) > limits.picture_bytes:
         raise _too_large(f"at most {limits.picture_bytes:,} bytes", param)
-    kind = _kind(data)
-    if kind is None:
-        raise bad("only PNG, JPEG and WebP pictures are taken", param, "unsupported_picture")
-    if not _ends_where_it_should(data, kind):
-        raise bad("the picture is cut off, or other data follows it", param, "damaged_picture")
+    kinds = [kind for kind in FORMATS if kind in formats.readable()]
     try:
-        with warnings.catch_warnings():
-            # Pillow warns above its own limit; ours is checked right below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data), formats=[kind])
-            if opened.width * opened.height > limits.picture_pixels:
-                raise _too_large(f"at most {limits.picture_pixels:,} pixels", param)
-            if getattr(opened, "n_frames", 1) != 1:
-                raise bad("animated pictures are not taken", param, "unsupported_picture")
-            return decode(opened)
-    except Image.DecompressionBombError:
+        opened = open_header(data, kinds)
+        frames = getattr(opened, "n_frames", 1)
+    except (UnidentifiedImageError, SyntaxError):
+        reason = formats.unread_by_content(data) or f"only {', '.join(kinds)} pictures are taken"
+        raise bad(reason, param, "unsupported_picture") from None
+    except PictureTooLargeError:
         raise _too_large(f"at most {limits.picture_pixels:,} pixels", param) from None
-    except (ValueError, OSError, SyntaxError):
+    except Exception:  # damaged headers raise what they like
         raise bad("the picture is damaged and cannot be read", param, "damaged_picture") from None
+    if opened.width * opened.height > limits.picture_pixels:
+        raise _too_large(f"at most {limits.picture_pixels:,} pixels", param)
+    # The further pictures of a photo (depth, brighter tones, a preview) are no animation.
+    if frames != 1 and opened.format not in ("MPO", "HEIF"):
+        raise bad("animated pictures are not taken", param, "unsupported_picture")
+    if opened.format == "PNG" and not _has_its_end(data):
+        raise bad("the picture is cut off", param, "damaged_picture")
+    return opened
 
 
 def encode(png: bytes, form: str, quality: int) -> bytes:
@@ -125,29 +165,14 @@ def encode(png: bytes, form: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _kind(data: bytes) -> str | None:
-    if data.startswith(_PNG):
-        return "PNG"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return None
-
-
-def _ends_where_it_should(data: bytes, kind: str) -> bool:
-    """Whether the file ends with its own last byte: files that are two things at once do not."""
-    if kind == "WEBP":
-        size = int.from_bytes(data[4:8], "little") + 8
-        return size <= len(data) <= size + 1
-    if kind == "JPEG":
-        return data.rstrip(b"\0").endswith(b"\xff\xd9")
+def _has_its_end(png: bytes) -> bool:
+    """Whether a PNG goes on to its last chunk; its decoder would not miss it."""
     place = len(_PNG)
-    while place + 12 <= len(data):
-        name = data[place + 4 : place + 8]
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    while place + 12 <= len(png):
+        name = png[place + 4 : place + 8]
+        place += 12 + int.from_bytes(png[place : place + 4], "big")
         if name == b"IEND":
-            return place == len(data)
+            return place <= len(png)
     return False
 
 

@@ -20,7 +20,10 @@ class Limits:
         body_bytes: of a request.
         body_seconds: that a request's body may take to arrive.
         picture_bytes: of one uploaded picture.
-        picture_pixels: of one uploaded picture, checked before it is decoded.
+        picture_pixels: of one uploaded picture, checked before it is decoded; by default as many as
+            phones make.
+        decoded_pixels: of all pictures of one request, in memory while they are decoded; JPEG files
+            are shrunk on the way and count less than they have.
         source_pictures: of one request.
         steps: solver steps per image token.
         keep: finished jobs whose records and pictures are kept.
@@ -32,8 +35,9 @@ class Limits:
     deadline: float = 600.0
     body_bytes: int = 32 * 2**20
     body_seconds: float = 60.0
-    picture_bytes: int = 16 * 2**20
-    picture_pixels: int = 16_000_000
+    picture_bytes: int = 32 * 2**20
+    picture_pixels: int = 250_000_000
+    decoded_pixels: int = 64_000_000
     source_pictures: int = 8
     steps: int = 200
     keep: int = 1000

@@ -16,7 +16,7 @@ export function PictureInput({ label, picture, change, children }) {
 
   async function take(file) {
     if (!file) {
-      say('That is not a picture: drop or paste a PNG, JPEG or WebP file.');
+      say('That is not a picture: drop or paste a picture file, such as PNG or JPEG.');
       return;
     }
     try {
@@ -51,7 +51,7 @@ export function PictureInput({ label, picture, change, children }) {
   };
   return html`
     <div class="picture-input ${over ? 'over' : ''}" ...${drops}>
-      <input ref=${input} type="file" accept="image/png,image/jpeg,image/webp" class="unseen"
+      <input ref=${input} type="file" accept="image/*" class="unseen"
         tabindex="-1" aria-label=${label} onChange=${(event) => {
           if (event.currentTarget.files.length) take(event.currentTarget.files[0]);
           event.currentTarget.value = '';
