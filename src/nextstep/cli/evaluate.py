@@ -52,7 +52,9 @@ def world(
         str, typer.Option(help="Who answers: model, or the truth: drawn, or decoded by the "
                           "model's image tokenizer. The truth shows the ceiling.")
     ] = "model",
-    core: Annotated[bool, typer.Option("--core", help="Only the 144 core things.")] = False,
+    edition: Annotated[
+        str, typer.Option(help="How much of the world: core-48, core-96, core-144 or full.")
+    ] = "full",
     sheets: Annotated[
         int, typer.Option(min=0, help="Also show this many answers of every task and split, right "
                           "or wrong, as sheets/TASK-SPLIT.png.")
@@ -83,7 +85,7 @@ def world(
     def ask(name: str, folder: Path) -> tuple[Results, dict[str, Any]]:
         own = vae if name == model else None
         pipeline = load(name, dtype, device, own, quantize=quantize)
-        plan, about = _plan(pipeline, tasks, split, n, seed, core, name, answers)
+        plan, about = _plan(pipeline, tasks, split, n, seed, edition, name, answers)
         results = _answered(pipeline, plan, folder, about, batch_size, answers, quiet=as_json)
         write_verdicts(folder / "verdicts.jsonl", results)
         return results, card(results, about)
@@ -102,7 +104,7 @@ def world(
 
 
 def _plan(
-    pipeline: Any, tasks: list[str] | None, split: list[str] | None, n: int, seed: int, core: bool,
+    pipeline: Any, tasks: list[str] | None, split: list[str] | None, n: int, seed: int, edition: str,
     name: str, answers: str,
 ) -> tuple[Plan, dict[str, Any]]:  # fmt: skip
     from dataclasses import asdict
@@ -120,7 +122,7 @@ def _plan(
         "answers": answers,
         "settings": settings,
     }
-    return Plan.of(tasks, split, n, seed, defaults.height, core), about
+    return Plan.of(tasks, split, n, seed, defaults.height, edition), about
 
 
 def _answered(

@@ -24,8 +24,8 @@ Split = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="All samples come from it.")]
 Size = Annotated[int, typer.Option(help="Side of a picture in pixels, a multiple of 16.")]
-Core = Annotated[
-    bool, typer.Option("--core", help="Only the 144 things that every model has seen.")
+Edition = Annotated[
+    str, typer.Option(help="How much of the world: core-48, core-96, core-144 or full.")
 ]
 
 
@@ -38,7 +38,7 @@ def show(
     seed: Seed = 0,
     size: Size = 128,
     columns: Annotated[int, typer.Option(min=1, help="Samples in a row.")] = 6,
-    core: Core = False,
+    edition: Edition = "full",
     as_json: o.Json = False,
 ) -> None:
     """Draw a sheet of samples with their texts; tasks without the split are left out.
@@ -52,9 +52,9 @@ def show(
     from nextstep.world.tasks import choose_tasks, examples, tasks_with_split
 
     output_paths(output, 1)
-    kept = tasks_with_split(choose_tasks(tasks or None, core), split)
+    kept = tasks_with_split(choose_tasks(tasks or None, edition), split, edition)
     longest = longest_word_at(size)
-    made = [one for task in kept for one in examples(task, split, count, seed, core, longest)]
+    made = [one for task in kept for one in examples(task, split, count, seed, edition, longest)]
     with writing(output) as scratch:
         sheet(made, size, columns).save(scratch, "PNG")
     if as_json:
@@ -75,7 +75,7 @@ def build(
     split: Split = "train",
     seed: Seed = 0,
     size: Size = 128,
-    core: Core = False,
+    edition: Edition = "full",
     as_json: o.Json = False,
 ) -> None:
     """Write samples into tar shards, one set for each kind of sample.
@@ -98,7 +98,7 @@ def build(
             split,
             size,
             seed,
-            core,
+            edition,
             on_sample=lambda: bar.advance(line),
         )
     if as_json:

@@ -24,6 +24,27 @@ Picture = Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
+class ContextNoise:
+    """Noise on the image tokens that the backbone reads; targets stay clean.
+
+    Heavy noise on all tokens of a picture leaves the text as the only source of what it shows, so
+    that the model learns to read names instead of taking them from neighbouring tokens.
+
+    Attributes:
+        token_std: each token draws its standard deviation from U[0, token_std].
+        picture_prob: share of pictures of which all tokens get `picture_std` instead.
+        picture_std: standard deviation in such a picture; tokens themselves have 1.
+    """
+
+    token_std: float = 0.0
+    picture_prob: float = 0.0
+    picture_std: float = 8.0
+
+    def __bool__(self) -> bool:
+        return bool(self.token_std or self.picture_prob)
+
+
+@dataclass(frozen=True)
 class PictureGroup:
     """Pictures of one size that are still to be encoded.
 
@@ -114,7 +135,7 @@ def pack_rows(
     row_length: int,
     pad_id: int,
     head_batch_mul: int,
-    context_noise: float = 0.0,
+    context_noise: ContextNoise | float = 0.0,
     token_size: int = 64,
 ) -> SequenceBatch:
     """Lay documents one after another into rows.
@@ -124,14 +145,16 @@ def pack_rows(
         row_length: S.
         pad_id: id of the padding token.
         head_batch_mul: K.
-        context_noise: largest standard deviation of the noise on trained image tokens where they
-            are read; each token draws its own level from U[0, context_noise]. 0 reads them clean.
+        context_noise: noise on trained image tokens where they are read; a number is `token_std`
+            of `ContextNoise`.
         token_size: D.
 
     Raises:
         ValueError: when a row is too long, or pictures do not fit their spans.
     """
     batch = _Layout(len(rows), row_length, pad_id)
+    if not isinstance(context_noise, ContextNoise):
+        context_noise = ContextNoise(context_noise)
     draws = _Draws(head_batch_mul, context_noise, token_size)
     for number, documents in enumerate(rows):
         for document, pictures in documents:
@@ -186,8 +209,8 @@ class _Layout:
         self.coordinates: list[Tensor] = []
         self.pictures: list[tuple[int, ImageSpan, Picture]] = []
 
-    def add(self, row: int, sequence: Sequence, pictures: Seq[Picture], key: str) -> int:
-        """Put a document behind the others of `row`; returns its trained image tokens."""
+    def add(self, row: int, sequence: Sequence, pictures: Seq[Picture], key: str) -> list[int]:
+        """Put a document behind the others of `row`; returns trained tokens of each picture."""
         if len(pictures) != len(sequence.images):
             raise ValueError(
                 f"{key} has {len(pictures)} pictures, its sequence {len(sequence.images)} spans"
@@ -205,11 +228,11 @@ class _Layout:
         self.keys.append(key)
         asked = labels != IGNORE
         asked[:1] = False  # nothing stands before the first id
-        trained = 0
+        trained: list[int] = []
         for span, picture in zip(sequence.images, pictures, strict=True):
             asked[span.start : span.start + span.count] = False
             self._picture(flat, span, picture, key)
-            trained += span.count if span.trained else 0
+            trained.append(len(span.learned))
         targets = np.flatnonzero(asked)
         self.places["text"].append(flat + targets - 1)
         self.places["next"].append(ids[targets])
@@ -219,9 +242,9 @@ class _Layout:
         _check_size(span, picture, key)
         steps = np.arange(span.count)
         self.places["image"].append(flat + span.start + steps)
-        if span.trained:
-            self.places["condition"].append(flat + span.start - 1 + steps)
-            self.places["target"].append(self.tokens + steps)
+        learned = np.asarray(span.learned, np.int64)
+        self.places["condition"].append(flat + span.start - 1 + learned)
+        self.places["target"].append(self.tokens + learned)
         self.coordinates.append(raster_coordinates(span.grid))
         self.pictures.append((self.tokens, span, picture))
         self.tokens += span.count
@@ -266,21 +289,26 @@ class _Layout:
 class _Draws:
     """Random numbers of every document, each from its own generators."""
 
-    def __init__(self, repeats: int, strength: float, size: int) -> None:
-        self.repeats, self.strength, self.size = repeats, strength, size
+    def __init__(self, repeats: int, noise: ContextNoise, size: int) -> None:
+        self.repeats, self.context, self.size = repeats, noise, size
         self.u: list[Tensor] = []
         self.noise: list[Tensor] = []
         self.shift: list[Tensor] = []
 
-    def add(self, seed: int, count: int) -> None:
-        """Draw for `count` trained tokens."""
+    def add(self, seed: int, counts: Seq[int]) -> None:
+        """Draw for a document whose pictures have so many trained tokens each."""
+        count = sum(counts)
         flow = torch.Generator().manual_seed(derived_seed(seed, "flow"))
         self.u.append(torch.randn(self.repeats, count, generator=flow))
         self.noise.append(torch.randn(self.repeats, count, self.size, generator=flow))
-        if self.strength:
+        if self.context:
             # A stream of its own, so that context noise leaves the flow's draws alone.
             context = torch.Generator().manual_seed(derived_seed(seed, "context"))
-            level = torch.rand(count, 1, generator=context) * self.strength
+            level = torch.rand(count, 1, generator=context) * self.context.token_std
+            if self.context.picture_prob:
+                heavy = torch.rand(len(counts), 1, generator=context) < self.context.picture_prob
+                hit = heavy.repeat_interleave(torch.tensor(counts, dtype=torch.long), 0)
+                level = torch.where(hit, self.context.picture_std, level)
             self.shift.append(level * torch.randn(count, self.size, generator=context))
 
     def finish(self) -> dict[str, Any]:
@@ -289,7 +317,7 @@ class _Draws:
             "u": torch.cat([torch.empty(self.repeats, 0), *self.u], dim=1),
             "noise": torch.cat([torch.empty(self.repeats, 0, self.size), *self.noise], dim=1),
             "context_shift": torch.cat([torch.empty(0, self.size), *self.shift])
-            if self.strength
+            if self.context
             else None,
         }
 

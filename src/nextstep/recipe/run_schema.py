@@ -23,6 +23,11 @@ class Loss(Section):
     """Noise levels per image token; default the model's (4 as published)."""
     context_noise: Weight = 0.0
     """Largest standard deviation of noise on the image tokens that are read; targets stay clean."""
+    context_noise_picture_prob: Share = 0.0
+    """Share of pictures of which all tokens are read with heavy noise instead, so that names are
+    read from the text and not from neighbouring tokens."""
+    context_noise_picture_std: Weight = 8.0
+    """Standard deviation of the heavy noise; image tokens have 1."""
 
 
 class Optimizer(Section):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nextstep.estimate.counting import model_config
 from nextstep.estimate.plan import check_pictures
+from nextstep.data.batch import ContextNoise
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build
@@ -52,7 +53,11 @@ class SequenceParts:
             text_weight=recipe.loss.text,
             image_weight=recipe.loss.image,
             head_batch_mul=recipe.loss.head_batch_mul,
-            context_noise=recipe.loss.context_noise,
+            context_noise=ContextNoise(
+                recipe.loss.context_noise,
+                recipe.loss.context_noise_picture_prob,
+                recipe.loss.context_noise_picture_std,
+            ),
             compile=recipe.compile,
         )
         self.batches = build.open_loader(

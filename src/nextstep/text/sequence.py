@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+from nextstep.text.reasoning import Region
 from nextstep.text.tokenizer import TextTokenizer
 
 IGNORE = -100
@@ -34,10 +35,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a grid of image tokens; `trained` is whether flow matching learns it."""
+    """A picture of a grid of image tokens.
+
+    Attributes:
+        grid: (rows, columns).
+        trained: whether flow matching learns it.
+        region: the tokens that are learned, where the others are given; None for all.
+    """
 
     grid: Grid
     trained: bool = True
+    region: Region | None = None
 
 
 Part = Text | Picture
@@ -50,6 +58,14 @@ class ImageSpan:
     start: int
     grid: Grid
     trained: bool
+    region: Region | None = None
+
+    @property
+    def learned(self) -> list[int]:
+        """Places of the tokens that flow matching learns, in raster order."""
+        if not self.trained:
+            return []
+        return list(range(self.count)) if self.region is None else self.region.places(self.grid)
 
     @property
     def count(self) -> int:
@@ -113,7 +129,7 @@ def build_sequence(parts: Seq[Part], tokenizer: TextTokenizer, end: bool = True)
         rows, columns = part.grid
         put([special.image_area, *tokenizer.encode(f"{rows}*{columns}")], True)
         put([special.begin_of_image], False)
-        images.append(ImageSpan(len(ids), part.grid, part.trained))
+        images.append(ImageSpan(len(ids), part.grid, part.trained, part.region))
         put([special.image_placeholder] * (rows * columns), False)
         put([special.end_of_image], True)
     if end:

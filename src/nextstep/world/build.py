@@ -25,7 +25,7 @@ def build_shards(
     split: str = "train",
     size: int = 128,
     seed: int = 0,
-    core: bool = False,
+    edition: str = "full",
     on_sample: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Write samples; every task gets its share of them to within one sample.
@@ -41,7 +41,7 @@ def build_shards(
         split: one of `splits.SPLITS`; tasks without it are left out.
         size: side of the pictures in pixels.
         seed: of all samples.
-        core: draw things from `vocabulary.OBJECTS` alone.
+        edition: of the world, see `editions`.
         on_sample: told after every sample.
 
     Returns:
@@ -50,7 +50,7 @@ def build_shards(
     Raises:
         NextStepError: for a bad argument or a folder that exists.
     """
-    numbers = _dealt(tasks_with_split(choose_tasks(tasks, core), split), count)
+    numbers = _dealt(tasks_with_split(choose_tasks(tasks, edition), split, edition), count)
     longest = longest_word_at(size)
     if size < 16 or size % 16:
         raise NextStepError(f"the size must be a positive multiple of 16, not {size}")
@@ -65,7 +65,7 @@ def build_shards(
         for task, number in numbers.items():
             for i in range(number):
                 key = derived_seed("shard", task, split, seed, i)
-                made = example(task, key, split, core, longest)
+                made = example(task, key, split, edition, longest)
                 writers[TASKS[task].kind].add(_sample(made, key, size))
                 on_sample()
     return numbers

@@ -6,13 +6,15 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from nextstep.world import editions
 from nextstep.world.colours import TINTS
 from nextstep.world.drawings import colour_of, visible_on
+from nextstep.world.layout import FreeLayout, GridLayout
 from nextstep.world.lexicon import Thing, things
 from nextstep.world.scenes import Background, Item
 from nextstep.world.signs import sign_text
 from nextstep.world.splits import SPLITS, Phrasings, is_held_out, is_held_out_pair
-from nextstep.world.vocabulary import COLOURS, STYLES, TONES
+from nextstep.world.vocabulary import TONES
 
 T = TypeVar("T")
 Test = Callable[[Thing], bool]
@@ -27,21 +29,24 @@ class Draw:
     Args:
         seed: all choices come from it.
         split: one of `SPLITS`.
-        core: draw things from `vocabulary.OBJECTS` alone.
-        longest_word: letters of a sign at most.
+        edition: of the world, see `editions`.
+        longest_word: letters of a sign at most; fewer where the edition has shorter ones.
 
     Raises:
         ValueError: for an unknown split.
+        NextStepError: for an unknown edition.
     """
 
     def __init__(
-        self, seed: int, split: str = "train", core: bool = False, longest_word: int = 8
+        self, seed: int, split: str = "train", edition: str = "full", longest_word: int = 8
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
         self.rng = random.Random(seed)
-        self.split, self.core, self.longest_word = split, core, longest_word
-        self.things = [thing for thing in things().values() if thing.core or not core]
+        self.split, self.edition = split, editions.edition(edition)
+        self.longest_word = min(longest_word, self.edition.longest_word)
+        self.things = [things()[label] for label in self.edition.objects]
+        self.layout = (GridLayout if self.edition.on_grid else FreeLayout)(self.rng)
 
     def chance(self, share: float) -> bool:
         """True in this share of cases."""
@@ -61,7 +66,7 @@ class Draw:
         self,
         count: int,
         test: Test | Sequence[Test] | None = None,
-        styles: Sequence[str] = STYLES,
+        styles: Sequence[str] | None = None,
     ) -> tuple[list[Thing], str]:
         """Different things that may stand in one picture, and their style.
 
@@ -71,7 +76,7 @@ class Draw:
         Args:
             count: how many.
             test: what must hold for each, or one test for each in turn.
-            styles: to choose from.
+            styles: to choose from; default the edition's.
         """
         found, chosen = self.cast_in_styles(count, 1, test, styles)
         return found, chosen[0]
@@ -81,13 +86,13 @@ class Draw:
         count: int,
         number: int,
         test: Test | Sequence[Test] | None = None,
-        styles: Sequence[str] = STYLES,
+        styles: Sequence[str] | None = None,
     ) -> tuple[list[Thing], list[str]]:
         """The same in `number` different styles; the first is the one a split is about."""
         tests = [test] * count if test is None or callable(test) else list(test)
         pools = [self._pool(one) for one in tests]
         while True:
-            chosen = self.rng.sample(list(styles), number)
+            chosen = self.rng.sample(list(styles or self.edition.styles), number)
             found = self._first(pools, chosen)
             if found is None:
                 continue
@@ -116,25 +121,36 @@ class Draw:
             return []
         first = self.rng.choice(pools[0])
         mates = [t for t in pools[1] if is_held_out_pair(first.label, t.label)]
-        mates = [t for t in mates if not any(is_held_out(t.label, s) for s in styles)]
-        if not mates or any(is_held_out(first.label, style) for style in styles):
+        mates = [t for t in mates if not self._held_out(t, styles)]
+        if not mates or self._held_out(first, styles):
             return None
         return [first, self.rng.choice(mates)]
 
     def fits(self, thing: Thing, found: Sequence[Thing], styles: Sequence[str]) -> bool:
         """Whether training may show `thing` beside `found` in these styles."""
         return thing not in found and not (
-            any(is_held_out(thing.label, style) for style in styles)
+            self._held_out(thing, styles)
             or any(is_held_out_pair(thing.label, other.label) for other in found)
         )
 
-    def background(self, items: Sequence[Item], gradients: float = 0.15) -> Background:
-        """A background from which every item can be told; if there is none, white."""
+    def _held_out(self, thing: Thing, styles: Sequence[str]) -> bool:
+        """Whether training may not show a thing in one of these styles."""
+        return self.edition.holds_out_styles and any(is_held_out(thing.label, s) for s in styles)
+
+    def background(self, items: Sequence[Item], gradients: float | None = None) -> Background:
+        """A background from which every item can be told; if there is none, white.
+
+        Args:
+            items: that stand on it.
+            gradients: share of those that fade into another colour; default the edition's.
+        """
+        if gradients is None:
+            gradients = self.edition.gradients
 
         def good(colour: str) -> bool:
             return all(visible_on(i.name, i.style, i.tint, colour) for i in items)
 
-        names = [colour for colour in COLOURS if good(colour)] or ["white"]
+        names = [colour for colour in self.edition.backgrounds if good(colour)] or ["white"]
         first = self.rng.choice(names)
         second = self.rng.choice(names)
         if second != first and self.chance(gradients):

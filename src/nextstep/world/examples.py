@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nextstep.text.reasoning import Region
 from nextstep.text.sequence import Grid, Part, Picture, Text
 from nextstep.world.scenes import Scene
 from nextstep.world.spec import Spec
@@ -36,12 +37,14 @@ class Shown:
         spec: what must hold when a model draws it from all that stands before; None where that
             does not tell enough.
         kept: place in the sample's parts of the picture that this one keeps the rest of.
+        region: image tokens that differ from that picture; None where all of them may.
     """
 
     scene: Scene
     trained: bool = True
     spec: Spec | None = None
     kept: int | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Example:
     def sequence_parts(self, grid: Grid) -> list[Part]:
         """The parts of the sequence grammar, with pictures of one grid."""
         return [
-            Text(part.text, part.trained) if isinstance(part, Said) else Picture(grid, part.trained)
+            Text(part.text, part.trained)
+            if isinstance(part, Said)
+            else Picture(grid, part.trained, part.region)
             for part in self.parts
         ]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nextstep.world.scenes import FILL, Item, Scene, Sign
-from nextstep.world.spec import SMALL, Spec, sight_of
+from nextstep.world.spec import Spec, sight_of
 from nextstep.world.truth import overlaps
 
 GAP = 0.25
 """Tokens that a thing is smaller than its place, so that neighbours do not touch."""
-_STAYS_SMALL = SMALL - 0.05
+_STAYS_SMALL = 0.28
 
 _Cells = tuple[int, int, int]
 """First column, first row, columns and rows of a place on the grid."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 
-from nextstep.world.spec import BIG, REGIONS, SMALL
+from nextstep.world.scenes import FILL
+from nextstep.world.spec import REGIONS, region_of
 
 Place = tuple[float, float, float]
 """Centre and longest side: x, y, size."""
@@ -126,6 +128,150 @@ def beside(cell: str, kind: str) -> str | None:
     return names[row * 3 + column] if 0 <= row < 3 and 0 <= column < 3 else None
 
 
-def sizes_of(words: Sequence[str]) -> list[float]:
-    """Sizes that "big" and "small" stand for."""
-    return [{"big": BIG + 0.1, "small": SMALL - 0.09}[word] for word in words]
+
+
+
+class FreeLayout:
+    """Arrangements of scenes whose objects stand anywhere and have any size.
+
+    Args:
+        rng: draws them.
+    """
+
+    usual = CELL
+    """Longest side of an object in one of the nine places."""
+    small = 0.2
+    """The same of one that has shrunk."""
+    sizes: dict[str, float] = {"big": 0.52, "small": 0.24}
+    """Longest sides that the words of a caption stand for."""
+    roles: dict[str, Place] = {
+        "sky": (0.5, 0.19, 0.3), "find": (0.5, 0.78, 0.24), "hero": (0.19, 0.68, 0.34),
+        "friend": (0.81, 0.68, 0.34),
+    }  # fmt: skip
+    """Part in a story -> its place; objects are drawn in this order."""
+    hero_sizes: dict[str, Place] = {
+        "big": (0.27, 0.6, 0.5), "small": (0.19, 0.75, 0.2), "normal": roles["hero"],
+    }  # fmt: skip
+    """Where the hero of a story stands when grown, shrunk, or as usual."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+
+    def single(self) -> Place:
+        """The place of an object alone: mostly as large as can be, else smaller and anywhere."""
+        if self.rng.random() < 0.6:
+            return 0.5, 0.5, FILL
+        size = self.rng.choice((0.5, 0.58, 0.66, 0.74))
+        x, y = (0.5 + self.rng.uniform(-1, 1) * (FILL - size) / 2 for _ in range(2))
+        return x, y, size
+
+    def spread(self, count: int) -> list[Place]:
+        """Places for 1 to 7 objects; see `spread`."""
+        return spread(self.rng, count)
+
+    def strew(self, sizes: Sequence[float]) -> list[Place] | None:
+        """Random places for objects of these sizes; None when no room was found."""
+        return strew(self.rng, sizes)
+
+    def related(self, kind: str) -> tuple[Place, Place]:
+        """Places of two objects in a relation; see `related`."""
+        return related(self.rng, kind)
+
+    def cells(self, count: int) -> list[str]:
+        """Names of different ones of the nine places."""
+        return cells(self.rng, count)
+
+    def in_cell(self, name: str, size: float | None = None) -> Place:
+        """The middle of one of the nine places, for an object of this size."""
+        return (*REGIONS[name], size or CELL)
+
+    def free_cells(self, items: Sequence[Place], mover: int | None = None) -> list[str]:
+        """Which of the nine places are empty, so that an object can go there.
+
+        Args:
+            items: what stands in such places.
+            mover: the one of them that will go; its own place is not free.
+        """
+        del mover
+        taken = {region_of(x, y) for x, y, _ in items}
+        return [name for name in REGIONS if name not in taken]
+
+
+class GridLayout(FreeLayout):
+    """Arrangements on the grid of image tokens, a picture being eight of them wide and high.
+
+    An object alone fills the picture; of several each takes four by four tokens, a small one three
+    by three, beginning at token 0, 2 or 4 of a row and a column. What is not asked for is not drawn
+    by lot: two objects stand side by side, three have the third below, four stand in the corners.
+    """
+
+    tokens = 8
+    usual = 60 / 128
+    small = 44 / 128
+    sizes: dict[str, float] = {"big": usual, "small": small}
+    roles: dict[str, Place] = {
+        "sky": (0.25, 0.25, usual), "find": (0.75, 0.25, usual),
+        "hero": (0.25, 0.75, usual), "friend": (0.75, 0.75, usual),
+    }  # fmt: skip
+    hero_sizes: dict[str, Place] = {
+        "small": (6 / 32, 22 / 32, small), "normal": roles["hero"],
+    }  # fmt: skip
+    formations: dict[int, tuple[str, ...]] = {
+        2: ("left", "right"), 3: ("top left", "top right", "bottom"),
+        4: ("top left", "top right", "bottom left", "bottom right"),
+    }  # fmt: skip
+    """Count -> places of objects in the order in which they are named."""
+
+    def single(self) -> Place:
+        """The place of an object alone: all of the picture."""
+        return 0.5, 0.5, FILL
+
+    def spread(self, count: int) -> list[Place]:
+        """Places for 1 to 4 objects, always the same."""
+        if count == 1:
+            return [(0.5, 0.5, FILL)]
+        return [self.in_cell(name) for name in self.formations[count]]
+
+    def strew(self, sizes: Sequence[float]) -> list[Place] | None:
+        """Places for objects of these sizes, side by side."""
+        names = self.cells(1) if len(sizes) == 1 else self.formations[len(sizes)]
+        return [self.in_cell(name, size) for name, size in zip(names, sizes, strict=True)]
+
+    def related(self, kind: str) -> tuple[Place, Place]:
+        """Places of two objects in a relation, always the same."""
+        first, second = {
+            "left of": ("left", "right"), "right of": ("right", "left"),
+            "above": ("top", "bottom"), "below": ("bottom", "top"),
+        }[kind]  # fmt: skip
+        return self.in_cell(first), self.in_cell(second)
+
+    def cells(self, count: int) -> list[str]:
+        """Names of places that do not meet."""
+        while True:
+            names = cells(self.rng, count)
+            if all(_apart_cells(a, b) for i, a in enumerate(names) for b in names[:i]):
+                return names
+
+    def in_cell(self, name: str, size: float | None = None) -> Place:
+        """One of the nine places, for an object of this size."""
+        row, column = divmod(list(REGIONS).index(name), 3)
+        side = size or self.usual
+        half = math.ceil(side * self.tokens) / 2
+        return (2 * column + half) / self.tokens, (2 * row + half) / self.tokens, side
+
+    def free_cells(self, items: Sequence[Place], mover: int | None = None) -> list[str]:
+        """Which of the nine places meet none of the objects but the mover."""
+        stay = [region_of(x, y) for n, (x, y, _) in enumerate(items) if n != mover]
+        own = None if mover is None else region_of(*items[mover][:2])
+        return [
+            name
+            for name in REGIONS
+            if name != own and all(_apart_cells(name, other) for other in stay)
+        ]
+
+
+def _apart_cells(a: str, b: str) -> bool:
+    """Whether blocks of four by four tokens in two of the nine places do not meet."""
+    names = list(REGIONS)
+    one, two = divmod(names.index(a), 3), divmod(names.index(b), 3)
+    return max(abs(one[0] - two[0]), abs(one[1] - two[1])) == 2

@@ -15,12 +15,11 @@ import numpy as np
 from nextstep.data.documents import Document, derived_seed
 from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
-from nextstep.text.sequence import build_sequence, thought
+from nextstep.text.sequence import build_sequence
 from nextstep.text.tokenizer import TextTokenizer
-from nextstep.world.descriptions import describe
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.grid_aligned import tidy
+from nextstep.world.lines import with_lines, with_regions
 from nextstep.world.scenes import Scene, render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
@@ -51,14 +50,16 @@ class WorldSource:
         pixels: side of the pictures, a multiple of 16.
         tasks: names of tasks or groups, alike or with weights; None for the usual mixture.
         split: one of `splits.SPLITS`; with another than "train", tasks without it are left out.
-        core: draw things from `vocabulary.OBJECTS` alone.
+        edition: of the world, see `editions`.
         no_caption: share of samples that lose their text, for guidance; half of those with
             several pictures lose all but the last of them too.
         sentences: share of captions and instructions with a capital letter and a full stop.
-        thought_share: how many of the edits say behind the instruction what the result shows, see
-            `text.sequence.thought`.
-        tidy_share: how many of the drawings have their things on the grid of image tokens, see
-            `tidy`.
+        reasoning_prob: share of samples with a line before every picture that they draw, see
+            `lines.with_lines`.
+        text_only_prob: share of the samples with lines that leave out their pictures, so that
+            lines are learned from many more texts than pictures are drawn.
+        train_prompts: whether captions, instructions and questions are learned too, as released;
+            otherwise lines and answers alone are.
         longest_word: letters on a sign at most; None for 8, or 4 in pictures below 96 pixels.
         glosses: file or folder for `tasks.plain.read_glosses`, read beside our own sentences.
         length: samples of an epoch.
@@ -76,11 +77,12 @@ class WorldSource:
         pixels: int = 128,
         tasks: Mapping[str, float] | Sequence[str] | None = None,
         split: str = "train",
-        core: bool = False,
+        edition: str = "full",
         no_caption: float = 0.1,
         sentences: float = 0.1,
-        thought_share: float = 0.0,
-        tidy_share: float = 0.0,
+        reasoning_prob: float = 0.0,
+        text_only_prob: float = 0.0,
+        train_prompts: bool = True,
         longest_word: int | None = None,
         glosses: str | Path | None = None,
         length: int = 100_000,
@@ -90,25 +92,26 @@ class WorldSource:
         if pixels < 16 or pixels % 16:
             raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
         for option, share in (
-            ("no_caption", no_caption), ("sentences", sentences), ("thought_share", thought_share),
-            ("tidy_share", tidy_share),
+            ("no_caption", no_caption), ("sentences", sentences),
+            ("reasoning_prob", reasoning_prob), ("text_only_prob", text_only_prob),
         ):  # fmt: skip
             if not 0 <= share <= 1:
                 raise NextStepError(f"{option} is a share from 0 to 1, not {share}")
         if length < 1:
             raise NextStepError(f"an epoch has at least 1 sample, not {length}")
-        self.tokenizer, self.pixels, self.split, self.core = tokenizer, pixels, split, core
+        self.tokenizer, self.pixels, self.split, self.edition = tokenizer, pixels, split, edition
         self.no_caption, self.sentences, self.length, self.name = (
             no_caption, sentences, length, name,
         )  # fmt: skip
-        self.fresh, self.thought_share, self.tidy_share = fresh, thought_share, tidy_share
+        self.fresh, self.train_prompts = fresh, train_prompts
+        self.reasoning_prob, self.text_only_prob = reasoning_prob, text_only_prob
         self.longest_word = longest_word or longest_word_at(pixels)
         if not 1 <= self.longest_word <= 8:
             raise NextStepError(f"a sign has 1 to 8 letters, not {longest_word}")
         self.glosses = None if glosses is None else Path(glosses)
         if self.glosses is not None:
             read_glosses(self.glosses)
-        self.tasks = tasks_with_split(choose_tasks(tasks, core), split)
+        self.tasks = tasks_with_split(choose_tasks(tasks, edition), split, edition)
         self.grid = pixels // 16, pixels // 16
         kinds = {TASKS[task].kind for task in self.tasks}
         self.kind = kinds.pop() if len(kinds) == 1 else "interleaved"
@@ -125,17 +128,9 @@ class WorldSource:
         task = rng.choices(names, weights)[0]
         number = derived_seed("sample", self.name, index, seed)
         if task == "plain" and self.glosses is not None:
-            draw = Draw(number, self.split, self.core, self.longest_word)
+            draw = Draw(number, self.split, self.edition, self.longest_word)
             return plain(draw, self.glosses)
-        made = example(task, number, self.split, self.core, self.longest_word)
-        if TASKS[task].group != "drawing" or rng.random() >= self.tidy_share:
-            return made
-        return replace(made, parts=tuple(self._tidied(part) for part in made.parts))
-
-    def _tidied(self, part: Said | Shown) -> Said | Shown:
-        if isinstance(part, Said):
-            return part
-        return replace(part, scene=tidy(part.scene, self.pixels, self.token_pixels, part.spec))
+        return example(task, number, self.split, self.edition, self.longest_word)
 
     def document(self, index: int, seed: int) -> Document:
         """Sample `index` of `seed` as a sequence, its pictures not drawn yet."""
@@ -179,11 +174,10 @@ class WorldSource:
     def shown(self) -> dict[str, Any]:
         """What the pictures depend on."""
         options = {
-            "name": self.name, "pixels": self.pixels, "split": self.split, "core": self.core,
+            "name": self.name, "pixels": self.pixels, "split": self.split,
+            "edition": self.edition,
             "longest_word": self.longest_word, "tasks": dict(self.tasks),
         }  # fmt: skip
-        if self.tidy_share:
-            options["tidy_share"] = self.tidy_share
         return {"world": json.loads(json.dumps(options)), "token_pixels": self.token_pixels}
 
     def texts(self, count: int = 100_000) -> Iterator[str]:
@@ -202,27 +196,32 @@ class WorldSource:
         """(parts that are left, which of the pictures they show)."""
         parts = made.parts
         every = tuple(range(len(made.scenes)))
-        if TASKS[made.task].group in _CONDITIONED and rng.random() < self.no_caption:
+        group = TASKS[made.task].group
+        reasons = group in _CONDITIONED and rng.random() < self.reasoning_prob
+        if group in _CONDITIONED and rng.random() < self.no_caption:
+            if reasons:
+                parts = tuple(with_regions(parts, self.grid))
             pictures = tuple(part for part in parts if isinstance(part, Shown))
             alone = len(pictures) > 1 and rng.random() < 0.5
-            return (pictures[-1:], every[-1:]) if alone else (pictures, every)
-        if TASKS[made.task].group in ("drawing", "editing") and rng.random() < self.sentences:
+            if not alone:
+                return pictures, every
+            return (replace(pictures[-1], region=None),), every[-1:]
+        if group in ("drawing", "editing") and rng.random() < self.sentences:
             parts = tuple(_as_sentence(part) for part in parts)
-        if TASKS[made.task].group == "editing" and rng.random() < self.thought_share:
-            parts = _with_thoughts(parts)
+        if not self.train_prompts and group != "plain":
+            parts = tuple(_untrained(part) for part in parts)
+        if reasons:
+            text_only = rng.random() < self.text_only_prob
+            lined = with_lines(with_regions(parts, self.grid), self.grid, not text_only)
+            if not text_only:
+                return tuple(lined), every
+            return tuple(part for part in lined if isinstance(part, Said)), ()
         return parts, every
 
 
-def _with_thoughts(parts: Sequence[Said | Shown]) -> tuple[Said | Shown, ...]:
-    """The parts with a line before every trained picture that says what it shows."""
-    found: list[Said | Shown] = []
-    for part in parts:
-        asked = found[-1] if found else None
-        if isinstance(part, Shown) and part.trained and isinstance(asked, Said):
-            found[-1] = replace(asked, text=thought(asked.text, ""))
-            found.append(Said(describe(part.scene)))
-        found.append(part)
-    return tuple(found)
+def _untrained(part: Said | Shown) -> Said | Shown:
+    """A prompt that is read and not learned; answers stay as they are."""
+    return part if isinstance(part, Shown) or part.answers else replace(part, trained=False)
 
 
 def _as_sentence(part: Said | Shown) -> Said | Shown:

@@ -99,6 +99,8 @@ class Sign:
         y: centre, as a share of the height.
         width: greatest width as a share of the picture's side; short words take less.
         height: height as a share of the picture's side.
+        pitch: width of every letter's place as a share of the picture's side; None sets letters
+            close.
     """
 
     text: str
@@ -106,10 +108,12 @@ class Sign:
     y: float = 0.5
     width: float = 0.92
     height: float = 0.3
+    pitch: float | None = None
 
     def picture(self, size: int) -> Image.Image:
         """The board for a picture of `size` pixels, RGBA."""
-        return board(self.text, round(self.width * size), round(self.height * size))
+        pitch = self.pitch and round(self.pitch * size)
+        return board(self.text, round(self.width * size), round(self.height * size), pitch)
 
     def box(self, size: int) -> Box:
         """Left, top, right, bottom in pixels of a picture of `size` pixels."""
@@ -148,6 +152,16 @@ class Scene:
     def adding(self, item: Item) -> Scene:
         """The scene with one item more, in front."""
         return replace(self, items=(*self.items, item))
+
+
+def grid_sign(text: str, row: int) -> Sign:
+    """A sign on the grid of 8x8 image tokens, each letter two tokens wide and high.
+
+    Args:
+        text: 1 to 4 letters.
+        row: first of the two rows of tokens that it takes.
+    """
+    return Sign(text, y=(row + 1) / 8, width=1.0, height=0.25, pitch=0.25)
 
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:

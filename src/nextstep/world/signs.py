@@ -45,10 +45,11 @@ WORDS: tuple[str, ...] = tuple(
 
 
 @functools.lru_cache(maxsize=4096)
-def board(text: str, width: int, height: int) -> Image.Image:
+def board(text: str, width: int, height: int, pitch: int | None = None) -> Image.Image:
     """A board with `text` on it, RGBA, at most `width` wide and exactly `height` high.
 
-    It is as wide as its text needs; text that would not fit is set smaller.
+    It is as wide as its text needs; text that would not fit is set smaller. With a `pitch` every
+    letter stands in the middle of a place of so many pixels.
     """
     full = height * _DETAIL
     edge = max(_DETAIL, full // 12)
@@ -59,12 +60,18 @@ def board(text: str, width: int, height: int) -> Image.Image:
         letters -= _DETAIL
         font = ImageFont.load_default(letters)
     stroke = max(1, letters // 26)
-    wide = min(width * _DETAIL, max(full, round(font.getlength(text)) + 6 * edge))
+    needed = len(text) * pitch * _DETAIL if pitch else round(font.getlength(text)) + 6 * edge
+    wide = min(width * _DETAIL, max(full, needed))
     wide -= wide % _DETAIL
     sheet = Image.new("RGBA", (wide, full), (*_FRAME, 0))
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((0, 0, wide - 1, full - 1), 3 * edge, (*_PAPER, 255), _FRAME, edge)
-    draw.text((wide / 2, full / 2), text, _INK, font, "mm", stroke_width=stroke)
+    if pitch:
+        for place, letter in enumerate(text):
+            middle = (place + 0.5) * pitch * _DETAIL, full / 2
+            draw.text(middle, letter, _INK, font, "mm", stroke_width=stroke)
+    else:
+        draw.text((wide / 2, full / 2), text, _INK, font, "mm", stroke_width=stroke)
     small = sheet.convert("RGBa").resize((wide // _DETAIL, height), Image.Resampling.BOX)
     return small.convert("RGBA")
 

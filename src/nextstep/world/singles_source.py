@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from nextstep.data.documents import Document, derived_seed
+from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import (
     Part,
     Picture,
     Text,
     build_sequence,
-    editing,
-    text_to_image,
     thought,
 )
 from nextstep.text.tokenizer import TextTokenizer
-from nextstep.world import captions
+from nextstep.world import captions, scenes
+from nextstep.world.descriptions import describe
 from nextstep.world.lexicon import things
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES, background_allowed, is_held_out
@@ -65,9 +65,12 @@ class Singles:
         name: in mixes and reports.
         core: show the things of `vocabulary.OBJECTS` alone, by their labels; else all of the
             lexicon, of which `WORD_SHARE` is called by its everyday word.
+        reasoning_prob: share of samples with a line before the picture that is drawn, see
+            `text.reasoning`.
+        train_prompts: whether captions and instructions are learned too, as released.
 
     Raises:
-        ValueError: when a side is no multiple of 16.
+        ValueError: when a side is no multiple of 16 or a share no number from 0 to 1.
     """
 
     kind = "image_text"
@@ -79,7 +82,11 @@ class Singles:
         no_caption: float = 0.1,
         name: str = "singles",
         core: bool = True,
+        reasoning_prob: float = 0.0,
+        train_prompts: bool = True,
     ) -> None:
+        if not 0 <= reasoning_prob <= 1:
+            raise ValueError(f"reasoning_prob must be a number from 0 to 1, not {reasoning_prob}")
         if pixels < 16 or pixels % 16:
             raise ValueError(f"pixels must be a positive multiple of 16, not {pixels}")
         self.tokenizer, self.pixels, self.no_caption, self.name = (
@@ -90,6 +97,7 @@ class Singles:
         )
         self.grid = pixels // 16, pixels // 16
         self.core, self.scenes = core, trained_scenes(core)
+        self.reasoning_prob, self.train_prompts = reasoning_prob, train_prompts
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -120,8 +128,16 @@ class Singles:
         if not self.core:
             name = thing.word if rng.random() < WORD_SHARE else name
             one = thing.one if name == thing.word else None
-        parts = text_to_image(captions.caption(rng, name, style, colour, one), self.grid)
-        return (parts[1:] if rng.random() < self.no_caption else parts), [scene]
+        said = captions.caption(rng, name, style, colour, one)
+        if rng.random() < self.no_caption:
+            return [Picture(self.grid)], [scene]
+        return [*self.prompt(said, _line(scene), rng), Picture(self.grid)], [scene]
+
+    def prompt(self, asked: str, line: str, rng: random.Random) -> list[Text]:
+        """A caption or instruction, mostly with its line."""
+        if rng.random() >= self.reasoning_prob:
+            return [Text(asked, self.train_prompts)]
+        return [Text(thought(asked, ""), self.train_prompts), Text(line)]
 
     def texts(self) -> Iterator[str]:
         """What a text tokenizer for this source should know."""
@@ -131,16 +147,20 @@ class Singles:
             yield from (part.text for part in parts if isinstance(part, Text))
 
 
+def _line(scene: Scene) -> str:
+    """What a model writes before it draws such a scene."""
+    name, style, colour = scene
+    return describe(scenes.Scene(scenes.Background(colour), (scenes.Item(name, style),)))
+
+
 class SingleEdits(Singles):
     """Edits: a picture, an instruction, the picture in another style or on another background.
 
     Of the edits that lose their text (share `no_caption`) half lose their source too.
 
     Args:
-        tokenizer, pixels, no_caption, name, core: see `Singles`.
+        tokenizer, pixels, no_caption, name, core, reasoning_prob, train_prompts: see `Singles`.
         style_share: how many of the edits ask for a style.
-        thought_share: how many of the edits say behind the instruction what the result shows, see
-            `text.sequence.thought`.
 
     Raises:
         ValueError: when a side is no multiple of 16 or a share no number from 0 to 1.
@@ -155,14 +175,16 @@ class SingleEdits(Singles):
         no_caption: float = 0.1,
         name: str = "single-edits",
         style_share: float = 0.5,
-        thought_share: float = 0.0,
         core: bool = True,
+        reasoning_prob: float = 0.0,
+        train_prompts: bool = True,
     ) -> None:
-        super().__init__(tokenizer, pixels, no_caption, name, core)
-        for share, value in (("style_share", style_share), ("thought_share", thought_share)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{share} must be a number from 0 to 1, not {value}")
-        self.style_share, self.thought_share = style_share, thought_share
+        super().__init__(
+            tokenizer, pixels, no_caption, name, core, reasoning_prob, train_prompts
+        )
+        if not 0 <= style_share <= 1:
+            raise ValueError(f"style_share must be a number from 0 to 1, not {style_share}")
+        self.style_share = style_share
         self.styles: dict[tuple[str, str], list[str]] = {}
         for object_name, style, colour in self.scenes:
             self.styles.setdefault((object_name, colour), []).append(style)
@@ -170,11 +192,10 @@ class SingleEdits(Singles):
     def parts(self, scene: Scene, rng: random.Random) -> tuple[list[Part], list[Scene]]:
         """The sequence's parts and the scenes of its pictures."""
         target, text = self._changed(scene, rng)
-        said: list[Part] = []
-        if rng.random() < self.thought_share:
-            text, said = thought(text, ""), [Text(captions.default_caption(*target))]
-        *asked, last = editing("<image>" + text, [self.grid], self.grid)
-        parts = [*asked, *said, last]
+        change = change_words(Region(0, 0, *self.grid), self.grid)
+        line = SEPARATOR.join((_line(scene), change, _line(target)))
+        picture = Picture(self.grid)
+        parts = [Picture(self.grid, trained=False), *self.prompt(text, line, rng), picture]
         if rng.random() >= self.no_caption:
             return parts, [scene, target]
         if rng.random() < 0.5:

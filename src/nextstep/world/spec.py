@@ -19,7 +19,7 @@ NEAR = 0.12
 SIZE_FACTOR = 1.3
 """How much larger or smaller than asked a thing may be."""
 
-SMALL, BIG = 0.33, 0.42
+SMALL, BIG = 0.39, 0.42
 """A small thing's longest side is at most, a big one's at least, this share of the picture's."""
 
 REGIONS: dict[str, tuple[float, float]] = {

@@ -9,7 +9,7 @@ from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.splits import SPLITS
-from nextstep.world.tasks import TASKS, choose_tasks, examples
+from nextstep.world.tasks import TASKS, choose_tasks, examples, splits_of
 
 TEST_SPLITS = tuple(split for split in SPLITS if split != "train")
 
@@ -67,19 +67,19 @@ def asked_parts(example: Example) -> tuple[int, ...]:
 
 
 def chosen(
-    tasks: Sequence[str] | None = None, splits: Sequence[str] | None = None, core: bool = False
+    tasks: Sequence[str] | None = None, splits: Sequence[str] | None = None, edition: str = "full"
 ) -> list[tuple[str, str]]:
     """Pairs of task and split in the order of `TASKS`.
 
     Args:
         tasks: names of tasks or groups; None for all that can be judged.
         splits: None for all that each task has.
-        core: leave out tasks that the core things cannot do.
+        edition: of the world; tasks that it does not have are left out.
 
     Raises:
         NextStepError: for an unknown name, or when nothing is left.
     """
-    wanted = choose_tasks(list(tasks) if tasks else None, core)
+    wanted = choose_tasks(list(tasks) if tasks else None, edition)
     for split in splits or ():
         if split not in TEST_SPLITS:
             raise NextStepError(
@@ -89,7 +89,7 @@ def chosen(
         (name, split)
         for name, task in TASKS.items()
         for split in splits or TEST_SPLITS
-        if name in wanted and task.group != "plain" and split in ("seen", *task.splits)
+        if name in wanted and task.group != "plain" and split in ("seen", *splits_of(name, edition))
     ]
     if not pairs:
         raise NextStepError("none of these tasks has such a split or an answer that can be judged")
@@ -97,7 +97,7 @@ def chosen(
 
 
 def questions(
-    task: str, split: str, count: int, seed: int = 0, core: bool = False, longest_word: int = 8
+    task: str, split: str, count: int, seed: int = 0, edition: str = "full", longest_word: int = 8
 ) -> list[Question]:
     """The first `count` items of a task and split.
 
@@ -106,10 +106,10 @@ def questions(
         split: one of its own.
         count: how many.
         seed: of the whole evaluation.
-        core: with the core things alone.
+        edition: of the world.
         longest_word: letters of a sign at most.
     """
-    made = examples(task, split, count, seed, core, longest_word)
+    made = examples(task, split, count, seed, edition, longest_word)
     return [
         Question(
             task,

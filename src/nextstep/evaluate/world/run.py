@@ -42,14 +42,14 @@ class Plan:
         count: items of each pair.
         seed: of the items and of what the model draws.
         size: side of the pictures in pixels.
-        core: with the core things alone.
+        edition: of the world.
     """
 
     pairs: tuple[tuple[str, str], ...]
     count: int
     seed: int = 0
     size: int = 128
-    core: bool = False
+    edition: str = "full"
 
     @classmethod
     def of(
@@ -59,7 +59,7 @@ class Plan:
         count: int = 50,
         seed: int = 0,
         size: int = 128,
-        core: bool = False,
+        edition: str = "full",
     ) -> Plan:
         """A plan by names of tasks, groups and splits; None for all.
 
@@ -70,17 +70,17 @@ class Plan:
             raise NextStepError(f"at least 1 item of each task is asked, not {count}")
         if size < 32 or size % 16:
             raise NextStepError(f"pictures have a multiple of 16 pixels, at least 32, not {size}")
-        pairs = chosen(list(tasks) if tasks else None, list(splits) if splits else None, core)
-        return cls(tuple(pairs), count, seed, size, core)
+        pairs = chosen(list(tasks) if tasks else None, list(splits) if splits else None, edition)
+        return cls(tuple(pairs), count, seed, size, edition)
 
     def questions(self, task: str, split: str) -> list[Question]:
         """The items of one pair."""
         longest = longest_word_at(self.size)
-        return questions(task, split, self.count, self.seed, self.core, longest)
+        return questions(task, split, self.count, self.seed, self.edition, longest)
 
     def identity(self) -> dict[str, Any]:
         """What must agree for kept answers to be answers to these questions."""
-        return {"seed": self.seed, "size": self.size, "core": self.core}
+        return {"seed": self.seed, "size": self.size, "edition": self.edition}
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.config import NextStepConfig
-from nextstep.data.batch import Picture, SequenceBatch, pack_rows
+from nextstep.data.batch import ContextNoise, Picture, SequenceBatch, pack_rows
 from nextstep.data.documents import Document
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.packed_attention import Documents, Way
@@ -76,7 +76,7 @@ class PretrainStage:
         text_weight: float | None = None,
         image_weight: float | None = None,
         head_batch_mul: int | None = None,
-        context_noise: float = 0.0,
+        context_noise: ContextNoise | float = 0.0,
         way: Way | None = None,
         compile: bool = False,
     ) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
+from nextstep.world import editions
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example
 from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import drawing, editing, next_state, plain, reading, stories
 
 __all__ = [
-    "GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples", "tasks_with_split",
+    "GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples", "splits_of",
+    "tasks_with_split",
 ]  # fmt: skip
 
 _STYLES, _PAIRS, _PHRASES, _WORDS = (
@@ -32,7 +34,7 @@ class Task:
         splits: held-out splits that it has; every task has `train` and `seen`.
         weight: its share within its group.
         kind: what its samples are in a set of shards, one of `documents.KINDS`.
-        core: whether the core things are enough for it.
+        core: whether the core editions have it.
     """
 
     name: str
@@ -95,7 +97,7 @@ def _table() -> dict[str, Task]:
     found = {}
     for name, group, make, splits, weight in _LIST:
         kind = "interleaved" if name == "turns" else _KINDS.get(group, "interleaved")
-        # No core thing has skin tones.
+        # No object of a core edition has skin tones.
         found[name] = Task(name, group, make, splits, weight, kind, core=name != "skin_tone")
     return found
 
@@ -105,14 +107,14 @@ TASKS: dict[str, Task] = _table()
 
 
 def choose_tasks(
-    wanted: Mapping[str, float] | Sequence[str] | None = None, core: bool = False
+    wanted: Mapping[str, float] | Sequence[str] | None = None, edition: str = "full"
 ) -> dict[str, float]:
     """Weights of single tasks.
 
     Args:
         wanted: names of tasks or groups, with weights or alike; a group's weight is dealt out to
             its tasks. None takes every group by its usual share.
-        core: leave out tasks that the core things cannot do.
+        edition: of the world; tasks that it does not have are left out.
 
     Returns:
         Task name -> weight; the weights add up to 1.
@@ -133,7 +135,7 @@ def choose_tasks(
         if not weight >= 0:
             raise NextStepError(f"the weight of task '{name}' must not be negative")
         members = [task for task in TASKS.values() if task.group == name] or [TASKS[name]]
-        members = [task for task in members if task.core or not core]
+        members = [task for task in members if task.core or edition == "full"]
         total = sum(task.weight for task in members)
         for task in members:
             found[task.name] = found.get(task.name, 0.0) + weight * task.weight / total
@@ -143,7 +145,15 @@ def choose_tasks(
     return {name: weight / total for name, weight in found.items() if weight}
 
 
-def tasks_with_split(tasks: Mapping[str, float], split: str) -> dict[str, float]:
+def splits_of(task: str, edition: str = "full") -> tuple[str, ...]:
+    """The held-out splits of a task in an edition of the world."""
+    held = editions.edition(edition).holds_out_styles
+    return tuple(split for split in TASKS[task].splits if held or split != _STYLES)
+
+
+def tasks_with_split(
+    tasks: Mapping[str, float], split: str, edition: str = "full"
+) -> dict[str, float]:
     """Those of the weighted tasks that have a split.
 
     Raises:
@@ -154,7 +164,7 @@ def tasks_with_split(tasks: Mapping[str, float], split: str) -> dict[str, float]
     kept = {
         task: weight
         for task, weight in tasks.items()
-        if split in ("train", "seen", *TASKS[task].splits)
+        if split in ("train", "seen", *splits_of(task, edition))
     }
     if not kept:
         raise NextStepError(f"none of the tasks {', '.join(tasks)} has the split '{split}'")
@@ -162,7 +172,7 @@ def tasks_with_split(tasks: Mapping[str, float], split: str) -> dict[str, float]
 
 
 def example(
-    task: str, seed: int, split: str = "train", core: bool = False, longest_word: int = 8
+    task: str, seed: int, split: str = "train", edition: str = "full", longest_word: int = 8
 ) -> Example:
     """One sample of a task, a pure function of the arguments.
 
@@ -170,7 +180,7 @@ def example(
         task: a key of `TASKS`.
         seed: of all choices.
         split: one of `splits.SPLITS`.
-        core: draw things from `vocabulary.OBJECTS` alone.
+        edition: of the world, see `editions`.
         longest_word: letters of a sign at most.
 
     Raises:
@@ -178,16 +188,16 @@ def example(
     """
     if task not in TASKS:
         raise NextStepError(f"the world has no task '{task}'; choose from {', '.join(TASKS)}")
-    has = ("train", "seen", *TASKS[task].splits)
+    has = ("train", "seen", *splits_of(task, edition))
     if split not in has:
         known = split in SPLITS
         raise NextStepError(
             f"task '{task}' has no split '{split}'; {'it has' if known else 'choose from'} "
             f"{', '.join(has)}"
         )
-    if core and not TASKS[task].core:
-        raise NextStepError(f"task '{task}' needs more than the core things")
-    return TASKS[task].make(Draw(seed, split, core, longest_word))
+    if edition != "full" and not TASKS[task].core:
+        raise NextStepError(f"edition {edition} has no task '{task}'")
+    return TASKS[task].make(Draw(seed, split, edition, longest_word))
 
 
 def examples(
@@ -195,7 +205,7 @@ def examples(
     split: str = "seen",
     count: int = 100,
     seed: int = 0,
-    core: bool = False,
+    edition: str = "full",
     longest_word: int = 8,
 ) -> list[Example]:
     """Samples to test a model on; training never sees these seeds.
@@ -204,6 +214,6 @@ def examples(
         NextStepError: when there is no such task, or it has no such split.
     """
     return [
-        example(task, derived_seed("test", task, split, seed, i), split, core, longest_word)
+        example(task, derived_seed("test", task, split, seed, i), split, edition, longest_word)
         for i in range(count)
     ]

@@ -14,7 +14,7 @@ from nextstep.world.draw import Draw
 from nextstep.world.drawings import visible_on
 from nextstep.world.lexicon import Thing, Word, things
 from nextstep.world.scenes import Background, Item, Scene
-from nextstep.world.spec import REGIONS, RELATIONS, region_of
+from nextstep.world.spec import RELATIONS, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks.wording import AT, TO
 
@@ -109,10 +109,15 @@ def _any_item(draw: Draw, scene: Scene) -> int:
     return draw.rng.randrange(len(scene.items))
 
 
-def free_cells(scene: Scene) -> list[str]:
+def free_cells(draw: Draw, scene: Scene, mover: int | None = None) -> list[str]:
     """Which of the nine places are empty in a scene whose things stand in such places."""
-    taken = {region_of(item.x, item.y) for item in scene.items}
-    return [name for name in REGIONS if name not in taken]
+    return draw.layout.free_cells([(item.x, item.y, item.size) for item in scene.items], mover)
+
+
+def put(draw: Draw, item: Item, cell: str) -> Item:
+    """An item in one of the nine places."""
+    x, y, _ = draw.layout.in_cell(cell, item.size)
+    return replace(item, x=x, y=y)
 
 
 def destination(draw: Draw, scene: Scene, mover: int | None = None) -> tuple[str, str, str] | None:
@@ -125,7 +130,9 @@ def destination(draw: Draw, scene: Scene, mover: int | None = None) -> tuple[str
         scene: things in nine places.
         mover: the item that will go there, which is no landmark.
     """
-    free = free_cells(scene)
+    free = free_cells(draw, scene, mover)
+    if not free:
+        return None
     marks = [i for i in range(len(scene.items)) if i != mover]
     if marks and draw.chance(0.5):
         mark, kind = draw.one_of(marks), draw.one_of(RELATIONS)
@@ -145,7 +152,7 @@ def add(draw: Draw, scene: Scene, new: Thing) -> Change | None:
     if found is None:
         return None
     cell, at, _ = found
-    item = Item(new.label, scene.items[0].style, *layout.in_cell(cell))
+    item = Item(new.label, scene.items[0].style, *draw.layout.in_cell(cell))
     return draw.say(ADD, a=new.a(), at=at), scene.adding(item)
 
 
@@ -171,17 +178,19 @@ def move(draw: Draw, scene: Scene) -> Change | None:
     if found is None:
         return None
     cell, _, to = found
-    x, y = REGIONS[cell]
     text = draw.say(MOVE, it=the(scene, place), to=to)
-    return text, scene.with_item(place, replace(scene.items[place], x=x, y=y))
+    return text, scene.with_item(place, put(draw, scene.items[place], cell))
 
 
 def resize(draw: Draw, scene: Scene, place: int, bigger: bool) -> Change:
     """One thing larger or smaller about its centre."""
     item = scene.items[place]
-    size = item.size * GROWTH if bigger else item.size / GROWTH
     word = draw.one_of(BIGGER if bigger else SMALLER)
     text = draw.say(RESIZE, it=the(scene, place), bigger=word)
+    if draw.edition.on_grid:
+        resized = replace(item, size=draw.layout.sizes["big" if bigger else "small"])
+        return text, scene.with_item(place, put(draw, resized, region_of(item.x, item.y)))
+    size = item.size * GROWTH if bigger else item.size / GROWTH
     return text, scene.with_item(place, replace(item, size=size))
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nextstep.world import layout
 from nextstep.world.captions import caption
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.lexicon import Thing, join_words
-from nextstep.world.scenes import FILL, Background, Item, Scene, Sign
+from nextstep.world.scenes import FILL, Background, Item, Scene, Sign, grid_sign
 from nextstep.world.spec import RELATIONS, Need, Spec, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks.wording import (
@@ -19,6 +18,7 @@ from nextstep.world.tasks.wording import (
     RELATION_PHRASINGS,
     SMALL_WORDS,
     framed,
+    tells,
 )
 
 PAIR = Phrasings("""
@@ -85,7 +85,7 @@ def _finish(
 
 def _arranged(draw: Draw, items: list[Item]) -> list[Item]:
     """The items at places of a random arrangement."""
-    places = layout.spread(draw.rng, len(items))
+    places = draw.layout.spread(len(items))
     return [
         replace(item, x=x, y=y, size=size) for item, (x, y, size) in zip(items, places, strict=True)
     ]
@@ -99,16 +99,16 @@ def single(draw: Draw) -> Example:
         background = draw.background([item], gradients=0)
         name = draw.one_of((thing.label, thing.word))
         said = caption(draw.rng, name, style, background.colour)
+        while not tells(draw, style, background, f"{style} style" in said, "background" in said):
+            said = caption(draw.rng, name, style, background.colour)
         spec = Spec(
             (Need(thing.label),),
             background=background.colours if "background" in said else (),
             style=style if f"{style} style" in said else None,
         )
         return Example("single", (Said(said), Shown(Scene(background, (item,)), spec=spec)))
-    if draw.chance(0.4):
-        size = draw.one_of((0.5, 0.58, 0.66, 0.74))
-        x, y = (0.5 + draw.rng.uniform(-1, 1) * (FILL - size) / 2 for _ in range(2))
-        item = replace(item, x=x, y=y, size=size)
+    x, y, size = draw.layout.single()
+    item = replace(item, x=x, y=y, size=size)
     scene = Scene(draw.background([item]), (item,))
     return _finish(draw, "single", thing.a(), scene, [Need(thing.label)])
 
@@ -128,6 +128,8 @@ def counting(draw: Draw) -> Example:
     found, style = draw.cast(2 if mixed else 1)
     numbers = [draw.one_of((1, 2, 3, 4)), draw.one_of((1, 2, 3))] if mixed else []
     numbers = numbers or [draw.one_of((2, 3, 4))]
+    if draw.edition.on_grid and sum(numbers) > 4:
+        numbers = draw.one_of(([1, 2], [2, 1], [1, 3], [3, 1], [2, 2], [1, 1]))
     items = _arranged(
         draw,
         [Item(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)],
@@ -155,8 +157,8 @@ def colours(draw: Draw) -> Example:
     (thing,), style = draw.cast(1, _paintable)
     item = painted_item(draw, thing, style)
     colour = colour_of(item.name, style, None, item.tint) or ""
-    size = draw.one_of((0.5, 0.6, 0.7, FILL))
-    item = replace(item, size=size)
+    if not draw.edition.on_grid:
+        item = replace(item, size=draw.one_of((0.5, 0.6, 0.7, FILL)))
     phrase = draw.say(COLOURED, t=_Coloured(thing.a(colour), thing.a(), colour))
     scene = Scene(draw.background([item]), (item,))
     return _finish(draw, "colours", phrase, scene, [Need(thing.label, colour=colour)])
@@ -175,11 +177,11 @@ def attributes(draw: Draw) -> Example:
     needs = [Need(t.label, colour=c) for t, c in zip(found, names, strict=True)]
     if draw.chance(0.3):
         kind = draw.one_of(RELATIONS)
-        places = list(layout.related(draw.rng, kind))
+        places = list(draw.layout.related(kind))
         phrase = draw.say(RELATION_PHRASINGS[kind], a=a, b=b)
         needs[0] = replace(needs[0], relation=(kind, 1))
     else:
-        places = layout.spread(draw.rng, 2)
+        places = draw.layout.spread(2)
         phrase = draw.say(PAIR, a=a, b=b)
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     scene = Scene(draw.background(items), tuple(items))
@@ -193,15 +195,15 @@ def position(draw: Draw) -> Example:
         kind = draw.one_of(RELATIONS)
         items = [
             Item(thing.label, style, x, y, size)
-            for thing, (x, y, size) in zip(found, layout.related(draw.rng, kind), strict=True)
+            for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
         ]
         phrase = draw.say(RELATION_PHRASINGS[kind], a=found[0].a(), b=found[1].a())
         needs = [Need(found[0].label, relation=(kind, 1)), Need(found[1].label)]
     else:
         found, style = draw.cast(draw.one_of((1, 1, 2)))
         items, phrases, needs = [], [], []
-        for thing, cell in zip(found, layout.cells(draw.rng, len(found)), strict=True):
-            items.append(Item(thing.label, style, *layout.in_cell(cell)))
+        for thing, cell in zip(found, draw.layout.cells(len(found)), strict=True):
+            items.append(Item(thing.label, style, *draw.layout.in_cell(cell)))
             phrases.append(f"{thing.a()} {draw.one_of(AT[cell])}")
             needs.append(Need(thing.label, region=cell))
         phrase = join_words(phrases)
@@ -216,8 +218,8 @@ def sizes(draw: Draw) -> Example:
     """A big thing and a small one."""
     found, style = draw.cast(2)
     words = draw.one_of((["big", "small"], ["small", "big"]))
-    extents = layout.sizes_of(words)
-    places = layout.strew(draw.rng, extents) or [(0.3, 0.3, extents[0]), (0.72, 0.72, extents[1])]
+    extents = [draw.layout.sizes[word] for word in words]
+    places = draw.layout.strew(extents) or [(0.3, 0.3, extents[0]), (0.72, 0.72, extents[1])]
     items = [
         Item(thing.label, style, x, y, size)
         for thing, (x, y, size) in zip(found, places, strict=True)
@@ -236,16 +238,28 @@ def words(draw: Draw) -> Example:
     text = draw.sign_text()
     phrase = draw.say(SIGNS, text=text)
     if draw.split != "held_out_styles" and draw.chance(0.6):
-        height = draw.one_of((0.28, 0.32, 0.36))
-        y = 0.5 + draw.rng.uniform(-1, 1) * (0.46 - height / 2)
         background = Background(draw.background([]).colour)
-        scene = Scene(background, sign=Sign(text, y=y, height=height))
+        scene = Scene(background, sign=_lone_sign(draw, text))
         return _finish(draw, "words", phrase, scene, [], text)
     (thing,), style = draw.cast(1)
-    item = Item(thing.label, style, 0.5, 0.34, 0.56)
-    scene = Scene(draw.background([item]), (item,), Sign(text, y=0.82, height=0.28))
+    item, sign = above_sign(draw, thing, style, text)
+    scene = Scene(draw.background([item]), (item,), sign)
     phrase = draw.say(ABOVE_SIGN, a=thing.a(), sign=phrase)
     return _finish(draw, "words", phrase, scene, [Need(thing.label)], text)
+
+
+def _lone_sign(draw: Draw, text: str) -> Sign:
+    if draw.edition.on_grid:
+        return grid_sign(text, 3)
+    height = draw.one_of((0.28, 0.32, 0.36))
+    return Sign(text, y=0.5 + draw.rng.uniform(-1, 1) * (0.46 - height / 2), height=height)
+
+
+def above_sign(draw: Draw, thing: Thing, style: str, text: str) -> tuple[Item, Sign]:
+    """A thing and a sign below it."""
+    if draw.edition.on_grid:
+        return Item(thing.label, style, *draw.layout.in_cell("top")), grid_sign(text, 6)
+    return Item(thing.label, style, 0.5, 0.34, 0.56), Sign(text, y=0.82, height=0.28)
 
 
 ABOVE_SIGN = Phrasings("""

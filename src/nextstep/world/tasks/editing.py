@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.lexicon import Thing, Word
-from nextstep.world.scenes import Item, Scene, Sign
+from nextstep.world.scenes import Item, Scene, Sign, grid_sign
 from nextstep.world.spec import exact_spec
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes
 from nextstep.world.tasks.changes import Change
-from nextstep.world.vocabulary import STYLES
+from nextstep.world.tasks.drawing import above_sign
 
 COLOURISE = Phrasings("""
     colour the picture, {bg} background
@@ -54,7 +53,7 @@ def _example(task: str, source: Scene, change: Change, avoid: Sequence[str] = ()
 
 def _strewn(draw: Draw, found: Sequence[Thing], style: str) -> Scene:
     """Things in a random arrangement."""
-    places = layout.spread(draw.rng, len(found))
+    places = draw.layout.spread(len(found))
     items = [
         Item(thing.label, style, x, y, size)
         for thing, (x, y, size) in zip(found, places, strict=True)
@@ -72,8 +71,8 @@ def in_cells(draw: Draw, found: Sequence[Thing], style: str, beside: Sequence[Th
         beside: what may come into the picture later and must stand out from its background too.
     """
     items = [
-        Item(thing.label, style, *layout.in_cell(cell))
-        for thing, cell in zip(found, layout.cells(draw.rng, len(found)), strict=True)
+        Item(thing.label, style, *draw.layout.in_cell(cell))
+        for thing, cell in zip(found, draw.layout.cells(len(found)), strict=True)
     ]
     later = [Item(thing.label, style) for thing in beside]
     return Scene(draw.background([*items, *later]), tuple(items))
@@ -138,17 +137,24 @@ def resize(draw: Draw) -> Example:
     """One thing grows or shrinks; there is always room for it."""
     found, style = draw.cast(_number(draw, 1, 2, 2))
     bigger = draw.chance(0.5)
-    small = 0.3 if len(found) > 1 else draw.one_of((0.3, 0.4, 0.53))
-    sizes = [small * changes.GROWTH, *([0.3] * (len(found) - 1))]
-    places = layout.strew(draw.rng, sizes) or [(0.3, 0.3, sizes[0]), (0.8, 0.8, 0.3)]
-    items = [
-        Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, places, strict=True)
-    ]
-    if bigger:
-        items[0] = replace(items[0], size=small)
+    items = _sized(draw, found, style, bigger)
     scene = Scene(draw.background(items), tuple(items))
     return _example("resize", scene, changes.resize(draw, scene, 0, bigger))
+
+
+def _sized(draw: Draw, found: Sequence[Thing], style: str, bigger: bool) -> list[Item]:
+    """Things of which the first can become bigger, or smaller."""
+    if draw.edition.on_grid:
+        first = draw.layout.sizes["small" if bigger else "big"]
+        places = draw.layout.strew([first, *([draw.layout.usual] * (len(found) - 1))]) or []
+        return [Item(thing.label, style, *at) for thing, at in zip(found, places, strict=True)]
+    small = 0.3 if len(found) > 1 else draw.one_of((0.3, 0.4, 0.53))
+    sizes = [small * changes.GROWTH, *([0.3] * (len(found) - 1))]
+    places = draw.layout.strew(sizes) or [(0.3, 0.3, sizes[0]), (0.8, 0.8, 0.3)]
+    items = [Item(thing.label, style, *at) for thing, at in zip(found, places, strict=True)]
+    if bigger:
+        items[0] = replace(items[0], size=small)
+    return items
 
 
 def recolour(draw: Draw) -> Example:
@@ -193,10 +199,10 @@ def style(draw: Draw) -> Example:
 
 def skin_tone(draw: Draw) -> Example:
     """Another skin tone."""
-    coloured = [style for style in STYLES if style != "mono"]
+    coloured = [style for style in draw.edition.styles if style != "mono"]
     (thing,), drawn = draw.cast(1, lambda thing: thing.toned, coloured)
     before, after = draw.tones(2)
-    x, y, size = layout.spread(draw.rng, 1)[0]
+    x, y, size = draw.layout.single()
     item = Item(thing.label, drawn, x, y, size, tone=None if draw.chance(0.4) else before)
     scene = Scene(draw.background([item]), (item,))
     return _example("skin_tone", scene, changes.skin_tone(draw, scene, after))
@@ -204,7 +210,7 @@ def skin_tone(draw: Draw) -> Example:
 
 def colourise(draw: Draw) -> Example:
     """A grey picture gets its colours back; the background's, which nobody can guess, is said."""
-    coloured = [style for style in STYLES if style != "mono"]
+    coloured = [style for style in draw.edition.styles if style != "mono"]
     found, drawn = draw.cast(_number(draw, 1, 1, 2), None, coloured)
     scene = _strewn(draw, found, drawn)
     text = draw.say(COLOURISE, bg=Word(scene.background.words))
@@ -215,24 +221,35 @@ def fill(draw: Draw) -> Example:
     """A hole over part of a thing is filled in."""
     found, drawn = draw.cast(_number(draw, 1, 1, 2))
     scene = _strewn(draw, found, drawn)
-    item = draw.one_of(scene.items)
+    source = replace(scene, hole=_hole(draw, draw.one_of(scene.items)))
+    return _example("fill", source, (draw.say(FILL), scene))
+
+
+def _hole(draw: Draw, item: Item) -> tuple[float, float, float, float]:
+    """A missing part over part of a thing."""
+    if draw.edition.on_grid:
+        # Two by two image tokens, or four by four of an object that fills the picture.
+        side = 0.25 if item.size < 0.5 else 0.5
+        half = side if item.size < 0.5 else 0.5
+        x, y = (round((c - half) * 8) / 8 + draw.one_of((0, 0.5, 1)) * half for c in (item.x, item.y))
+        return x, y, x + side, y + side
     side = item.size * draw.rng.uniform(0.45, 0.65)
     x, y = (c + draw.one_of((-1, 0, 1)) * item.size * 0.3 for c in (item.x, item.y))
     edges = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
     left, top, right, bottom = (min(1.0, max(0.0, edge)) for edge in edges)
-    source = replace(scene, hole=(left, top, right, bottom))
-    return _example("fill", source, (draw.say(FILL), scene))
+    return left, top, right, bottom
 
 
 def change_word(draw: Draw) -> Example:
     """Another word on a sign."""
 
     def attempt() -> Example | None:
-        scene = Scene(draw.background([]), sign=Sign(draw.sign_text()))
+        text = draw.sign_text()
+        lone = grid_sign(text, 3) if draw.edition.on_grid else Sign(text)
+        scene = Scene(draw.background([]), sign=lone)
         if draw.split == "held_out_styles" or draw.chance(0.4):
             (thing,), drawn = draw.cast(1)
-            item = Item(thing.label, drawn, 0.5, 0.34, 0.56)
-            sign = Sign(draw.sign_text(), y=0.82, height=0.28)
+            item, sign = above_sign(draw, thing, drawn, draw.sign_text())
             scene = Scene(draw.background([item]), (item,), sign)
         change = changes.word(draw, scene)
         return None if change is None else _example("change_word", scene, change)
@@ -244,8 +261,11 @@ def combine(draw: Draw) -> Example:
     """Two pictures of one thing each become one: the first's left, the second's right."""
     found, drawn = draw.cast(2)
     sources = [_strewn(draw, [thing], drawn) for thing in found]
+    places = ((0.26, 0.5, 0.46), (0.74, 0.5, 0.46))
+    if draw.edition.on_grid:
+        places = draw.layout.related("left of")
     items = tuple(
-        Item(thing.label, drawn, x, 0.5, 0.46) for thing, x in zip(found, (0.26, 0.74), strict=True)
+        Item(thing.label, drawn, *at) for thing, at in zip(found, places, strict=True)
     )
     target = Scene(draw.background(items), items)
     text = draw.say(COMBINE, bg=Word(target.background.words))

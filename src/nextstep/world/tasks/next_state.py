@@ -121,17 +121,15 @@ BACK = Phrasings("""
     time runs backwards by one step
 """)
 
-_SMALL = 0.2
 _WAYS = {"left": "left of", "right": "right of", "up": "above", "down": "below"}
 Happening = tuple[str, Scene]
 
 
-def _to(scene: Scene, place: int, cell: str | None) -> Scene | None:
+def _to(draw: Draw, scene: Scene, place: int, cell: str | None) -> Scene | None:
     """The scene with an item in another cell, if that is there and empty."""
-    if cell not in changes.free_cells(scene):
+    if cell is None or cell not in changes.free_cells(draw, scene, place):
         return None
-    x, y = REGIONS[cell]
-    return scene.with_item(place, replace(scene.items[place], x=x, y=y))
+    return scene.with_item(place, changes.put(draw, scene.items[place], cell))
 
 
 def _cell(scene: Scene, place: int) -> str:
@@ -141,7 +139,7 @@ def _cell(scene: Scene, place: int) -> str:
 def step(draw: Draw, scene: Scene, place: int) -> Happening | None:
     """One place to a side."""
     way = draw.one_of(list(_WAYS))
-    after = _to(scene, place, layout.beside(_cell(scene, place), _WAYS[way]))
+    after = _to(draw, scene, place, layout.beside(_cell(scene, place), _WAYS[way]))
     if after is None:
         return None
     return draw.say(STEP, it=changes.the(scene, place), way=way), after
@@ -151,7 +149,7 @@ def fall_or_rise(draw: Draw, scene: Scene, place: int) -> Happening | None:
     """Down to the lowest row, or up to the highest."""
     down = draw.chance(0.5)
     column = list(REGIONS).index(_cell(scene, place)) % 3
-    after = _to(scene, place, list(REGIONS)[6 + column if down else column])
+    after = _to(draw, scene, place, list(REGIONS)[6 + column if down else column])
     if after is None:
         return None
     return draw.say(FALL if down else RISE, it=changes.the(scene, place)), after
@@ -163,7 +161,7 @@ def jump(draw: Draw, scene: Scene, place: int) -> Happening | None:
         between = layout.beside(_cell(scene, place), way)
         for other in range(len(scene.items)):
             if between is not None and _cell(scene, other) == between:
-                after = _to(scene, place, layout.beside(between, way))
+                after = _to(draw, scene, place, layout.beside(between, way))
                 if after is not None:
                     names = changes.the(scene, place), changes.the(scene, other)
                     return draw.say(JUMP, it=names[0], other=names[1]), after
@@ -177,8 +175,8 @@ def swap(draw: Draw, scene: Scene, place: int) -> Happening | None:
         return None
     other = draw.one_of(others)
     one, two = scene.items[place], scene.items[other]
-    after = scene.with_item(place, replace(one, x=two.x, y=two.y))
-    after = after.with_item(other, replace(two, x=one.x, y=one.y))
+    after = scene.with_item(place, changes.put(draw, one, _cell(scene, other)))
+    after = after.with_item(other, changes.put(draw, two, _cell(scene, place)))
     text = draw.say(SWAP, it=changes.the(scene, place), other=changes.the(scene, other))
     return text, after
 
@@ -195,10 +193,11 @@ def turn(draw: Draw, scene: Scene, place: int) -> Happening | None:
 def grow_or_shrink(draw: Draw, scene: Scene, place: int) -> Happening:
     """From the usual size to the small one, or back."""
     item = scene.items[place]
-    grows = item.size < layout.CELL
-    size = layout.CELL if grows else _SMALL
+    grows = item.size < draw.layout.usual
+    size = draw.layout.usual if grows else draw.layout.small
     text = draw.say(GROW if grows else SHRINK, it=changes.the(scene, place))
-    return text, scene.with_item(place, replace(item, size=size))
+    resized = changes.put(draw, replace(item, size=size), _cell(scene, place))
+    return text, scene.with_item(place, resized)
 
 
 def colour(draw: Draw, scene: Scene, place: int) -> Happening | None:
@@ -270,7 +269,8 @@ def next_state(draw: Draw) -> Example:
     found, style = draw.cast(number, lambda thing: not thing.is_plural_word)
     scene = in_cells(draw, found, style)
     if draw.chance(0.2):
-        scene = scene.with_item(0, replace(scene.items[0], size=_SMALL))
+        small = replace(scene.items[0], size=draw.layout.small)
+        scene = scene.with_item(0, changes.put(draw, small, _cell(scene, 0)))
     parts = _opening(draw, scene)
     names = tuple(thing.label for thing in found)
     past: list[Scene] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import permutations
 
-from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, Said, Shown
@@ -114,10 +113,11 @@ def _groups(draw: Draw) -> tuple[list[tuple[Thing, int]], Scene]:
     found, style = draw.cast(kinds)
     most = {1: 4, 2: 3, 3: 1}[kinds]
     numbers = [draw.rng.randint(1, most) for _ in found]
-    if sum(numbers) > 5:
-        numbers[0] = 2
+    most = 4 if draw.edition.on_grid else 5
+    if sum(numbers) > most:
+        numbers[0] = most - sum(numbers[1:])
     items = [Item(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)]
-    places = layout.spread(draw.rng, len(items))
+    places = draw.layout.spread(len(items))
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     return list(zip(found, numbers, strict=True)), Scene(draw.background(items), tuple(items))
 
@@ -168,7 +168,7 @@ def read_where(draw: Draw) -> Example:
     kind = draw.one_of(RELATIONS)
     items = tuple(
         Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, layout.related(draw.rng, kind), strict=True)
+        for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
     )
     question = draw.say(
         WHERE_FROM, it=found[0].the(), verb=is_or_are(found[0]), other=found[1].the()
@@ -191,7 +191,7 @@ def read_colour(draw: Draw) -> Example:
     for thing in found:
         used = tuple(i.tint for i in items if i.tint)
         items.append(drawing.painted_item(draw, thing, style, used))
-    places = layout.spread(draw.rng, len(items))
+    places = draw.layout.spread(len(items))
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     scene = Scene(draw.background(items, gradients=0), tuple(items))
     if draw.chance(0.2):
@@ -213,9 +213,12 @@ def read_change(draw: Draw) -> Example:
         place = draw.rng.randrange(len(scene.items))
         item, it = scene.items[place], changes.thing_at(scene, place)
         was = "were" if it.is_plural_word else "was"
+        free = changes.free_cells(draw, scene, place if kind == "move" else None)
+        if kind in ("add", "move") and not free:
+            kind = "remove"
         if kind == "add":
-            cell = draw.one_of(changes.free_cells(scene))
-            after = scene.adding(Item(new.label, style, *layout.in_cell(cell)))
+            cell = draw.one_of(free)
+            after = scene.adding(Item(new.label, style, *draw.layout.in_cell(cell)))
             answer = f"{new.a()} was added {AT[cell][0]}"
         elif kind == "remove":
             after, answer = scene.without_item(place), f"{it.the()} {was} removed"
@@ -223,9 +226,8 @@ def read_change(draw: Draw) -> Example:
             after = scene.with_item(place, replace(item, name=new.label))
             answer = f"{it.the()} became {new.a()}"
         elif kind == "move":
-            cell = draw.one_of(changes.free_cells(scene))
-            x, y, _ = layout.in_cell(cell)
-            after = scene.with_item(place, replace(item, x=x, y=y))
+            cell = draw.one_of(free)
+            after = scene.with_item(place, changes.put(draw, item, cell))
             answer = f"{it.the()} moved {TO[cell][0]}"
         elif kind == "recolour":
             change = changes.recolour(draw, scene)
@@ -267,7 +269,7 @@ def read_yes_no(draw: Draw) -> Example:
     kind = draw.one_of(RELATIONS)
     items = tuple(
         Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, layout.related(draw.rng, kind), strict=False)
+        for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=False)
     )
     scene = Scene(draw.background(items), items)
     yes = draw.chance(0.5)

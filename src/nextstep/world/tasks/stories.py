@@ -5,11 +5,15 @@ from __future__ import annotations
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.lexicon import Word, things
-from nextstep.world.scenes import Item, Scene
+from nextstep.world.scenes import FILL, Item, Scene
 from nextstep.world.spec import Need, Spec, exact_spec
 from nextstep.world.splits import Phrasings
+<<<<<<< HEAD
 from nextstep.world.tasks import story_events as tale
 from nextstep.world.vocabulary import STYLES
+=======
+from nextstep.world.tasks import tale
+>>>>>>> cc624d5 (World: editions on the grid, layout lines, regions of edits, heavy context noise)
 
 START = Phrasings("""
     Once upon a time there was {a} called {name}.
@@ -59,14 +63,14 @@ END = ("The end.", "And that was that.", "The end of the story.")
 def story(draw: Draw) -> Example:
     """Two to six pictures with text between; characters and style stay the same."""
     cast = tale.choose_cast(draw)
-    hero = tale.placed(cast.hero, cast.style, "hero")
+    hero = tale.placed(draw, cast.hero, cast.style, "hero")
     # Whoever comes later must be seen on the first background too.
     others = [Item(t.label, cast.style) for t in (cast.friend, cast.find, *cast.skies)]
     background = draw.background([hero, *others])
-    stage = tale.Stage(background, {"hero": hero})
+    stage = tale.Stage(background, {"hero": hero}, on_grid=draw.edition.on_grid)
     text = draw.say(START, a=cast.hero.a(), name=cast.names[0])
     spec = Spec((Need(cast.hero.label),), only=True)
-    if draw.chance(0.7):
+    if draw.edition.on_grid or draw.chance(0.7):
         text += " " + draw.say(SETTING, style=Word(cast.style), bg=Word(background.words))
         spec = Spec(spec.include, (), True, background.colours, cast.style)
     parts: list[Said | Shown] = [Said(text), Shown(stage.scene, spec=spec)]
@@ -92,14 +96,14 @@ def recall(draw: Draw) -> Example:
     """
     count = draw.one_of((4, 5, 6, 7, 8))
     asked = draw.rng.randrange(count - 3)
-    by_sight, one_style = draw.chance(0.5), draw.one_of(STYLES)
+    by_sight, one_style = draw.chance(0.5), draw.one_of(draw.edition.styles)
     many_styles = draw.chance(0.5)
     names = draw.rng.sample(tale.NAMES, count)
     parts: list[Said | Shown] = []
     items: list[Item] = []
     for place, name in enumerate(names):
         # A split of styles is about the character that comes back.
-        choices = STYLES if many_styles or place == asked else (one_style,)
+        choices = draw.edition.styles if many_styles or place == asked else (one_style,)
         item = _character(draw if place == asked else _seen(draw), choices, items)
         if not many_styles and place == asked:
             one_style = item.style
@@ -116,14 +120,14 @@ def recall(draw: Draw) -> Example:
 
 def _seen(draw: Draw) -> Draw:
     """Choices for the characters that a split is not about."""
-    return Draw(draw.rng.getrandbits(62), "seen", draw.core, draw.longest_word)
+    return Draw(draw.rng.getrandbits(62), "seen", draw.edition.name, draw.longest_word)
 
 
 def _character(draw: Draw, styles: tuple[str, ...], before: list[Item]) -> Item:
     known = [item.name for item in before]
     (thing,), style = draw.cast(1, lambda t: t.kind in CHARACTERS and t.label not in known, styles)
     tint = draw.tint(thing, style) if draw.chance(0.3) else None
-    size = draw.one_of((0.6, 0.7, 0.8))
+    size = FILL if draw.edition.on_grid else draw.one_of((0.6, 0.7, 0.8))
     return Item(thing.label, style, size=size, tint=tint)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.drawings import visible_on
 from nextstep.world.lexicon import Thing, Word
-from nextstep.world.scenes import Background, Item, Scene, Sign
+from nextstep.world.scenes import Background, Item, Scene, Sign, grid_sign
 from nextstep.world.splits import Phrasings
 
 NAMES = (
@@ -30,14 +30,8 @@ SKY = (
 )  # fmt: skip
 """Labels of what can be in the sky."""
 
-PLACES = {
-    "sky": (0.5, 0.19, 0.3), "find": (0.5, 0.78, 0.24), "hero": (0.19, 0.68, 0.34),
-    "friend": (0.81, 0.68, 0.34),
-}  # fmt: skip
-"""Role -> x, y and size; items are drawn in this order."""
-
-BIG, SMALL = (0.27, 0.6, 0.5), (0.19, 0.75, 0.2)
-"""Where the hero stands when grown and when shrunk."""
+ROLES = ("sky", "find", "hero", "friend")
+"""Parts in a story, in the order in which they are drawn."""
 
 MEET = Phrasings("""
     {who} meets {a} called {other}.
@@ -207,17 +201,21 @@ class Stage:
         background: behind all.
         roles: who is there: role -> item.
         sign: letters on a sign, in the sky's place.
+        on_grid: whether the sign stands on the grid of image tokens.
     """
 
     background: Background
     roles: dict[str, Item] = field(default_factory=dict)
     sign: str | None = None
+    on_grid: bool = False
 
     @property
     def scene(self) -> Scene:
         """Its picture."""
-        items = tuple(self.roles[role] for role in PLACES if role in self.roles)
-        sign = Sign(self.sign, y=0.17, height=0.24) if self.sign else None
+        items = tuple(self.roles[role] for role in ROLES if role in self.roles)
+        sign = None
+        if self.sign:
+            sign = grid_sign(self.sign, 0) if self.on_grid else Sign(self.sign, y=0.17, height=0.24)
         return Scene(self.background, items, sign)
 
     def having(self, role: str, item: Item) -> Stage:
@@ -229,35 +227,35 @@ class Stage:
         return replace(self, roles={k: v for k, v in self.roles.items() if k != role})
 
 
-def placed(thing: Thing, style: str, role: str) -> Item:
+def placed(draw: Draw, thing: Thing, style: str, role: str) -> Item:
     """A thing in the place of a role."""
-    return Item(thing.label, style, *PLACES[role])
+    return Item(thing.label, style, *draw.layout.roles[role])
 
 
 Event = tuple[str, Stage]
 
 
-def _hero_size(stage: Stage) -> str:
+def _hero_size(draw: Draw, stage: Stage) -> str:
     size = stage.roles["hero"].size
-    return "big" if size == BIG[2] else "small" if size == SMALL[2] else "normal"
+    return next(word for word, place in draw.layout.hero_sizes.items() if place[2] == size)
 
 
 def meet(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     """A friend comes."""
-    if "friend" in stage.roles:
+    if "friend" in stage.roles or stage.roles["hero"].x > 0.5:
         return None
     who, other = cast.names
     text = draw.say(MEET, who=who, other=other, a=cast.friend.a())
-    return text, stage.having("friend", placed(cast.friend, cast.style, "friend"))
+    return text, stage.having("friend", placed(draw, cast.friend, cast.style, "friend"))
 
 
 def find(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     """Something is found."""
-    if "find" in stage.roles or _hero_size(stage) == "big":
+    if "find" in stage.roles or (stage.sign and stage.on_grid) or _hero_size(draw, stage) == "big":
         return None
     who = draw.one_of(cast.names) if "friend" in stage.roles else cast.names[0]
     text = draw.say(FIND, who=who, a=cast.find.a())
-    return text, stage.having("find", placed(cast.find, cast.style, "find"))
+    return text, stage.having("find", placed(draw, cast.find, cast.style, "find"))
 
 
 def lose(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
@@ -277,12 +275,12 @@ def sky(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     now = stage.roles.get("sky")
     if now is None:
         text = draw.say(APPEAR, a=first.a())
-        return _sentence(text), stage.having("sky", placed(first, cast.style, "sky"))
+        return _sentence(text), stage.having("sky", placed(draw, first, cast.style, "sky"))
     old, new = (first, second) if now.name == first.label else (second, first)
     if draw.chance(0.3):
         return _sentence(draw.say(CLEAR_SKY, it=old.the())), stage.without("sky")
     text = draw.say(CHANGE_SKY, it=old.the(), a=new.a())
-    return _sentence(text), stage.having("sky", placed(new, cast.style, "sky"))
+    return _sentence(text), stage.having("sky", placed(draw, new, cast.style, "sky"))
 
 
 def paint(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
@@ -300,13 +298,14 @@ def paint(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
 
 def resize(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     """The hero grows, shrinks, or gets the usual size back."""
-    hero, now = stage.roles["hero"], _hero_size(stage)
+    hero, now = stage.roles["hero"], _hero_size(draw, stage)
     if hero.x > 0.5:
         return None
-    options = ["small"] if "find" in stage.roles else ["small", "big"]
-    size = draw.one_of(options) if now == "normal" else "normal"
+    sizes = draw.layout.hero_sizes
+    grown = "big" in sizes and "find" not in stage.roles
+    size = draw.one_of(["small", "big"] if grown else ["small"]) if now == "normal" else "normal"
     phrasings = {"big": GROW, "small": SHRINK, "normal": NORMAL}[size]
-    x, y, extent = {"big": BIG, "small": SMALL, "normal": PLACES["hero"]}[size]
+    x, y, extent = sizes[size]
     text = draw.say(phrasings, who=cast.names[0])
     return text, stage.having("hero", replace(hero, x=x, y=y, size=extent))
 
@@ -320,7 +319,7 @@ def leave(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
 
 def swap(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     """Hero and friend change places."""
-    if "friend" not in stage.roles or _hero_size(stage) != "normal":
+    if "friend" not in stage.roles or _hero_size(draw, stage) != "normal":
         return None
     one, two = stage.roles["hero"], stage.roles["friend"]
     text = draw.say(SWAP, who=cast.names[0], other=cast.names[1])
@@ -338,8 +337,10 @@ def around(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
 
 def put_up_sign(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     """A sign in the empty sky."""
-    if stage.sign or "sky" in stage.roles or _hero_size(stage) == "big":
+    if stage.sign or "sky" in stage.roles or _hero_size(draw, stage) == "big":
         return None
+    if stage.on_grid and "find" in stage.roles:
+        return None  # a sign on the grid takes all of the upper rows
     text = draw.sign_text()
     return draw.say(SIGN, who=cast.names[0], text=text), replace(stage, sign=text)
 

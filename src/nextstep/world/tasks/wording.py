@@ -108,6 +108,17 @@ TO: dict[str, tuple[str, ...]] = {
 BIG_WORDS, SMALL_WORDS = ("big", "large", "huge"), ("small", "little", "tiny")
 
 
+def tells(
+    draw: Draw, style: str, background: Background, says_style: bool, says_background: bool
+) -> bool:
+    """Whether a caption tells enough: on the grid what it leaves open has one answer."""
+    edition = draw.edition
+    return not edition.on_grid or (
+        (says_style or style == edition.styles[0])
+        and (says_background or background.words == edition.backgrounds[0])
+    )
+
+
 def framed(draw: Draw, phrase: str, style: str | None, background: Background) -> tuple[str, Spec]:
     """A phrase with style and background around it, one of them left out at times.
 
@@ -122,9 +133,9 @@ def framed(draw: Draw, phrase: str, style: str | None, background: Background) -
     """
     kind = draw.rng.random()
     bg = Word(background.words)
-    if style is None or kind < 0.1:
+    if style is None or (kind < 0.1 and tells(draw, style, background, False, True)):
         return draw.say(BACKGROUND_FRAMES, p=phrase, bg=bg), Spec(background=background.colours)
-    if kind < 0.15:
+    if 0.1 <= kind < 0.15 and tells(draw, style, background, True, False):
         return draw.say(STYLE_FRAMES, p=phrase, style=Word(style)), Spec(style=style)
     caption = draw.say(FRAMES, p=phrase, style=Word(style), bg=bg)
     return caption, Spec(style=style, background=background.colours)

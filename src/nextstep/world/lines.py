@@ -1,0 +1,118 @@
+"""Samples with the lines that a model writes before it draws; see `text.reasoning`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nextstep.text.reasoning import SEPARATOR, Region, change_words
+from nextstep.text.sequence import thought
+from nextstep.world.descriptions import describe
+from nextstep.world.examples import Said, Shown
+from nextstep.world.scenes import Item, Scene
+from nextstep.world.truth import changed_region
+
+Grid = tuple[int, int]
+
+
+def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> list[Said | Shown]:
+    """The parts with a line before every trained picture that follows text.
+
+    Args:
+        parts: of a sample, in reading order.
+        grid: of its pictures.
+        source_line: whether the line of an edit begins with the picture that it changes, where no
+            line before that picture has said it. Without, that part is read and not learned.
+    """
+    found: list[Said | Shown] = []
+    told: set[int] = set()
+    for place, part in enumerate(parts):
+        asked = found[-1] if found else None
+        if isinstance(part, Shown) and part.trained and isinstance(asked, Said):
+            found[-1] = replace(asked, text=thought(asked.text, ""))
+            if part.kept is not None:
+                before = parts[part.kept]
+                assert isinstance(before, Shown)
+                if part.kept not in told:
+                    line = describe(before.scene) + SEPARATOR
+                    found.append(Said(line, trained=source_line))
+                region = region_of_change(before.scene, part.scene, grid)
+                found.append(Said(change_words(region, grid) + SEPARATOR))
+            found.append(Said(describe(part.scene)))
+            told.add(place)
+        found.append(part)
+    return _merged(found)
+
+
+def with_regions(parts: Sequence[Said | Shown], grid: Grid) -> list[Said | Shown]:
+    """The parts, every changed picture with the tokens that change."""
+    found: list[Said | Shown] = []
+    for part in parts:
+        if isinstance(part, Shown) and part.kept is not None:
+            before = parts[part.kept]
+            assert isinstance(before, Shown)
+            region = region_of_change(before.scene, part.scene, grid)
+            part = replace(part, region=None if region.covers(grid) else region)
+        found.append(part)
+    return found
+
+
+def _merged(parts: Sequence[Said | Shown]) -> list[Said | Shown]:
+    """Lines whose pieces are learned alike as one text, as a model writes them."""
+    found: list[Said | Shown] = []
+    for part in parts:
+        last = found[-1] if found else None
+        same = isinstance(part, Said) and isinstance(last, Said) and part.trained == last.trained
+        if same and last.text.endswith(SEPARATOR):  # type: ignore[union-attr]
+            found[-1] = replace(last, text=last.text + part.text)  # type: ignore[union-attr,arg-type]
+        else:
+            found.append(part)
+    return found
+
+
+def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
+    """The rectangle of image tokens that holds all that two scenes differ in.
+
+    Objects count with all tokens of their places, so that the region does not depend on shapes.
+    """
+    whole = Region(0, 0, *grid)
+    if before.background != after.background or before.grey != after.grey:
+        return whole
+    blocks = [
+        _block(item, grid)
+        for ones, others in ((before, after), (after, before))
+        for item in ones.items
+        if item not in others.items
+    ]
+    if before.sign != after.sign or before.hole != after.hole or not blocks:
+        marked = changed_region(before, after)
+        rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
+        if not len(rows):
+            return whole
+        size = len(marked)
+        blocks.append(
+            Region(
+                int(rows[0] * grid[0] // size), int(columns[0] * grid[1] // size),
+                int(rows[-1] * grid[0] // size) + 1, int(columns[-1] * grid[1] // size) + 1,
+            )
+        )  # fmt: skip
+    return Region(
+        min(block.top for block in blocks), min(block.left for block in blocks),
+        max(block.bottom for block in blocks), max(block.right for block in blocks),
+    )  # fmt: skip
+
+
+def _block(item: Item, grid: Grid) -> Region:
+    """The tokens of an object's square."""
+    edges = []
+    for centre, count in ((item.y, grid[0]), (item.x, grid[1])):
+        side = math.ceil(item.size * count - 1e-6)
+        # An object on the grid is a little smaller than its tokens and lies in their middle.
+        first = math.floor(centre * count - side / 2 + 1e-6)
+        last = math.ceil(centre * count + side / 2 - 1e-6)
+        edges.append((max(0, first), min(count, last)))
+    (top, bottom), (left, right) = edges
+    return Region(top, left, bottom, right)
