@@ -172,6 +172,10 @@ def open_source(
         NextStepError: when its shards, its latent cache or its live source cannot be had.
     """
     source = open_plain(settings, recipe, tokenizer, where)
+    if settings.compose_latents:
+        from nextstep.world.composition import ComposedSource
+
+        return ComposedSource(source, image_tokenizer)
     if settings.latents is None:
         return source
     _check_still(source, where)

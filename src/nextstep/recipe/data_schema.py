@@ -101,6 +101,9 @@ class SourceSettings(Section):
     latents: str | None = None
     """Folder of the latent cache, for shards and for live sources that repeat their samples (the
     world with `fresh: false`); without it pictures are encoded as they come."""
+    compose_latents: bool = False
+    """For the world's editions on the grid: put image tokens together from encoded blocks instead of
+    encoding every picture."""
     expected_text: Positive | None = None
     """Text tokens of a sample that `plan` reckons with; default by kind."""
     expected_pictures: float | None = Field(default=None, ge=0)
@@ -112,6 +115,8 @@ class SourceSettings(Section):
             raise ValueError("a source is one of 'shards', 'world' and 'pictures'; name just one")
         if not self.shards and (self.captions or self.templates):
             raise ValueError("'captions' and 'templates' are for shards alone")
+        if self.compose_latents and (self.latents or not self.world):
+            raise ValueError("'compose_latents' is for live sources of the world without 'latents'")
         if self.pictures and self.latents:
             raise ValueError("'latents' are not for the tokenizer stage, which makes them")
         if self.captions and not any(self.captions.values()):

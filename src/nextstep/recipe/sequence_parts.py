@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nextstep.data.batch import ContextNoise
 from nextstep.estimate.counting import model_config
 from nextstep.estimate.plan import check_pictures
-from nextstep.data.batch import ContextNoise
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build

@@ -35,6 +35,15 @@ class Region:
         """Whether it is all of a grid (rows, columns)."""
         return (self.top, self.left) == (0, 0) and (self.bottom, self.right) == grid
 
+    def grown(self, by: int, grid: tuple[int, int]) -> Region:
+        """The rectangle made larger by so many tokens on every side, inside a grid."""
+        return Region(
+            max(0, self.top - by),
+            max(0, self.left - by),
+            min(grid[0], self.bottom + by),
+            min(grid[1], self.right + by),
+        )
+
     def places(self, grid: tuple[int, int]) -> list[int]:
         """Its tokens in a grid (rows, columns), as places in raster order."""
         rows = range(self.top, min(self.bottom, grid[0]))
@@ -46,9 +55,7 @@ def change_words(region: Region, grid: tuple[int, int]) -> str:
     """How a line says which tokens change; rows and columns count from 1."""
     if region.covers(grid):
         return _CHANGE_ALL
-    return (
-        f"change rows {region.top + 1}-{region.bottom} columns {region.left + 1}-{region.right}"
-    )
+    return f"change rows {region.top + 1}-{region.bottom} columns {region.left + 1}-{region.right}"
 
 
 def region_in(text: str, grid: tuple[int, int]) -> Region | None:

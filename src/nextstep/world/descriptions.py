@@ -1,6 +1,6 @@
 """A scene in one line of words, always the same way: what a model writes before it draws.
 
-    dog top left, small red cat bottom right, noto style, blue background
+dog top left, small red cat bottom right, noto style, blue background
 """
 
 from __future__ import annotations

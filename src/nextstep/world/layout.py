@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from random import Random
+from typing import ClassVar
 
 from nextstep.world.scenes import FILL
 from nextstep.world.spec import REGIONS, region_of
@@ -128,9 +129,6 @@ def beside(cell: str, kind: str) -> str | None:
     return names[row * 3 + column] if 0 <= row < 3 and 0 <= column < 3 else None
 
 
-
-
-
 class FreeLayout:
     """Arrangements of scenes whose objects stand anywhere and have any size.
 
@@ -142,14 +140,14 @@ class FreeLayout:
     """Longest side of an object in one of the nine places."""
     small = 0.2
     """The same of one that has shrunk."""
-    sizes: dict[str, float] = {"big": 0.52, "small": 0.24}
+    sizes: ClassVar[dict[str, float]] = {"big": 0.52, "small": 0.24}
     """Longest sides that the words of a caption stand for."""
-    roles: dict[str, Place] = {
+    roles: ClassVar[dict[str, Place]] = {
         "sky": (0.5, 0.19, 0.3), "find": (0.5, 0.78, 0.24), "hero": (0.19, 0.68, 0.34),
         "friend": (0.81, 0.68, 0.34),
     }  # fmt: skip
     """Part in a story -> its place; objects are drawn in this order."""
-    hero_sizes: dict[str, Place] = {
+    hero_sizes: ClassVar[dict[str, Place]] = {
         "big": (0.27, 0.6, 0.5), "small": (0.19, 0.75, 0.2), "normal": roles["hero"],
     }  # fmt: skip
     """Where the hero of a story stands when grown, shrunk, or as usual."""
@@ -208,15 +206,15 @@ class GridLayout(FreeLayout):
     tokens = 8
     usual = 60 / 128
     small = 44 / 128
-    sizes: dict[str, float] = {"big": usual, "small": small}
-    roles: dict[str, Place] = {
+    sizes: ClassVar[dict[str, float]] = {"big": usual, "small": small}
+    roles: ClassVar[dict[str, Place]] = {
         "sky": (0.25, 0.25, usual), "find": (0.75, 0.25, usual),
         "hero": (0.25, 0.75, usual), "friend": (0.75, 0.75, usual),
     }  # fmt: skip
-    hero_sizes: dict[str, Place] = {
+    hero_sizes: ClassVar[dict[str, Place]] = {
         "small": (6 / 32, 22 / 32, small), "normal": roles["hero"],
     }  # fmt: skip
-    formations: dict[int, tuple[str, ...]] = {
+    formations: ClassVar[dict[int, tuple[str, ...]]] = {
         2: ("left", "right"), 3: ("top left", "top right", "bottom"),
         4: ("top left", "top right", "bottom left", "bottom right"),
     }  # fmt: skip

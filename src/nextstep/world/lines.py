@@ -12,7 +12,7 @@ from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import thought
 from nextstep.world.descriptions import describe
 from nextstep.world.examples import Said, Shown
-from nextstep.world.scenes import Item, Scene
+from nextstep.world.scenes import Item, Scene, Sign
 from nextstep.world.truth import changed_region
 
 Grid = tuple[int, int]
@@ -55,8 +55,9 @@ def with_regions(parts: Sequence[Said | Shown], grid: Grid) -> list[Said | Shown
             before = parts[part.kept]
             assert isinstance(before, Shown)
             region = region_of_change(before.scene, part.scene, grid)
-            part = replace(part, region=None if region.covers(grid) else region)
-        found.append(part)
+            found.append(replace(part, region=None if region.covers(grid) else region))
+        else:
+            found.append(part)
     return found
 
 
@@ -65,9 +66,13 @@ def _merged(parts: Sequence[Said | Shown]) -> list[Said | Shown]:
     found: list[Said | Shown] = []
     for part in parts:
         last = found[-1] if found else None
-        same = isinstance(part, Said) and isinstance(last, Said) and part.trained == last.trained
-        if same and last.text.endswith(SEPARATOR):  # type: ignore[union-attr]
-            found[-1] = replace(last, text=last.text + part.text)  # type: ignore[union-attr,arg-type]
+        if (
+            isinstance(part, Said)
+            and isinstance(last, Said)
+            and part.trained == last.trained
+            and last.text.endswith(SEPARATOR)
+        ):
+            found[-1] = replace(last, text=last.text + part.text)
         else:
             found.append(part)
     return found
@@ -82,7 +87,7 @@ def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
     if before.background != after.background or before.grey != after.grey:
         return whole
     blocks = [
-        _block(item, grid)
+        block_of(item, grid)
         for ones, others in ((before, after), (after, before))
         for item in ones.items
         if item not in others.items
@@ -105,8 +110,11 @@ def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
     )  # fmt: skip
 
 
-def _block(item: Item, grid: Grid) -> Region:
-    """The tokens of an object's square."""
+def block_of(item: Item | Sign, grid: Grid) -> Region:
+    """The tokens of an object's square, or of a sign's rows."""
+    if isinstance(item, Sign):
+        top = math.floor((item.y - item.height / 2) * grid[0] + 1e-6)
+        return Region(top, 0, math.ceil((item.y + item.height / 2) * grid[0] - 1e-6), grid[1])
     edges = []
     for centre, count in ((item.y, grid[0]), (item.x, grid[1])):
         side = math.ceil(item.size * count - 1e-6)

@@ -179,9 +179,7 @@ class SingleEdits(Singles):
         reasoning_prob: float = 0.0,
         train_prompts: bool = True,
     ) -> None:
-        super().__init__(
-            tokenizer, pixels, no_caption, name, core, reasoning_prob, train_prompts
-        )
+        super().__init__(tokenizer, pixels, no_caption, name, core, reasoning_prob, train_prompts)
         if not 0 <= style_share <= 1:
             raise ValueError(f"style_share must be a number from 0 to 1, not {style_share}")
         self.style_share = style_share
@@ -195,7 +193,11 @@ class SingleEdits(Singles):
         change = change_words(Region(0, 0, *self.grid), self.grid)
         line = SEPARATOR.join((_line(scene), change, _line(target)))
         picture = Picture(self.grid)
-        parts = [Picture(self.grid, trained=False), *self.prompt(text, line, rng), picture]
+        parts: list[Part] = [
+            Picture(self.grid, trained=False),
+            *self.prompt(text, line, rng),
+            picture,
+        ]
         if rng.random() >= self.no_caption:
             return parts, [scene, target]
         if rng.random() < 0.5:

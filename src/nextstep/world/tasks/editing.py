@@ -231,7 +231,9 @@ def _hole(draw: Draw, item: Item) -> tuple[float, float, float, float]:
         # Two by two image tokens, or four by four of an object that fills the picture.
         side = 0.25 if item.size < 0.5 else 0.5
         half = side if item.size < 0.5 else 0.5
-        x, y = (round((c - half) * 8) / 8 + draw.one_of((0, 0.5, 1)) * half for c in (item.x, item.y))
+        x, y = (
+            round((c - half) * 8) / 8 + draw.one_of((0, 0.5, 1)) * half for c in (item.x, item.y)
+        )
         return x, y, x + side, y + side
     side = item.size * draw.rng.uniform(0.45, 0.65)
     x, y = (c + draw.one_of((-1, 0, 1)) * item.size * 0.3 for c in (item.x, item.y))
@@ -264,9 +266,7 @@ def combine(draw: Draw) -> Example:
     places = ((0.26, 0.5, 0.46), (0.74, 0.5, 0.46))
     if draw.edition.on_grid:
         places = draw.layout.related("left of")
-    items = tuple(
-        Item(thing.label, drawn, *at) for thing, at in zip(found, places, strict=True)
-    )
+    items = tuple(Item(thing.label, drawn, *at) for thing, at in zip(found, places, strict=True))
     target = Scene(draw.background(items), items)
     text = draw.say(COMBINE, bg=Word(target.background.words))
     shown = [Shown(source, trained=False) for source in sources]

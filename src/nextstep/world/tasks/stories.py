@@ -8,12 +8,7 @@ from nextstep.world.lexicon import Word, things
 from nextstep.world.scenes import FILL, Item, Scene
 from nextstep.world.spec import Need, Spec, exact_spec
 from nextstep.world.splits import Phrasings
-<<<<<<< HEAD
 from nextstep.world.tasks import story_events as tale
-from nextstep.world.vocabulary import STYLES
-=======
-from nextstep.world.tasks import tale
->>>>>>> cc624d5 (World: editions on the grid, layout lines, regions of edits, heavy context noise)
 
 START = Phrasings("""
     Once upon a time there was {a} called {name}.
