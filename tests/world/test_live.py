@@ -138,44 +138,66 @@ def test_sentences() -> None:
         assert "." in text
 
 
-def test_edits_say_first_what_they_show() -> None:
-    source = WorldSource(TOKENIZER, 32, tasks=["turns"], no_caption=0, thought_share=1, sentences=0)
+def test_lines_stand_before_the_pictures_that_are_drawn() -> None:
+    source = WorldSource(
+        TOKENIZER, 32, tasks=["turns"], no_caption=0, reasoning_prob=1, sentences=0
+    )
     plain = WorldSource(TOKENIZER, 32, tasks=["turns"], no_caption=0, sentences=0)
     for index in range(5):
         document, without = source.document(index, 0), plain.document(index, 0)
         assert document.payload == without.payload
         told = TOKENIZER.decode(document.sequence.ids)
-        for scene in document.payload.scenes[1:]:
-            assert f"\n{describe(scene)}" in told
-        assert told.count("\n") == len(document.images) - 1
+        first, *others = document.payload.scenes
+        assert f"\n{describe(first)}; change " in told
+        for scene in others:
+            assert f"; {describe(scene)}" in told
+        assert told.count("\n") == len(others)
         assert "\n" not in TOKENIZER.decode(without.sequence.ids)
-    half = WorldSource(TOKENIZER, 32, tasks=["add", "single"], no_caption=0, thought_share=0.5)
+    half = WorldSource(TOKENIZER, 32, tasks=["add", "read_count"], no_caption=0, reasoning_prob=0.5)
     told = [TOKENIZER.decode(half.document(i, 0).sequence.ids) for i in range(400)]
-    edits = [half.example(i, 0).task == "add" for i in range(400)]
-    share = sum("\n" in text for text in told) / sum(edits)
-    assert 0.4 < share < 0.6
-    assert not any("\n" in text for text, edit in zip(told, edits, strict=True) if not edit)
+    drawn = [half.example(i, 0).task == "add" for i in range(400)]
+    assert 0.4 < sum("\n" in text for text in told) / sum(drawn) < 0.6
+    assert not any("\n" in text for text, draws in zip(told, drawn, strict=True) if not draws)
+
+
+def test_text_only_samples_learn_the_line_from_what_the_picture_would_tell() -> None:
+    source = WorldSource(
+        TOKENIZER, 128, tasks=["move", "single"], edition="core-48", no_caption=0,
+        reasoning_prob=1, text_only_prob=1, train_prompts=False, sentences=0,
+    )  # fmt: skip
+    for index in range(20):
+        document = source.document(index, 0)
+        sequence = document.sequence
+        assert not sequence.images
+        learned = [i for i, label in zip(sequence.ids, sequence.labels, strict=True) if label >= 0]
+        line = TOKENIZER.decode(learned[:-1]).strip()
+        whole = TOKENIZER.decode(sequence.ids[:-1])
+        scene = source.example(index, 0).scenes[-1]
+        assert line.endswith(describe(scene))
+        assert line.startswith("change ") == (source.example(index, 0).task == "move")
+        prompt, _, rest = whole.partition("\n")
+        pieces = TOKENIZER.encode(prompt + "\n") + TOKENIZER.encode(rest)
+        assert sequence.ids[:-1] == pieces, "the pieces are read as the one text that is written"
 
 
 def test_a_scene_in_words() -> None:
     dog = Item("dog face", "flat")
-    assert describe(Scene(Background("blue"), (dog,))) == "a dog, flat style, blue background"
-    for size, word in ((0.3, "small"), (0.38, "medium")):
-        smaller = replace(dog, size=size)
-        said = describe(Scene(Background("blue"), (smaller,)))
-        assert said == f"a {word} dog, flat style, blue background"
+    assert describe(Scene(Background("blue"), (dog,))) == "dog, flat style, blue background"
+    smaller = replace(dog, size=0.3)
+    said = describe(Scene(Background("blue"), (smaller,)))
+    assert said == "small dog middle, flat style, blue background"
     scene = Scene(
         Background("red", "pink"),
         (
             Item("grapes", "noto", 0.2, 0.8, 0.3),
             Item("boy", "noto", 0.8, 0.5, 0.5, tone="dark"),
-            Item("cat face", "noto", 0.5, 0.2, 0.36, tint="orange"),
+            Item("cat face", "noto", 0.5, 0.2, 0.45, tint="orange", flip=True),
         ),
         Sign("HAT"),
     )
     assert describe(scene) == (
-        "a small bunch of grapes in the bottom left corner, a big boy with dark skin on the right, "
-        'an orange cat at the top, a sign with "HAT", noto style, red to pink background'
+        "orange turned cat top, boy with dark skin right, small grapes bottom left, "
+        'sign "HAT" middle, noto style, red to pink background'
     )
 
 

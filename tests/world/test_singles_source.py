@@ -7,8 +7,9 @@ import pytest
 
 from nextstep.text.sequence import build_sequence, editing, thought
 from nextstep.text.tokenizer import TextTokenizer
-from nextstep.world.captions import default_caption
+from nextstep.world.descriptions import describe
 from nextstep.world.lexicon import things
+from nextstep.world.scenes import Background, Item, Scene
 from nextstep.world.singles_source import SingleEdits, Singles, trained_scenes
 from nextstep.world.vocabulary import OBJECTS, is_held_out
 
@@ -106,22 +107,25 @@ def test_a_side_that_is_no_whole_number_of_tokens_is_refused() -> None:
         Singles(TOKENIZER, 60)
 
 
-def test_thoughts_name_the_result_as_often_as_asked() -> None:
-    source = SingleEdits(TOKENIZER, 64, no_caption=0, style_share=1, thought_share=0.7)
+def test_lines_name_the_result_as_often_as_asked() -> None:
+    source = SingleEdits(TOKENIZER, 64, no_caption=0, style_share=1, reasoning_prob=0.7)
     said = 0
     for index in range(300):
         document = source.document(index, index)
         told = TOKENIZER.decode(document.sequence.ids)
-        line = default_caption(*document.payload.scenes[1])
-        said += f"\n{line}" in told
+        before, after = (
+            describe(Scene(Background(colour), (Item(name, style),)))
+            for name, style, colour in document.payload.scenes
+        )
+        said += f"\n{before}; change all; {after}" in told
     assert 0.6 < said / 300 < 0.8
-    with pytest.raises(ValueError, match="thought_share must be"):
-        SingleEdits(TOKENIZER, 64, thought_share=-1)
+    with pytest.raises(ValueError, match="reasoning_prob must be"):
+        Singles(TOKENIZER, 64, reasoning_prob=-1)
 
 
 def test_a_thought_is_the_prompt_that_drawing_is_given() -> None:
     """Trained ids of instruction and thought are those of the one text that sampling reads."""
-    source = SingleEdits(TOKENIZER, 64, no_caption=0, thought_share=1)
+    source = SingleEdits(TOKENIZER, 64, no_caption=0, reasoning_prob=1)
     for index in range(20):
         document = source.document(index, index)
         first, second = (span.start for span in document.sequence.images)

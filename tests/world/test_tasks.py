@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nextstep.errors import NextStepError
+from nextstep.world.editions import editions
 from nextstep.world.examples import Example, Said, Shown
 from nextstep.world.lexicon import NUMBERS, things
 from nextstep.world.scenes import Scene, render
@@ -24,18 +25,26 @@ from nextstep.world.splits import (
     is_held_out_pair,
     is_held_out_word,
 )
-from nextstep.world.tasks import GROUPS, TASKS, choose_tasks, example, examples, next_state
+from nextstep.world.tasks import (
+    GROUPS,
+    TASKS,
+    choose_tasks,
+    example,
+    examples,
+    next_state,
+    splits_of,
+)
 from nextstep.world.tasks.plain import common_colour, read_glosses
 from nextstep.world.tasks.wording import AT
 from nextstep.world.truth import changed_region, overlaps, visible_shares
 
 SAMPLES = 12
 CASES = [
-    (task, split, core)
+    (task, split, edition)
     for task in TASKS.values()
-    for split in ("train", *task.splits)
-    for core in (False, True)
-    if task.core or not core
+    for edition in ("full", "core-48")
+    if task.core or edition == "full"
+    for split in ("train", *splits_of(task.name, edition))
 ]
 
 
@@ -43,9 +52,9 @@ drawn = functools.cache(example)
 
 
 def made(
-    task: str, split: str = "train", count: int = SAMPLES, core: bool = False
+    task: str, split: str = "train", count: int = SAMPLES, edition: str = "full"
 ) -> list[Example]:
-    return [drawn(task, seed, split, core) for seed in range(count)]
+    return [drawn(task, seed, split, edition) for seed in range(count)]
 
 
 def test_every_group_has_its_tasks() -> None:
@@ -53,10 +62,12 @@ def test_every_group_has_its_tasks() -> None:
     assert abs(sum(GROUPS.values()) - 1) < 1e-9
 
 
-@pytest.mark.parametrize(("task", "split", "core"), CASES, ids=lambda v: getattr(v, "name", str(v)))
-def test_targets_satisfy_their_specs(task: object, split: str, core: bool) -> None:
+@pytest.mark.parametrize(
+    ("task", "split", "edition"), CASES, ids=lambda v: getattr(v, "name", str(v))
+)
+def test_targets_satisfy_their_specs(task: object, split: str, edition: str) -> None:
     name = task.name  # type: ignore[attr-defined]
-    for one in made(name, split, 4, core):
+    for one in made(name, split, 4, edition):
         assert one.task == name
         assert one.targets or name == "plain"
         for place in one.targets:
@@ -70,8 +81,11 @@ def test_targets_satisfy_their_specs(task: object, split: str, core: bool) -> No
         for scene in one.scenes:
             assert not overlaps(scene)
             assert min(visible_shares(scene), default=1.0) == 1.0
-        if core:
-            assert all(things()[i.name].core for s in one.scenes for i in s.items)
+        known = editions()[edition]
+        for scene in one.scenes:
+            assert {item.name for item in scene.items} <= set(known.objects)
+            assert {item.style for item in scene.items} <= set(known.styles)
+            assert scene.background.colour in known.backgrounds
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -294,7 +308,7 @@ def test_weights() -> None:
     usual = choose_tasks()
     assert set(usual) == set(TASKS)
     assert abs(sum(usual.values()) - 1) < 1e-9
-    assert "skin_tone" not in choose_tasks(core=True)
+    assert "skin_tone" not in choose_tasks(edition="core-48")
     assert choose_tasks({"add": 3, "single": 1, "plain": 0}) == {"add": 0.75, "single": 0.25}
     assert set(choose_tasks(["drawing"])) == {
         t.name for t in TASKS.values() if t.group == "drawing"
@@ -313,8 +327,8 @@ def test_bad_requests_are_named() -> None:
         example("x", 0)
     with pytest.raises(NextStepError, match="it has train, seen, held_out_styles"):
         example("single", 0, "held_out_pairs")
-    with pytest.raises(NextStepError, match="more than the core"):
-        example("skin_tone", 0, core=True)
+    with pytest.raises(NextStepError, match="has no task 'skin_tone'"):
+        example("skin_tone", 0, edition="core-48")
     assert set(SPLITS) >= {s for task in TASKS.values() for s in task.splits}
 
 

@@ -104,8 +104,8 @@ def world(
 
 
 def _plan(
-    pipeline: Any, tasks: list[str] | None, split: list[str] | None, n: int, seed: int, edition: str,
-    name: str, answers: str,
+    pipeline: Any, tasks: list[str] | None, split: list[str] | None, n: int, seed: int,
+    edition: str, name: str, answers: str,
 ) -> tuple[Plan, dict[str, Any]]:  # fmt: skip
     from dataclasses import asdict
 

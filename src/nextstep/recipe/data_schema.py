@@ -102,8 +102,8 @@ class SourceSettings(Section):
     """Folder of the latent cache, for shards and for live sources that repeat their samples (the
     world with `fresh: false`); without it pictures are encoded as they come."""
     compose_latents: bool = False
-    """For the world's editions on the grid: put image tokens together from encoded blocks instead of
-    encoding every picture."""
+    """For the world's editions on the grid: put image tokens together from encoded parts instead
+    of encoding every picture."""
     expected_text: Positive | None = None
     """Text tokens of a sample that `plan` reckons with; default by kind."""
     expected_pictures: float | None = Field(default=None, ge=0)

@@ -1,4 +1,4 @@
-"""Image tokens of scenes put together from encoded blocks, so that training encodes next to nothing.
+"""Image tokens of scenes put together from encoded parts, so that training encodes little.
 
 Every object adds what an encoded picture of it alone differs from one of the empty background: all
 of it at its own image tokens and their neighbours, a part elsewhere, where it only shifts the
@@ -23,7 +23,7 @@ from nextstep.data.documents import Document
 from nextstep.vae.latents import token_norm
 from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world.lines import block_of
-from nextstep.world.scenes import Item, Scene, render
+from nextstep.world.scenes import Item, Scene, Sign, render
 
 REMEMBERED = 2**29
 """Bytes of blocks that are kept."""
@@ -87,7 +87,8 @@ class Composer:
         if scene.hole is not None or len(scene.items) + (scene.sign is not None) < 2:
             return self._encoded(scene).float()
         empty = self._encoded(replace(scene, items=(), sign=None)).float()
-        tokens, parts = empty.clone(), [*scene.items, *([scene.sign] if scene.sign else [])]
+        tokens = empty.clone()
+        parts: list[Item | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
         for part in parts:
             alone = (
                 replace(scene, items=(part,), sign=None)

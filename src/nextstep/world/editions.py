@@ -26,8 +26,8 @@ _MORE_96 = """
     bear; koala; tiger face; monkey face; cow face; horse face; chicken; duck; turtle; snail; crab;
     whale; honeybee; spider; alien; snake;
     cloud; snowflake; balloon; helicopter;
-    lemon; grapes; cherries; avocado; ear of corn; cheese wedge; french fries; ice cream; birthday cake;
-    hot dog; lollipop; eggplant;
+    lemon; grapes; cherries; avocado; ear of corn; cheese wedge; french fries; ice cream;
+    birthday cake; hot dog; lollipop; eggplant;
     evergreen tree; rose; maple leaf; four leaf clover;
     castle; automobile; bicycle; alarm clock; camera; trophy; game die; snowman; scissors; hammer;
     top hat; fire

@@ -37,11 +37,13 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
                 before = parts[part.kept]
                 assert isinstance(before, Shown)
                 if part.kept not in told:
-                    line = describe(before.scene) + SEPARATOR
-                    found.append(Said(line, trained=source_line))
+                    found.append(Said(f"{describe(before.scene)};", trained=source_line))
                 region = region_of_change(before.scene, part.scene, grid)
-                found.append(Said(change_words(region, grid) + SEPARATOR))
-            found.append(Said(describe(part.scene)))
+                space = "" if part.kept in told else " "
+                change = f"{space}{change_words(region, grid)}{SEPARATOR}{describe(part.scene)}"
+                found.append(Said(change))
+            else:
+                found.append(Said(describe(part.scene)))
             told.add(place)
         found.append(part)
     return _merged(found)
@@ -70,7 +72,7 @@ def _merged(parts: Sequence[Said | Shown]) -> list[Said | Shown]:
             isinstance(part, Said)
             and isinstance(last, Said)
             and part.trained == last.trained
-            and last.text.endswith(SEPARATOR)
+            and last.text.endswith(SEPARATOR.strip())
         ):
             found[-1] = replace(last, text=last.text + part.text)
         else:

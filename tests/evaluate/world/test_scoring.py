@@ -243,7 +243,7 @@ def test_known_figures() -> None:
     assert widened(region, 2).sum() == 25
     region[0, 0] = True
     assert widened(region, 2).sum() == 25 + 9 - 1
-    assert Plan.of(["single"], None, 5).identity() == {"seed": 0, "size": 128, "core": False}
+    assert Plan.of(["single"], None, 5).identity() == {"seed": 0, "size": 128, "edition": "full"}
     with pytest.raises(NextStepError, match="at least 1"):
         Plan.of(count=0)
     with pytest.raises(NextStepError, match="multiple of 16"):

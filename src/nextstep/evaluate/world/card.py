@@ -71,7 +71,7 @@ def card(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
         "items_per_task": plan.count,
         "seed": plan.seed,
         "size": plan.size,
-        "core": plan.core,
+        "edition": plan.edition,
         "seconds_per_picture": round(drawing / pictures, 3) if pictures else None,
         "groups": group_means(results),
         "tasks": tasks,
