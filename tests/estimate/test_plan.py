@@ -32,7 +32,7 @@ def device_of(path: Path) -> str:
 
 def test_every_stage_has_a_recipe_of_every_size() -> None:
     found = {p.stem for p in ALL}
-    assert found - {"scenes-nano", "singles-nano", "world-nano"} == {
+    assert found - {"core-nano", "singles-nano", "world-nano"} == {
         f"{stage}-{size}" for stage in STAGES for size in SIZES
     }
 

@@ -1,7 +1,7 @@
 """Our numbers against recordings of the released inference code.
 
-The recording in `recordings/tiny` is used unless `--golden DIR` names another one; such a folder holds
-`model/` (released layout) and `cases/`.
+The recording in `recordings/tiny` is used unless `--golden DIR` names another one; such a folder
+holds `model/` (released layout) and `cases/`.
 """
 
 from __future__ import annotations
