@@ -47,7 +47,7 @@ def meanflow_target(u: MeanVelocity, x: Tensor, t: Tensor, s: Tensor, velocity: 
         velocity: [T, D] of the teacher at (x, t).
     """
     tangents = velocity, torch.ones_like(t), torch.zeros_like(s)
-    _, change = torch.func.jvp(u, (x, t, s), tangents)
+    change: Tensor = torch.func.jvp(u, (x, t, s), tangents)[1]
     return (velocity + (s - t)[:, None] * change).detach()
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -99,6 +100,7 @@ class PolicyRows:
         draws: [draws, T, D], None for `nft`.
         solver: that drew them.
         step: of the solver, that is trained now.
+        counts: False where the rows only keep a rank without any of its own in step.
     """
 
     batch: SequenceBatch
@@ -106,6 +108,7 @@ class PolicyRows:
     draws: Tensor | None = None
     solver: SolverSettings | None = None
     step: int = 0
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,11 +153,17 @@ class PolicyStage:
             "ratio": 0.0,
         }  # fmt: skip
 
+    @property
+    def samples_with_average(self) -> bool:
+        """Whether the running average draws the samples; a policy gradient needs the model."""
+        return self.settings.method == "nft"
+
     def batch_of(
         self,
         rows: Seq[Seq[tuple[Document, Seq[Picture]]]],
         solver: SolverSettings | None = None,
         step: int = 0,
+        counts: bool = True,
     ) -> PolicyRows:
         """Pack rows of documents whose payload is an `Experience`.
 
@@ -162,6 +171,7 @@ class PolicyStage:
             rows: of documents.
             solver: of `grpo`, that drew the samples.
             step: of it, that is trained now.
+            counts: see `PolicyRows`.
         """
         brought = [document.payload for row in rows for document, _ in row]
         draws = [one.draws for one in brought if one.draws is not None]
@@ -171,6 +181,7 @@ class PolicyStage:
             torch.cat(draws, dim=1) if self.settings.method == "grpo" and draws else None,
             solver,
             step,
+            counts,
         )
 
     @torch.no_grad()
@@ -183,6 +194,8 @@ class PolicyStage:
 
     def counts(self, batch: PolicyBatch) -> dict[str, float]:
         """Trained image tokens and text ids."""
+        if not batch.rows.counts:
+            return dict.fromkeys(self.loss_weights, 0.0)
         tokens, texts = float(len(batch.token_owners)), float(len(batch.text_owners))
         if self.settings.method == "grpo" and self.settings.token_share < 1:
             sizes = batch.token_owners.bincount().tolist()
@@ -196,7 +209,9 @@ class PolicyStage:
         self, average: Mapping[str, Tensor] | None
     ) -> Mapping[str, Mapping[str, Tensor] | None]:
         """The policy that drew the samples, and the reference."""
-        found: dict[str, Mapping[str, Tensor] | None] = {OLD: average}
+        found: dict[str, Mapping[str, Tensor] | None] = {
+            OLD: average if self.samples_with_average else None
+        }
         return found if self.reference is None else {**found, REFERENCE: self.reference}
 
     def observe(self, model: nn.Module, batch: PolicyBatch, name: str) -> PolicyBatch:
@@ -225,7 +240,7 @@ class PolicyStage:
             out |= image(model, batch, hidden)
         if self.settings.text and len(batch.text_owners):
             out |= self._text_losses(model, batch, hidden)
-        return out
+        return out if batch.rows.counts else {name: 0.0 * loss for name, loss in out.items()}
 
     def _nft(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         velocity, target = self._velocities(model, batch, hidden)
@@ -308,7 +323,7 @@ class PolicyStage:
         """The tokens that are trained, [T] bool."""
         noise = batch.prepared.batch.noise
         assert noise is not None
-        ends = [solve(velocity, lambda start=start: start, SPREAD_SOLVER) for start in noise]
+        ends = [solve(velocity, partial(torch.clone, start), SPREAD_SOLVER) for start in noise]
         spread = torch.stack(ends).std(0).mean(-1)
         return most_uncertain(spread, batch.token_owners, self.settings.token_share)
 
