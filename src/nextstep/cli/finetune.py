@@ -143,9 +143,7 @@ def command(
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
     )  # fmt: skip
     silent = lambda sentence: None  # noqa: E731
-    done = finetune(
-        settings, o.check_device(device), vae, silent if as_json else typer.echo, not as_json
-    )
+    done = finetune(settings, device, vae, silent if as_json else typer.echo, not as_json)
     if as_json:
         told = {n: str(v) if isinstance(v, Path) else v for n, v in asdict(done).items()}
         typer.echo(json.dumps(told))

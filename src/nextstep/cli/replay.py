@@ -92,7 +92,7 @@ def _made_again(
     pipeline = NextStepPipeline.from_pretrained(
         model,
         record_dtype(record),
-        o.check_device(device),
+        device,
         vae,
         adapter,
         scale,

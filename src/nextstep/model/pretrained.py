@@ -19,6 +19,7 @@ from nextstep.model.checkpoints import (
     save_model,
     weight_files,
 )
+from nextstep.model.devices import check_device
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.utils.files import new_folder, write_json
 from nextstep.vae.files import (
@@ -110,6 +111,7 @@ def load_parts(
     `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default;
     `quantize` rounds those of the model as they are read.
     """
+    check_device(device)
     folder = find_folder(model)
     if dtype is None and torch.device(device).type == "cpu" and not keep_dtype:
         dtype = torch.float32
