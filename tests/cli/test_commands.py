@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nextstep.cli import main as cli
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 
 
 def nextstep(capsys: pytest.CaptureFixture, *args: object) -> tuple[int, str, str]:
@@ -74,6 +74,20 @@ def test_edit(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert (status, Image.open(out).size) == (0, (64, 16)), err
     status, said, _ = nextstep(capsys, "show-settings", out, "--json")
     assert json.loads(said)["task"] == "edit"
+
+
+@pytest.mark.parametrize(("ending", "form"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
+def test_the_ending_of_the_output_decides_its_form(
+    ending: str, form: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / f"a.{ending}"
+    assert nextstep(capsys, "generate", "an apple", "-m", tiny_folder, "-o", out)[0] == 0
+    assert Image.open(out).format == form
+    status, said, _ = nextstep(capsys, "show-settings", out, "--json")
+    assert (status, json.loads(said)["prompt"]) == (0, "an apple")
+    status, said, err = nextstep(capsys, "verify", out, "-m", tiny_folder)
+    assert status == (0 if form == "PNG" else 2), said
+    assert ("not exact" in err) == (form != "PNG")
 
 
 def test_info(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -152,7 +166,7 @@ BAD = [
     ("absent device", ["generate", "a", "--device", "cuda:77"], "cannot be used here"),
     ("no such folder to write", ["generate", "a", "-o", "{tmp}/no/a.png"], "does not exist"),
     ("read-only output", ["generate", "a", "-o", "/proc/a.png"], "/proc"),
-    ("not a png", ["generate", "a", "-o", "{tmp}/a.jpg"], "does not end in .png"),
+    ("no picture", ["generate", "a", "-o", "{tmp}/a.gif"], "does not end in .png, .jpg"),
     ("output is a folder", ["generate", "a", "-o", "{tmp}/folder.png"], "is a folder"),
     ("corrupt picture", ["edit", "a", "-i", "{tmp}/corrupt.png"], "cannot be read"),
     ("missing picture", ["edit", "a", "-i", "{tmp}/none.png"], "no picture"),
@@ -177,7 +191,7 @@ def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     Image.new("RGB", (32, 32)).save(tmp / "good.png")
     Image.new("1", (12_000, 9_000)).save(tmp / "huge.png")
     (tmp / "two-1.png").mkdir()
-    (tmp / "five.png").write_bytes(png_bytes(Image.new("RGB", (8, 8)), {"nextstep": "5"}))
+    (tmp / "five.png").write_bytes(encode(Image.new("RGB", (8, 8)), texts={"nextstep": "5"}))
     return {
         "tmp": str(tmp),
         "truncated": str(damaged("truncated", tiny_folder, tmp)),

@@ -15,7 +15,7 @@ from nextstep.engine.metadata import as_texts, read_record
 from nextstep.engine.reproduce import check_record, compare, record_dtype, replay
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 from nextstep.pipeline import NextStepPipeline
 from tests.cli.test_commands import nextstep
 
@@ -107,13 +107,13 @@ def test_commands(
     pixels = np.asarray(made.image).copy()
     pixels[1, 5] ^= 4
     changed = Image.fromarray(pixels)
-    file.write_bytes(png_bytes(changed, as_texts(made.settings)))
+    file.write_bytes(encode(changed, texts=as_texts(made.settings)))
     status, said, _ = nextstep(capsys, "verify", file, "-m", tiny_folder, "--json")
     assert status == 1
     told = json.loads(said)
     assert (told["identical"], told["pixels"], told["box"]) == (False, 1, [5, 1, 6, 2])
     other = read_record(file) | {"model": "0123"}
-    file.write_bytes(png_bytes(changed, as_texts(other)))
+    file.write_bytes(encode(changed, texts=as_texts(other)))
     status, _, err = nextstep(capsys, "verify", file, "-m", tiny_folder)
     assert status == 2
     assert "was made by the model 0123" in err

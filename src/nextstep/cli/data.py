@@ -93,7 +93,7 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
     kind: Kind = None,
     histogram: Annotated[
-        Path | None, typer.Option(help="PNG file for the histograms.")
+        Path | None, typer.Option(help="Picture file for the histograms.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit status 1 when anything is broken.")
@@ -127,7 +127,7 @@ def check(
 @data_app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file.")] = Path("sheet.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture file.")] = Path("sheet.png"),
     count: Annotated[int, typer.Option("--count", "-n", help="Samples to show.")] = 24,
     start: Annotated[int, typer.Option(help="The first of them.")] = 0,
     seed: Annotated[
@@ -164,11 +164,11 @@ def _open(folder: Path, kind: str | None) -> ShardSet:
 
 
 def _save(picture: Any, path: Path) -> None:
-    """Write a PNG beside its name, then put it in its place."""
-    from nextstep.data.stored import png
+    """Write a picture in the form that its ending asks for."""
+    from nextstep.image.encode import encode, format_of
     from nextstep.utils.files import write_whole
 
-    write_whole(path, png(picture))
+    write_whole(path, encode(picture, format_of(path)))
 
 
 def _quiet_pillow() -> None:

@@ -36,6 +36,7 @@ def generate(
 ) -> None:
     """Ask for every prompt's pictures, write them to `paths` in order, and say so."""
     from nextstep.client import Client
+    from nextstep.engine.results import GeneratedPicture
 
     begun = time.monotonic()
     made: list[RemotePicture] = []
@@ -45,7 +46,8 @@ def generate(
                 told(update)
                 made += update.pictures
     for picture, path in zip(made, paths, strict=True):
-        picture.save(path)
+        made_here = GeneratedPicture(picture.image, picture.settings)
+        (picture if path.suffix.lower() == ".png" else made_here).save(path)
     seconds = round(time.monotonic() - begun, 3)
     if as_json:
         pictures = [

@@ -59,8 +59,17 @@ def verify_command(
 
     from PIL import Image
 
+    from nextstep.engine.metadata import read_record
     from nextstep.engine.reproduce import compare
+    from nextstep.errors import NextStepError
 
+    read_record(file)  # says what is wrong with the file
+    with Image.open(file) as picture:
+        if picture.format != "PNG":
+            raise NextStepError(
+                f"{file} is a {picture.format} file, whose pixels are not exact: only a PNG can "
+                "be verified; nextstep replay draws this one again"
+            )
     made = _made_again(file, image, mask, model, vae, adapter, device)
     with Image.open(file) as picture:
         difference = compare(picture, made.image)

@@ -40,10 +40,9 @@ def output_paths(output: Path, count: int) -> list[Path]:
 
 def _check_output(path: Path) -> None:
     """Refuse an output that cannot be written."""
-    from nextstep.errors import NextStepError
+    from nextstep.image.encode import format_of
 
-    if path.suffix.lower() != ".png":
-        raise NextStepError(f"pictures are written as PNG; '{path}' does not end in .png")
+    format_of(path)
     check_file(path)
 
 

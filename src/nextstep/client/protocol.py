@@ -61,8 +61,14 @@ class RemotePicture:
             return opened.convert("RGB")
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG beside its name, then put it in its place."""
+        """Write the PNG beside its name, then put it in its place.
+
+        Raises:
+            NextStepError: for the ending of another format; `image` can be saved in any.
+        """
         target = Path(path)
+        if target.suffix.lower() not in ("", ".png"):
+            raise NextStepError(f"a finished picture is a PNG; '{target}' does not end in .png")
         scratch = target.with_name(f".{target.name}.part")
         scratch.write_bytes(self.png)
         scratch.replace(target)

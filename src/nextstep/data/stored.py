@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextstep.data.documents import SampleError
 from nextstep.image import formats, pictures
+from nextstep.image.encode import encode
 
 CORRUPT_PICTURE = "corrupt picture"
 BOMB = "decompression bomb"
@@ -74,14 +75,7 @@ def as_stored(data: bytes, key: str) -> bytes:
     Raises:
         SampleError: "corrupt picture" or "decompression bomb".
     """
-    return data if stored_suffix(data) else png(decode(data, key))
-
-
-def png(picture: Image.Image) -> bytes:
-    """PNG file contents of a picture."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return data if stored_suffix(data) else encode(decode(data, key))
 
 
 def _open(data: bytes, key: str) -> Image.Image:

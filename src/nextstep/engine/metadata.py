@@ -11,6 +11,7 @@ from PIL import Image
 
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
+from nextstep.image.encode import texts_inside
 from nextstep.utils.files import FULL_DISK, write_whole
 from nextstep.version import __version__
 
@@ -65,7 +66,7 @@ def as_texts(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record inside a PNG.
+    """The record inside a picture of ours.
 
     Raises:
         NextStepError: when the file is no picture or has no record.
@@ -74,7 +75,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             picture.load()
-            text = picture.info.get(KEY)
+            text = texts_inside(picture).get(KEY)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
     except Exception as error:  # decoders of rare formats raise what they like

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from nextstep.engine import metadata as provenance
-from nextstep.image import pictures
+from nextstep.image.encode import encode, format_of
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,14 @@ class GeneratedPicture:
 
     def png(self) -> bytes:
         """PNG contents with the settings as text chunks."""
-        return pictures.png_bytes(self.image, provenance.as_texts(self.settings))
+        return encode(self.image, "PNG", provenance.as_texts(self.settings))
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG; nothing is left behind when writing fails."""
-        provenance.write_file(Path(path), self.png())
+        """Write a PNG, JPEG or WebP by the ending, its settings inside; whole or not at all.
+
+        Raises:
+            NextStepError: for another ending, or a folder that is missing or may not be written.
+        """
+        path = Path(path)
+        texts = provenance.as_texts(self.settings)
+        provenance.write_file(path, encode(self.image, format_of(path), texts))

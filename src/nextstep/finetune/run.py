@@ -14,7 +14,6 @@ The same command goes on where a killed run left off.
 from __future__ import annotations
 
 import contextlib
-import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from nextstep.errors import NextStepError
 from nextstep.finetune.comparison import comparison
 from nextstep.finetune.data import Samples, build_samples, captioned, open_samples
 from nextstep.finetune.settings import Finetuned, FinetuneSettings
+from nextstep.image.encode import encode
 from nextstep.model import pretrained as folders
 from nextstep.model.checkpoints import read_tensors
 from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
@@ -228,7 +228,7 @@ class Finetuning:
         if not all(file.exists() for file in files):
             folder.mkdir(exist_ok=True)
             for file, picture in zip(files, self.draw(), strict=True):
-                _write_png(file, picture)
+                write_file(file, encode(picture))
         return [Image.open(file).convert("RGB") for file in files]
 
     def _make_trainable(self) -> None:
@@ -328,7 +328,8 @@ class Finetuning:
         if self.settings.edits:
             rows = [("source", [asked.sources[0] for asked in self.requests]), *rows]
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_png(path, comparison(rows, [asked.prompt for asked in self.requests]))
+        sheet = comparison(rows, [asked.prompt for asked in self.requests])
+        write_file(path, encode(sheet))
 
     def _write(self) -> tuple[Path | None, Path | None]:
         """Write the adapter, the model, or both."""
@@ -345,9 +346,3 @@ class Finetuning:
             parts.image_tokenizer.to(stored)
             folders.save_parts(parts, model)
         return adapter, model
-
-
-def _write_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write_file(path, buffer.getvalue())

@@ -14,7 +14,7 @@ from typing import IO, cast
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from nextstep.image import formats
@@ -341,13 +341,3 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
     """Pixels [B, 3, H, W] -> B RGB pictures."""
     return [Image.fromarray(array, "RGB") for array in to_bytes(pixels)]
-
-
-def png_bytes(picture: Image.Image, texts: dict[str, str]) -> bytes:
-    """PNG file contents with `texts` as text chunks (international text, any characters)."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in texts.items():
-        info.add_itxt(key, value)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextstep.engine.metadata import write_file
 from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.image.encode import encode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,9 +53,7 @@ def draw_sheet(parts: Parts, recipe: Recipe, path: Path) -> None:
         asked.prompts, height=asked.height, width=asked.width, seed=asked.seed, **asked.settings
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    sheet([picture.image for picture in made]).save(buffer, "PNG")
-    write_file(path, buffer.getvalue())
+    write_file(path, encode(sheet([picture.image for picture in made])))
 
 
 def sheet(pictures: list[Image.Image]) -> Image.Image:

@@ -14,8 +14,9 @@ from PIL import Image
 from nextstep.data.captions import MISSING_CAPTION, MISSING_PICTURE, texts_of, with_tags
 from nextstep.data.documents import SampleError
 from nextstep.data.shard_writer import RawSample
-from nextstep.data.stored import CORRUPT_PICTURE, png
+from nextstep.data.stored import CORRUPT_PICTURE
 from nextstep.errors import NextStepError
+from nextstep.image.encode import encode
 from nextstep.image.pictures import flatten
 
 ReadFile = Callable[[str], bytes]
@@ -189,7 +190,7 @@ def _encoded(value: Any, origin: str, read: ReadFile) -> list[bytes]:
             raise SampleError(origin, MISSING_PICTURE, f"{value}: {reason}") from None
     if isinstance(value, Image.Image):
         try:
-            return [png(flatten(value))]
+            return [encode(flatten(value))]
         except (OSError, ValueError) as error:
             raise SampleError(origin, CORRUPT_PICTURE, str(error)) from None
     raise SampleError(origin, CORRUPT_PICTURE, f"a {type(value).__name__} is no picture")

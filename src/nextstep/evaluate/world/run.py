@@ -22,7 +22,7 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.world.answering import Answer, Answerer, Output
 from nextstep.evaluate.world.questions import Question, chosen, questions
 from nextstep.evaluate.world.scoring import Scorer, Verdict
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 from nextstep.utils.files import read_json, write_json
 from nextstep.world.signs import longest_word_at
 
@@ -177,7 +177,9 @@ class Kept:
                 continue
             name = f"{path.stem}-{number}.png"
             prompt = question.example.prompt(question.asked[number])
-            write_file(path.parent / name, png_bytes(Image.fromarray(output), {"prompt": prompt}))
+            write_file(
+                path.parent / name, encode(Image.fromarray(output), texts={"prompt": prompt})
+            )
             told.append({"picture": name})
         write_json(path, {"outputs": told, "seconds": answer.seconds})
 

@@ -12,7 +12,7 @@ from nextstep.engine.metadata import write_file
 from nextstep.evaluate.world.answering import Output
 from nextstep.evaluate.world.questions import Question
 from nextstep.evaluate.world.run import Failure, Kept, Results
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 from nextstep.utils.files import read_json
 from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import render
@@ -50,7 +50,7 @@ def write_failures(path: Path, results: Results) -> bool:
     """Write the sheet of failures beside `path`, then rename; whether there was anything."""
     made = failure_sheet(results.failures, results.plan.size)
     if made is not None:
-        write_file(path, png_bytes(made, {}))
+        write_file(path, encode(made))
     return made is not None
 
 
@@ -66,7 +66,7 @@ def write_answers(folder: Path, results: Results, count: int) -> list[Path]:
     written = []
     for task, split in results.plan.pairs:
         path = folder / "sheets" / f"{task}-{split}.png"
-        write_file(path, png_bytes(answers_sheet(folder, results, [(task, split)], count), {}))
+        write_file(path, encode(answers_sheet(folder, results, [(task, split)], count)))
         written.append(path)
     return written
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
-from nextstep.serve.api.uploads import encode
+from nextstep.serve.api.uploads import in_form
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import Wants, raise_for
 from nextstep.serve.jobs.records import Record
@@ -242,7 +242,7 @@ def _form(body: s.ImageOptions) -> tuple[str, int]:
 
 
 def _base64(png: bytes, form: str, quality: int) -> str:
-    return base64.b64encode(encode(png, form, quality)).decode()
+    return base64.b64encode(in_form(png, form, quality)).decode()
 
 
 def _size(settings: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from nextstep.serve.api.images import png_of, usage
 from nextstep.serve.api.schema import Form
 from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
-from nextstep.serve.api.uploads import bytes_of_uri, encode
+from nextstep.serve.api.uploads import bytes_of_uri, in_form
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import every_row, no_previews
 from nextstep.serve.jobs.records import Record
@@ -190,7 +190,7 @@ async def picture(
     if index >= len(names):
         raise not_found(f"the job has {len(names)} finished pictures", "picture_not_found")
     png = (await _png(service, names[index])).body
-    data = await run_in_threadpool(encode, bytes(png), form, 90)
+    data = await run_in_threadpool(in_form, bytes(png), form, 90)
     return Response(data, media_type=f"image/{form}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nextstep.image import formats
+from nextstep.image.encode import encode, texts_inside
 from nextstep.image.masks import fit_mask, read_mask
 from nextstep.image.pictures import (
     ORIGINAL_SIZE,
@@ -149,8 +150,8 @@ def _header(data: bytes, limits: Limits, param: str) -> Image.Image:
     return opened
 
 
-def encode(png: bytes, form: str, quality: int) -> bytes:
-    """A picture of ours in the form that was asked for; PNG keeps its settings inside.
+def in_form(png: bytes, form: str, quality: int) -> bytes:
+    """A picture of ours in the form that was asked for, its settings inside.
 
     Args:
         png: as made.
@@ -159,10 +160,9 @@ def encode(png: bytes, form: str, quality: int) -> bytes:
     """
     if form == "png":
         return png
-    buffer = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        picture.convert("RGB").save(buffer, form.upper(), quality=quality)
-    return buffer.getvalue()
+        plain = picture.convert("RGB")
+        return encode(plain, form.upper(), texts_inside(picture), quality)
 
 
 def _has_its_end(png: bytes) -> bool:
