@@ -127,7 +127,7 @@ def check(
 @data_app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture file.")] = Path("sheet.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture.")] = Path("sheet.png"),
     count: Annotated[int, typer.Option("--count", "-n", help="Samples to show.")] = 24,
     start: Annotated[int, typer.Option(help="The first of them.")] = 0,
     seed: Annotated[

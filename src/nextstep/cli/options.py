@@ -81,10 +81,14 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most text tokens to write."
 Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the likeliest.",
                                             rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
 Output = Annotated[
-    Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file by its ending; several pictures "
-                                        "get -0, -1 ...",
-                       rich_help_panel=OUTPUT_PANEL)
-]  # fmt: skip
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="PNG, JPEG or WebP file, by its ending; several pictures get -0, -1 ...",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of words.",
                                     rich_help_panel=OUTPUT_PANEL)]  # fmt: skip
 
