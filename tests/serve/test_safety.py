@@ -208,7 +208,7 @@ def test_a_key_has_its_own_limit(app_of: Callable, tmp_path: Path) -> None:
 
 @pytest.fixture
 def client(app_of: Callable) -> TestClient:
-    with TestClient(app_of(body_bytes=2000)) as made:
+    with TestClient(app_of(body_bytes=2000), base_url="http://localhost") as made:
         yield made
 
 
@@ -220,8 +220,9 @@ def test_headers_and_other_sites(client: TestClient) -> None:
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     refused = client.get("/v1/models", headers={"Origin": "https://evil.example"})
     assert refused.status_code == 403
-    assert client.get("/v1/models", headers={"Origin": "http://testserver"}).status_code == 200
-    assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 421
+    assert client.get("/v1/models", headers={"Origin": "http://localhost"}).status_code == 200
+    for name in ("evil.example", "testserver", "localhost.evil.example", "127.0.0.1.evil.example"):
+        assert client.get("/v1/models", headers={"Host": name}).status_code == 421
     assert client.get("/v1/models", headers={"X-Request-ID": "a b\t"}).headers[
         "x-request-id"] != "a b\t"  # fmt: skip
 

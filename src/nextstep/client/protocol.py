@@ -208,6 +208,8 @@ def update_of(job: str, name: str, data: dict[str, Any]) -> Update | None:
         raise NextStepError(data["error"]) if data["bad_input"] else ServiceError(data["error"])
     if name == "cancelled":
         raise ServiceError("the job was cancelled")
+    if name == "stopping":
+        raise ServiceError(data["error"], 503)
     return Update(job, "running")
 
 

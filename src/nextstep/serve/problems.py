@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nextstep.serve.jobs.backend import STORAGE_FULL
+from nextstep.serve.jobs.backend import STORAGE_FULL, Stopping
 
 
 class ApiError(Exception):
@@ -30,8 +30,8 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.kind = status, message, kind
-        self.code, self.param, self.headers = code, param, headers or {}
+        self.status, self.message, self.kind = status, _sayable(message), kind
+        self.code, self.param, self.headers = code, _sayable(param), headers or {}
 
     def body(self) -> dict[str, Any]:
         """The answer's body."""
@@ -43,6 +43,11 @@ class ApiError(Exception):
                 "code": self.code,
             }
         }
+
+
+def _sayable(text: Any) -> Any:
+    """A text without halves of surrogate pairs, which no answer can hold."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -65,7 +70,7 @@ def too_busy(message: str, seconds: int) -> ApiError:
 def stopping() -> ApiError:
     """503 while the service stops."""
     return ApiError(
-        503, "the service is stopping; ask again later", "server_error", "stopping",
+        503, Stopping().error, "server_error", "stopping",
         headers={"Retry-After": "10"},
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
         temperature=0.0 if body.temperature is None else body.temperature,
         top_p=0.9 if body.top_p is None else body.top_p,
     )
-    record = service.submit(request, job, sources)
+    record = await service.submit(request, job, sources)
     if body.stream:
         return EventStream(_events(service, record, service.jobs.watch(record)))
     done = raise_for(await service.finished(request, record))
@@ -107,7 +107,7 @@ async def _events(
                     yield chunk({"images": [_image(part.png, happened.index)]})
                 for new in words(happened.index, part.text):
                     yield new
-            elif isinstance(happened, b.FINAL):
+            elif isinstance(happened, b.LAST):
                 try:
                     raise_for(happened)
                 except ApiError as error:

@@ -39,7 +39,7 @@ async def fork(job: JobId, body: s.ForkBody, request: Request) -> Any:
     except (ValueError, TypeError) as error:
         raise bad(str(error)) from None
     parent = {"kind": "fork", "job": record.id, "picture": body.picture, "row": body.row}
-    return _submitted(service, request, new, parent)
+    return await _submitted(service, request, new, parent)
 
 
 @router.post("/{job}/resample", status_code=202, response_model=s.JobAnswer)
@@ -58,14 +58,12 @@ async def resample(job: JobId, body: s.ResampleBody, request: Request) -> Any:
         service.jobs.store.load,
         [part["file"] for part in record.parts if "file" in part][body.picture],
     )
-    region = await run_in_threadpool(_region, service, body, state, png)
-    with Image.open(io.BytesIO(png)) as picture:
-        try:
-            new = state.resample(picture, region, body.prompt, body.seed, **body.changes())
-        except (ValueError, TypeError) as error:
-            raise bad(str(error)) from None
+    try:
+        new = await run_in_threadpool(_resampled, service, body, state, png)
+    except (ValueError, TypeError) as error:
+        raise bad(str(error)) from None
     parent = {"kind": "resample", "job": record.id, "picture": body.picture, "row": None}
-    return _submitted(service, request, new, parent)
+    return await _submitted(service, request, new, parent)
 
 
 @router.get("/{job}/pictures/{index}/tokens", response_model=s.TokensAnswer)
@@ -108,6 +106,15 @@ async def _state(
         raise ApiError(409, str(error), code="no_state") from None
 
 
+def _resampled(
+    service: Service, body: s.ResampleBody, state: PictureState, png: bytes
+) -> PictureState:
+    """The state whose picture is drawn anew in a region."""
+    region = _region(service, body, state, png)
+    with Image.open(io.BytesIO(png)) as picture:
+        return state.resample(picture, region, body.prompt, body.seed, **body.changes())
+
+
 def _region(service: Service, body: s.ResampleBody, state: PictureState, png: bytes) -> np.ndarray:
     """[H, W] bool, True where the picture is drawn anew.
 
@@ -134,7 +141,7 @@ def _region(service: Service, body: s.ResampleBody, state: PictureState, png: by
     return grid.repeat(side, axis=0).repeat(side, axis=1)
 
 
-def _submitted(
+async def _submitted(
     service: Service, request: Request, state: PictureState, parent: dict[str, Any]
 ) -> dict[str, Any]:
     asked, side = state.request, service.facts.token_pixels
@@ -147,4 +154,5 @@ def _submitted(
         settings=vars(asked.settings),
         parent=parent,
     )
-    return answer(service, service.submit(request, job, [], b"", state.to_bytes()))
+    data = await run_in_threadpool(state.to_bytes)
+    return answer(service, await service.submit(request, job, [], b"", data))

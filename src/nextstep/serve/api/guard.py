@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.jobs.limits import Limits, is_loopback
 from nextstep.serve.jobs.metrics import Metrics
-from nextstep.serve.problems import ApiError, failed
+from nextstep.serve.problems import ApiError, failed, stopping, too_busy
 
 log = logging.getLogger("nextstep.serve.access")
 
@@ -27,7 +27,11 @@ OPEN = frozenset({"/health", "/ready", "/"})
 """Paths that need no key."""
 STUDIO = "/studio/"
 """The studio's own files need none either: it asks for the key itself."""
-LOCAL_NAMES = frozenset({"localhost", "testserver"})
+LOCAL_NAMES = frozenset({"localhost"})
+OPEN_BYTES = 1024
+"""Most of a body where none is wanted."""
+UPLOADS = 4
+"""Bodies of the largest size that may be on their way at once, in bytes together."""
 EVERYBODY = "everybody"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -57,6 +61,8 @@ class Guard:
     metrics: Metrics
     keys: Keys | None = None
     hosts: frozenset[str] = LOCAL_NAMES
+    arriving: list[int] = field(default_factory=lambda: [0])
+    """Bytes of bodies that are on their way, in one place."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
@@ -83,7 +89,8 @@ class Guard:
             try:
                 self._check_origin(headers)
                 state["owner"] = self._owner(scope["path"], headers)
-                receive = await self._whole_body(headers, receive)
+                most = OPEN_BYTES if _is_open(scope["path"]) else self.limits.body_bytes
+                receive = await self._whole_body(headers, receive, most)
             except ApiError as error:
                 answer = _answer(error)
                 await answer(scope, receive, hardened)
@@ -91,6 +98,11 @@ class Guard:
             except ConnectionError:
                 return
             await self.app(scope, receive, hardened)
+        except asyncio.CancelledError:
+            # The time that a stopping service had is over.
+            if status:
+                raise
+            await _answer(stopping())(scope, receive, hardened)
         except Exception:
             log.exception("failed", extra={"request_id": request_id})
             if not status:
@@ -112,7 +124,7 @@ class Guard:
                            "permission_error")  # fmt: skip
 
     def _owner(self, path: str, headers: Headers) -> str:
-        if self.keys is None or path in OPEN or path.startswith(STUDIO):
+        if self.keys is None or _is_open(path):
             return EVERYBODY
         scheme, _, key = headers.get("authorization", "").partition(" ")
         owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
@@ -124,16 +136,18 @@ class Guard:
             )  # fmt: skip
         return owner
 
-    async def _whole_body(self, headers: Headers, receive: Receive) -> Receive:
-        """Read a body up to the limit, then hand it on in one piece."""
+    async def _whole_body(self, headers: Headers, receive: Receive, most: int) -> Receive:
+        """Read a body up to a limit, then hand it on in one piece."""
         declared = headers.get("content-length", "0")
-        if declared.isascii() and declared.isdigit() and int(declared) > self.limits.body_bytes:
-            raise self._too_large()
+        if declared.isascii() and declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
         try:
-            body = await asyncio.wait_for(self._read(receive), self.limits.body_seconds)
+            body = await asyncio.wait_for(self._read(receive, most), self.limits.body_seconds)
         except TimeoutError:
             raise ApiError(408, "the body took too long to arrive",
                            headers={"x-should-retry": "false"}) from None  # fmt: skip
+        if not headers.get("content-type", "").startswith("multipart/"):
+            self._check_values(body)
         whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
@@ -141,25 +155,37 @@ class Guard:
 
         return again
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, most: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionError
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            if size > self.limits.body_bytes:
-                raise self._too_large()
-            if not message.get("more_body", False):
-                return b"".join(pieces)
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionError
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                self.arriving[0] += len(pieces[-1])
+                if size > most:
+                    raise _too_large(most)
+                if self.arriving[0] > UPLOADS * self.limits.body_bytes:
+                    raise too_busy("too much arrives at once; try again in a moment", 5)
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
+        finally:
+            self.arriving[0] -= size
 
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"the request is too large: at most {self.limits.body_bytes:,} bytes are taken",
-            code="request_too_large",
-        )  # fmt: skip
+    def _check_values(self, body: bytes) -> None:
+        """Refuse JSON that would take long to read: nobody else is answered meanwhile."""
+        most = self.limits.json_values
+        if len(body) <= most:
+            return
+        if len(body) - len(body.translate(None, b",:[{")) > most:
+            raise ApiError(413, f"the body holds too many values: at most {most:,} are taken",
+                           code="request_too_large")  # fmt: skip
+        # An escape costs less than a value; encoders may escape every slash of a picture.
+        if body.count(b"\\") > 8 * most:
+            raise ApiError(413, "the body holds too many escapes", code="request_too_large")
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         """Log and count by route, never by the path itself: paths are whatever people send."""
@@ -177,6 +203,15 @@ class Guard:
                 "ms": round(seconds * 1000, 1),
             },
         )
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(STUDIO)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the request is too large: at most {most:,} bytes are taken",
+                    code="request_too_large")  # fmt: skip
 
 
 def _answer(error: ApiError) -> JSONResponse:

@@ -143,7 +143,7 @@ async def _answer(
         settings=settings,
         partials=(body.partial_images or 0) if body.stream else 0,
     )
-    record = service.submit(request, job, sources, mask)
+    record = await service.submit(request, job, sources, mask)
     if body.stream:
         events = service.jobs.watch(record, _evenly(body.partial_images or 0))
         return EventStream(_events(service, record, events, body))
@@ -195,7 +195,7 @@ async def _events(
                 data = await run_in_threadpool(_base64, png, form, quality)
                 size = f"{picture.width}x{picture.height}"
                 yield told("partial_image", data, size, happened.index, partial_image_index=number)
-            elif isinstance(happened, b.FINAL):
+            elif isinstance(happened, b.LAST):
                 try:
                     done = raise_for(happened)
                 except ApiError as error:

@@ -32,6 +32,7 @@ NAMES: dict[type, str] = {
     b.Done: "done",
     b.Failed: "failed",
     b.Cancelled: "cancelled",
+    b.Stopping: "stopping",
 }
 PNG = {"type": "string", "format": "binary"}
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="As `POST /jobs` gave it.")]
@@ -64,7 +65,7 @@ async def submit(body: s.JobBody, request: Request) -> Any:
         temperature=body.temperature,
         top_p=body.top_p,
     )
-    return answer(service, service.submit(request, job, sources, mask))
+    return answer(service, await service.submit(request, job, sources, mask))
 
 
 @router.get("", response_model=s.JobList)
@@ -161,7 +162,8 @@ async def events(
 ) -> Any:
     """Server-sent events until the job ends: queued, started, row, part, done, failed, cancelled.
 
-    Leaving does not cancel the job; come back for the rest.
+    Leaving does not cancel the job; come back for the rest, also after the event `stopping`, which
+    says that the service stops and goes on with the job at its next start.
     """
     service = service_of(request)
     record = service.jobs.get(request.state.owner, job)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from nextstep.engine.engine import Engine
 from nextstep.engine.scheduler import Limits as EngineLimits
 from nextstep.serve.api.app import create_app
+from nextstep.serve.api.connections import bounded_protocol
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.jobs.backend import Backend
 from nextstep.serve.jobs.engine_backend import EngineBackend
@@ -57,7 +58,7 @@ class Server(uvicorn.Server):
     def drain(self) -> None:
         """Refuse new jobs; those whose clients wait go on."""
         app: FastAPI = self.config.app  # type: ignore[assignment]
-        app.state.service.jobs.draining = True
+        app.state.service.jobs.drain()
 
 
 def build_app(
@@ -125,6 +126,7 @@ def app_around(
 
 def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
     """uvicorn around the application, with our logs."""
+    limits = app.state.service.limits
     config = uvicorn.Config(
         app,
         host=host,
@@ -136,8 +138,7 @@ def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
         timeout_graceful_shutdown=max(1, round(grace)),
         h11_max_incomplete_event_size=65_536,
         ws="none",
-        # Its limit on unfinished headers is h11's own; other parsers would be taken if installed.
-        http="h11",
+        http=bounded_protocol(limits.head_seconds, limits.heads),
         loop="asyncio",
     )
     return Server(config)

@@ -19,7 +19,7 @@ from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.records import Record
-from nextstep.serve.problems import bad, not_found
+from nextstep.serve.problems import ApiError, bad, not_found
 
 DECODERS = 2
 """Pictures decoded at once, for all clients."""
@@ -82,7 +82,7 @@ class Service:
         """In a thread, few at once: a large picture takes much memory while it is decoded."""
         return await to_thread.run_sync(partial(decode, *given), limiter=self.decoders)
 
-    def submit(
+    async def submit(
         self,
         request: Request,
         job: b.JobRequest,
@@ -95,8 +95,13 @@ class Service:
         Raises:
             ApiError: when it is refused.
         """
+        if job.characters > self.limits.characters:
+            raise ApiError(
+                413, f"the texts are too long: at most {self.limits.characters:,} characters "
+                "are taken together", code="request_too_large",
+            )  # fmt: skip
         try:
-            return self.jobs.submit(request.state.owner, job, sources, mask, state)
+            return await self.jobs.submit(request.state.owner, job, sources, mask, state)
         except (ValueError, TypeError) as error:
             raise bad(str(error)) from None
 

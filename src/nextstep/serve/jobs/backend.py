@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GENERATE, EDIT, CHAT = "generate", "edit", "chat"
-STORAGE_FULL, STORAGE_FAILED, STOPPING = "storage_full", "storage_failed", "stopping"
+STORAGE_FULL, STORAGE_FAILED = "storage_full", "storage_failed"
 """Why a job failed, where its client may try again later."""
 
 
@@ -66,6 +66,13 @@ class JobRequest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @property
+    def characters(self) -> int:
+        """Of all its texts together."""
+        given = [self.settings.get(name) for name in ("positive_prompt", "negative_prompt")]
+        texts = [self.prompt, *self.parts, *given]
+        return sum(len(text) for text in texts if isinstance(text, str))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> JobRequest:
@@ -152,7 +159,7 @@ class Done:
 class Failed:
     """It did not work: one sentence; `bad_input` when the request was at fault.
 
-    `code` is one of STORAGE_FULL, STORAGE_FAILED and STOPPING, or empty.
+    `code` is STORAGE_FULL, STORAGE_FAILED or empty.
     """
 
     message: str
@@ -165,8 +172,18 @@ class Cancelled:
     """Stopped because somebody asked."""
 
 
-Event = Queued | Started | RowDone | TextGrown | PartDone | Done | Failed | Cancelled
+@dataclass(frozen=True)
+class Stopping:
+    """The service stops: watchers hear no more; the job goes on at the next start."""
+
+    error: str = "the service is stopping; ask again later"
+
+
+Event = Queued | Started | RowDone | TextGrown | PartDone | Done | Failed | Cancelled | Stopping
 FINAL = (Done, Failed, Cancelled)
+"""Ends of a job."""
+LAST = (*FINAL, Stopping)
+"""What is told last to a watcher."""
 
 
 class Want(IntEnum):

@@ -19,6 +19,10 @@ class Limits:
         deadline: seconds from accepted to finished.
         body_bytes: of a request.
         body_seconds: that a request's body may take to arrive.
+        head_seconds: that a request's headers may take to arrive.
+        heads: connections that may wait for a request's headers at once.
+        json_values: of a request, as its commas, colons and brackets count them.
+        characters: of all texts of a request together.
         picture_bytes: of one uploaded picture.
         picture_pixels: of one uploaded picture, checked before it is decoded; by default as many as
             phones make.
@@ -35,6 +39,10 @@ class Limits:
     deadline: float = 600.0
     body_bytes: int = 32 * 2**20
     body_seconds: float = 60.0
+    head_seconds: float = 10.0
+    heads: int = 200
+    json_values: int = 150_000
+    characters: int = 200_000
     picture_bytes: int = 32 * 2**20
     picture_pixels: int = 250_000_000
     decoded_pixels: int = 64_000_000

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
@@ -78,8 +80,10 @@ class Jobs:
 
     def __init__(self, backend: b.Backend, store: Store, limits: Limits, metrics: Metrics) -> None:
         self.backend, self.store, self.limits, self.metrics = backend, store, limits, metrics
-        self.draining = False
+        self.draining, self._drained = False, 0.0
         self._live: dict[str, LiveJob] = {}
+        # Owners of the jobs that are being accepted.
+        self._coming: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mending: asyncio.Future[None] | None = None
         metrics.queued.set_function(lambda: len(self._waiting()))
@@ -128,18 +132,35 @@ class Jobs:
                 if not self.store.troubled:
                     log.info("the disk takes records again")
 
+    def drain(self) -> None:
+        """Take no more jobs; tell watchers in good time that the service stops. From any thread."""
+        if self.draining:
+            return
+        self.draining, self._drained = True, time.monotonic()
+        if self._loop is not None:
+            # Answers need a moment to leave before connections are cut.
+            left = max(0.0, self.limits.grace - min(1.0, self.limits.grace / 4))
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._loop.call_later, left, self._tell_stopping)
+
+    def _tell_stopping(self) -> None:
+        for live in self._live.values():
+            for watcher in live.watchers:
+                watcher.events.put_nowait(b.Stopping())
+
     async def close(self) -> None:
         """Let running jobs finish; the rest stays in the store for the next start."""
-        self.draining = True
+        self.drain()
         if self._mending is not None:
             self._mending.cancel()
-        await asyncio.to_thread(self.backend.close, self.limits.grace)
+        left = max(0.0, self._drained + self.limits.grace - time.monotonic())
+        await asyncio.to_thread(self.backend.close, left)
         for live in self._live.values():
             if live.late is not None:
                 live.late.cancel()
         self.store.close()
 
-    def submit(
+    async def submit(
         self,
         owner: str,
         request: b.JobRequest,
@@ -163,13 +184,27 @@ class Jobs:
         if not self.ready:
             raise stopping()
         mine = sum(live.record.owner == owner for live in self._live.values())
-        if len(self._live) >= self.limits.queue or mine >= self.limits.per_key:
+        mine += self._coming.count(owner)
+        count = len(self._live) + len(self._coming)
+        if count >= self.limits.queue or mine >= self.limits.per_key:
             self.metrics.refused.inc()
-            raise too_busy(
-                f"{len(self._live)} jobs wait already; try again in a moment", self._retry_after()
-            )
-        self.backend.check(request)
-        record = self.store.add(owner, request, sources, mask, state)
+            raise too_busy(f"{count} jobs wait already; try again in a moment", self._retry_after())
+        # Reading the text and writing the files take their time, beside everybody else's requests.
+        self._coming.append(owner)
+        try:
+            await asyncio.to_thread(self.backend.check, request)
+            add = asyncio.to_thread(self.store.add, owner, request, sources, mask, state)
+            record = await asyncio.shield(asyncio.ensure_future(self._begun(add)))
+        finally:
+            self._coming.remove(owner)
+        return record
+
+    async def _begun(self, added: Coroutine[Any, Any, Record]) -> Record:
+        """Begin a job once it is kept; a job that is kept is begun, whoever still waits for it."""
+        record = await added
+        if self.draining:
+            await asyncio.to_thread(self.store.remove, record)
+            raise stopping()
         self._begin(record)
         return record
 
@@ -265,7 +300,7 @@ class Jobs:
             while True:
                 event = await watcher.events.get()
                 yield event
-                if isinstance(event, b.FINAL):
+                if isinstance(event, b.LAST):
                     return
         finally:
             live.watchers.discard(watcher)
@@ -274,6 +309,8 @@ class Jobs:
         """The end of a finished job, its pictures read from the store."""
         if record.error is not None:
             return b.Failed(record.error, record.bad_input)
+        if not record.over:
+            return b.Stopping()
         if record.state != DONE:
             return b.Cancelled()
         parts = []
@@ -374,6 +411,8 @@ def raise_for(event: b.Event) -> b.Done:
 
     if isinstance(event, b.Done):
         return event
+    if isinstance(event, b.Stopping):
+        raise stopping()
     if isinstance(event, b.Failed):
         if event.bad_input:
             raise problems.bad(event.message)

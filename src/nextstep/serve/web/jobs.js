@@ -101,6 +101,8 @@ export async function watch(id) {
     for await (const { name, data } of events(`/jobs/${id}/events`, control.signal)) {
       note(id, name, data);
     }
+    // A service that stops ends the stream before the job is over.
+    setTimeout(() => again(id), 2000);
   } catch (problem) {
     if (!control.signal.aborted && problem.status !== 404) setTimeout(() => again(id), 2000);
   } finally {
