@@ -131,7 +131,9 @@ class Request:
             NextStepError: when prompt and picture are too long together.
         """
         decode, parts = self.decode, self.parts()
-        order = grammar.picture_order(with_positive(self.prompt, self.settings), len(self.sources))
+        written, count = with_positive(self.prompt, self.settings), len(self.sources)
+        # Without sources a tag is plain text.
+        order = grammar.picture_order(written, count) if count else []
         given = [self.sources[place].tokens for place in order]
         prompts = {
             name: branch_prompt(
