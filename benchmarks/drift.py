@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextstep.engine.decode import DecodeSettings, Prompt, TokenSampler, decode_tokens
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Prompt, SampleRequest
+from nextstep.engine.image_sequence import Job
 from nextstep.engine.request import Request
+from nextstep.engine.scheduler import draw
 from nextstep.flow.noise import KeyedNoise
 from nextstep.kernels.linear import packed_bytes
-from nextstep.model.nextstep import NextStepModel
 from nextstep.pipeline import NextStepPipeline
 from nextstep.vae.latents import raster_coordinates
 
@@ -34,9 +36,9 @@ PROMPTS = (
 class Reader:
     """Reads finished pictures with one model and samples each of their tokens again."""
 
-    def __init__(self, pipeline: NextStepPipeline, prompts: list[dict[str, Prompt]],
-                 how: DecodeSettings) -> None:  # fmt: skip
-        self.pipeline, self.model, self.prompts, self.how = pipeline, pipeline.model, prompts, how
+    def __init__(self, pipeline: NextStepPipeline, jobs: list[Job]) -> None:
+        self.pipeline, self.model, self.jobs = pipeline, pipeline.model, jobs
+        self.how = jobs[0].decode
 
     @torch.inference_mode()
     def states(self, tokens: Tensor, prompt: Prompt) -> tuple[Tensor, list[Tensor]]:
@@ -56,17 +58,21 @@ class Reader:
     @torch.inference_mode()
     def tokens(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Tokens sampled again [B, N, D], and all layers' outputs on the first branch."""
-        branches, made, layers = self.how.branches, [], list[Tensor]()
-        sampler = TokenSampler(self.model, self.how, branches)
-        for number, (tokens, rows) in enumerate(zip(pictures, self.prompts, strict=True)):
-            read = [self.states(tokens, rows[name]) for name in branches]
+        how, backend, made, layers = self.how, backend_of(self.model), [], list[Tensor]()
+        for tokens, job in zip(pictures, self.jobs, strict=True):
+            read = [self.states(tokens, job.prompts[name]) for name in how.branches]
             layers += read[0][1]
-            noise = noise_of([number], self.how, self.model)
+            noise = KeyedNoise([job.key], how.solver.draws, tokens.shape[1])
             hidden = torch.stack([states for states, _ in read])
-            made.append(
-                [sampler.sample(hidden[:, i], noise.token(i), i)[0] for i in range(len(tokens))]
-            )
-        return torch.stack([torch.stack(picture) for picture in made]), layers
+            asked = [
+                SampleRequest(
+                    hidden[:, i], noise.token(i)[:, 0], how.solver, tuple(how.branches),
+                    how.guidance.weights(i, how.tokens, how.has_images), how.token_norm,
+                )
+                for i in range(len(tokens))
+            ]  # fmt: skip
+            made.append(torch.stack(backend.sample(asked)))
+        return torch.stack(made), layers
 
     @torch.inference_mode()
     def pixels(self, pictures: Tensor) -> Tensor:
@@ -76,24 +82,16 @@ class Reader:
 
     def drawn(self) -> Tensor:
         """Whole pictures [B, N, D]."""
-        rows = {name: [own[name] for own in self.prompts] for name in self.how.branches}
-        keys = list(range(len(self.prompts)))
-        return decode_tokens(self.model, rows, self.how, noise_of(keys, self.how, self.model))
-
-
-def noise_of(numbers: list[int], how: DecodeSettings, model: NextStepModel) -> KeyedNoise:
-    """Noise of these pictures."""
-    keys = [(11, number) for number in numbers]
-    return KeyedNoise(keys, how.solver.draws, model.config.token_size)
+        return torch.stack(draw(self.model, self.jobs))
 
 
 def load(model: str, quantize: str | None) -> Reader:
     """A reader of one model."""
     pipeline = NextStepPipeline.from_pretrained(model, quantize=quantize)
     grid = pipeline.grid(None, None, (pipeline.defaults.height, pipeline.defaults.width))
-    requests = [Request(text, grid, pipeline.defaults.generate) for text in PROMPTS]
-    jobs = [request.job(pipeline.text_tokenizer, 10**9) for request in requests]
-    return Reader(pipeline, [dict(job.prompts) for job in jobs], requests[0].decode)
+    settings = pipeline.defaults.generate
+    requests = [Request(text, grid, settings, 11, i) for i, text in enumerate(PROMPTS)]
+    return Reader(pipeline, [request.job(pipeline.text_tokenizer, 10**9) for request in requests])
 
 
 def relative(made: Tensor, right: Tensor) -> float:

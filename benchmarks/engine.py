@@ -1,4 +1,4 @@
-"""What byte-equal pictures cost: the engine's fixed blocks against the pipeline's free shapes.
+"""What batch invariance costs: blocks of fixed size against free shapes.
 
 Prints a table and ends with one line of JSON. Both sample the tokens of the same pictures with the
 model's own settings; nothing is decoded to pixels. Seconds are the processor's, the least of
@@ -12,36 +12,29 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from nextstep.engine.decode import decode_tokens
+from nextstep.engine.backends import backend_of
 from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request
-from nextstep.engine.scheduler import Limits
-from nextstep.flow.noise import KeyedNoise
+from nextstep.engine.scheduler import Limits, draw
+from nextstep.kernels.quantization import pack_for_sampling
 from nextstep.model.pretrained import load_parts
 
 PROMPTS = ("red apple, noto style, white background", "two cats", "blue house", "green car")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def by_engine(engine: Engine, requests: list[Request]) -> list[Tensor]:
+def tokens(engine: Engine, requests: list[Request], invariant: bool) -> list[Tensor]:
     """Tokens of every picture, made together."""
     jobs = [request.job(engine.text_tokenizer, 10**9) for request in requests]
-    tickets = [engine.scheduler.submit(job) for job in jobs]
-    done = {e.ticket: e.tokens for e in engine.scheduler.run_until_idle() if e.kind == "finished"}
-    return [done[ticket] for ticket in tickets]
+    return draw(engine.model, jobs, backend_of(engine.model, invariant))
 
 
-def by_decoding(engine: Engine, requests: list[Request]) -> list[Tensor]:
-    """The same as one batch of free shapes."""
-    jobs = [request.job(engine.text_tokenizer, 10**9) for request in requests]
-    how = jobs[0].decode
-    rows = {name: [job.prompts[name] for job in jobs] for name in how.branches}
-    noise = KeyedNoise([job.key for job in jobs], how.solver.draws, engine.model.config.token_size)
-    return list(decode_tokens(engine.model, rows, how, noise))
+by_blocks, by_free_shapes = partial(tokens, invariant=True), partial(tokens, invariant=False)
 
 
 def seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -64,9 +57,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernels", action="store_true", help="with kernels, which need no blocks")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    engine = Engine.of_parts(load_parts(asked.model, DTYPES[asked.dtype]), Limits(2**36))
+    model, images, texts, defaults, _ = load_parts(asked.model, DTYPES[asked.dtype])
+    if asked.kernels:
+        pack_for_sampling(model)
+    engine = Engine(model, texts, images, defaults, Limits(2**36))
     rows = []
     print("pictures  free s  blocks s  ratio  blocks: pictures/s  equal free  equal blocks")
     for batch in asked.batch:
@@ -74,11 +71,11 @@ def main() -> None:
             engine.request(PROMPTS[i % len(PROMPTS)], height=asked.size, width=asked.size, index=i)
             for i in range(batch)
         ]
-        calls = {"free": lambda r=requests: by_decoding(engine, r),
-                 "blocks": lambda r=requests: by_engine(engine, r)}  # fmt: skip
+        calls = {"free": lambda r=requests: by_free_shapes(engine, r),
+                 "blocks": lambda r=requests: by_blocks(engine, r)}  # fmt: skip
         took = seconds(calls, asked.repeats)
         equal = {}
-        for name, make in (("free", by_decoding), ("blocks", by_engine)):
+        for name, make in (("free", by_free_shapes), ("blocks", by_blocks)):
             last = make(engine, requests)[-1]
             equal[name] = torch.equal(last, make(engine, requests[-1:])[0])
         row = {"pictures": batch, "last_equal_alone": equal}

@@ -32,15 +32,17 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.config import HEADS, SIZES, NextStepConfig
-from nextstep.engine import decode
-from nextstep.engine.backends import cuda_graphs as graphs
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends import torch as plain_backend
+from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.cpu_kernels import Core, core_of
-from nextstep.engine.backends.flow_head import SamplingHead
-from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
-from nextstep.engine.decode_ahead import decode_ahead
+from nextstep.engine.backends.sampling_head import Group, SamplingHead
+from nextstep.engine.backends.torch import TorchBackend
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
+from nextstep.engine.scheduler import draw
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
 from nextstep.kernels.quantization import (
@@ -158,15 +160,13 @@ def peak_bytes() -> int:
 class DirectHead(SamplingHead):
     """The head asked as a plain sampling loop asks: everything anew at every call."""
 
-    def begin(self, condition: Tensor) -> None:
-        """Take up the next token's condition, [R, E]."""
-        self.condition = condition
-
-    def velocity(self, x: Tensor, t: float) -> Tensor:
-        """x [R, D] at time t -> [R, D]."""
-        assert self.condition is not None
-        velocity: Tensor = self.head(x, torch.full((len(x),), t), self.condition)
-        return velocity
+    def integrate(self, groups: list[Group]) -> None:
+        """Let every group's solver run to its tokens."""
+        for group in groups:
+            condition = self.model.image_condition(group.hidden)
+            for t in question_times(group.solver):
+                x = group.x.to(condition.dtype).repeat(len(group.branches), 1)
+                group.answer(self.head(x, torch.full((len(x),), t), condition).float())
 
 
 @contextmanager
@@ -175,8 +175,8 @@ def clocks(clock: str) -> Iterator[dict[str, float]]:
     spent: dict[str, float] = defaultdict(float)
     timed: list[tuple[Any, str, str]] = [
         (Core, "feed", "backbone"), (Core, "sample", "head"),
-        (graphs.SamplingHead, "begin", "head"), (graphs.SamplingHead, "velocity", "head"),
-        (decode, "_prefill", "prompts"),
+        (TorchBackend, "step", "backbone"), (SamplingHead, "sample", "head"),
+        (TorchBackend, "prefill", "prompts"),
     ]  # fmt: skip
     before = [getattr(owner, name) for owner, name, _ in timed]
 
@@ -209,18 +209,12 @@ def sampling(
     how = DecodeSettings((side, side), solver, guidance, lookahead=lookahead)
     config = model.config
     first = max(config.begin_of_image_id, config.image_placeholder_id) % 1000 + 1
-    rows = {
-        name: [Prompt([*range(first, first + length), config.begin_of_image_id])] * asked.batch
+    prompts = {
+        name: Prompt([*range(first, first + length), config.begin_of_image_id])
         for name, length in zip(how.branches, (WORDS, NOTHING), strict=False)
     }
-
-    def call() -> Tensor:
-        keys = [(0, index) for index in range(asked.batch)]
-        if lookahead.tokens > 1:
-            return decode_ahead(model, rows, how, keys)
-        return decode_tokens(model, rows, how, KeyedNoise(keys, solver.draws, config.token_size))
-
-    return call
+    jobs = [Job(prompts, how, (0, index)) for index in range(asked.batch)]
+    return lambda: torch.stack(draw(model, jobs, backend_of(model, batch_invariant=False)))
 
 
 def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -252,7 +246,7 @@ def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> di
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     if asked.direct:
-        asked.plain, graphs.SamplingHead = True, DirectHead  # type: ignore[misc]
+        asked.plain, plain_backend.SamplingHead = True, DirectHead  # type: ignore[misc]
     bandwidth = read_bandwidth()
     model, tokenizer = load(asked)
     lookahead = Lookahead(asked.lookahead, asked.tolerance)

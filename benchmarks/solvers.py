@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nextstep.engine.decode import DecodeSettings, TokenSampler, decode_tokens
-from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.noise import KeyedNoise
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend, SampleRequest
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.request import Request
+from nextstep.engine.scheduler import draw
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.pipeline import NextStepPipeline
 from nextstep.world.captions import default_caption
@@ -34,20 +39,31 @@ TRIED = (
 )  # fmt: skip
 
 
-class Recorder(TokenSampler):
-    """A sampler that also asks other solvers at every token."""
+class Asking:
+    """A backend that also asks other solvers at every token.
 
-    distances: dict[tuple[SolverSettings, int], Tensor]
-    others: list[TokenSampler]
+    Args:
+        backend: that computes.
+        others: the other solvers.
 
-    def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
+    Attributes:
+        distances: by solver, of every token of every picture.
+    """
+
+    def __init__(self, backend: Backend, others: Sequence[SolverSettings]) -> None:
+        self.backend = backend
+        self.distances: dict[SolverSettings, list[Tensor]] = {solver: [] for solver in others}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
         """As usual; the distances are kept."""
-        token = super().sample(hidden, draws, index)
-        for other in self.others:
-            error = other.sample(hidden, draws, index) - token
-            key = (other.settings.solver, index)
-            self.distances[key] = error.pow(2).mean(-1)
-        return token
+        tokens = self.backend.sample(requests)
+        for solver, errors in self.distances.items():
+            made = self.backend.sample([replace(one, solver=solver) for one in requests])
+            errors.append((torch.stack(made) - torch.stack(tokens)).pow(2).mean(-1))
+        return tokens
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
@@ -64,41 +80,27 @@ def main() -> None:
     parser.add_argument("--shift", type=float, default=1.0)
     asked = parser.parse_args()
     pipeline = NextStepPipeline.from_pretrained(asked.model)
-    model, size = pipeline.model, pipeline.model.config.token_size
-    usual = pipeline.defaults.generate
+    model, usual = pipeline.model, pipeline.defaults.generate
     grid = pipeline.grid(None, None, (pipeline.defaults.height, pipeline.defaults.width))
-    guidance = GuidanceSettings(usual.guidance, 1.0, usual.schedule)
     names = sample_objects(asked.pictures, 3)
     texts = [default_caption(n, "noto", c) for n, c in zip(names, cycle(COLOURS), strict=False)]
-    jobs = [pipeline_job(pipeline, text, grid, guidance) for text in texts]
-    rows = {name: [job[name] for job in jobs] for name in jobs[0]}
-    keys = [(7, index) for index in range(len(jobs))]
-
-    def made(solver: SolverSettings) -> Tensor:
-        how = DecodeSettings(grid, solver, guidance)
-        return decode_tokens(model, rows, how, KeyedNoise(keys, solver.draws, size))
+    requests = [Request(text, grid, usual, 7, index) for index, text in enumerate(texts)]
+    jobs = [with_solver(one.job(pipeline.text_tokenizer, 10**9), REFERENCE) for one in requests]
 
     tried = [SolverSettings(name, steps, asked.shift) for name, steps in TRIED]
     if usual.table:
         tried.append(usual.with_values(solver="multistep").solver_settings)
-    how = DecodeSettings(grid, REFERENCE, guidance)
-    recorder = Recorder(model, how, how.branches)
-    recorder.distances = {}
-    recorder.others = [
-        TokenSampler(model, DecodeSettings(grid, solver, guidance), how.branches)
-        for solver in tried
-    ]
-    right = decode_tokens(model, rows, how, KeyedNoise(keys, 1, size), sampler=recorder)
+    asking = Asking(backend_of(model), tried)
+    right = draw(model, jobs, asking)
     with torch.inference_mode():
         shown = [pipeline.image_tokenizer.decode_tokens(row[None], grid) for row in right]
     table = []
     print("solver      steps  calls  distance of a token   worst tenth   PSNR of pictures")
     for solver in tried:
-        errors = torch.cat([recorder.distances[solver, i] for i in range(len(right[0]))])
+        errors = torch.cat(asking.distances[solver])
         with torch.inference_mode():
-            pixels = [
-                pipeline.image_tokenizer.decode_tokens(row[None], grid) for row in made(solver)
-            ]
+            made = draw(model, [with_solver(job, solver) for job in jobs])
+            pixels = [pipeline.image_tokenizer.decode_tokens(row[None], grid) for row in made]
         row = {
             "solver": solver.name, "steps": solver.steps, "calls": len(question_times(solver)),
             "distance": round(float(errors.mean().sqrt()), 4),
@@ -114,15 +116,9 @@ def main() -> None:
     print(json.dumps({"model": asked.model, "pictures": len(jobs), "rows": table}))
 
 
-def pipeline_job(
-    pipeline: NextStepPipeline, text: str, grid: tuple[int, int], guidance: GuidanceSettings
-) -> dict[str, object]:
-    """Rows of one picture by branch."""
-    from nextstep.engine.request import Request
-
-    settings = pipeline.defaults.generate
-    job = Request(text, grid, settings).job(pipeline.text_tokenizer, 10**9)
-    return {name: job.prompts[name] for name in guidance.branches(grid[0] * grid[1], False)}
+def with_solver(job: Job, solver: SolverSettings) -> Job:
+    """The same picture by another solver."""
+    return replace(job, decode=replace(job.decode, solver=solver))
 
 
 if __name__ == "__main__":

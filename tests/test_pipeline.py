@@ -82,15 +82,17 @@ def test_any_scales(
 def test_edits_made_together_are_those_made_one_by_one(tiny_pipeline: NextStepPipeline) -> None:
     sources = [[picture(1)], [picture(2)], [picture(3), picture(4)]]
     texts = ["make it blue", "a longer wish than that", "both"]
-    together = tiny_pipeline.edit_each(sources, texts, height=32, width=32, seed=[5, 6, 7])
+    requests = [
+        tiny_pipeline.request(text, own, height=32, width=32, seed=seed)
+        for text, own, seed in zip(texts, sources, (5, 6, 7), strict=True)
+    ]
+    together = tiny_pipeline.run(requests)
     for given, text, seed, made in zip(sources, texts, (5, 6, 7), together, strict=True):
         alone = tiny_pipeline.edit(given, text, height=32, width=32, seed=seed)[0]
         assert difference(alone.image, made.image) <= 1
         assert alone.settings == made.settings
-    with pytest.raises(ValueError, match="1 instructions for 2 edits"):
-        tiny_pipeline.edit_each(sources[:2], ["one"], height=32, width=32)
     with pytest.raises(ValueError, match="at least one source"):
-        tiny_pipeline.edit_each([[]], ["one"], height=32, width=32)
+        tiny_pipeline.edit([], "one", height=32, width=32)
 
 
 def test_editing_reads_its_sources(tiny_pipeline: NextStepPipeline) -> None:

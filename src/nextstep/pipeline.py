@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.cpu_kernels import computed_by
-from nextstep.engine.chat.conversation import Turns
-from nextstep.engine.chat.reasoning import Edit, think
-from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
-from nextstep.engine.decode_ahead import decode_ahead
-from nextstep.engine.request import (
-    Kept,
-    SourceLimits,
-    branch_prompt,
-    check_seed,
-    encode_source,
-    masked_source,
-    picture_grid,
-    with_positive,
-)
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend
+from nextstep.engine.backends.cpu_kernels import core_of
+from nextstep.engine.chat.conversation import Conversation, Part
+from nextstep.engine.chat.conversations import Conversations
+from nextstep.engine.engine import Engine
+from nextstep.engine.request import Request, SourceLimits, check_seed, encode_source, picture_grid
 from nextstep.engine.results import GeneratedPicture, Progress
-from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.engine.scheduler import Event, Limits
+from nextstep.engine.settings import ModelDefaults
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise, NoiseSource
-from nextstep.image import masks, pictures
+from nextstep.flow.noise import NoiseSource
+from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels import quantization as quantising
 from nextstep.model import pretrained as folders
-from nextstep.text import sequence as grammar
 
 if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
@@ -44,20 +35,12 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 MAX_IMAGES = 100_000
+UNLIMITED = 2**62
+AT_ONCE = 256
+"""Requests that are queued at a time."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One picture of a request."""
-
-    prompt: str
-    seed: int
-    index: int
-    parts: list[grammar.Part]
-    sources: list[Tensor]
-
-
-class NextStepPipeline(Turns):
+class NextStepPipeline:
     """Model, image tokenizer and text tokenizer, ready to make pictures.
 
     Args:
@@ -67,7 +50,11 @@ class NextStepPipeline(Turns):
 
     Attributes:
         adapter: what pictures record about a merged adapter; empty without one.
+        batch_invariant: whether a picture's bytes must not depend on its batch. The kernels always
+            keep that; elsewhere it costs time.
     """
+
+    batch_invariant = False
 
     def __init__(
         self,
@@ -84,6 +71,7 @@ class NextStepPipeline(Turns):
         self.defaults = defaults or ModelDefaults()
         self.model_hash = model_hash
         self.adapter: dict[str, Any] = {}
+        self._backend: tuple[object, Backend] | None = None
 
     @classmethod
     def from_pretrained(
@@ -167,18 +155,10 @@ class NextStepPipeline(Turns):
         Raises:
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
-        chosen = self.defaults.generate.with_values(**settings)
-        grid = self.grid(height, width, (self.defaults.height, self.defaults.width))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = _seeds(seed, len(prompts))
-        asked = [Edit([], text) for text in prompts]
-        prompts, chosen = think(self.model, self.text_tokenizer, asked, chosen, grid)
-        jobs = [
-            _Job(text, s, i, grammar.text_to_image(with_positive(text, chosen), grid), [])
-            for text, s in zip(prompts, seeds, strict=True)
-            for i in range(_count(num_images))
-        ]
-        return self._run(jobs, grid, chosen, batch_size, on_progress, noise)
+        first = self.engine().request("", height=height, width=width, **settings)
+        requests = _series(first, prompts, seed, num_images)
+        return self.run(requests, batch_size, on_progress, noise)
 
     def edit(
         self,
@@ -214,71 +194,95 @@ class NextStepPipeline(Turns):
             ValueError: for a setting out of range, a bad picture or mask, or tags that do not
                 match.
         """
-        chosen = self.defaults.edit.with_values(**settings)
         opened = [pictures.open_picture(source) for source in pictures.listed(image)]
-        sources = self._sources(opened)
-        side = self.image_tokenizer.config.token_pixels
-        rows, columns = sources[0][1]
-        grid = self.grid(height, width, (rows * side, columns * side))
+        if not opened:
+            raise NextStepError("an edit needs at least one source picture")
         texts = [instruction] if isinstance(instruction, str) else list(instruction)
-        seeds = _seeds(seed, len(texts))
-        asked = [Edit(sources, text) for text in texts]
-        jobs, chosen = self._edits(asked, seeds, _count(num_images), grid, chosen)
-        kept = None
-        if mask is not None:
-            kept = masked_source(opened[0], sources[0], grid, masks.read_mask(mask), side)
-        return self._run(jobs, grid, chosen, batch_size, on_progress, noise, kept)
+        # Its tags must fit the sources, so it is the first one that is asked for.
+        first = self.engine().request(
+            texts[0] if texts else "", opened, mask=mask, height=height, width=width, **settings
+        )
+        requests = _series(first, texts, seed, num_images)
+        return self.run(requests, batch_size, on_progress, noise)
 
-    def edit_each(
+    def run(
         self,
-        images: Sequence[Sequence[PictureLike]],
-        instructions: Sequence[str],
-        *,
-        height: int,
-        width: int,
-        seed: int | Sequence[int] = 0,
+        requests: Sequence[Request],
         batch_size: int = 8,
-        **settings: Any,
+        on_progress: Callable[[Progress], None] | None = None,
+        noise: NoiseSource | None = None,
     ) -> list[GeneratedPicture]:
-        """Several edits, each of its own pictures, made together; the same as one after another.
-
-        Args:
-            images: the sources of each edit.
-            instructions: one for each.
-            height, width: of all results.
-            seed, batch_size, **settings: as in `edit`.
+        """The pictures of requests, see `Engine.request`; in order.
 
         Raises:
-            ValueError: as in `edit`, or when their numbers differ.
+            ValueError: before any work is done when one of them could never run.
         """
-        chosen = self.defaults.edit.with_values(**settings)
-        if len(images) != len(instructions):
-            raise NextStepError(f"{len(instructions)} instructions for {len(images)} edits")
-        grid = self.grid(height, width, (height, width))
-        asked = [
-            Edit(self._sources(given), t) for given, t in zip(images, instructions, strict=True)
+        if batch_size < 1:
+            raise NextStepError(f"batch size must be at least 1, not {batch_size}")
+        for one in {(id(r.sources), r.prompt): r for r in requests}.values():
+            one.job(self.text_tokenizer, self.model.config.max_position_embeddings)
+        done: list[GeneratedPicture] = []
+        for start in range(0, len(requests), max(AT_ONCE, batch_size)):
+            part = requests[start : start + max(AT_ONCE, batch_size)]
+            done += self._run(part, batch_size, on_progress, noise, start)
+        return done
+
+    def _run(
+        self,
+        requests: Sequence[Request],
+        batch_size: int,
+        on_progress: Callable[[Progress], None] | None,
+        noise: NoiseSource | None,
+        before: int,
+    ) -> list[GeneratedPicture]:
+        engine = self.engine(batch_size)
+        tickets = {
+            engine.submit(one, noise=noise and OnePicture(noise, before + place)): one
+            for place, one in enumerate(requests)
+        }
+        live, finished = dict[int, Tensor](), before
+
+        def told(events: Sequence[Event]) -> None:
+            nonlocal finished
+            grown = [event for event in events if event.kind in ("token", "row")]
+            live.update({event.ticket: event.tokens for event in grown if len(event.tokens)})
+            if live and grown and on_progress is not None:
+                ticket, tokens = min(live.items(), key=lambda one: len(one[1]))
+                total = tickets[ticket].decode.tokens
+                shown = [(known, tickets[t].grid) for t, known in live.items()]
+                preview = lambda: [engine.preview(*one) for one in shown]  # noqa: E731
+                on_progress(Progress(len(tokens), total, len(live), finished, preview))
+            for event in events:
+                if event.kind == "finished":
+                    finished += 1
+                    live.pop(event.ticket, None)
+
+        return [
+            engine.picture(event.request, event.tokens)
+            for event in engine.wait(list(tickets), told)
+            if event.request is not None
         ]
-        seeds = _seeds(seed, len(instructions))
-        jobs, chosen = self._edits(asked, seeds, 1, grid, chosen)
-        return self._run(jobs, grid, chosen, batch_size, None, None)
 
-    def _sources(self, images: Sequence[PictureLike]) -> list[tuple[Tensor, Grid]]:
-        if not images:
-            raise NextStepError("an edit needs at least one source picture")
-        return [self.encode_picture(pictures.open_picture(source)) for source in images]
+    def engine(self, running: int = Limits.running, batch_invariant: bool | None = None) -> Engine:
+        """An engine of this model for one caller.
 
-    def _edits(
-        self, asked: list[Edit], seeds: list[int], each: int, grid: Grid,
-        settings: GenerationSettings,
-    ) -> tuple[list[_Job], GenerationSettings]:  # fmt: skip
-        texts, settings = think(self.model, self.text_tokenizer, asked, settings, grid)
-        jobs = []
-        for (sources, _), text, seed in zip(asked, texts, seeds, strict=True):
-            written = with_positive(text, settings)
-            parts = grammar.editing(written, [g for _, g in sources], grid)
-            tokens = [sources[k][0] for k in grammar.picture_order(written, len(sources))]
-            jobs += [_Job(text, seed, index, parts, tokens) for index in range(each)]
-        return jobs, settings
+        Args:
+            running: pictures and texts that are made at once.
+            batch_invariant: in place of the pipeline's own.
+        """
+        invariant = self.batch_invariant if batch_invariant is None else batch_invariant
+        made_for = id(self.model), id(core_of(self.model)), invariant
+        if self._backend is None or self._backend[0] != made_for:
+            self._backend = made_for, backend_of(self.model, invariant)
+        limits = Limits(UNLIMITED, running, UNLIMITED)
+        return Engine(
+            self.model, self.text_tokenizer, self.image_tokenizer, self.defaults, limits,
+            model_hash=self.model_hash, adapter=self.adapter, backend=self._backend[1], check=False,
+        )  # fmt: skip
+
+    def request(self, prompt: str, images: Sequence[PictureLike] = (), **settings: Any) -> Request:
+        """A request for `run`; see `Engine.request`."""
+        return self.engine().request(prompt, images, **settings)
 
     def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
         """Rows and columns of a picture's image tokens, its pixels given or by default.
@@ -297,95 +301,106 @@ class NextStepPipeline(Turns):
         """What source pictures are resized to."""
         return SourceLimits.of(self.model.config, self.image_tokenizer, self.defaults)
 
-    def _run(
+    def conversation(self, seed: int = 0, **settings: Any) -> Conversation:
+        """A sequence of text and pictures to be continued turn by turn; see `Conversation`."""
+        return Conversation(self.engine(), seed, **settings)
+
+    def conversations(self, seeds: Sequence[int]) -> Conversations:
+        """As many of them as there are seeds, whose turns are made together."""
+        return Conversations(self.engine(), seeds)
+
+    def story(
         self,
-        jobs: list[_Job],
-        grid: Grid,
-        settings: GenerationSettings,
-        batch_size: int,
-        on_progress: Callable[[Progress], None] | None,
-        noise: NoiseSource | None,
-        kept: Kept | None = None,
-    ) -> list[GeneratedPicture]:
-        if batch_size < 1:
-            raise NextStepError(f"batch size must be at least 1, not {batch_size}")
-        decode = settings.decoding(grid, bool(jobs and jobs[0].sources))
-        prompts = {
-            name: [self._prompt(job, name, settings) for job in jobs] for name in decode.branches
-        }
-        done: list[GeneratedPicture] = []
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            rows = {name: row[start : start + batch_size] for name, row in prompts.items()}
-            tokens = self._decode(batch, rows, decode, on_progress, start, noise, kept)
-            images = pictures.to_pictures(self.image_tokenizer.decode_tokens(tokens, grid))
-            more = kept.record() if kept else {}
-            done += [
-                GeneratedPicture(
-                    kept.finish(image) if kept else image,
-                    self._record(job, grid, settings) | more,
-                )
-                for job, image in zip(batch, images, strict=True)
-            ]
-        return done
+        *parts: Part,
+        max_pictures: int = 4,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_progress: Callable[[Progress], None] | None = None,
+        **settings: Any,
+    ) -> list[str | GeneratedPicture]:
+        """Go on from text (`str`) and pictures (images or paths) in any order.
 
-    def _decode(
+        Args:
+            *parts: what the story begins with.
+            max_pictures: most pictures to draw.
+            max_tokens: most ids of one stretch of text.
+            temperature: of the text; 0 takes the likeliest ids.
+            seed: of the pictures and of drawn text.
+            on_progress: told after every image token.
+            **settings: fields of `GenerationSettings`.
+
+        Returns:
+            The continuation: texts and pictures in order, until the model ends it.
+        """
+        told = self.conversation(seed, **settings)
+        told.read(*parts)
+        return list(told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress))
+
+    def read(
         self,
-        batch: list[_Job],
-        rows: dict[str, list[Prompt]],
-        decode: DecodeSettings,
-        on_progress: Callable[[Progress], None] | None,
-        finished: int,
-        noise: NoiseSource | None,
-        kept: Kept | None,
-    ) -> Tensor:
-        keys = [(job.seed, job.index) for job in batch]
+        image: PictureLike | Sequence[PictureLike],
+        question: str = "",
+        max_tokens: int = 64,
+    ) -> str:
+        """What the model says about one or several pictures: an answer, or a caption.
 
-        def told(count: int, tokens: Tensor) -> None:
-            if on_progress is not None:
-                preview = lambda: self.preview(tokens, decode)  # noqa: E731
-                on_progress(Progress(count, decode.tokens, len(batch), finished, preview))
+        Args:
+            image: one or several pictures, as `image.pictures.open_picture` takes them.
+            question: asked after the pictures; without one the model describes.
+            max_tokens: most ids of the answer.
+        """
+        told = self.conversation()
+        told.read(*map(_as_picture, pictures.listed(image)))
+        if question:
+            told.read(question)
+        return told.write(max_tokens).strip()
 
-        given = kept.given(decode.grid) if kept else None
-        if decode.lookahead.tokens > 1 and noise is None:
-            return decode_ahead(self.model, rows, decode, keys, told, given)
-        stream = noise or KeyedNoise(keys, decode.solver.draws, self.model.config.token_size)
-        return decode_tokens(self.model, rows, decode, stream, told, given)
+    def next_state(
+        self,
+        image: PictureLike,
+        action: str,
+        seed: int = 0,
+        on_progress: Callable[[Progress], None] | None = None,
+        **settings: Any,
+    ) -> GeneratedPicture:
+        """The picture after an action; several steps are turns of one `conversation`."""
+        told = self.conversation(seed, **settings)
+        told.read(_as_picture(image), action)
+        return told.draw(on_progress=on_progress)
 
-    def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
-        """Pictures of which only the first tokens [B, done, D] are there; the rest is grey."""
-        B, done, D = tokens.shape
-        rest = tokens.new_zeros(B, decode.tokens - done, D)
-        filled = torch.cat((tokens, rest), dim=1)
-        return pictures.to_pictures(self.image_tokenizer.decode_tokens(filled, decode.grid))
 
-    def _prompt(self, job: _Job, branch: str, settings: GenerationSettings) -> Prompt:
-        """The row of one picture in one branch."""
-        return branch_prompt(
-            job.parts,
-            job.sources,
-            branch,
-            settings.negative_prompt,
-            self.text_tokenizer,
-            self.model.config.max_position_embeddings,
-        )
+class OnePicture:
+    """The draws of one picture of several that were recorded together.
 
-    def _record(self, job: _Job, grid: Grid, settings: GenerationSettings) -> dict[str, Any]:
-        side = self.image_tokenizer.config.token_pixels
-        return provenance.record(
-            prompt=job.prompt,
-            seed=job.seed,
-            index=job.index,
-            size=(grid[0] * side, grid[1] * side),
-            task="edit" if job.sources else "generate",
-            settings=settings,
-            model_hash=self.model_hash,
-            dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
-            computed_by=computed_by(self.model),
-            sources=[provenance.tensor_hash(tokens) for tokens in job.sources],
-            adapter=self.adapter,
-            quantize=quantising.quantised(self.model),
-        )
+    Args:
+        noise: of all of them.
+        place: which.
+    """
+
+    def __init__(self, noise: NoiseSource, place: int) -> None:
+        self.noise, self.place = noise, place
+
+    def token(self, index: int) -> Tensor:
+        """Draws of token `index`, [draws, 1, D]."""
+        return self.noise.token(index)[:, self.place : self.place + 1]
+
+
+def _series(
+    first: Request, prompts: Sequence[str], seed: int | Sequence[int], count: int
+) -> list[Request]:
+    """A request as often as asked for: every prompt with its seed, and `count` pictures of each."""
+    seeds, each = _seeds(seed, len(prompts)), range(_count(count))
+    return [
+        replace(first, prompt=text, seed=own, index=index)
+        for text, own in zip(prompts, seeds, strict=True)
+        for index in each
+    ]
+
+
+def _as_picture(source: PictureLike) -> PictureLike:
+    """A picture where text cannot be meant: a name is its path."""
+    return Path(source) if isinstance(source, str) else source
 
 
 def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:

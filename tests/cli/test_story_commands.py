@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nextstep.model.pretrained import load_parts
 from tests.cli.test_commands import nextstep
 from tests.test_pipeline import picture
 
@@ -54,18 +55,9 @@ def test_story_writes_its_pictures_and_text(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from nextstep.engine import session
-
-    said_ids = iter([20, 21])
-
-    def wish(self: session.Session, limit: int, *_: object) -> session.TextEnd:
-        number = next(said_ids, None)
-        if number is None:
-            return session.TextEnd([], "end")
-        self._read([number])
-        return session.TextEnd([number], "picture")
-
-    monkeypatch.setattr(session.Session, "write_text", wish)
+    special = load_parts(tiny_folder).text_tokenizer.ids
+    script = iter([20, special.image_area, 21, special.image_area, special.eos])
+    monkeypatch.setattr("nextstep.engine.text_sampling.greedy", lambda logits: next(script))
     status, said, _ = nextstep(
         capsys, "story", "once <image> upon a time", "-i", scene, "-m", tiny_folder,
         "-o", tmp_path / "s.png", "--json",

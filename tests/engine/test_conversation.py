@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nextstep.engine.chat.conversation import PictureTurn, TextTurn
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
@@ -32,7 +33,7 @@ def test_turns_add_up(tiny_pipeline: NextStepPipeline) -> None:
     assert len(second.settings["sources"]) == 2
     reread = tiny_pipeline.conversation(seed=1)
     reread.read(picture(), "the cat moves right")
-    reread.session.read_picture(told.session.pictures[1])
+    reread.read(told.transcript.pictures[1])
     reread.read("and back")
     reread.drawn = 1
     assert difference(reread.draw().image, second.image) <= 1
@@ -54,7 +55,7 @@ def test_a_story_goes_on_until_its_pictures_are_drawn(
     special = tiny_pipeline.text_tokenizer.ids
     words = tiny_pipeline.text_tokenizer.encode("two cats")
     script = iter([*words, special.image_area] * 2 + [*words, special.eos])
-    monkeypatch.setattr("nextstep.engine.chat.conversation.greedy", lambda logits: next(script))
+    monkeypatch.setattr("nextstep.engine.text_sampling.greedy", lambda logits: next(script))
     parts = tiny_pipeline.story("once", picture(), max_pictures=5)
     assert [type(part) for part in parts] == [str, GeneratedPicture] * 2 + [str]
     assert parts[0] == "two cats"
@@ -104,9 +105,9 @@ def test_conversations_side_by_side_are_those_alone(tiny_pipeline: NextStepPipel
     together.read(0, picture(), "the cat moves right")
     together.read(1, "a red apple")
     together.read(2, picture(), "how many?")
-    first = together.take_turns({0: (32, 32), 2: 4})
+    first = together.take_turns({0: PictureTurn(32, 32), 2: TextTurn(4)})
     together.read(0, "and back")
-    second = together.take_turns({1: (32, 32), 0: (32, 32)})
+    second = together.take_turns({1: PictureTurn(32, 32), 0: PictureTurn(32, 32)})
     assert list(second) == [1, 0]
 
     one = tiny_pipeline.conversation(seed=1)
@@ -120,13 +121,46 @@ def test_conversations_side_by_side_are_those_alone(tiny_pipeline: NextStepPipel
 
     alone = tiny_pipeline.conversations([1])
     alone.read(0, picture(), "the cat moves right")
-    alone.take_turns({0: (32, 32)})
+    alone.take_turns({0: PictureTurn(32, 32)})
     alone.read(0, "and back")
-    assert difference(alone.take_turns({0: (32, 32)})[0], second[0]) == 0
+    assert difference(alone.take_turns({0: PictureTurn(32, 32)})[0], second[0]) == 0
 
 
 def test_a_conversation_that_becomes_too_long_is_refused(tiny_pipeline: NextStepPipeline) -> None:
     together = tiny_pipeline.conversations([1])
     together.read(0, "word " * tiny_pipeline.model.config.max_position_embeddings)
     with pytest.raises(NextStepError, match="reads at most"):
-        together.take_turns({0: (32, 32)})
+        together.take_turns({0: PictureTurn(32, 32)})
+
+
+def test_text_never_holds_parts_of_a_picture(tiny_pipeline: NextStepPipeline) -> None:
+    special = tiny_pipeline.text_tokenizer.ids
+    told = tiny_pipeline.conversation(seed=3)
+    told.read("two")
+    (event,) = told.engine.run([told.text_job(TextTurn(200, temperature=50.0, top_p=1.0))])
+    parts = {special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder}
+    assert event.ids
+    assert not (parts | {special.image_area, special.eos}) & set(event.ids)
+
+
+def test_a_turn_that_fails_leaves_the_conversation_as_it_was(
+    tiny_pipeline: NextStepPipeline,
+) -> None:
+    told = tiny_pipeline.conversation()
+    told.read("a red apple")
+    ids = [*told.transcript.ids]
+    with pytest.raises(ValueError, match="too large"):
+        told.draw(1024, 1024)
+    assert (told.transcript.ids, told.transcript.pictures, told.drawn) == (ids, [], 0)
+
+
+def test_the_positive_prompt_stands_before_pictures_of_stories(
+    tiny_pipeline: NextStepPipeline,
+) -> None:
+    """As behind a prompt, and not behind the next part of the story."""
+    told = tiny_pipeline.conversation(seed=1, positive_prompt="two cats")
+    told.read("a red apple")
+    plain = tiny_pipeline.conversation(seed=1)
+    plain.read("a red apple", " two cats")
+    assert difference(told.draw().image, plain.draw().image) == 0
+    assert told.transcript.said == ["a red apple", "<image>"]

@@ -38,6 +38,10 @@ def finish(engine: Engine, ticket: int) -> GeneratedPicture:
     return picture
 
 
+def resumed(engine: Engine, state: PictureState) -> int:
+    return engine.submit(state.request, state)
+
+
 def drawn(engine: Engine, request: Request) -> bytes:
     return finish(engine, engine.submit(request)).png()
 
@@ -84,7 +88,8 @@ def test_a_state_goes_on_in_another_process(
         "from nextstep.engine.engine import *; from nextstep.model.pretrained import load_parts\n"
         "from nextstep.engine.state import PictureState\n"
         "parts = load_parts(sys.argv[1])._replace(model_hash='tiny')\n"
-        "engine = Engine.of_parts(parts); engine.restore(PictureState.load(sys.argv[2]))\n"
+        "engine = Engine.of_parts(parts); state = PictureState.load(sys.argv[2])\n"
+        "engine.submit(state.request, state)\n"
         "engine.run_until_idle()[-1].picture.save(sys.argv[3])\n"
     )
     out = tmp_path / "out.png"
@@ -100,7 +105,7 @@ def test_every_token_is_a_place_to_go_on_from(engine: Engine) -> None:
     for steps in range(9):
         state = begun(engine, request, steps)
         assert len(state.tokens) == steps
-        assert finish(engine, engine.restore(state)).png() == whole
+        assert finish(engine, resumed(engine, state)).png() == whole
 
 
 def test_a_state_that_looks_ahead_keeps_its_guesses(engine: Engine, tmp_path: Path) -> None:
@@ -111,14 +116,14 @@ def test_a_state_that_looks_ahead_keeps_its_guesses(engine: Engine, tmp_path: Pa
         begun(engine, request, steps).save(tmp_path / "state")
         state = PictureState.load(tmp_path / "state")
         assert state.guesses is not None and len(state.guesses) == 4
-        assert finish(engine, engine.restore(state)).png() == whole
+        assert finish(engine, resumed(engine, state)).png() == whole
 
 
 def test_fork_keeps_rows_and_goes_on_its_own_way(engine: Engine) -> None:
     request = engine.request("a red apple", height=48)
     state = begun(engine, request, 5)
     assert (state.rows, len(state.rewind(1).tokens)) == (2, 2)
-    assert finish(engine, engine.restore(state.rewind(1))).png() == drawn(engine, request)
+    assert finish(engine, resumed(engine, state.rewind(1))).png() == drawn(engine, request)
     forks = [
         state.fork(2),
         state.fork(2, seed=5),
@@ -127,14 +132,14 @@ def test_fork_keeps_rows_and_goes_on_its_own_way(engine: Engine) -> None:
     ]
     last = []
     for fork in forks:
-        ticket = engine.restore(fork)
+        ticket = resumed(engine, fork)
         tokens = [e.tokens for e in engine.run_until_idle() if e.ticket == ticket][-1]
         assert torch.equal(tokens[:4], state.tokens[:4])
         last.append(tokens[4:])
     assert len({tokens.numpy().tobytes() for tokens in last}) == 4
     # A fork of no rows is the other request itself.
     other = replace(request, seed=5)
-    assert finish(engine, engine.restore(state.fork(0, seed=5))).png() == drawn(engine, other)
+    assert finish(engine, resumed(engine, state.fork(0, seed=5))).png() == drawn(engine, other)
     with pytest.raises(NextStepError, match="2 whole rows, not 3"):
         state.fork(3)
     with pytest.raises(ValueError, match="unknown setting 'colour'"):
@@ -157,7 +162,7 @@ def test_stopping_early_keeps_whole_rows(engine: Engine) -> None:
     assert not (pixels[:32] == 128).all()
     assert whole[-1].kind == "token"
     state = engine.state(request, event.tokens)
-    assert finish(engine, engine.restore(state)).png() == drawn(engine, request)
+    assert finish(engine, resumed(engine, state)).png() == drawn(engine, request)
 
 
 def test_finished_state_gives_the_picture_at_once(engine: Engine) -> None:
@@ -165,7 +170,7 @@ def test_finished_state_gives_the_picture_at_once(engine: Engine) -> None:
     engine.submit(request)
     last = engine.run_until_idle()[-1]
     assert last.picture is not None
-    ticket = engine.restore(engine.state(request, last.tokens))
+    ticket = resumed(engine, engine.state(request, last.tokens))
     assert [event.kind for event in engine.step()] == ["admitted", "finished"]
     with pytest.raises(NextStepError, match=f"no picture {ticket}"):
         engine.snapshot(ticket)
@@ -183,14 +188,14 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     for name, value, word in [("model", "x", "model"), ("dtype", "float16", "number format")]:
         other = replace(state, maker=replace(state.maker, **{name: value}))
         with pytest.raises(NextStepError, match=f"begun with another {word}"):
-            engine.restore(other)
+            resumed(engine, other)
     more = replace(state.maker, threads=state.maker.threads + 1)
     more.check(state.maker)
     with pytest.raises(NextStepError, match="begun with another number of threads"):
         more.check(state.maker, threads=True)
     replace(more, threads=0).check(state.maker, threads=True)  # of an older state, not known
     with pytest.raises(NextStepError, match="values, this model's have"):
-        engine.restore(replace(state, tokens=torch.zeros(1, 3)))
+        resumed(engine, replace(state, tokens=torch.zeros(1, 3)))
     with pytest.raises(NextStepError, match="5 tokens of a picture of 4"):
         replace(state, tokens=torch.zeros(5, 64))
     with pytest.raises(FileNotFoundError, match="there is no file"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.decode import DecodeSettings, Given, Prompt
-from nextstep.engine.decode_ahead import decode_ahead
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.decode import DecodeSettings, Given
 from nextstep.engine.image_sequence import Job
 from nextstep.engine.jacobi import Lookahead, guesses
 from nextstep.engine.scheduler import Event, Scheduler
@@ -133,24 +133,13 @@ def test_given_tokens_are_never_guessed() -> None:
     assert torch.equal(loose[~sampled], given.tokens[~sampled])
 
 
-def test_a_batch_looks_ahead_as_each_picture_would() -> None:
-    model, asked = random_model(TINY), [job(0, Lookahead(4, 0.2)), job(6, Lookahead(4, 0.2))]
-    how, told = asked[0].decode, list[int]()
-    prompts = {name: [one.prompts[name] for one in asked] for name in how.branches}
-    keys = [one.key for one in asked]
-    made = decode_ahead(model, prompts, how, keys, lambda done, tokens: told.append(done))
-    for tokens, one in zip(made, asked, strict=True):
-        assert torch.equal(tokens, drawn(model, one)[0])
-    assert told == sorted(set(told)) and told[-1] == 20
-
-
 def test_a_token_that_is_no_number_ends_it() -> None:
     model = random_model(TINY)
     torch.nn.init.constant_(model.image_head.net.final_layer.linear.bias, math.inf)
-    asked = job(0, Lookahead(4, 0.2))
-    prompts = {name: [prompt] for name, prompt in asked.prompts.items()}
-    with pytest.raises(NextStepError, match="image token 0 is not a finite number"):
-        decode_ahead(model, prompts, asked.decode, [asked.key])
+    scheduler = Scheduler(model)
+    scheduler.submit(job(0, Lookahead(4, 0.2)))
+    last = scheduler.run_until_idle()[-1]
+    assert (last.kind, "image token 0 is not a finite number" in last.message) == ("failed", True)
 
 
 def test_how_many_are_guessed() -> None:

@@ -9,18 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from nextstep.engine.decode import decode_tokens
 from nextstep.engine.engine import Engine
 from nextstep.engine.reproduce import replay
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise
 from nextstep.image.masks import fit_mask, read_mask, touched
 from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from tests.cli.test_commands import nextstep
+from tests.engine.reference import reference_tokens
 
 BOX = (20, 5, 30, 28)
 """Left, top, right, bottom: touches both tokens of the second of two columns."""
@@ -52,6 +51,10 @@ def finish(engine: Engine, ticket: int) -> tuple[GeneratedPicture, torch.Tensor]
     picture = ends[ticket].picture
     assert picture is not None
     return picture, ends[ticket].tokens
+
+
+def resumed(engine: Engine, state: PictureState) -> int:
+    return engine.submit(state.request, state)
 
 
 def outside_equal(one: Image.Image, other: Image.Image, mask: np.ndarray) -> bool:
@@ -116,12 +119,10 @@ def test_given_tokens_stand_as_if_they_had_been_sampled(tiny_parts: Parts) -> No
     for left, top in ((16, 0), (32, 16), (0, 48), (48, 48)):
         mask[top : top + 16, left : left + 16] = True
     same = state.resample(Image.new("RGB", (64, 64)), mask)
-    _, again = finish(engine, engine.restore(same))
+    _, again = finish(engine, resumed(engine, same))
     assert torch.equal(again, whole)
     job = same.request.job(engine.text_tokenizer, 256)
-    draws = KeyedNoise([job.key], job.decode.solver.draws, 64)
-    prompts = {name: [prompt] for name, prompt in job.prompts.items()}
-    plain = decode_tokens(engine.model, prompts, job.decode, draws, given=job.given)[0]
+    plain = reference_tokens(engine.model, job)
     assert torch.allclose(plain, whole, atol=1e-4)
 
 
@@ -131,7 +132,7 @@ def test_a_region_is_sampled_anew(engine: Engine, tmp_path: Path) -> None:
     state = engine.state(request, tokens)
     new = state.resample(picture.image, marked(BOX, TALL), prompt="two cats", seed=9, guidance=3.0)
     new.save(tmp_path / "state")
-    made, again = finish(engine, engine.restore(PictureState.load(tmp_path / "state")))
+    made, again = finish(engine, resumed(engine, PictureState.load(tmp_path / "state")))
     sampled = touched(marked(BOX, TALL), 16)
     assert torch.equal(again[~sampled], tokens[~sampled])
     assert outside_equal(made.image, picture.image, marked(BOX, TALL))
@@ -140,7 +141,7 @@ def test_a_region_is_sampled_anew(engine: Engine, tmp_path: Path) -> None:
     # What was never drawn is sampled too.
     part = engine.state(request, tokens[:4])
     made, again = finish(
-        engine, engine.restore(part.resample(picture.image, marked(BOX, TALL), seed=9))
+        engine, resumed(engine, part.resample(picture.image, marked(BOX, TALL), seed=9))
     )
     assert torch.equal(again[[0, 2]], tokens[[0, 2]])
     assert not torch.equal(again[4], tokens[4])
@@ -154,9 +155,9 @@ def test_forks_say_where_they_come_from(engine: Engine, tiny_pipeline: NextStepP
     request = engine.request("a red apple", seed=2)
     picture, tokens = finish(engine, engine.submit(request))
     state = engine.state(request, tokens)
-    same = finish(engine, engine.restore(state.fork(1, seed=2)))[0]
+    same = finish(engine, resumed(engine, state.fork(1, seed=2)))[0]
     assert same.png() == picture.png()
-    other = finish(engine, engine.restore(state.fork(1, seed=3)))[0]
+    other = finish(engine, resumed(engine, state.fork(1, seed=3)))[0]
     with pytest.raises(NextStepError, match="is a fork from row 1 of the picture"):
         replay(tiny_pipeline, other.settings)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextstep.engine.chat.reasoning import LONGEST, Edit, think
+from nextstep.engine.chat.conversation import PictureTurn, TextTurn
+from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.engine import Engine
 from nextstep.engine.reproduce import replay
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.session import ReadPicture, Session
 from nextstep.errors import NextStepError
 from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
@@ -32,20 +32,14 @@ def test_the_line_becomes_part_of_the_prompt(tiny_pipeline: NextStepPipeline) ->
         assert replay(tiny_pipeline, picture.settings, [RED]).png() == plain.png()
 
 
-def test_it_is_what_a_session_writes(tiny_pipeline: NextStepPipeline) -> None:
-    parts = tiny_pipeline
-    sources = [parts.encode_picture(RED), parts.encode_picture(BLUE)]
-    settings = parts.defaults.edit.with_values(think=True)
-    edit = Edit(sources, "<image_1> like <image_0>")
-    (text,), after = think(parts.model, parts.text_tokenizer, [edit], settings, (2, 2))
-    assert after == settings.with_values(think=False)
-    session = Session(parts.model, parts.text_tokenizer)
-    session.read_picture(ReadPicture(*sources[1]))
-    session.read_text(" like ")
-    session.read_picture(ReadPicture(*sources[0]))
-    session.read_text("\n")
-    written = parts.text_tokenizer.decode(session.write_text(LONGEST).ids)
-    assert text == "<image_1> like <image_0>\n" + " ".join(written.split())
+def test_it_is_what_the_model_writes_at_that_place(tiny_pipeline: NextStepPipeline) -> None:
+    wish = "<image_1> like <image_0>"
+    made = tiny_pipeline.edit([RED, BLUE], wish, height=32, width=32, think=True)[0]
+    told = tiny_pipeline.conversation()
+    told.read(BLUE, " like ", RED, "\n")
+    (event,) = told.engine.run([told.text_job(TextTurn(LONGEST, pictures=True))])
+    written = tiny_pipeline.text_tokenizer.decode(list(event.ids))
+    assert made.settings["prompt"] == f"{wish}\n" + " ".join(written.split())
 
 
 def test_engine_and_pipeline_think_the_same(
@@ -53,13 +47,35 @@ def test_engine_and_pipeline_think_the_same(
 ) -> None:
     engine = Engine.of_parts(tiny_parts)
     request = engine.request("make it blue", [RED], seed=4, think=True)
-    assert request.settings.think is False
+    (event,) = engine.wait([engine.submit(request)])
+    assert event.request is not None
+    assert event.request.settings.think is False
     made = tiny_pipeline.edit(RED, "make it blue", seed=4, think=True)[0]
-    assert request.prompt == made.settings["prompt"]
-    each = tiny_pipeline.edit_each(
-        [[RED], [BLUE]], ["make it blue", "two cats"], height=32, width=32, think=True
-    )
-    assert each[0].settings["prompt"] == request.prompt
+    assert event.request.prompt == made.settings["prompt"]
+    requests = [
+        tiny_pipeline.request(text, [image], height=32, width=32, think=True)
+        for text, image in (("make it blue", RED), ("two cats", BLUE))
+    ]
+    assert tiny_pipeline.run(requests)[0].settings["prompt"] == event.request.prompt
+
+
+def test_others_are_drawn_while_a_request_thinks(tiny_parts: Parts) -> None:
+    engine = Engine.of_parts(tiny_parts)
+    thinking = engine.submit(engine.request("make it blue", [RED], think=True))
+    plain = engine.submit(engine.request("two cats"))
+    events = engine.run_until_idle()
+    kinds = [(e.ticket, e.kind) for e in events]
+    assert kinds.index((plain, "finished")) < kinds.index((thinking, "finished"))
+    written = [e for e in events if e.ticket == thinking and e.ids]
+    assert written and not any(len(event.tokens) for event in written)
+
+
+def test_what_can_never_be_drawn_is_refused_before_anything_is_written(tiny_parts: Parts) -> None:
+    engine = Engine.of_parts(tiny_parts)
+    request = engine.request("word " * 300, [RED], think=True)
+    with pytest.raises(NextStepError, match="shorten the prompt"):
+        engine.submit(request)
+    assert engine.idle
 
 
 def test_turns_of_edits_think_too(
@@ -67,7 +83,7 @@ def test_turns_of_edits_think_too(
 ) -> None:
     """In a conversation, alone and side by side, the first turn is the pipeline's edit."""
     # so that there is room for two
-    for module in ("chat.reasoning", "chat.conversation", "chat.conversations"):
+    for module in ("chat.reasoning", "chat.conversation"):
         monkeypatch.setattr(f"nextstep.engine.{module}.LONGEST", 12)
     edited = tiny_pipeline.edit(RED, "make it blue", seed=3, think=True)[0]
     told = tiny_pipeline.conversation(seed=3, think=True)
@@ -96,10 +112,10 @@ def test_turns_of_edits_think_too(
     together.read(1, BLUE)
     size = first.image.height, first.image.width
     together.read_edits({0: "make it blue", 1: "a dog"}, size)
-    made = together.take_turns({0: size, 1: size})
+    made = together.take_turns({0: PictureTurn(*size), 1: PictureTurn(*size)})
     assert np.abs(np.asarray(made[0]).astype(int) - np.asarray(first.image)).max() <= 1
     together.read_edits({0: "two cats"}, size)
-    assert "".join(together.transcripts[0].said) == second.settings["prompt"]
+    assert "".join(together.each[0].transcript.said) == second.settings["prompt"]
 
 
 def test_no_thought_where_there_is_no_room(tiny_pipeline: NextStepPipeline) -> None:
@@ -127,12 +143,12 @@ def test_an_edit_that_failed_leaves_nothing_behind(
 ) -> None:
     told = tiny_pipeline.conversation(seed=2, think=True)
     told.read(RED)
-    length, said = len(told.session), [*told.said]
+    ids, said = [*told.transcript.ids], [*told.transcript.said]
     with monkeypatch.context() as patch:
-        patch.setattr(told.session, "draw", lambda *_: (_ for _ in ()).throw(NextStepError("no")))
+        patch.setattr(told, "draw", lambda *_: (_ for _ in ()).throw(NextStepError("no")))
         with pytest.raises(NextStepError, match="no"):
             told.edit("make it blue")
-    assert (len(told.session), told.said) == (length, said)
+    assert (told.transcript.ids, told.transcript.said) == (ids, said)
     edited = tiny_pipeline.edit(RED, "make it blue", seed=2, think=True)[0]
     assert told.edit("make it blue").settings["prompt"] == f"<image>{edited.settings['prompt']}"
 
@@ -157,8 +173,10 @@ def test_drawings_think_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) 
         plain = tiny_pipeline.generate(picture.settings["prompt"], seed=4)[0]
         apart = np.asarray(plain.image).astype(int) - np.asarray(picture.image)
         assert np.abs(apart).max() <= 1
-    request = Engine.of_parts(tiny_parts).request(asked[0], seed=4, think=True)
-    assert request.prompt == made[0].settings["prompt"]
+    engine = Engine.of_parts(tiny_parts)
+    (event,) = engine.wait([engine.submit(engine.request(asked[0], seed=4, think=True))])
+    assert event.request is not None
+    assert event.request.prompt == made[0].settings["prompt"]
     assert tiny_pipeline.generate(asked[0], seed=4)[0].settings["prompt"] == asked[0]
 
 

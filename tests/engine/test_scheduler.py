@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.torch import cache_bytes, check_rows
-from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.backends.torch import TorchBackend, cache_bytes
+from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.sampler import BlockSampler
 from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
 from nextstep.model.nextstep import NextStepModel
 from tests.conftest import TINY, model_in, random_model
+from tests.engine.reference import reference_tokens
 
 BOI, PLACE = TINY.begin_of_image_id, TINY.image_placeholder_id
 GRIDS = [(1, 1), (1, 3), (2, 2), (3, 1), (2, 1)]
@@ -52,8 +52,7 @@ def job(number: int, **more: object) -> Job:
 
 
 def skip_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextstep.engine.scheduler.check_rows", lambda _: None)
-    monkeypatch.setattr(BlockSampler, "check", lambda _: None)
+    monkeypatch.setattr(TorchBackend, "check", lambda _: None)
 
 
 def pictures(events: list[Event]) -> dict[int, Tensor]:
@@ -118,8 +117,8 @@ def test_pictures_are_byte_equal_in_any_mix(
 def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The equality above is not an accident of small shapes."""
     skip_checks(monkeypatch)
-    monkeypatch.setattr("nextstep.engine.backends.torch.filled", lambda rows, size=8: rows)
-    monkeypatch.setattr("nextstep.engine.sampler.filled", lambda rows, size=8: rows)
+    for module in ("torch", "sampling_head"):
+        monkeypatch.setattr(f"nextstep.engine.backends.{module}.filled", lambda rows, size=8: rows)
     model = random_model(replace(TINY, hidden_size=64, fm_head_dim=64))
     expected = {number: alone(model, job(number)) for number in range(35)}
     with pytest.raises(AssertionError):
@@ -127,15 +126,12 @@ def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.Monke
             mix(model, number, expected)
 
 
-def test_the_engine_draws_what_decoding_draws() -> None:
+def test_the_engine_draws_what_whole_passes_draw() -> None:
     """Up to rounding: the fixed shapes are another order of the same sums."""
     model = random_model(TINY)
     for number in range(15):
         asked = job(number)
-        rows = {name: [prompt] for name, prompt in asked.prompts.items()}
-        noise = KeyedNoise([asked.key], asked.decode.solver.draws, TINY.token_size)
-        plain = decode_tokens(model, rows, asked.decode, noise)[0]
-        assert torch.allclose(alone(model, asked), plain, atol=1e-4)
+        assert torch.allclose(alone(model, asked), reference_tokens(model, asked), atol=1e-4)
 
 
 def test_known_tokens_are_taken_up_byte_for_byte(model: NextStepModel) -> None:
@@ -312,8 +308,8 @@ def test_jobs_are_checked() -> None:
 
 
 def test_kernels_that_mix_rows_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random_model(TINY)
-    check_rows(model)
+    backend = TorchBackend(random_model(TINY))
+    backend.check()
     plain = torch.nn.functional.linear
 
     def mixing(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -321,6 +317,7 @@ def test_kernels_that_mix_rows_are_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.nn.functional, "linear", mixing)
     with pytest.raises(NextStepError, match="change a row with its place"):
-        check_rows(model)
+        backend.check()
+    monkeypatch.setattr(backend, "step", lambda embedded, places: torch.zeros(len(places), 1))
     with pytest.raises(NextStepError, match="change a row with its place"):
-        BlockSampler(model).check()
+        backend.check()

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.decode import DecodeSettings, Prompt
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.solver_fitting import MOST_STEPS, Rule, Samples, fit, mean_square, record
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import adams_bashforth, rule
-from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings, solve
 from nextstep.model.flow_head import FlowHead
 from tests.conftest import TINY, random_model
@@ -73,9 +74,11 @@ def test_what_is_recorded_makes_the_same_tokens() -> None:
     teacher = SolverSettings("ode", 3, noise_scale=0.7)
     how = DecodeSettings((2, 2), teacher, GuidanceSettings(2.0, schedule="linear"))
     begin = TINY.begin_of_image_id
-    prompts = {name: [Prompt([*range(7, 7 + n), begin]) for n in (2, 4)] for name in how.branches}
-    with torch.inference_mode():
-        samples = record(model, prompts, how, KeyedNoise([(1, 0), (1, 1)], 1, 64))
+    jobs = [
+        Job({name: Prompt([*range(7, 7 + n), begin]) for name in how.branches}, how, (1, n))
+        for n in (2, 4)
+    ]
+    samples = record(model, jobs)
     assert samples.hidden.shape == (2, 8, TINY.hidden_size)
     assert samples.normalised
     euler = Rule(3)
@@ -95,8 +98,9 @@ def test_wrong_values_are_refused() -> None:
     with pytest.raises(NextStepError, match="2 to 16"):
         fit(Bent(), lambda hidden: hidden, bent_samples(40), MOST_STEPS + 1)
     how = DecodeSettings((2, 2), SolverSettings("v1", 3), GuidanceSettings())
+    asked = Job({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
     with pytest.raises(NextStepError, match="draws noise on its way"):
-        record(random_model(TINY), {}, how, KeyedNoise([], 1, 64))
+        record(random_model(TINY), [asked])
 
 
 def test_settings_take_the_steps_of_their_table() -> None:

@@ -153,9 +153,9 @@ def test_measured_states_are_those_tokens_were_sampled_from(
     own = microscope.KeyedNoise
     monkeypatch.setattr(microscope, "KeyedNoise", lambda keys, *a: own([(3, 0)], *a))
     made = []
-    sample = engine.scheduler.sampler.sample
+    sample = engine.backend.sample
     monkeypatch.setattr(
-        engine.scheduler.sampler, "sample", lambda wants: made.append(sample(wants)) or made[-1]
+        engine.backend, "sample", lambda asked: made.append(sample(asked)) or made[-1]
     )
     steps = measure(engine, engine.state(request, tokens), 2)
     with pytest.raises(StopIteration) as end:

@@ -130,11 +130,8 @@ def _drawn(
     pipeline: NextStepPipeline, texts: list[str], together: int, seed: int, told: Callable[[], None]
 ) -> Samples:
     """Tokens of a picture of every prompt."""
-    import torch
-
     from nextstep.engine.request import Request
     from nextstep.engine.solver_fitting import TEACHER, Samples, record
-    from nextstep.flow.noise import KeyedNoise
 
     own, config = pipeline.defaults, pipeline.model.config
     grid = pipeline.grid(None, None, (own.height, own.width))
@@ -153,12 +150,7 @@ def _drawn(
         ]
         limit = config.max_position_embeddings
         jobs = [request.job(pipeline.text_tokenizer, limit) for request in requests]
-        how = requests[0].decode
-        rows = {name: [job.prompts[name] for job in jobs] for name in how.branches}
-        keys = [(request.seed, request.index) for request in requests]
-        noise = KeyedNoise(keys, how.solver.draws, config.token_size)
-        with torch.inference_mode():
-            made.append(record(pipeline.model, rows, how, noise))
+        made.append(record(pipeline.model, jobs))
         for _ in requests:
             told()
     return Samples.together(made)

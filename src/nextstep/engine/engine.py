@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.cpu_kernels import computed_by, number_format
-from nextstep.engine.backends.torch import ROWS
-from nextstep.engine.chat.reasoning import Edit, think
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend
+from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.cpu_kernels import number_format
+from nextstep.engine.chat.reasoning import reasoning_job, with_reasoning
 from nextstep.engine.image_sequence import Job
 from nextstep.engine.request import (
+    EncodedImage,
     Request,
     SourceLimits,
     encode_source,
@@ -28,12 +31,12 @@ from nextstep.engine.request import (
     picture_grid,
 )
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.scheduler import ENDS, Kind, Limits, Scheduler
-from nextstep.engine.session import ReadPicture
-from nextstep.engine.settings import ModelDefaults
+from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
+from nextstep.engine.settings import GenerationSettings, ModelDefaults
 from nextstep.engine.state import Maker, PictureState
 from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
+from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels.quantization import pack_for_sampling, quantised
@@ -42,37 +45,17 @@ from nextstep.model.pretrained import Parts, check_fit
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.vae.tokenizer import ImageTokenizer
 
+OnStep = Callable[[Sequence[Event]], None]
 BLANK = (128, 128, 128)
 """Colour of rows that are not there."""
-
-
-@dataclass(frozen=True)
-class PictureEvent:
-    """Something that happened to a picture.
-
-    Attributes:
-        kind: see `engine.scheduler.Event`.
-        ticket: which.
-        tokens: [k, D] so far, fp32; `Engine.preview` shows them.
-        message: why it failed or is late, one sentence.
-        picture: with `finished`, and with `stopped` the rows that are done; only of requests.
-        ids, end: of a text, see `engine.scheduler.Event`.
-    """
-
-    kind: Kind
-    ticket: int
-    tokens: Tensor
-    message: str = ""
-    picture: GeneratedPicture | None = None
-    ids: tuple[int, ...] = ()
-    end: int | None = None
 
 
 class Engine:
     """Makes pictures for many at once; one thread, nothing happens outside its calls.
 
-    A picture's bytes depend on the model, its number format and the request alone: not on what
-    else runs, nor on being set aside, stored and taken up in another process on a like machine.
+    With a batch-invariant backend a picture's bytes depend on the model, its number format and the
+    request alone: not on what else runs, nor on being set aside, stored and taken up in another
+    process on a like machine.
 
     Args:
         model, text_tokenizer, image_tokenizer: that belong together.
@@ -81,6 +64,8 @@ class Engine:
         model_hash: fingerprint of the weights, put into pictures and states.
         adapter: what pictures record about a merged adapter.
         clock: seconds that deadlines are measured on.
+        backend: that computes the steps; default see `backend_of`.
+        check: whether to make sure that this machine keeps pictures apart.
     """
 
     def __init__(
@@ -94,13 +79,16 @@ class Engine:
         model_hash: str = "",
         adapter: dict[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        backend: Backend | None = None,
+        check: bool = True,
     ) -> None:
         check_fit(model.config, image_tokenizer, text_tokenizer)
         self.model, self.text_tokenizer = model, text_tokenizer
         self.image_tokenizer, self.defaults = image_tokenizer, defaults or ModelDefaults()
-        self.scheduler = Scheduler(model, limits, clock)
-        threads = torch.get_num_threads()
-        self.maker = Maker(model_hash, number_format(model), ROWS, adapter or {}, threads)
+        self.backend = backend or backend_of(model)
+        self.scheduler = Scheduler(model, limits, clock, self.backend, check)
+        threads, block = torch.get_num_threads(), ROWS if self.backend.batch_invariant else 0
+        self.maker = Maker(model_hash, number_format(model), block, adapter or {}, threads)
         self._requests: dict[int, Request] = {}
 
     @classmethod
@@ -143,34 +131,86 @@ class Engine:
         defaults, tokenizer = self.defaults, self.image_tokenizer
         base = defaults.edit if images else defaults.generate
         chosen = base.with_values(**settings)
-        limits = SourceLimits.of(self.model.config, tokenizer, defaults)
         usual = defaults.height, defaults.width
         opened = [pictures.open_picture(image) for image in images]
-        sources = tuple(ReadPicture(*encode_source(tokenizer, one, limits)) for one in opened)
+        sources = tuple(self.encode(one) for one in opened)
         if mask is not None and not sources:
             raise NextStepError("a mask needs the picture that it belongs to")
         side = tokenizer.config.token_pixels
         if sources:
             usual = sources[0].grid[0] * side, sources[0].grid[1] * side
-        grid = picture_grid(self.model.config, tokenizer, height, width, usual)
+        grid = self.grid(height, width, usual)
         kept = None
         if mask is not None:
             first = sources[0].tokens, sources[0].grid
             kept = masked_source(opened[0], first, grid, masks.read_mask(mask), side)
-        asked = Edit([(source.tokens, source.grid) for source in sources], prompt)
-        [prompt], chosen = think(self.model, self.text_tokenizer, [asked], chosen, grid)
         deadline = self.scheduler.clock() + seconds
         return Request(
             prompt, grid, chosen, seed, index, sources, priority, deadline, client, kept
         )  # fmt: skip
 
-    def submit(self, request: Request) -> int:
-        """Queue a picture; gives its ticket.
+    @torch.inference_mode()
+    def encode(self, picture: Image.Image) -> EncodedImage:
+        """A source picture as the model reads it, resized to what it can read."""
+        tokenizer = self.image_tokenizer
+        limits = SourceLimits.of(self.model.config, tokenizer, self.defaults)
+        return EncodedImage(*encode_source(tokenizer, picture, limits))
+
+    def grid(
+        self, height: int | None, width: int | None, default: tuple[int, int] | None = None
+    ) -> tuple[int, int]:
+        """Rows and columns of a picture's image tokens; the default is the model's own size.
 
         Raises:
-            NextStepError: when it could never run, or too many wait already.
+            NextStepError: when it is too large for the model, or no multiple of a token.
         """
-        return self._submit(request, None)
+        usual = default or (self.defaults.height, self.defaults.width)
+        return picture_grid(self.model.config, self.image_tokenizer, height, width, usual)
+
+    def submit(
+        self, request: Request, state: PictureState | None = None, noise: NoiseSource | None = None
+    ) -> int:
+        """Queue a picture; gives its ticket.
+
+        An edit with the setting `think` lets the model write first what the picture will show.
+
+        Args:
+            request: what is asked for.
+            state: of this request, to go on from.
+            noise: recorded draws of this picture in place of its key's, for comparisons.
+
+        Raises:
+            NextStepError: when it could never run, too many wait already, or the state was begun
+                with another model or number format.
+        """
+        if state is not None:
+            state.maker.check(self.maker)
+        known = None if state is None or not len(state.tokens) else state.tokens
+        if known is not None and known.shape[-1] != self.model.config.token_size:
+            raise NextStepError(
+                f"the state's tokens have {known.shape[-1]} values, this model's have "
+                f"{self.model.config.token_size}"
+            )
+        limit = self.model.config.max_position_embeddings
+        writes = None
+        if request.settings.think and known is None:
+            writes = reasoning_job(self.text_tokenizer, request, limit)
+        if writes is None:
+            request = request.without_reasoning()
+            guesses = None if state is None else state.guesses
+            ticket = self.scheduler.submit(
+                request.job(self.text_tokenizer, limit, known, guesses, noise)
+            )
+        else:
+            # What can never be drawn is refused before anything is written.
+            request.job(self.text_tokenizer, limit).check(
+                self.model, self.scheduler.limits.cache_bytes
+            )
+            ticket = self.scheduler.submit(
+                replace(writes, then=lambda ids: self._reasoned(ticket, ids, noise))
+            )
+        self._requests[ticket] = request
+        return ticket
 
     def submit_job(self, job: Job | TextJob) -> int:
         """Queue a text, or a picture that no request describes; gives its ticket.
@@ -182,14 +222,12 @@ class Engine:
         """
         return self.scheduler.submit(job)
 
-    def restore(self, state: PictureState) -> int:
-        """Go on with a picture from its state; gives its ticket.
-
-        Raises:
-            NextStepError: when it was begun with another model or number format.
-        """
-        state.maker.check(self.maker)
-        return self._submit(state.request, state.tokens, state.guesses)
+    def _reasoned(self, ticket: int, ids: Sequence[int], noise: NoiseSource | None) -> Job:
+        """The picture of a request whose model has written what it will show."""
+        limit, tokenizer = self.model.config.max_position_embeddings, self.text_tokenizer
+        request = with_reasoning(tokenizer, self._requests[ticket], ids, limit)
+        self._requests[ticket] = request
+        return request.job(tokenizer, limit, noise=noise)
 
     def snapshot(self, ticket: int) -> PictureState:
         """The state of a picture that waits, runs or is set aside."""
@@ -221,51 +259,82 @@ class Engine:
         """Whether a step would do nothing; pictures set aside do not count."""
         return self.scheduler.idle
 
-    def step(self, decode: bool = True) -> list[PictureEvent]:
+    def step(self, decode: bool = True) -> list[Event]:
         """Admit what fits and advance every running picture by one image token.
 
         Args:
             decode: whether events of finished pictures carry them; without, `picture` makes them
                 from the events' tokens, also in another thread.
         """
-        events = []
-        for event in self.scheduler.step():
-            request, picture = self._requests.get(event.ticket), None
-            if decode and request is not None and event.kind in ("finished", "stopped"):
-                picture = self.picture(request, event.tokens)
-            if event.kind in ENDS:
-                self._requests.pop(event.ticket, None)
-            events.append(
-                PictureEvent(
-                    event.kind,
-                    event.ticket,
-                    event.tokens,
-                    event.message,
-                    picture,
-                    event.ids,
-                    event.end,
-                )
-            )
-        return events
+        return [self._completed(event, decode) for event in self.scheduler.step()]
 
-    def run_until_idle(self) -> list[PictureEvent]:
+    def _completed(self, event: Event, decode: bool) -> Event:
+        """An event with what only requests have."""
+        request = self._requests.get(event.ticket)
+        if request is None or event.kind not in ENDS:
+            return event
+        del self._requests[event.ticket]
+        picture = None
+        if decode and event.kind in ("finished", "stopped"):
+            picture = self.picture(request, event.tokens)
+        return replace(event, request=request, picture=picture)
+
+    def run_until_idle(self) -> list[Event]:
         """Step until nothing is left to do."""
-        events: list[PictureEvent] = []
+        events: list[Event] = []
         while not self.idle:
             events += self.step()
         return events
 
-    def preview(self, request: Request, tokens: Tensor) -> Image.Image:
+    def run(self, jobs: Sequence[Job | TextJob], on_step: OnStep | None = None) -> list[Event]:
+        """Run what `submit_job` takes to its end, side by side; see `wait`."""
+        tickets: list[int] = []
+        try:
+            for job in jobs:
+                tickets.append(self.submit_job(job))
+        except NextStepError:
+            self._give_up(tickets)
+            raise
+        return self.wait(tickets, on_step)
+
+    def wait(self, tickets: Sequence[int], on_step: OnStep | None = None) -> list[Event]:
+        """Step until these have ended.
+
+        Args:
+            tickets: of what is queued.
+            on_step: told after every step what happened to them.
+
+        Returns:
+            The last event of each, in order, without pictures.
+
+        Raises:
+            NextStepError: when one fails; the others are given up then.
+        """
+        ends: dict[int, Event] = {}
+        wanted = set(tickets)
+        try:
+            while len(ends) < len(wanted):
+                events = [one for one in self.step(decode=False) if one.ticket in wanted]
+                for event in events:
+                    if event.kind in ENDS:
+                        ends[event.ticket] = event
+                    if event.kind == "failed":
+                        raise NextStepError(event.message)
+                if on_step is not None:
+                    on_step(events)
+        except BaseException:
+            self._give_up([ticket for ticket in tickets if ticket not in ends])
+            raise
+        return [ends[ticket] for ticket in tickets]
+
+    def _give_up(self, tickets: Sequence[int]) -> None:
+        for ticket in tickets:
+            if self.scheduler.knows(ticket):
+                self.cancel(ticket)
+
+    @torch.inference_mode()
+    def preview(self, tokens: Tensor, grid: tuple[int, int]) -> Image.Image:
         """The whole rows of tokens [k, D] as a picture; the rest is grey."""
-        return self._decoded(tokens, request.grid)
-
-    def show(
-        self, tokens: Tensor, grid: tuple[int, int], record: dict[str, Any]
-    ) -> GeneratedPicture:
-        """A picture of `submit_job` from its tokens [k, D], with what is recorded in it."""
-        return GeneratedPicture(self._decoded(tokens, grid), record)
-
-    def _decoded(self, tokens: Tensor, grid: tuple[int, int]) -> Image.Image:
         rows, columns = grid
         side = self.image_tokenizer.config.token_pixels
         done = len(tokens) // columns
@@ -276,43 +345,49 @@ class Engine:
             picture.paste(pictures.to_pictures(pixels)[0], (0, 0))
         return picture
 
-    def _submit(
-        self, request: Request, tokens: Tensor | None, guesses: Tensor | None = None
-    ) -> int:
-        if tokens is not None and tokens.shape[-1] != self.model.config.token_size:
-            raise NextStepError(
-                f"the state's tokens have {tokens.shape[-1]} values, this model's have "
-                f"{self.model.config.token_size}"
-            )
-        limit = self.model.config.max_position_embeddings
-        job = request.job(self.text_tokenizer, limit, tokens, guesses)
-        ticket = self.scheduler.submit(job)
-        self._requests[ticket] = request
-        return ticket
+    def show(
+        self, tokens: Tensor, grid: tuple[int, int], record: dict[str, Any]
+    ) -> GeneratedPicture:
+        """A picture of `submit_job` from its tokens [k, D], with what is recorded in it."""
+        return GeneratedPicture(self.preview(tokens, grid), record)
 
     @torch.inference_mode()
     def picture(self, request: Request, tokens: Tensor) -> GeneratedPicture:
         """What a finished or stopped picture looks like, with its settings; from any thread."""
-        rows, columns = request.grid
-        side = self.image_tokenizer.config.token_pixels
-        record = provenance.record(
-            prompt=request.prompt,
-            seed=request.seed,
-            index=request.index,
-            size=(rows * side, columns * side),
-            task=request.task,
-            settings=request.settings,
-            model_hash=self.maker.model,
-            dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
-            computed_by=computed_by(self.model),
-            sources=[provenance.tensor_hash(source.tokens) for source in request.sources],
-            adapter=self.maker.adapter,
-            quantize=quantised(self.model),
-        )
-        record |= {"block_rows": ROWS, "threads": torch.get_num_threads()}
+        record = self.record(
+            request.prompt, (request.seed, request.index), request.grid, request.task,
+            request.settings, request.sources,
+        )  # fmt: skip
         record |= request.kept.record() if request.kept else {}
         record |= {"origin": request.origin} if request.origin else {}
+        rows, columns = request.grid
         if len(tokens) < rows * columns:
             record["rows_done"] = len(tokens) // columns
-        picture = self.preview(request, tokens)
+        picture = self.preview(tokens, request.grid)
         return GeneratedPicture(request.kept.finish(picture) if request.kept else picture, record)
+
+    def record(
+        self,
+        prompt: str,
+        key: tuple[int, int],
+        grid: tuple[int, int],
+        task: str,
+        settings: GenerationSettings,
+        sources: Sequence[EncodedImage],
+    ) -> dict[str, Any]:
+        """What a picture's file says about how it was made."""
+        side = self.image_tokenizer.config.token_pixels
+        return provenance.record(
+            prompt=prompt,
+            seed=key[0],
+            index=key[1],
+            size=(grid[0] * side, grid[1] * side),
+            task=task,
+            settings=settings,
+            model_hash=self.maker.model,
+            dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
+            computed_by=self.backend.name,
+            sources=[provenance.tensor_hash(source.tokens) for source in sources],
+            adapter=self.maker.adapter,
+            quantize=quantised(self.model),
+        ) | {"block_rows": self.maker.block_rows, "threads": torch.get_num_threads()}

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
 from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.torch import ROWS
+from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels.quantization import quantised
 from nextstep.text.sequence import picture_order
-
-if TYPE_CHECKING:
-    from nextstep.pipeline import NextStepPipeline
 
 LATER = (
     "noise_scale", "table", "last_steps", "lookahead", "tolerance", "think", "noise_from",
@@ -115,19 +111,26 @@ def check_record(record: dict[str, Any]) -> None:
         raise NextStepError("the picture was stopped early; only whole pictures are made again")
 
 
+class HasEngine(Protocol):
+    """What a pipeline is here."""
+
+    def engine(self, running: int, batch_invariant: bool | None = None) -> Engine:
+        """An engine of its model."""
+
+
 def replay(
-    pipeline: NextStepPipeline,
+    models: HasEngine,
     record: dict[str, Any],
     images: Sequence[PictureLike] = (),
     mask: PictureLike | None = None,
 ) -> GeneratedPicture:
     """Make the picture of a record again, in the way it was made.
 
-    Pictures of the engine come out byte-equal on a like machine. Those of the pipeline are made
+    Pictures of a batch-invariant backend come out byte-equal on a like machine. Others are made
     alone here, so one that was made in a batch may differ in rounding.
 
     Args:
-        pipeline: of the model, adapter and number format the picture was made with.
+        models: pipeline of the model, adapter and number format the picture was made with.
         record: what `provenance.read_record` gives.
         images: source pictures of an edit, in order.
         mask: of an edit inside one.
@@ -137,13 +140,14 @@ def replay(
             enough.
     """
     check_record(record)
-    _check_model(pipeline, record)
+    engine = _engine(models, record)
+    _check_model(engine, record)
     if "mask" in record and mask is None:
         raise NextStepError("the picture was edited inside a mask; give it too (--mask FILE)")
     opened = [pictures.open_picture(image) for image in images]
     with _threads(record.get("threads")):
-        _check_sources(pipeline, record, opened)
-        made = _made(pipeline, record, opened, mask)
+        _check_sources(engine, record, opened)
+        made = _made(engine, record, opened, mask)
     if made.settings.get("mask") != record.get("mask"):
         raise NextStepError(
             "the picture was edited inside another mask" if "mask" in record else
@@ -153,55 +157,17 @@ def replay(
 
 
 def _made(
-    pipeline: NextStepPipeline,
+    engine: Engine,
     record: dict[str, Any],
     opened: list[Image.Image],
     mask: PictureLike | None,
 ) -> GeneratedPicture:
     given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
-    how = GenerationSettings(**given)
     # Whole, so that what the folder recommends today fills no gap.
-    settings = asdict(how)
-    if "block_rows" in record or how.lookahead > 1:
-        return _by_engine(pipeline, record, opened, mask, settings)
-    key, size = (record["seed"], record["index"]), pipeline.model.config.token_size
-    call: dict[str, Any] = {
-        "height": record["height"],
-        "width": record["width"],
-        "seed": record["seed"],
-        "noise": KeyedNoise([key], how.solver_settings.draws, size),
-        **settings,
-    }
-    if opened:
-        made = pipeline.edit(opened, record["prompt"], mask=mask, **call)[0]
-    else:
-        made = pipeline.generate(record["prompt"], **call)[0]
-    return GeneratedPicture(made.image, {**made.settings, "index": record["index"]})
-
-
-def _by_engine(
-    pipeline: NextStepPipeline,
-    record: dict[str, Any],
-    images: list[Image.Image],
-    mask: PictureLike | None,
-    settings: dict[str, Any],
-) -> GeneratedPicture:
-    engine = Engine(
-        pipeline.model,
-        pipeline.text_tokenizer,
-        pipeline.image_tokenizer,
-        pipeline.defaults,
-        model_hash=pipeline.model_hash,
-        adapter=pipeline.adapter,
-    )
-    if record.get("block_rows", ROWS) != ROWS:
-        raise NextStepError(
-            f"the picture was made in blocks of {record['block_rows']} rows, this version uses "
-            f"{ROWS}; use open-nextstep {record.get('version', 'of its time')}"
-        )
+    settings = asdict(GenerationSettings(**given))
     request = engine.request(
         record["prompt"],
-        images,
+        opened,
         mask=mask,
         height=record["height"],
         width=record["width"],
@@ -209,11 +175,20 @@ def _by_engine(
         index=record["index"],
         **settings,
     )
-    engine.submit(request)
-    last = engine.run_until_idle()[-1]
-    if last.picture is None:
-        raise NextStepError(last.message)
-    return last.picture
+    (event,) = engine.wait([engine.submit(request)])
+    assert event.request is not None
+    return engine.picture(event.request, event.tokens)
+
+
+def _engine(models: HasEngine, record: dict[str, Any]) -> Engine:
+    """An engine that adds up in the order in which the picture was made."""
+    rows = record.get("block_rows", 0)
+    if rows not in (0, ROWS):
+        raise NextStepError(
+            f"the picture was made in blocks of {rows} rows, this version uses "
+            f"{ROWS}; use open-nextstep {record.get('version', 'of its time')}"
+        )
+    return models.engine(1, batch_invariant=bool(rows))
 
 
 @contextmanager
@@ -228,41 +203,40 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(here)
 
 
-def _check_model(pipeline: NextStepPipeline, record: dict[str, Any]) -> None:
-    if record["model"] != pipeline.model_hash:
+def _check_model(engine: Engine, record: dict[str, Any]) -> None:
+    maker = engine.maker
+    if record["model"] != maker.model:
         raise NextStepError(
             f"the picture was made by the model {record['model']}, this one is "
-            f"{pipeline.model_hash}; name the folder of its model"
+            f"{maker.model}; name the folder of its model"
         )
     adapter = {k: record[k] for k in ("adapter", "adapter_scale") if k in record}
-    if adapter != pipeline.adapter:
+    if adapter != maker.adapter:
         raise NextStepError(
             f"the picture was made with the adapter {adapter or 'none'}, here it is "
-            f"{pipeline.adapter or 'none'}; name the adapter it was made with"
+            f"{maker.adapter or 'none'}; name the adapter it was made with"
         )
-    rounded = quantised(pipeline.model)
+    rounded = quantised(engine.model)
     if record.get("quantize", "") != rounded:
         raise NextStepError(
             f"the picture was made with weights in {record.get('quantize') or 'full'}, here they "
             f"are in {rounded or 'full'}; load the model as it was then"
         )
-    here = pipeline.model.embed_tokens.weight.dtype
+    here = engine.model.embed_tokens.weight.dtype
     if record_dtype(record) != here:
         raise NextStepError(f"the picture was made in {record['dtype']}, the model is in {here}")
 
 
-def _check_sources(
-    pipeline: NextStepPipeline, record: dict[str, Any], images: list[Image.Image]
-) -> None:
+def _check_sources(engine: Engine, record: dict[str, Any], images: list[Image.Image]) -> None:
     wanted = record.get("sources", [])
     if len(wanted) != len(images):
         raise NextStepError(
             f"the picture was made from {len(wanted)} source pictures, {len(images)} were given"
         )
-    # The pipeline records sources in reading order, the engine in the order given.
+    # Sources are recorded in the order given; earlier versions also had them in reading order.
     order = list(range(len(images)))
     if "block_rows" not in record:
         order = picture_order(f"{record['prompt']} {record['positive_prompt']}", len(images))
-    made = [pipeline.encode_picture(images[place])[0] for place in order]
+    made = [engine.encode(images[place]).tokens for place in order]
     if [provenance.tensor_hash(tokens) for tokens in made] != wanted:
         raise NextStepError("the source pictures are not those the picture was made from")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.config import NextStepConfig
-from nextstep.engine.decode import DecodeSettings, Given, Prompt
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.decode import DecodeSettings, Given
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.session import ReadPicture
 from nextstep.engine.settings import GenerationSettings, ModelDefaults
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
+from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
 from nextstep.image.sizes import fitting_size
 from nextstep.text import sequence as grammar
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 MAX_SEED = 2**63
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture as a sequence holds it: its image tokens [n, D] and grid."""
+
+    tokens: Tensor
+    grid: Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +91,7 @@ class Request:
     settings: GenerationSettings
     seed: int = 0
     index: int = 0
-    sources: tuple[ReadPicture, ...] = ()
+    sources: tuple[EncodedImage, ...] = ()
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
@@ -105,6 +114,12 @@ class Request:
         """The part of the decoding loop."""
         return self.settings.decoding(self.grid, bool(self.sources))
 
+    def without_reasoning(self) -> Request:
+        """The same, drawn at once."""
+        if not self.settings.think:
+            return self
+        return replace(self, settings=replace(self.settings, think=False))
+
     def parts(self) -> list[grammar.Part]:
         """The sequence with the picture at its end."""
         written = with_positive(self.prompt, self.settings)
@@ -118,6 +133,7 @@ class Request:
         limit: int,
         tokens: Tensor | None = None,
         guesses: Tensor | None = None,
+        noise: NoiseSource | None = None,
     ) -> Job:
         """The same for the scheduler.
 
@@ -126,6 +142,7 @@ class Request:
             limit: most positions the model reads.
             tokens: [k, D] of the picture that are there already.
             guesses: [g, D] of those behind them.
+            noise: recorded draws in place of the key's.
 
         Raises:
             NextStepError: when prompt and picture are too long together.
@@ -143,7 +160,7 @@ class Request:
         }
         return Job(
             prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
-            self.client, self.kept.given(self.grid) if self.kept else None, guesses,
+            self.client, self.kept.given(self.grid) if self.kept else None, guesses, noise,
         )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from nextstep.engine.backends.cpu_kernels import computed_by, number_format
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend
+from nextstep.engine.backends.cpu_kernels import KERNELS, number_format
 from nextstep.kernels import build
 from nextstep.kernels.quantization import OWN, widths_fit
 from nextstep.model.nextstep import NextStepModel
@@ -24,7 +26,7 @@ class Computing:
     """How a process computes with a model.
 
     Attributes:
-        by: `core.KERNELS` or "torch".
+        by: name of the backend.
         number_format: of the weights, with what they were rounded to.
         threads: of one operation.
         torch, instructions: its version, and the vector instructions that it uses.
@@ -41,12 +43,12 @@ class Computing:
     hindered: bool = False
 
     @classmethod
-    def of(cls, model: NextStepModel) -> Computing:
-        """With this model, in this process."""
-        by, could = computed_by(model), _could_be_known(model)
+    def of(cls, model: NextStepModel, backend: Backend | None = None) -> Computing:
+        """With this model and its backend, in this process."""
+        by, could = (backend or backend_of(model)).name, _could_be_known(model)
         why = OTHER_MODEL
         if could:
-            why = "" if by != "torch" else build.why_not() or OTHER_MODEL
+            why = "" if by == KERNELS else build.why_not() or OTHER_MODEL
         return cls(
             by,
             number_format(model),

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.torch import check_rows, feed, feed_embedded
-from nextstep.engine.decode import not_finite
-from nextstep.engine.image_sequence import Entry, Job, Running
-from nextstep.engine.sampler import BlockSampler
-from nextstep.engine.text_sequence import TextJob, Writing, choose_ids
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend, Place, Prefilled, Prompt
+from nextstep.engine.image_sequence import ImageSequence, Job
+from nextstep.engine.text_sequence import TextJob, TextSequence, choose_ids
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
+
+if TYPE_CHECKING:
+    from nextstep.engine.request import Request
+    from nextstep.engine.results import GeneratedPicture
 
 Kind = Literal["admitted", "token", "row", "finished", "stopped", "failed", "cancelled", "late"]
 ENDS = ("finished", "stopped", "failed", "cancelled", "late")
@@ -61,8 +64,10 @@ class Event:
         ticket: which.
         tokens: [k, D] so far, fp32; none of a text.
         message: why it failed or is late, one sentence.
-        ids: of a text, so far.
+        ids: of a text, so far; also of one that is written before its picture.
         end: the id that ended a text; None at its limit.
+        request: with the last event of a `Request`, as it was drawn.
+        picture: with `finished`, and with `stopped` the rows that are done; only of a `Request`.
     """
 
     kind: Kind
@@ -71,6 +76,46 @@ class Event:
     message: str = ""
     ids: tuple[int, ...] = ()
     end: int | None = None
+    request: Request | None = None
+    picture: GeneratedPicture | None = None
+
+
+@dataclass
+class Entry:
+    """A picture or a text in the scheduler's books."""
+
+    ticket: int
+    job: Job | TextJob
+    bytes: int
+    arrived: int
+    tokens: list[Tensor] = field(default_factory=list)
+    guesses: list[Tensor] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    running: ImageSequence | TextSequence | None = None
+    held: bool = False
+    passed: int = 0
+    charged: bool = False
+
+    def prompts(self) -> list[tuple[Prompt, int]]:
+        """What must be read before it can go on, with the positions needed behind it."""
+        if isinstance(self.job, TextJob):
+            return [(self.job.with_written(self.ids), self.job.limit - len(self.ids))]
+        decode = self.job.decode
+        return [(self.job.prompts[name], decode.tokens) for name in decode.branches]
+
+    def take_given(self) -> None:
+        """Take the tokens that follow and need not be sampled."""
+        assert isinstance(self.job, Job)
+        given = self.job.given
+        while given is not None and len(self.tokens) < self.job.decode.tokens:
+            token = given.at(len(self.tokens))
+            if token is None:
+                return
+            self.tokens.append(token)
+
+    def known(self, size: int) -> Tensor:
+        """Tokens so far, [k, D]."""
+        return torch.stack(self.tokens) if self.tokens else torch.empty(0, size)
 
 
 class Scheduler:
@@ -80,10 +125,11 @@ class Scheduler:
         model: in eval mode, with plain weights.
         limits: see there.
         clock: seconds that deadlines are measured on.
+        backend: that computes the steps; default that of the model, see `backend_of`.
         check: whether to make sure that this machine keeps pictures apart.
 
     Raises:
-        NextStepError: when this machine's kernels cannot keep pictures apart, see `check_rows`.
+        NextStepError: when the backend promises batch invariance and this machine cannot keep it.
     """
 
     def __init__(
@@ -91,13 +137,13 @@ class Scheduler:
         model: NextStepModel,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        backend: Backend | None = None,
         check: bool = True,
     ) -> None:
         self.model, self.limits, self.clock = model, limits or Limits(), clock
-        self.sampler = BlockSampler(model)
+        self.backend = backend or backend_of(model)
         if check:
-            check_rows(model)
-            self.sampler.check()
+            self.backend.check()
         self.steps = 0
         self._entries: dict[int, Entry] = {}
         self._served: defaultdict[str, int] = defaultdict(int)
@@ -135,13 +181,18 @@ class Scheduler:
     def preempt(self, ticket: int) -> None:
         """Set a picture aside and free its memory, until `resume`."""
         entry = self._entry(ticket)
-        entry.running, entry.held = None, True
+        self._leave(entry)
+        entry.held = True
 
     def resume(self, ticket: int) -> None:
         """Let a picture that was set aside wait for its turn again."""
         entry = self._entry(ticket)
         if entry.held:
             entry.held, entry.arrived, entry.passed = False, self.steps, 0
+
+    def knows(self, ticket: int) -> bool:
+        """Whether it has not ended."""
+        return ticket in self._entries
 
     def job(self, ticket: int) -> Job | TextJob:
         """What was asked for."""
@@ -179,14 +230,13 @@ class Scheduler:
                 self._end(entry, "late", "the picture was not done before its deadline")
         self._admit()
         running = self._running()
-        pictures = [entry for entry in running if isinstance(entry.running, Running)]
-        texts = [entry for entry in running if isinstance(entry.running, Writing)]
+        pictures = [entry for entry in running if isinstance(entry.running, ImageSequence)]
+        texts = [entry for entry in running if isinstance(entry.running, TextSequence)]
         if pictures:
             self._sample(pictures)
-            self._feed([entry for entry in pictures if entry.ticket in self._entries])
         if texts:
             self._write(texts)
-            self._feed_texts([entry for entry in texts if entry.ticket in self._entries])
+        self._feed([entry for entry in running if entry.running])
         self.steps += 1
         events, self._pending = self._pending, []
         return events
@@ -211,12 +261,19 @@ class Scheduler:
         self._pending.append(Event(kind, entry.ticket, known, message, tuple(entry.ids), end))
 
     def _end(self, entry: Entry, kind: Kind, message: str = "", end: int | None = None) -> None:
-        entry.running = None
+        self._leave(entry)
         del self._entries[entry.ticket]
         self._tell(entry, kind, message, end)
         active = {other.job.client for other in self._entries.values()}
         for client in [name for name in self._served if name not in active]:
             del self._served[client]
+
+    def _leave(self, entry: Entry) -> None:
+        """Free the memory of one that runs."""
+        if entry.running is not None:
+            for slot in entry.running.slots:
+                self.backend.release(slot)
+        entry.running = None
 
     def _catch_client_up(self, client: str) -> None:
         """A client that comes anew has no claim on the past."""
@@ -233,45 +290,82 @@ class Scheduler:
         limits, waiting = self.limits, [e for e in self._entries.values() if not e.running]
         waiting = [entry for entry in waiting if not entry.held]
         held_up: list[Entry] = []
-        while waiting and len(self._running()) < limits.running:
+        admitted: list[Entry] = []
+        used, count = self.used_bytes, self.running
+        while waiting and count < limits.running:
             entry = min(waiting, key=self._turn)
             waiting.remove(entry)
-            if self.used_bytes + entry.bytes > limits.cache_bytes:
+            if used + entry.bytes > limits.cache_bytes:
                 if entry.passed >= limits.passes:
-                    return
+                    break
                 held_up.append(entry)
                 continue
             for before in held_up:
                 before.passed += 1
-            self._start(entry)
+            if self._charge(entry):
+                admitted.append(entry)
+                used, count = used + entry.bytes, count + 1
             if any(before.passed >= limits.passes for before in held_up):
-                return
+                break
+        if admitted:
+            self._start(admitted)
 
-    def _start(self, entry: Entry) -> None:
+    def _charge(self, entry: Entry) -> bool:
+        """Count what an admitted one takes; whether anything is left to sample."""
         # The whole picture is charged when it starts, so that clients take turns at once.
         if not entry.charged:
             self._served[entry.job.client] += entry.job.size - len(entry.tokens)
             entry.charged = True
+        if isinstance(entry.job, Job):
+            entry.take_given()
+            if len(entry.tokens) == entry.job.size:
+                self._tell(entry, "admitted")
+                self._end(entry, "finished")
+                return False
+        return True
+
+    def _start(self, entries: Sequence[Entry]) -> None:
+        """Read the prompts of admitted ones, all together, and tell them."""
+        asked = [entry.prompts() for entry in entries]
         try:
-            if isinstance(entry.job, TextJob):
-                entry.running = Writing(self.model, entry.job, entry.ids)
-            else:
-                entry.take_given()
-                if len(entry.tokens) == entry.job.size:
-                    self._tell(entry, "admitted")
-                    self._end(entry, "finished")
-                    return
-                entry.running = Running(self.model, entry.job, entry.tokens, entry.guesses)
+            read = iter(self._prefill([one for own in asked for one in own]))
         except ValueError as error:
-            self._end(entry, "failed", str(error))
+            if len(entries) == 1:
+                self._end(entries[0], "failed", str(error))
+                return
+            for entry in entries:
+                self._start([entry])
             return
-        self._tell(entry, "admitted")
+        for entry, own in zip(entries, asked, strict=True):
+            prefilled = [next(read) for _ in own]
+            if isinstance(entry.job, TextJob):
+                entry.running = TextSequence(entry.job, entry.ids, prefilled[0])
+            else:
+                entry.running = ImageSequence(
+                    self.backend, entry.job, entry.tokens, entry.guesses, prefilled,
+                    self.model.config.token_size,
+                )  # fmt: skip
+            self._tell(entry, "admitted")
+
+    def _prefill(self, asked: Sequence[tuple[Prompt, int]]) -> list[Prefilled]:
+        """Read prompts; equal ones, such as those without the text, are read once."""
+        keys = [(tuple(p.ids), tuple(map(id, p.image_tokens)), room) for p, room in asked]
+        unlike = dict(zip(keys, asked, strict=True))
+        prompts, rooms = zip(*unlike.values(), strict=True)
+        read = dict(zip(unlike, self.backend.prefill(prompts, rooms), strict=True))
+        taken: set[tuple] = set()
+        made = []
+        for key in keys:
+            slot, hidden = read[key]
+            made.append(Prefilled(self.backend.copy(slot) if key in taken else slot, hidden))
+            taken.add(key)
+        return made
 
     def _sample(self, running: list[Entry]) -> None:
-        pictures = [entry.running for entry in running if isinstance(entry.running, Running)]
-        wants = [picture.wants() for picture in pictures]
-        made = iter(self.sampler.sample([want for own in wants for want in own]))
-        for entry, picture, own in zip(running, pictures, wants, strict=True):
+        pictures = [entry.running for entry in running if isinstance(entry.running, ImageSequence)]
+        asked = [picture.sample_requests() for picture in pictures]
+        made = iter(self.backend.sample([one for own in asked for one in own]))
+        for entry, picture, own in zip(running, pictures, asked, strict=True):
             for token in picture.settle([next(made) for _ in own]):
                 if not self._take(entry, token):
                     break
@@ -294,39 +388,77 @@ class Scheduler:
 
     def _write(self, entries: list[Entry]) -> None:
         """One id of every text."""
-        texts = [entry.running for entry in entries if isinstance(entry.running, Writing)]
-        for entry, text, chosen in zip(entries, texts, choose_ids(self.model, texts), strict=True):
+        texts = [entry.running for entry in entries if isinstance(entry.running, TextSequence)]
+        for entry, text, chosen in zip(
+            entries, texts, choose_ids(self.backend, texts), strict=True
+        ):
             if chosen in text.job.ends:
-                self._end(entry, "finished", end=chosen)
+                self._finish_text(entry, text.job, chosen)
                 continue
             entry.ids.append(chosen)
             self._tell(entry, "token")
             if len(entry.ids) == text.job.limit:
-                self._end(entry, "finished")
+                self._finish_text(entry, text.job, None)
 
-    def _feed_texts(self, going: list[Entry]) -> None:
-        texts = [entry.running for entry in going if isinstance(entry.running, Writing)]
-        if not texts:
+    def _finish_text(self, entry: Entry, job: TextJob, end: int | None) -> None:
+        """End a text, or let the picture it was written for wait for its turn."""
+        if job.then is None:
+            self._end(entry, "finished", end=end)
             return
-        rows = [text.rows() for text in texts]
-        places = [place for _, own in rows for place in own]
-        hidden = feed_embedded(self.model, torch.cat([x for x, _ in rows]), places)
-        for text, state in zip(texts, hidden.split(1), strict=True):
-            text.take(state)
+        self._leave(entry)
+        try:
+            entry.job = job.then(entry.ids)
+            entry.bytes = entry.job.check(self.model, self.limits.cache_bytes)
+        except ValueError as error:
+            self._end(entry, "failed", str(error))
+            return
+        entry.ids, entry.charged = [], False
 
     def _feed(self, going: list[Entry]) -> None:
-        pictures = [entry.running for entry in going if isinstance(entry.running, Running)]
-        if not pictures:
+        """Let the backbone read what pictures and texts have new, in one step."""
+        pictures = [entry.running for entry in going if isinstance(entry.running, ImageSequence)]
+        texts = [entry.running for entry in going if isinstance(entry.running, TextSequence)]
+        embedded, places, sizes = list[Tensor](), list[Place](), list[int]()
+        if pictures:
+            tokens, coordinates, own = zip(*(one.rows() for one in pictures), strict=True)
+            embedded.append(self.backend.embed_images(torch.cat(tokens), torch.cat(coordinates)))
+            places += [place for places_ in own for place in places_]
+            sizes += map(len, own)
+        if texts:
+            embedded.append(self.backend.embed_ids([text.ids[-1] for text in texts]))
+            places += [text.place() for text in texts]
+        if not places:
             return
-        parts = [picture.rows() for picture in pictures]
-        tokens, coordinates, places = zip(*parts, strict=True)
-        rows = [place for own in places for place in own]
-        hidden = feed(self.model, torch.cat(tokens), torch.cat(coordinates), rows)
-        first = 0
-        for picture, own in zip(pictures, places, strict=True):
-            last = first + len(own)
-            picture.take(hidden[first:last])
-            first = last
+        hidden = self.backend.step(torch.cat(embedded), places)
+        states = iter(hidden.split([*sizes, *(1 for _ in texts)]))
+        for picture in pictures:
+            picture.take(next(states))
+        for text in texts:
+            text.take(next(states)[0])
+
+
+def draw(model: NextStepModel, jobs: Sequence[Job], backend: Backend | None = None) -> list[Tensor]:
+    """Tokens [N, D] of pictures that are made together, whatever memory they take.
+
+    Raises:
+        NextStepError: when one fails.
+    """
+    limits = Limits(2**62, max(1, len(jobs)))
+    scheduler = Scheduler(model, limits, backend=backend, check=False)
+    tickets = [scheduler.submit(job) for job in jobs]
+    ends = {event.ticket: event for event in scheduler.run_until_idle() if event.kind in ENDS}
+    for event in ends.values():
+        if event.kind == "failed":
+            raise NextStepError(event.message)
+    return [ends[ticket].tokens for ticket in tickets]
+
+
+def not_finite(index: int) -> str:
+    """What to say when token `index` is no number."""
+    return (
+        f"image token {index} is not a finite number; lower the guidance or the shift, "
+        "or use a wider number format (bf16 instead of fp16)"
+    )
 
 
 def _listed(tokens: Tensor | None) -> list[Tensor]:

@@ -10,17 +10,20 @@ Legend: M tokens, b branches, D values per token, E hidden size, W head width, S
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextstep.engine.decode import DecodeSettings, Prompt, TokenSampler, decode_tokens
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Backend, SampleRequest
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.scheduler import draw
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
 from nextstep.flow.multistep import Table, adams_bashforth, rule
-from nextstep.flow.noise import NoiseSource
 from nextstep.flow.solvers import SolverSettings
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
@@ -78,47 +81,54 @@ class Samples:
         )
 
 
-class _Recorder(TokenSampler):
-    """Samples as usual and keeps what every token was made of."""
+class Recorder:
+    """A backend that keeps what every token was made of.
 
-    def __init__(self, model: NextStepModel, settings: DecodeSettings) -> None:
-        super().__init__(model, settings, settings.branches)
+    Args:
+        backend: that computes.
+
+    Attributes:
+        kept: of every call of `sample`.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.kept: list[Samples] = []
 
-    def sample(self, hidden: Tensor, draws: Tensor, index: int) -> Tensor:
-        token, how = super().sample(hidden, draws, index), self.settings
-        shares = how.guidance.weights(index, how.tokens, how.has_images)
-        weights = {n: torch.full((len(token), 1), shares[n]) for n in self.branches}
-        states = hidden.float().cpu().view(len(self.branches), -1, hidden.shape[-1])
-        noise = how.solver.noise_scale * draws[0].cpu()
-        self.kept.append(Samples(states, weights, noise, token.cpu(), how.token_norm))
-        return token
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
+        """See `Backend.sample`."""
+        tokens = self.backend.sample(requests)
+        first = requests[0]
+        weights = {
+            name: torch.tensor([[one.weights[name]] for one in requests]) for name in first.branches
+        }
+        states = torch.stack([one.hidden.float().cpu() for one in requests], dim=1)
+        noise = torch.stack([one.solver.noise_scale * one.draws[0].cpu() for one in requests])
+        self.kept.append(Samples(states, weights, noise, torch.stack(tokens), first.normalise))
+        return tokens
 
 
-def record(
-    model: NextStepModel,
-    prompts: dict[str, list[Prompt]],
-    settings: DecodeSettings,
-    noise: NoiseSource,
-) -> Samples:
-    """Sample a batch of pictures and keep its tokens.
+def record(model: NextStepModel, jobs: Sequence[Job]) -> Samples:
+    """Sample pictures together and keep their tokens.
 
     Args:
         model: in eval mode.
-        prompts: as for `decode_tokens`.
-        settings: with a solver that draws no noise on its way, such as `TEACHER`.
-        noise: of the pictures.
+        jobs: alike in settings, with a solver that draws no noise on its way, such as `TEACHER`.
 
     Raises:
         NextStepError: when the solver draws noise on its way.
     """
-    if settings.solver.draws != 1:
+    solver = jobs[0].decode.solver
+    if solver.draws != 1:
         raise NextStepError(
-            f"solver '{settings.solver.name}' draws noise on its way, so no other can make its "
+            f"solver '{solver.name}' draws noise on its way, so no other can make its "
             "tokens; fit to ode, midpoint, heun, ab2 or multistep"
         )
-    recorder = _Recorder(model, settings)
-    decode_tokens(model, prompts, settings, noise, sampler=recorder)
+    recorder = Recorder(backend_of(model, batch_invariant=False))
+    draw(model, jobs, recorder)
     return Samples.together(recorder.kept)
 
 

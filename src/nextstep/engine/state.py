@@ -18,8 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.engine import metadata as provenance
-from nextstep.engine.request import Kept, Request
-from nextstep.engine.session import ReadPicture
+from nextstep.engine.request import EncodedImage, Kept, Request
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 
@@ -233,7 +232,7 @@ class PictureState:
             plain = tensor.cpu().contiguous().clone()
             tensors[name] = plain.float() if plain.is_floating_point() else plain
         text = json.dumps(told, ensure_ascii=False)
-        return save(tensors, {FORMAT: text, DIGEST: _digest(text, tensors)})
+        return _in_order(save(tensors, {FORMAT: text, DIGEST: _digest(text, tensors)}))
 
     @classmethod
     def load(cls, path: str | Path) -> PictureState:
@@ -291,7 +290,7 @@ class PictureState:
             tokens = tensors[f"source.{place}"]
             if len(tokens) != grid[0] * grid[1]:
                 raise NextStepError("a source picture and its grid do not fit")
-            sources.append(ReadPicture(tokens, (grid[0], grid[1])))
+            sources.append(EncodedImage(tokens, (grid[0], grid[1])))
         rows, columns = told["grid"]
         kept = None
         if "kept.mask" in tensors:
@@ -319,6 +318,16 @@ class PictureState:
 
 _DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 """What reading a description of the wrong shape raises."""
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with a sorted header: safetensors writes metadata in random order."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(
+        json.loads(data[8 : 8 + size]), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:

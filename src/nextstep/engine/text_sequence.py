@@ -6,18 +6,21 @@ Legend: E hidden size, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.torch import Place, blockwise, cache_bytes, read_prompt
-from nextstep.engine.decode import Prompt
+from nextstep.engine.backends.base import Backend, Place, Prefilled, Prompt
+from nextstep.engine.backends.torch import cache_bytes
+from nextstep.engine.text_sampling import Choose
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
 
-Choose = Callable[[Tensor], int]
+if TYPE_CHECKING:
+    from nextstep.engine.image_sequence import Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class TextJob:
         forbidden: ids that are never written.
         ends: ids that end it; they are told and not written.
         priority, deadline, client: as of a picture's `Job`.
+        then: ids written -> the picture that the text was written for, under the same ticket; None
+            is nothing.
     """
 
     prompt: Prompt
@@ -41,11 +46,16 @@ class TextJob:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
+    then: Callable[[Sequence[int]], Job] | None = None
 
     @property
     def size(self) -> int:
         """Steps it may take."""
         return self.limit
+
+    def with_written(self, ids: list[int]) -> Prompt:
+        """The prompt with ids that are written already behind it."""
+        return Prompt([*self.prompt.ids, *ids], self.prompt.image_tokens, self.prompt.grids)
 
     def check(self, model: NextStepModel, budget: int) -> int:
         """Bytes its cache takes.
@@ -55,7 +65,7 @@ class TextJob:
         """
         length, most = len(self.prompt.ids) + self.limit, model.config.max_position_embeddings
         if not self.prompt.ids:
-            raise NextStepError("there is nothing to go on from: give a text or a picture")
+            raise NextStepError("there is nothing to go on from: read a text or a picture first")
         if length > most:
             raise NextStepError(
                 f"text and pictures together take {length} tokens; this model reads at most {most}"
@@ -69,38 +79,33 @@ class TextJob:
         return needed
 
 
-class Writing:
+class TextSequence:
     """A text with its cache.
 
     Args:
-        model: in eval mode.
         job: what to write.
-        ids: written so far.
+        ids: written so far; the list stays the caller's.
+        prefilled: the job's prompt with those ids behind it.
     """
 
-    def __init__(self, model: NextStepModel, job: TextJob, ids: list[int]) -> None:
-        self.model, self.job, self.ids = model, job, ids
-        prompt = Prompt([*job.prompt.ids, *ids], job.prompt.image_tokens, job.prompt.grids)
-        self.cache, self.hidden = read_prompt(model, prompt, job.limit - len(ids))
-        self.next = len(prompt.ids)
+    def __init__(self, job: TextJob, ids: list[int], prefilled: Prefilled) -> None:
+        self.job, self.ids = job, ids
+        self.slots, self.hidden = [prefilled.slot], prefilled.hidden
+        self.next = len(job.prompt.ids) + len(ids)
 
-    def rows(self) -> tuple[Tensor, list[Place]]:
-        """What the backbone is fed after the last id: embedding [1, E], place."""
-        weight = self.model.embed_tokens.weight
-        embedded = self.model.embed_tokens(torch.tensor([self.ids[-1]], device=weight.device))
-        return embedded, [Place(self.cache, self.next)]
+    def place(self) -> Place:
+        """Where the last id is stored."""
+        return Place(self.slots[0], self.next)
 
     def take(self, hidden: Tensor) -> None:
-        """Take up what the backbone made of `rows`, [1, E]."""
-        self.hidden = hidden[0]
+        """Take up the state [E] behind the last id."""
+        self.hidden = hidden
         self.next += 1
 
 
-@torch.inference_mode()
-def choose_ids(model: NextStepModel, texts: list[Writing]) -> list[int]:
-    """The next id of every text; logits are made in blocks, so company changes none."""
-    hidden = torch.stack([text.hidden for text in texts])
-    logits = blockwise(model.text_logits, hidden)
+def choose_ids(backend: Backend, texts: list[TextSequence]) -> list[int]:
+    """The next id of every text."""
+    logits = backend.logits(torch.stack([text.hidden for text in texts]))
     chosen = []
     for row, text in zip(logits, texts, strict=True):
         own = row.clone()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.torch import Place, feed, read_prompt
-from nextstep.engine.sampler import Want
+from nextstep.engine.backends.base import Place, SampleRequest
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL
 from nextstep.flow.noise import KeyedNoise
@@ -78,19 +77,19 @@ def measure(
     spread: list[float] = []
     pull: list[float] = []
     for first in range(0, count, AT_ONCE):
-        wants = []
+        asked = []
         for index in range(first, min(count, first + AT_ONCE)):
             own = [source.token(index)[:, 0] for source in noise]
             weights = how.guidance.weights(index, how.tokens, how.has_images)
             solver = how.solver.at(index, how.tokens)
             for stream, mixed in [*((one, weights) for one in own), (own[0], plain)]:
-                wants.append(
-                    Want(hidden[:, index], stream[: solver.draws], solver, tuple(how.branches),
-                         mixed, how.token_norm)
+                asked.append(
+                    SampleRequest(
+                        hidden[:, index], stream[: solver.draws], solver, tuple(how.branches),
+                        mixed, how.token_norm,
+                    )
                 )  # fmt: skip
-        made = torch.stack(engine.scheduler.sampler.sample(wants)).view(
-            -1, draws + 1, state.tokens.shape[-1]
-        )
+        made = torch.stack(engine.backend.sample(asked)).view(-1, draws + 1, state.tokens.shape[-1])
         spread += made[:, :draws].std(dim=1).square().mean(-1).sqrt().tolist()
         pull += (made[:, 0] - made[:, draws]).square().mean(-1).sqrt().tolist()
         yield
@@ -116,12 +115,16 @@ def _hidden(engine: Engine, job: Job) -> Generator[None, None, Tensor]:
     branches: list[Tensor] = []
     for name in job.decode.branches:
         prompt = job.prompts[name]
-        cache, first = read_prompt(engine.model, prompt, count)
-        states = [first[None]]
-        for begun in range(0, count - 1, AT_ONCE):
-            own = slice(begun, min(count - 1, begun + AT_ONCE))
-            where = [Place(cache, len(prompt.ids) + i) for i in range(own.start, own.stop)]
-            states.append(feed(engine.model, job.tokens[own], places[own], where))
-            yield
+        ((slot, first),) = engine.backend.prefill([prompt], [count])
+        try:
+            states = [first[None]]
+            for begun in range(0, count - 1, AT_ONCE):
+                own = slice(begun, min(count - 1, begun + AT_ONCE))
+                where = [Place(slot, len(prompt.ids) + i) for i in range(own.start, own.stop)]
+                embedded = engine.backend.embed_images(job.tokens[own], places[own])
+                states.append(engine.backend.step(embedded, where))
+                yield
+        finally:
+            engine.backend.release(slot)
         branches.append(torch.cat(states))
     return torch.stack(branches)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.cpu_kernels import Core, CoreWant, RowPlace, core_of
-from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.backends.base import CacheRow, Place, Prompt, SampleRequest
+from nextstep.engine.backends.cpu_kernels import Core, core_of
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.scheduler import Scheduler
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SOLVERS, SolverSettings, Velocity, solve
 from nextstep.kernels import build
 from nextstep.kernels.quantization import pack_for_sampling, pack_model
@@ -47,7 +49,7 @@ def test_states_are_those_of_the_backbone(plain: NextStepModel, packed: NextStep
     right = plain.hidden(x)
     cache = KVCache(PACKABLE, 3, 20)
     made = [
-        core(packed).feed(x[:, place], [RowPlace(cache, row, 0, place) for row in range(3)])
+        core(packed).feed(x[:, place], [Place(CacheRow(cache, row), place) for row in range(3)])
         for place in range(20)
     ]
     assert float((torch.stack(made, 1) - right).abs().max()) < 2e-5
@@ -56,12 +58,10 @@ def test_states_are_those_of_the_backbone(plain: NextStepModel, packed: NextStep
 @torch.inference_mode()
 def test_known_positions_may_come_together(packed: NextStepModel) -> None:
     x = torch.randn(9, PACKABLE.hidden_size)
-    first, second = KVCache(PACKABLE, 1, 9), KVCache(PACKABLE, 2, 12)
-    one_by_one = [core(packed).feed(x[i : i + 1], [RowPlace(first, 0, 0, i)]) for i in range(9)]
-    # In another cache, behind three positions of padding.
-    places = [RowPlace(second, 1, 3, 3 + i) for i in range(9)]
+    first, second = CacheRow(KVCache(PACKABLE, 1, 9)), CacheRow(KVCache(PACKABLE, 2, 12), 1)
+    one_by_one = [core(packed).feed(x[i : i + 1], [Place(first, i)]) for i in range(9)]
+    places = [Place(second, i) for i in range(9)]
     assert torch.equal(core(packed).feed(x, places), torch.cat(one_by_one))
-    assert (first.length, second.length) == (9, 12)
 
 
 @torch.inference_mode()
@@ -79,11 +79,18 @@ def test_tokens_are_those_of_the_solvers(
         hidden = torch.randn(b, PACKABLE.hidden_size, generator=generator)
         draws = torch.randn(solver.draws, PACKABLE.token_size, generator=generator)
         shares = [1.5, -0.5][:b]
-        asked.append(CoreWant(hidden, draws, solver, shares))
+        asked.append(request(hidden, draws, solver, shares))
         right.append(solve(answers(plain, hidden, shares), iter(draws).__next__, solver))
     made = core(packed).sample(asked)
     assert float((made - torch.stack(right)).abs().max()) < 1e-4
     assert torch.equal(core(packed).sample(asked[1:])[0], made[1])
+
+
+def request(
+    hidden: Tensor, draws: Tensor, solver: SolverSettings, shares: list[float]
+) -> SampleRequest:
+    weights = {f"branch {place}": share for place, share in enumerate(shares)}
+    return SampleRequest(hidden, draws, solver, tuple(weights), weights, False)
 
 
 def answers(model: NextStepModel, hidden: Tensor, shares: list[float]) -> Velocity:
@@ -107,13 +114,19 @@ def test_few_and_many_pictures_share_the_work_alike(format_: str) -> None:
     solver, shares = SolverSettings("ode", 3), [1.5, -0.5]
     hidden = torch.randn(80, 2, PACKABLE.hidden_size)
     draws = torch.randn(80, solver.draws, PACKABLE.token_size)
-    wants = [CoreWant(h, d, solver, shares) for h, d in zip(hidden, draws, strict=True)]
+    wants = [request(h, d, solver, shares) for h, d in zip(hidden, draws, strict=True)]
     many = core(model).sample(wants)
     few = [core(model).sample(wants[place : place + 1])[0] for place in (0, 41, 79)]
     assert torch.equal(many[[0, 41, 79]], torch.stack(few))
     right = solve(answers(plain, hidden[41], shares), iter(draws[41]).__next__, solver)
     near = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}[format_]
     assert float((many[41] - right).norm() / right.norm()) < near
+
+
+def made(model: NextStepModel, asked: Job) -> Tensor:
+    scheduler = Scheduler(model)
+    scheduler.submit(asked)
+    return scheduler.run_until_idle()[-1].tokens
 
 
 @pytest.mark.parametrize("image", [1.0, 1.5])
@@ -124,32 +137,22 @@ def test_pictures_are_those_of_torch(
     how = DecodeSettings((2, 3), SolverSettings("ab2", 3), GuidanceSettings(2.0, image), True, edit)
     place = [PACKABLE.image_placeholder_id] * 2 if edit else []
     source = [torch.randn(2, PACKABLE.token_size)] if edit else []
-    rows = {
-        name: [Prompt([*range(7, 7 + n), *place, PACKABLE.begin_of_image_id], source)
-               for n in (2, 5)]
+    prompts = {
+        name: Prompt([*range(7, 12), *place, PACKABLE.begin_of_image_id], source)
         for name in how.branches
-    }  # fmt: skip
-
-    def made(model: NextStepModel) -> torch.Tensor:
-        noise = KeyedNoise([(1, 0), (1, 1)], how.solver.draws, PACKABLE.token_size)
-        return decode_tokens(model, rows, how, noise)
-
-    assert float((made(plain) - made(packed)).abs().max()) < 1e-3
+    }
+    asked = Job(prompts, how, (1, 0))
+    assert float((made(plain, asked) - made(packed, asked)).abs().max()) < 1e-3
 
 
 def test_steps_fall_through_the_kernels_too(plain: NextStepModel, packed: NextStepModel) -> None:
     falling = SolverSettings("v1", 5, last_steps=2)
     how = DecodeSettings((2, 3), falling, GuidanceSettings(2.0))
-    ids = [7, 8, PACKABLE.begin_of_image_id]
-    rows = {name: [Prompt(ids)] for name in how.branches}
-
-    def made(model: NextStepModel, solver: SolverSettings) -> torch.Tensor:
-        noise = KeyedNoise([(1, 0)], solver.draws, PACKABLE.token_size)
-        return decode_tokens(model, rows, replace(how, solver=solver), noise)[0]
-
-    tokens = made(packed, falling)
-    assert float((made(plain, falling) - tokens).abs().max()) < 1e-3
-    even = made(packed, replace(falling, last_steps=0))
+    prompts = {name: Prompt([7, 8, PACKABLE.begin_of_image_id]) for name in how.branches}
+    asked = Job(prompts, how, (1, 0))
+    tokens = made(packed, asked)
+    assert float((made(plain, asked) - tokens).abs().max()) < 1e-3
+    even = made(packed, replace(asked, decode=replace(how, solver=replace(falling, last_steps=0))))
     assert torch.equal(tokens[0], even[0])
     assert not torch.equal(tokens[2], even[2])
 
@@ -160,7 +163,7 @@ def test_int8_states_stay_near(plain: NextStepModel) -> None:
     pack_model(model, "int8")
     x = torch.randn(4, PACKABLE.hidden_size)
     cache = KVCache(PACKABLE, 4, 3, torch.bfloat16)
-    made = core(model).feed(x, [RowPlace(cache, row, 0, 0) for row in range(4)])
+    made = core(model).feed(x, [Place(CacheRow(cache, row), 0) for row in range(4)])
     right = plain.hidden(x[:, None])[:, 0]
     assert float((made - right).norm() / right.norm()) < 0.02
 

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine import decode
+from nextstep.engine.backends import backend_of
 from nextstep.engine.backends import cuda_graphs as graphs
-from nextstep.engine.decode import DecodeSettings, Prompt, decode_tokens
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.backends.cuda_graphs import CudaGraphs, _size
+from nextstep.engine.backends.torch import TorchBackend
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.scheduler import Scheduler
 from nextstep.flow.guidance import CONDITIONAL, GuidanceSettings
-from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
 from tests.conftest import TINY, random_model
 
@@ -37,46 +41,56 @@ class Tape:
         return replay, result
 
 
-def made(how: DecodeSettings) -> Tensor:
-    dice = torch.Generator().manual_seed(0)
-    rows = {
-        name: [
-            Prompt(
+def made(backend: TorchBackend, how: DecodeSettings) -> Tensor:
+    """Two pictures whose prompts are unequally long, made together."""
+    dice, scheduler = torch.Generator().manual_seed(0), Scheduler(backend.model, backend=backend)
+    for number, n in enumerate((3, 9)):
+        prompts = {
+            name: Prompt(
                 [*range(7, 7 + (n if name == CONDITIONAL else 2)), PLACE, PLACE, BOI],
                 [torch.randn(2, 64, generator=dice)],
             )
-            for n in (3, 9)
-        ]
-        for name in how.branches
-    }
-    noise = KeyedNoise([(1, 0), (1, 1)], how.solver.draws, 64)
-    return decode_tokens(random_model(TINY), rows, how, noise)
+            for name in how.branches
+        }
+        scheduler.submit(Job(prompts, how, (1, number)))
+    return torch.stack([e.tokens for e in scheduler.run_until_idle() if e.kind == "finished"])
 
 
 @pytest.mark.parametrize("solver", ["ode", "v1", "cps", "midpoint", "multistep"])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_fixed_shapes_change_nothing(
-    solver: str, schedule: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Padded rows, three branches, guidance that changes from token to token."""
+def test_fixed_shapes_change_nothing(solver: str, schedule: str) -> None:
+    """Unequal rows, three branches, guidance that changes from token to token."""
     how = DecodeSettings(
         (2, 3), SolverSettings(solver, 3), GuidanceSettings(3.0, 1.5, schedule), True, True
     )
-    plain, tape = made(how), Tape()
-    monkeypatch.setattr(decode, "recorder", lambda model: tape.record)
-    assert float((made(how) - plain).abs().max()) < 1e-5
+    model, tape = random_model(TINY), Tape()
+    plain = made(TorchBackend(model, batch_invariant=False), how)
+    assert float((made(CudaGraphs(model, tape.record), how) - plain).abs().max()) < 1e-5
     # The first token is sampled plainly, to learn the solver's times, and the last one not fed.
     assert (tape.recorded, tape.replayed) == (2, 2 * (how.tokens - 1))
 
 
-def test_each_number_of_steps_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_number_of_steps_is_recorded() -> None:
     solver = SolverSettings("v1", 4, last_steps=2)
     how = DecodeSettings((2, 3), solver, GuidanceSettings(3.0), True, True)
-    plain, tape = made(how), Tape()
-    monkeypatch.setattr(decode, "recorder", lambda model: tape.record)
-    assert float((made(how) - plain).abs().max()) < 1e-5
+    model, tape = random_model(TINY), Tape()
+    plain = made(TorchBackend(model, batch_invariant=False), how)
+    assert float((made(CudaGraphs(model, tape.record), how) - plain).abs().max()) < 1e-5
     # Tokens take 4, 4, 3, 3, 2 and 2 steps; each number is learned once and recorded at the next.
     assert (tape.recorded, tape.replayed) == (1 + 3, how.tokens - 1 + 3)
+
+
+def test_what_is_recorded_serves_the_next_pictures_too() -> None:
+    how = DecodeSettings((2, 3), SolverSettings("ode", 3), GuidanceSettings(3.0), True, True)
+    model, tape = random_model(TINY), Tape()
+    backend = CudaGraphs(model, tape.record)
+    first, recorded = made(backend, how), tape.recorded
+    assert torch.equal(made(backend, how), first)
+    assert tape.recorded == recorded
+
+
+def test_numbers_between_the_recorded_ones_are_filled_up() -> None:
+    assert [_size(count) for count in (1, 5, 8, 13, 256, 257)] == [1, 6, 8, 16, 256, 512]
 
 
 def test_results_are_the_callers_own() -> None:
@@ -95,10 +109,9 @@ def test_shapes_that_change_are_refused() -> None:
         double(torch.ones(4))
 
 
-def test_only_cuda_is_recorded() -> None:
-    assert graphs.pays(torch.device("cuda", 1))
-    assert not graphs.pays(torch.device("cpu"))
-    assert decode.recorder(random_model(TINY)) is None
+def test_a_model_on_the_cpu_is_not_recorded() -> None:
+    assert isinstance(backend_of(random_model(TINY)), TorchBackend)
+    assert not isinstance(backend_of(random_model(TINY), batch_invariant=False), CudaGraphs)
 
 
 def test_a_graph_is_recorded_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:

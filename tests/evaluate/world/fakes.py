@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nextstep.engine.chat.conversation import TextTurn, Turn
 from nextstep.evaluate.world.questions import Question
 from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import Scene, render
@@ -53,14 +54,19 @@ class FakePipeline:
             assert prompt == question.example.prompt(question.asked[0])
         return [self.picture(one) for one in seed]
 
-    def edit_each(
-        self, images: list[list[Image.Image]], texts: list[str], *, seed: list[int], **_: Any
+    def request(
+        self, text: str, images: list[Image.Image], *, seed: int, **_: Any
+    ) -> tuple[str, list[Image.Image], int]:
+        return text, images, seed
+
+    def run(
+        self, requests: list[tuple[str, list[Image.Image], int]], batch_size: int
     ) -> list[SimpleNamespace]:
         self.calls.append("edit")
-        for given, text, one in zip(images, texts, seed, strict=True):
+        for text, given, one in requests:
             example = self.by_seed[one].example
             assert example.prompt(len(example.parts) - 1) == "<image>" * len(given) + text
-        return [self.picture(one) for one in seed]
+        return [self.picture(one) for _, _, one in requests]
 
     def conversations(self, seeds: list[int]) -> FakeConversations:
         self.calls.append("conversations")
@@ -87,12 +93,12 @@ class FakeConversations:
             self.edits += 1
             self.read(which, text)
 
-    def take_turns(self, turns: dict[int, Any]) -> dict[int, str | Image.Image]:
+    def take_turns(self, turns: dict[int, Turn]) -> dict[int, str | Image.Image]:
         return {which: self._turn(which, turn) for which, turn in turns.items()}
 
-    def _turn(self, which: int, turn: tuple[int, int] | int) -> str | Image.Image:
-        assert isinstance(self._next(which), Said) == isinstance(turn, int)
-        if isinstance(turn, int):
+    def _turn(self, which: int, turn: Turn) -> str | Image.Image:
+        assert isinstance(self._next(which), Said) == isinstance(turn, TextTurn)
+        if isinstance(turn, TextTurn):
             return self.pipeline.text(self.seeds[which])
         self.drawn[which] += 1
         question = self.pipeline.by_seed[self.seeds[which]]

@@ -1,7 +1,7 @@
 """Sampling through the kernels: whole passes of backbone and flow head, each one call.
 
 A row's result depends on that row alone: not on its neighbours, nor on their number, nor on the
-number of threads. So rows need no blocks of a fixed size here, unlike in `blocks`.
+number of threads. So rows need no blocks of a fixed size here, unlike in `torch`.
 
 Legend: n rows, E hidden size, H query heads, G key/value heads, d head size, W head width, D values
 per token, K times.
@@ -18,14 +18,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nextstep.engine.backends.base import Place, SampleRequest
+from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, ask, question_times
 from nextstep.kernels import build
 from nextstep.kernels.linear import Matrix, PackedLinear, huge_pages
 from nextstep.kernels.quantization import kernels_fit, quantised
 from nextstep.model.backbone import Layer, rotary_angles
-from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
+from nextstep.vae.latents import token_norm
 
 MODULATION_BYTES = 2**28
 """Modulations made at once; more times are made in parts."""
@@ -37,37 +39,6 @@ REMEMBERED = 64
 
 KERNELS = "kernels 1"
 """Pictures are byte-equal for kernels of one number; others give other roundings."""
-
-
-class RowPlace(NamedTuple):
-    """Where a row stands in its cache.
-
-    Attributes:
-        cache, row: its keys and values.
-        first: the first position it looks at; rotary positions count from there.
-        position: where its keys are stored.
-    """
-
-    cache: KVCache
-    row: int
-    first: int
-    position: int
-
-
-class CoreWant(NamedTuple):
-    """One picture that waits for its next token.
-
-    Attributes:
-        hidden: [b, E], states of its branches.
-        draws: [draws, D], fp32.
-        solver: how it is sampled.
-        weights: of the branches, in order.
-    """
-
-    hidden: Tensor
-    draws: Tensor
-    solver: SolverSettings
-    weights: list[float]
 
 
 class Plan(NamedTuple):
@@ -117,6 +88,35 @@ class _Head(ctypes.Structure):
     )
 
 
+class CpuKernels(TorchBackend):
+    """See `Backend`.
+
+    Args:
+        model: whose `core_of` is not None.
+    """
+
+    name = KERNELS
+
+    def __init__(self, model: NextStepModel) -> None:
+        super().__init__(model, batch_invariant=True)
+        core = core_of(model)
+        assert core is not None
+        self.core = core
+
+    def step(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
+        """See `Backend.step`."""
+        return self.core.feed(embedded, places)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
+        """See `Backend.sample`."""
+        tokens = self.core.sample(requests)
+        # One by one, because vector instructions may span pictures and sums may be cut otherwise.
+        return [
+            token_norm(token) if one.normalise else token
+            for token, one in zip(tokens, requests, strict=True)
+        ]
+
+
 def core_of(model: NextStepModel) -> Core | None:
     """The model's core, made at its first use; none where its weights are not packed."""
     if isinstance(model.core, Core) and model.core.stands_for(model):
@@ -130,11 +130,6 @@ def number_format(model: NextStepModel) -> str:
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     parts = dtype, quantised(model), KERNELS if core_of(model) else ""
     return ", ".join(part for part in parts if part)
-
-
-def computed_by(model: NextStepModel) -> str:
-    """What samples with this model, as pictures record it: the kernels, or torch."""
-    return KERNELS if core_of(model) else "torch"
 
 
 def can_run(model: NextStepModel) -> bool:
@@ -175,7 +170,7 @@ class Core:
         return self.model is model and self._first is model.layers[0]
 
     @torch.inference_mode()
-    def feed(self, embedded: Tensor, places: Sequence[RowPlace]) -> Tensor:
+    def feed(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
         """One new position a row; rows of one cache stand in order.
 
         Args:
@@ -186,23 +181,21 @@ class Core:
             [n, E] behind the final norm, in the dtype of the embeddings.
         """
         x = embedded.float().contiguous().clone()
-        self._reach(max(place.position - place.first for place in places) + 1)
+        self._reach(max(place.position for place in places) + 1)
         step, start = self._angles.stride(0) * 4, self._angles.data_ptr()
         lines = []
-        for cache, row, first, position in places:
-            store = cache.store
+        for slot, position in places:
+            store = slot.cache.store
             lines.append(
                 (
-                    store[0, 0, row].data_ptr(),
+                    store[0, 0, slot.row].data_ptr(),
                     *(store.stride(dim) for dim in (3, 1, 0)),
-                    first,
+                    0,  # the first position that it looks at
                     position,
-                    start + (position - first) * step,
+                    start + position * step,
                 )
             )
         build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
-        for cache, _, _, position in places:
-            cache.length = max(cache.length, position + 1)
         return x.to(embedded.dtype)
 
     def condition(self, hidden: Tensor) -> Tensor:
@@ -231,7 +224,7 @@ class Core:
         return max(1, MODULATION_BYTES // (4 * W * (3 * count + 2)))
 
     @torch.inference_mode()
-    def sample(self, wants: Sequence[CoreWant]) -> Tensor:
+    def sample(self, wants: Sequence[SampleRequest]) -> Tensor:
         """The next token of every picture, [B, D], fp32, not normalised.
 
         Rows stand picture by picture, branch by branch; all pictures' calls go together as long
@@ -245,9 +238,9 @@ class Core:
             for want, plan in zip(wants, plans, strict=True)
             for D in want.draws.shape[-1:]
         ]
-        weights = [torch.tensor(want.weights) for want in wants]
+        weights = [torch.tensor([want.weights[name] for name in want.branches]) for want in wants]
         lines = [
-            (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.weights),
+            (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.branches),
              share.data_ptr(), numbers.data_ptr())
             for want, plan, share, numbers in zip(wants, plans, weights, known, strict=True)
         ]  # fmt: skip

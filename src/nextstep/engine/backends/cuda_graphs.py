@@ -1,42 +1,41 @@
-"""Sampling on CUDA: a token's thousands of small calls recorded once and replayed as two graphs.
+"""The backend on CUDA: a step's thousands of small calls are recorded once and replayed as graphs.
 
-A graph reads and writes the same memory every time, so everything here has a fixed shape: the
-cache is as long as it will ever be, with a mask over what is not there yet, and what changes from
-token to token (inputs, position, guidance, draws) is copied into buffers first. The functions are
-the same on every device; only `record_graph` knows CUDA, and elsewhere they are just called.
+A graph reads and writes the same memory every time, so its shapes are fixed: a step is recorded for
+a number of rows and reads the whole pool of caches under a mask, and what changes from token to
+token (inputs, positions, guidance, draws) is copied into buffers first. Numbers of rows between the
+recorded ones are filled up. The functions are the same on every device; only `record_graph` knows
+CUDA.
 
-Legend: R rows (branches x pictures), b branches, B pictures, S prompt positions, T positions in
-all, D values per token, E hidden size.
+Legend: n rows of the pool, B pictures of a group, b branches, T positions of the pool, D values per
+token, E hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from nextstep.engine.backends.flow_head import SamplingHead
-from nextstep.flow.guidance import combine
-from nextstep.flow.solvers import SolverSettings, solve
-from nextstep.model.cache import KVCache
+from nextstep.engine.backends.base import SampleRequest
+from nextstep.engine.backends.sampling_head import Group, Key, stacked
+from nextstep.engine.backends.torch import TorchBackend
 from nextstep.model.nextstep import NextStepModel
-from nextstep.vae.latents import token_norm
 
 WARM_UP = 2
-"""Calls before recording, in which libraries choose their ways and take their memory."""
+"""Calls before recording, in which libraries choose their algorithms and take their memory."""
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256)
+"""Numbers of rows, and of pictures, for which graphs are recorded."""
+REMEMBERED = 64
+"""Recorded samplers; each holds memory of the device."""
 
-Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 """Runs a function without arguments; returns what runs it again, and where its result lies."""
 
 
-def pays(device: torch.device) -> bool:
-    """Whether this device is waiting for small calls that a graph would spare it."""
-    return device.type == "cuda"
-
-
-def record_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def record_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
     """Record a function as a CUDA graph; see `Record`."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -55,19 +54,17 @@ class Recorded:
 
     Args:
         function: reads its arguments and other memory that stays where it is.
-        record: how; None calls the function each time.
+        record: how.
     """
 
-    def __init__(self, function: Callable[..., Tensor], record: Record | None) -> None:
+    def __init__(self, function: Callable[..., Tensor], record: Record) -> None:
         self.function, self.record = function, record
         self.inputs: list[Tensor] = []
-        self.replay: Callable[[], None] | None = None
+        self.replay: Callable[[], object] | None = None
         self.result = torch.empty(0)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function's result, the caller's own."""
-        if self.record is None:
-            return self.function(*inputs)
         if self.replay is None:
             self.inputs = [value.clone() for value in inputs]
             self.replay, self.result = self.record(lambda: self.function(*self.inputs))
@@ -77,117 +74,89 @@ class Recorded:
         return self.result.clone()
 
 
-class _SlotCache(KVCache):
-    """A view of a full cache that stores one position a row wherever a tensor says.
+class CudaGraphs(TorchBackend):
+    """See `Backend`.
 
     Args:
-        whole: with room for all positions.
-        slot: [1], the position to be stored.
+        model: on a CUDA device, in eval mode, with plain weights.
+        record: how calls are recorded; see `Record`.
     """
 
-    def __init__(self, whole: KVCache, slot: Tensor) -> None:
-        self.keys, self.values, self.capacity = whole.keys, whole.values, whole.capacity
-        self.slot, self.length = slot, 0
+    name = "cuda_graphs"
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [R, G, 1, d]; returns all T positions, those behind the slot without meaning."""
-        self.keys[layer].index_copy_(2, self.slot, k)
-        self.values[layer].index_copy_(2, self.slot, v)
-        return self.keys[layer], self.values[layer]
+    def __init__(self, model: NextStepModel, record: Record = record_graph) -> None:
+        super().__init__(model, batch_invariant=False)
+        self.record = record
+        self._steps: dict[int, Recorded] = {}
+        self._samplers: dict[tuple[Key, int], Recorded | None] = {}
+        self._growths = -1
+
+    @torch.inference_mode()
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
+        """See `Backend.sample`."""
+        order: dict[Key, list[int]] = {}
+        for place, one in enumerate(requests):
+            order.setdefault((one.solver, one.branches, one.normalise), []).append(place)
+        made = [
+            self._tokens(key, *stacked([requests[i] for i in members]))
+            for key, members in order.items()
+        ]
+        tokens: list[Tensor] = [torch.empty(0)] * len(requests)
+        places = (place for members in order.values() for place in members)
+        for place, token in zip(places, torch.cat(made).cpu(), strict=True):
+            tokens[place] = token
+        return tokens
+
+    def _tokens(self, key: Key, hidden: Tensor, draws: Tensor, weights: Tensor) -> Tensor:
+        """The tokens [B, D] of a group; its arguments are those of `Group`."""
+        b, B = weights.shape
+        size = _size(B)
+        if size > B:
+            hidden = F.pad(hidden.view(b, B, -1), (0, 0, 0, size - B)).flatten(0, 1)
+            draws, weights = F.pad(draws, (0, 0, 0, size - B)), F.pad(weights, (0, size - B))
+        run = partial(self._integrated, key)
+        if (key, size) not in self._samplers:
+            # The first call is not recorded: a solver's times come from the host.
+            if len(self._samplers) >= REMEMBERED:
+                self._samplers.clear()
+            self._samplers[key, size] = None
+            return run(hidden, draws, weights)[:B]
+        recorded = self._samplers[key, size] or Recorded(run, self.record)
+        self._samplers[key, size] = recorded
+        return recorded(hidden, draws, weights)[:B]
+
+    def _integrated(self, key: Key, hidden: Tensor, draws: Tensor, weights: Tensor) -> Tensor:
+        group = Group(key, hidden, draws, weights, 0)
+        self.head.integrate([group])
+        assert group.tokens is not None
+        return group.tokens
+
+    def _pooled_step(self, x: Tensor, positions: list[int], rows: list[int]) -> Tensor:
+        """See `TorchBackend`; rows that are not simply the first ones are not recorded."""
+        assert self.pool is not None
+        n = len(rows)
+        size = _size(n)
+        if rows != list(range(n)) or n != len(self.pool.slots):
+            return super()._pooled_step(x, positions, rows)
+        # Rows behind those in use may be written to: what is stored there is read by nobody.
+        self.pool.reserve(size, max(positions) + 1)
+        if self._growths != self.pool.growths:
+            self._steps.clear()
+            self._growths = self.pool.growths
+        at = torch.tensor(positions + [0] * (size - n), device=self.device)
+        if size not in self._steps:
+            self._steps[size] = Recorded(partial(self._whole_pool, size), self.record)
+        return self._steps[size](F.pad(x, (0, 0, 0, size - n)), at)[:n]
+
+    def _whole_pool(self, size: int, x: Tensor, positions: Tensor) -> Tensor:
+        """A step of the pool's first rows that reads all of its positions under a mask."""
+        assert self.pool is not None
+        length = self.pool.cache.capacity
+        mask = (torch.arange(length, device=self.device) <= positions[:, None])[:, None, None]
+        where = torch.arange(size, device=self.device)
+        return self._attend_pool(x, positions, where, slice(0, size), length, mask)
 
 
-class FixedStep:
-    """One more position of every row through the backbone.
-
-    Args:
-        model: in eval mode.
-        cache: prompts of S positions are read, and there is room for everything behind them.
-        valid: [R, S], False where a row is padded.
-        record: see `Recorded`.
-    """
-
-    def __init__(
-        self, model: NextStepModel, cache: KVCache, valid: Tensor, record: Record | None
-    ) -> None:
-        self.model, self.cache = model, cache
-        rest = valid.new_ones(len(valid), cache.capacity - valid.shape[1])
-        self.valid = torch.cat((valid, rest), dim=1)
-        self.padding = (valid.shape[1] - valid.sum(dim=1))[:, None]
-        self.order = torch.arange(cache.capacity, device=valid.device)
-        self.run = Recorded(self._run, record)
-
-    def __call__(self, embedded: Tensor) -> Tensor:
-        """[R, E] -> hidden states [R, E]."""
-        slot = torch.tensor([self.cache.length], device=embedded.device)
-        hidden = self.run(embedded, slot)
-        self.cache.advance(1)
-        return hidden
-
-    def _run(self, embedded: Tensor, slot: Tensor) -> Tensor:
-        seen = (self.valid & (self.order <= slot))[:, None, None]
-        view = _SlotCache(self.cache, slot)
-        return self.model.hidden(embedded[:, None], slot - self.padding, seen, view)[:, 0]
-
-
-class FixedSampler:
-    """One image token of every picture.
-
-    Args:
-        model: in eval mode.
-        branches: whose velocities are mixed.
-        normalise: whether tokens are normalised.
-        record: see `Recorded`.
-    """
-
-    def __init__(
-        self,
-        model: NextStepModel,
-        branches: list[str],
-        normalise: bool,
-        record: Record | None,
-    ) -> None:
-        self.model, self.branches = model, branches
-        self.normalise, self.record = normalise, record
-        self.solvers: dict[SolverSettings, Recorded] = {}
-
-    def __call__(
-        self, hidden: Tensor, draws: Tensor, solver: SolverSettings, weights: dict[str, float]
-    ) -> Tensor:
-        """One token of every picture.
-
-        Args:
-            hidden: [R, E].
-            draws: [draws, B, D].
-            solver: how; one that is new is run plainly, because its times come from the host.
-            weights: of the branches.
-
-        Returns:
-            [B, D], fp32.
-        """
-        shares = torch.tensor([weights[name] for name in self.branches], device=hidden.device)
-        inputs = hidden, draws.to(hidden.device), shares
-        if solver in self.solvers:
-            return self.solvers[solver](*inputs)
-        run = partial(self._run, SamplingHead(self.model.image_head), solver)
-        self.solvers[solver] = Recorded(run, self.record)
-        return run(*inputs)
-
-    def _run(
-        self,
-        head: SamplingHead,
-        solver: SolverSettings,
-        hidden: Tensor,
-        draws: Tensor,
-        shares: Tensor,
-    ) -> Tensor:
-        b = len(self.branches)
-        weights = dict(zip(self.branches, shares.unbind(), strict=True))
-        head.begin(self.model.image_condition(hidden))
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            v = head.velocity(x.to(hidden.dtype).repeat(b, 1), t)
-            return combine(v.float().view(b, *x.shape), self.branches, weights)
-
-        stream = iter(draws)
-        token = solve(velocity, lambda: next(stream), solver)
-        return token_norm(token) if self.normalise else token
+def _size(count: int) -> int:
+    """The number of rows that so many are filled up to."""
+    return next((size for size in SIZES if size >= count), -(-count // SIZES[-1]) * SIZES[-1])

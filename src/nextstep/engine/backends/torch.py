@@ -1,63 +1,43 @@
-"""Passes through the backbone that give a row the same bytes in any company.
+"""The plain backend: any device, any number format, the reference for the other two.
 
-Matrix products on a CPU choose their way of adding by the number of rows. Here every product of a
-running picture has R = `ROWS` rows, filled up with zeros, and attention is one call a row over that
-row's own keys; so a row's result depends on the row alone, wherever it stands and whatever stands
-beside it. Prompts are read one by one in their own shape.
+With `batch_invariant` a row gets the same bytes in any company. Matrix products on a CPU choose
+their way of adding by the number of rows, so every product has R = `ROWS` rows then, filled up with
+zeros, attention is one call a row over that row's own keys, and prompts are read one by one.
+Without it a step is one product of all rows and one call of attention over a pool of caches.
 
-The same pass takes up R known tokens of one picture at once: their keys are stored before any of
-them looks, and each looks at those before itself. That rebuilds a cache from tokens byte for byte.
+The same pass takes up many known tokens of one picture at once: their keys are stored before any of
+them looks, and each looks at those before itself. With blocks that rebuilds a cache byte for byte.
 
-Legend: R rows of a block, n rows of a call, E hidden size, H query heads, G key/value heads,
-d head size, D values per token.
+Legend: R rows of a block, n rows of a call, S prompt positions, T positions of the keys, E hidden
+size, H query heads, G key/value heads, d head size, D values per token, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.cpu_kernels import RowPlace, core_of
-from nextstep.engine.decode import Prompt
+from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
+from nextstep.engine.backends.blocks import ROWS, blockwise, filled
+from nextstep.engine.backends.cache_pool import CachePool
+from nextstep.engine.backends.sampling_head import SamplingHead
 from nextstep.errors import NextStepError
+from nextstep.flow.guidance import CONDITIONAL
+from nextstep.flow.solvers import SolverSettings
 from nextstep.model.attention import attend
-from nextstep.model.backbone import Layer, rotary_angles, rotate
+from nextstep.model.backbone import Attention, Layer, rotary_angles, rotate
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import raster_coordinates
-
-ROWS = 8
-"""R. Pictures are byte-equal for one R; another one gives other roundings."""
-
 
 MIXED = (
     f"matrix products on this machine change a row with its place in a block of {ROWS}; "
     "try one thread (OMP_NUM_THREADS=1), or another number format"
 )
-
-
-class Place(NamedTuple):
-    """Where a row stands: its cache, and the position its keys are stored at."""
-
-    cache: KVCache
-    position: int
-
-
-def filled(rows: Tensor, size: int = ROWS) -> Tensor:
-    """Rows [n, ...] with zeros behind, up to a multiple of `size`."""
-    missing = -len(rows) % size
-    if not missing:
-        return rows.contiguous()
-    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:])))
-
-
-def blockwise(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """A function of [R, ...] applied to [n, ...] in blocks."""
-    blocks = filled(rows).split(ROWS)
-    return torch.cat([function(block) for block in blocks])[: len(rows)]
+Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+"""(attention, q [n, H, 1, d], k [n, G, 1, d], v [n, G, 1, d]) -> [n, H, 1, d]."""
 
 
 def cache_bytes(model: NextStepModel, positions: int) -> int:
@@ -67,128 +47,255 @@ def cache_bytes(model: NextStepModel, positions: int) -> int:
     return values * positions * model.embed_tokens.weight.element_size()
 
 
-@torch.inference_mode()
-def read_prompt(model: NextStepModel, prompt: Prompt, room: int) -> tuple[KVCache, Tensor]:
-    """Read one row's prompt.
+class TorchBackend:
+    """See `Backend`.
 
     Args:
-        model: in eval mode.
-        prompt: ids and source pictures.
-        room: positions kept free behind it.
-
-    Returns:
-        The cache, and the last position's hidden state [E].
+        model: in eval mode, with plain weights.
+        batch_invariant: see above.
     """
-    weight = model.embed_tokens.weight
-    device = weight.device
-    pictures = [tokens.to(device) for tokens in prompt.image_tokens]
-    places = [raster_coordinates(grid).to(device) for grid in prompt.grids]
-    embeddings = model.embed(
-        torch.tensor([list(prompt.ids)], device=device),
-        torch.cat(pictures) if pictures else None,
-        torch.cat(places) if places else None,
-    )
-    cache = KVCache(model.config, 1, len(prompt.ids) + room, weight.dtype, device)
-    return cache, model.hidden(embeddings, cache=cache)[0, -1]
+
+    name = "torch"
+
+    def __init__(self, model: NextStepModel, batch_invariant: bool = True) -> None:
+        self.model, self.batch_invariant = model, batch_invariant
+        weight = model.embed_tokens.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.head = SamplingHead(model, ROWS if batch_invariant else None)
+        self.pool = None if batch_invariant else CachePool(model.config, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """See `Backend.check`."""
+        if not self.batch_invariant:
+            return
+        config, generator = self.model.config, torch.Generator().manual_seed(0)
+        draws = torch.randn(ROWS, config.token_size, generator=generator)
+
+        def states(tokens: Tensor) -> Tensor:
+            caches = [KVCache(config, 1, 1, self.dtype, self.device) for _ in tokens]
+            embedded = self.embed_images(tokens, torch.zeros(len(tokens), 2, dtype=torch.long))
+            return self.step(embedded, [Place(CacheRow(cache), 0) for cache in caches])
+
+        together = states(draws)
+        for row in range(ROWS):
+            moved = states(draws.roll(row + 1, 0))[(2 * row + 1) % ROWS]
+            alone = states(draws[row : row + 1])[0]
+            if not (torch.equal(together[row], moved) and torch.equal(together[row], alone)):
+                raise NextStepError(MIXED)
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        config, generator = self.model.config, torch.Generator().manual_seed(0)
+        hidden = torch.randn(ROWS, config.hidden_size, generator=generator)
+        draws = torch.randn(ROWS, 1, config.token_size, generator=generator)
+        solver, one = SolverSettings("ode", 1), {CONDITIONAL: 1.0}
+        states = hidden.to(self.device, self.dtype)
+        requests = [
+            SampleRequest(states[row : row + 1], draws[row], solver, (CONDITIONAL,), one, False)
+            for row in range(ROWS)
+        ]
+        together = self.sample(requests)
+        for row, request in enumerate(requests):
+            moved = self.sample([*requests[row:], *requests[:row]])
+            if not torch.equal(together[row], self.sample([request])[0]) or not all(
+                torch.equal(together[(row + place) % ROWS], moved[place]) for place in range(ROWS)
+            ):
+                raise NextStepError(MIXED)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
+        """See `Backend.prefill`."""
+        if self.pool is not None and len(prompts) > 1:
+            return self._prefill_together(self.pool, prompts, room)
+        return [self._prefill(*one) for one in zip(prompts, room, strict=True)]
+
+    @torch.inference_mode()
+    def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
+        """See `Backend.embed_images`."""
+        tokens, coordinates = tokens.to(self.device), coordinates.to(self.device)
+        if not self.batch_invariant:
+            return self.model.embed_image(tokens, coordinates)
+        blocks = zip(filled(tokens).split(ROWS), filled(coordinates).split(ROWS), strict=True)
+        return torch.cat([self.model.embed_image(*block) for block in blocks])[: len(tokens)]
+
+    @torch.inference_mode()
+    def embed_ids(self, ids: Sequence[int]) -> Tensor:
+        """See `Backend.embed_ids`."""
+        return self.model.embed_tokens(torch.tensor(ids, device=self.device))
+
+    @torch.inference_mode()
+    def step(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
+        """See `Backend.step`."""
+        if self.pool is not None:
+            return self._together(embedded, places)
+        blocks = zip(filled(embedded).split(ROWS), range(0, len(places), ROWS), strict=True)
+        return torch.cat([self._block(x, places[i : i + ROWS]) for x, i in blocks])
+
+    @torch.inference_mode()
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
+        """See `Backend.sample`."""
+        return self.head.sample(requests)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Backend.logits`."""
+        if not self.batch_invariant:
+            return self.model.text_logits(hidden)
+        return blockwise(self.model.text_logits, hidden)
+
+    @torch.inference_mode()
+    def copy(self, slot: CacheRow) -> CacheRow:
+        """See `Backend.copy`."""
+        if self.pool is not None:
+            return self.pool.copy(slot)
+        return CacheRow(slot.cache.copy())
+
+    @torch.inference_mode()
+    def release(self, slot: CacheRow) -> None:
+        """See `Backend.release`."""
+        if self.pool is not None:
+            self.pool.release(slot)
+
+    def _prefill(self, prompt: Prompt, room: int) -> Prefilled:
+        """One prompt in its own shape."""
+        free = 0 if self.pool is not None else room
+        cache = KVCache(self.model.config, 1, len(prompt.ids) + free, self.dtype, self.device)
+        embeddings = self._embed([prompt], torch.tensor([list(prompt.ids)]))
+        hidden = self.model.hidden(embeddings, cache=cache)[0, -1]
+        slot = CacheRow(cache)
+        if self.pool is not None:
+            slot = self.pool.add(cache.store[:, :, 0], room)
+        return Prefilled(slot, hidden)
+
+    def _prefill_together(
+        self, pool: CachePool, prompts: Sequence[Prompt], room: Sequence[int]
+    ) -> list[Prefilled]:
+        """All prompts in one pass, padded on the left."""
+        ids, valid = left_pad([list(prompt.ids) for prompt in prompts], self.model.config.pad_id)
+        cache = KVCache(self.model.config, len(ids), ids.shape[1], self.dtype, self.device)
+        positions, mask = padded_positions(valid.to(self.device))
+        hidden = self.model.hidden(self._embed(prompts, ids), positions, mask, cache)[:, -1]
+        pool.reserve(
+            len(pool.slots) + len(prompts),
+            max(len(p.ids) + free for p, free in zip(prompts, room, strict=True)),
+        )
+        rows = zip(cache.store.unbind(2), prompts, room, hidden, strict=True)
+        return [
+            Prefilled(pool.add(store[:, :, :, ids.shape[1] - len(prompt.ids) :], free), state)
+            for store, prompt, free, state in rows
+        ]
+
+    def _embed(self, prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
+        """Input embeddings of prompts with their pictures, [n, S] -> [n, S, E]."""
+        pictures = [t.to(self.device) for prompt in prompts for t in prompt.image_tokens]
+        grids = [grid for prompt in prompts for grid in prompt.grids]
+        places = [raster_coordinates(grid).to(self.device) for grid in grids]
+        return self.model.embed(
+            ids.to(self.device),
+            torch.cat(pictures) if pictures else None,
+            torch.cat(places) if places else None,
+        )
+
+    def _block(self, x: Tensor, places: Sequence[Place]) -> Tensor:
+        """[R, E] -> states of as many rows as there are places."""
+        positions = torch.tensor([place.position for place in places], device=self.device)
+
+        def attention(own: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            """One call a row; keys of all rows are stored before any of them looks."""
+            for row, (slot, position) in enumerate(places):
+                slot.cache.keys[own.layer][0, :, position] = k[row, :, 0]
+                slot.cache.values[own.layer][0, :, position] = v[row, :, 0]
+            out = torch.zeros_like(q)
+            for row, (slot, position) in enumerate(places):
+                keys, values = slot.cache.keys[own.layer], slot.cache.values[own.layer]
+                end = position + 1
+                out[row] = attend(q[row : row + 1], keys[:, :, :end], values[:, :, :end], None)[0]
+            return out
+
+        return self._layers(x, filled(positions), attention)[: len(places)]
+
+    def _together(self, x: Tensor, places: Sequence[Place]) -> Tensor:
+        """[n, E] -> states [n, E], with one call of attention for all rows."""
+        assert self.pool is not None
+        rows = [place.slot.row for place in places]
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        positions = [places[i].position for i in order]
+        if order == list(range(len(order))):
+            return self._pooled_step(x, positions, rows)
+        back = torch.tensor(order, device=self.device)
+        made = self._pooled_step(x[back], positions, [rows[i] for i in order])
+        return torch.empty_like(made).index_copy_(0, back, made)
+
+    def _pooled_step(self, x: Tensor, positions: list[int], rows: list[int]) -> Tensor:
+        """[n, E] at positions of the pool's rows, which ascend -> [n, E]."""
+        length, mask = max(positions) + 1, None
+        where, at = (torch.tensor(list_, device=self.device) for list_ in (rows, positions))
+        if len(set(positions)) > 1:
+            mask = (torch.arange(length, device=self.device) <= at[:, None])[:, None, None]
+        # The first rows are read where they lie; others, and repeated ones, are copied.
+        read = slice(0, len(rows)) if rows == list(range(len(rows))) else where
+        return self._attend_pool(x, at, where, read, length, mask)
+
+    def _attend_pool(
+        self, x: Tensor, positions: Tensor, where: Tensor, read: slice | Tensor, length: int,
+        mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """A step whose keys are stored at (`where`, positions) and read from rows `read`.
+
+        Args:
+            x: [n, E].
+            positions: [n].
+            where: [n], rows of the pool.
+            read: the same rows.
+            length: T, positions that are looked at.
+            mask: bool [n, 1, 1, T], or None where all are.
+        """
+        assert self.pool is not None
+        cache = self.pool.cache
+
+        def attention(own: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = cache.keys[own.layer], cache.values[own.layer]
+            keys[where, :, positions] = k[:, :, 0]
+            values[where, :, positions] = v[:, :, 0]
+            return attend(q, keys[read, :, :length], values[read, :, :length], mask)
+
+        return self._layers(x, positions, attention)
+
+    def _layers(self, x: Tensor, positions: Tensor, attention: Attend) -> Tensor:
+        """All layers and the final norm, [n, E] -> [n, E]."""
+        config = self.model.config
+        angles = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
+        for layer in self.model.layers:
+            assert isinstance(layer, Layer)
+            own, h = layer.self_attn, layer.input_layernorm(x)
+            q = rotate(own.q_proj(h).view(len(x), own.H, 1, own.d), angles)
+            k = rotate(own.k_proj(h).view(len(x), own.G, 1, own.d), angles)
+            v = own.v_proj(h).view(len(x), own.G, 1, own.d)
+            x = x + own.o_proj(attention(own, q, k, v).reshape(len(x), own.H * own.d))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        hidden: Tensor = self.model.norm(x)
+        return hidden
 
 
-@torch.inference_mode()
-def feed(
-    model: NextStepModel, tokens: Tensor, coordinates: Tensor, places: Sequence[Place]
-) -> Tensor:
-    """Take up one image token a row.
+def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids [n, S], valid [n, S]) with padding in front."""
+    S = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (S - len(row)) + row for row in rows])
+    valid = torch.tensor([[False] * (S - len(row)) + [True] * len(row) for row in rows])
+    return ids, valid
 
-    Args:
-        model: in eval mode.
-        tokens: [n, D].
-        coordinates: [n, 2] of the tokens in their pictures.
-        places: n of them; rows of one cache stand in order.
 
-    Returns:
-        Hidden states [n, E].
+def padded_positions(valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rotary positions [n, S] that count from each row's first real id, and the mask.
+
+    A row's positions do not depend on its neighbours' lengths. Padding looks at itself, because
+    a softmax over nothing is not a number.
     """
-    where = filled(coordinates.to(model.embed_tokens.weight.device))
-    blocks = zip(filled(tokens).split(ROWS), where.split(ROWS), strict=True)
-    embedded = torch.cat([model.embed_image(*block) for block in blocks])
-    return feed_embedded(model, embedded[: len(places)], places)
-
-
-@torch.inference_mode()
-def feed_embedded(model: NextStepModel, embedded: Tensor, places: Sequence[Place]) -> Tensor:
-    """Take up one position a row, of any kind.
-
-    Args:
-        model: in eval mode.
-        embedded: [n, E], input embeddings.
-        places: n of them; rows of one cache stand in order.
-
-    Returns:
-        Hidden states [n, E].
-    """
-    core = core_of(model)
-    if core is not None:
-        rows = [RowPlace(place.cache, 0, 0, place.position) for place in places]
-        return core.feed(embedded, rows)
-    blocks = zip(range(0, len(places), ROWS), filled(embedded).split(ROWS), strict=True)
-    made = [_through_layers(model, x, places[first : first + ROWS]) for first, x in blocks]
-    return torch.cat(made)
-
-
-def _through_layers(model: NextStepModel, x: Tensor, places: Sequence[Place]) -> Tensor:
-    """[R, E] -> hidden states of as many rows as there are places."""
-    device = model.embed_tokens.weight.device
-    positions = filled(torch.tensor([[place.position] for place in places], device=device))
-    config = model.config
-    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
-    for layer in model.layers:
-        assert isinstance(layer, Layer)
-        x = x + _attention(layer, layer.input_layernorm(x), angles, places)
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
-    for place in places:
-        place.cache.length = max(place.cache.length, place.position + 1)
-    hidden: Tensor = model.norm(x)
-    return hidden[: len(places)]
-
-
-def _attention(
-    layer: Layer, x: Tensor, angles: tuple[Tensor, Tensor], places: Sequence[Place]
-) -> Tensor:
-    """[R, E] -> [R, E]."""
-    own = layer.self_attn
-    R = len(x)
-    q = rotate(own.q_proj(x).view(R, own.H, 1, own.d), angles)
-    k = rotate(own.k_proj(x).view(R, own.G, 1, own.d), angles)
-    v = own.v_proj(x).view(R, own.G, 1, own.d)
-    for row, (cache, position) in enumerate(places):
-        cache.keys[own.layer][0, :, position] = k[row, :, 0]
-        cache.values[own.layer][0, :, position] = v[row, :, 0]
-    out = torch.zeros_like(q)
-    for row, (cache, position) in enumerate(places):
-        keys, values = cache.keys[own.layer], cache.values[own.layer]
-        end = position + 1
-        out[row] = attend(q[row : row + 1], keys[:, :, :end], values[:, :, :end], None)[0]
-    return own.o_proj(out.view(R, own.H * own.d))
-
-
-@torch.inference_mode()
-def check_rows(model: NextStepModel) -> None:
-    """Make sure that a row of the backbone gets the same bytes at every place of a block.
-
-    Raises:
-        NextStepError: when they do not.
-    """
-    config, generator = model.config, torch.Generator().manual_seed(0)
-    weight = model.embed_tokens.weight
-    draws = torch.randn(ROWS, config.token_size, generator=generator).to(weight.device)
-
-    def states(tokens: Tensor) -> Tensor:
-        caches = [KVCache(config, 1, 1, weight.dtype, weight.device) for _ in tokens]
-        origin = torch.zeros(len(tokens), 2, dtype=torch.long)
-        return feed(model, tokens, origin, [Place(cache, 0) for cache in caches])
-
-    together = states(draws)
-    for row in range(ROWS):
-        moved = states(draws.roll(row + 1, 0))[(2 * row + 1) % ROWS]
-        alone = states(draws[row : row + 1])[0]
-        if not (torch.equal(together[row], moved) and torch.equal(together[row], alone)):
-            raise NextStepError(MIXED)
+    positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
+    if bool(valid.all()):
+        return positions, None
+    S = valid.shape[1]
+    causal = torch.ones(S, S, dtype=torch.bool, device=valid.device).tril()
+    itself = torch.eye(S, dtype=torch.bool, device=valid.device)
+    return positions, (causal & valid[:, None, :] | itself)[:, None]

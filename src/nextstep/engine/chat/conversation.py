@@ -2,94 +2,114 @@
 
 from __future__ import annotations
 
-import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-from torch import Tensor
-
-from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.cpu_kernels import computed_by
 from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
-from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.chat.transcript import Transcript
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.request import EncodedImage, Grid
 from nextstep.engine.results import GeneratedPicture, Progress
-from nextstep.engine.session import NucleusChoice, ReadPicture, Session, greedy
-from nextstep.engine.settings import GenerationSettings, ModelDefaults
-from nextstep.engine.text_sequence import Choose
+from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.text_sampling import greedy, text_choice
+from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.text.sequence import thought
 
 if TYPE_CHECKING:
-    from nextstep.engine.chat.conversations import Conversations
-    from nextstep.model.nextstep import NextStepModel
-    from nextstep.text.tokenizer import TextTokenizer
-    from nextstep.vae.tokenizer import ImageTokenizer
+    from PIL import Image
+    from torch import Tensor
 
-Grid = tuple[int, int]
+    from nextstep.engine.engine import Engine
+    from nextstep.engine.scheduler import Event
+
 Part = str | PictureLike
 """Text is a `str`; anything else is a picture, its path as a `Path`."""
+
+
+@dataclass(frozen=True)
+class TextTurn:
+    """A stretch of text that the model is to write.
+
+    Attributes:
+        max_tokens: most ids.
+        temperature: 0 takes the likeliest id; above it ids are drawn with the seed.
+        top_p: share of the probability that ids are drawn from.
+        pictures: whether it may end for a picture; else it goes on to its end.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    pictures: bool = False
+
+
+@dataclass(frozen=True)
+class PictureTurn:
+    """A picture that the model is to draw; without a size it has that of the last one."""
+
+    height: int | None = None
+    width: int | None = None
+
+
+Turn = TextTurn | PictureTurn
 
 
 class Conversation:
     """One sequence of text and pictures that a person and a model write together.
 
-    Earlier turns stay in the cache, so every turn costs only itself. Picture n of a conversation
-    depends on what stands before it, the settings, the seed and n alone.
+    Picture n of a conversation depends on what stands before it, the settings, the seed and n
+    alone.
 
     Args:
-        pipeline: model and tokenizers.
+        engine: that makes its turns.
         seed: of the pictures and of drawn text.
         **settings: fields of `GenerationSettings` that differ from the model's.
+
+    Attributes:
+        transcript: what was read and made.
+        drawn: pictures that were made.
 
     Raises:
         ValueError: for a setting that is unknown or out of range.
     """
 
-    def __init__(self, pipeline: Turns, seed: int = 0, **settings: Any) -> None:
-        self.pipeline, self.seed, self.changes = pipeline, seed, settings
+    def __init__(self, engine: Engine, seed: int = 0, **settings: Any) -> None:
+        self.engine, self.seed, self.changes = engine, seed, settings
         # Wrong settings are refused here, not after the first picture has been read.
-        pipeline.defaults.generate.with_values(**settings)
-        self.session = Session(pipeline.model, pipeline.text_tokenizer)
-        self.said: list[str] = []
+        engine.defaults.generate.with_values(**settings)
+        self.transcript = Transcript(engine.text_tokenizer)
         self.drawn = 0
 
     def fork(self, seed: int | None = None) -> Conversation:
         """A conversation of its own that goes on from here, with another seed if given."""
-        other = Conversation(self.pipeline, self.seed if seed is None else seed, **self.changes)
-        other.session, other.said, other.drawn = self.session.fork(), [*self.said], self.drawn
+        other = Conversation(self.engine, self.seed if seed is None else seed, **self.changes)
+        other.transcript, other.drawn = self.transcript.copy(), self.drawn
         return other
 
-    def read(self, *parts: Part) -> None:
+    def read(self, *parts: Part | EncodedImage) -> None:
         """Take up text and pictures in order.
 
         Raises:
-            NextStepError: when a picture cannot be opened or the model's length is exceeded.
+            NextStepError: when a picture cannot be opened.
         """
         for part in parts:
             if isinstance(part, str):
-                self.session.read_text(part)
-                self.said.append(part)
+                self.transcript.add_text(part)
+            elif isinstance(part, EncodedImage):
+                self.transcript.add_picture(part)
             else:
-                tokens, grid = self.pipeline.encode_picture(pictures.open_picture(part))
-                self.session.read_picture(ReadPicture(tokens, grid))
-                self.said.append("<image>")
+                self.transcript.add_picture(self.engine.encode(pictures.open_picture(part)))
 
     def write(self, max_tokens: int = 64, temperature: float = 0.0, top_p: float = 0.9) -> str:
-        """Let the model write text to its end; it draws nothing.
-
-        Args:
-            max_tokens: most ids written.
-            temperature: 0 takes the likeliest id; above it ids are drawn with the seed.
-            top_p: share of the probability that ids are drawn from.
-        """
-        choose = self._choice(temperature, top_p)
-        return self._keep(self.session.write_text(max_tokens, choose, pictures=False).ids)
+        """Let the model write text to its end; it draws nothing; see `TextTurn`."""
+        turn = TextTurn(max_tokens, temperature, top_p)
+        (event,) = self.engine.run([self.text_job(turn)])
+        return self.keep_text(event)
 
     def draw(
         self,
@@ -103,23 +123,20 @@ class Conversation:
             height, width: pixels; default those of the last picture, else the model's own.
             on_progress: told after every image token.
         """
-        grid = self._grid(height, width)
-        settings = self._settings()
-        decode = settings.decoding(grid, bool(self.session.pictures))
-        size = self.pipeline.model.config.token_size
-        noise = KeyedNoise([(self.seed, self.drawn)], decode.solver.draws, size)
+        turn = PictureTurn(height, width)
+        rows, columns = grid = self.grid(turn)
 
-        def told(count: int, tokens: Tensor) -> None:
-            if on_progress is not None:
-                preview = lambda: self.pipeline.preview(tokens, decode)  # noqa: E731
-                on_progress(Progress(count, decode.tokens, 1, self.drawn, preview))
+        def told(events: Sequence[Event]) -> None:
+            for event in events:
+                if on_progress is not None and event.kind in ("token", "row"):
+                    done, show = len(event.tokens), partial(self._previews, event.tokens, grid)
+                    on_progress(Progress(done, rows * columns, 1, self.drawn, show))
 
-        record = self._record(settings.with_values(think=False), grid)
-        picture = self.session.draw(decode, noise, settings.negative_prompt, told)
-        self.said.append("<image>")
-        self.drawn += 1
-        pixels = self.pipeline.image_tokenizer.decode_tokens(picture.tokens[None], grid)
-        return GeneratedPicture(pictures.to_pictures(pixels)[0], record)
+        (event,) = self.engine.run([self.picture_job(turn)], told)
+        return self.engine.show(event.tokens, grid, self.keep_picture(event, grid))
+
+    def _previews(self, tokens: Tensor, grid: Grid) -> list[Image.Image]:
+        return [self.engine.preview(tokens, grid)]
 
     def edit(
         self,
@@ -131,7 +148,7 @@ class Conversation:
         """Take up an instruction and draw the changed picture.
 
         With the setting `think` the model first writes what the picture will show, on a line behind
-        the instruction where it has room, see `thinking`; `draw` alone never does that.
+        the instruction where it has room, see `chat.reasoning`; `draw` alone never does that.
 
         Args:
             instruction: how to change what was read or drawn before.
@@ -140,26 +157,16 @@ class Conversation:
         Raises:
             NextStepError: when there is no picture yet.
         """
-        if not self.session.pictures:
-            raise NextStepError("there is no picture yet to be changed: read or draw one first")
-        length, said = len(self.session), len(self.said)
-        grid, think = self._grid(height, width), self._settings().think
+        before = self.transcript.copy()
+        job, room = self.reasoning_job(instruction, PictureTurn(height, width))
+        ids = self.engine.run([job])[0].ids if job else ()
         try:
-            self.read(self._thought(instruction, grid) if think else instruction)
+            self.read(with_line(self.engine.text_tokenizer, instruction, ids, room))
             return self.draw(height, width, on_progress)
         except BaseException:
             # Asked again, the instruction must not stand there twice.
-            self.session.rewind(length)
-            del self.said[said:]
+            self.transcript = before
             raise
-
-    def _thought(self, instruction: str, grid: Grid) -> str:
-        """An instruction with what the picture will show, where that has room beside it."""
-        aside = self.session.fork()
-        aside.read_text(thought(instruction, ""))
-        room = room_left(self.pipeline.model, len(aside), grid)
-        written = aside.write_text(min(LONGEST, room)).ids if room > 0 else []
-        return with_line(self.pipeline.text_tokenizer, instruction, written, room)
 
     def go_on(
         self,
@@ -175,163 +182,76 @@ class Conversation:
             Texts and pictures; ends with the model's own end of text, after `max_pictures`, or
             when one stretch of text has `max_tokens` ids.
         """
-        choose = self._choice(temperature, top_p)
+        choose = text_choice(self.seed, len(self.transcript.ids), temperature, top_p)
         for _ in range(max_pictures):
-            end = self.session.write_text(max_tokens, choose)
-            if end.ids:
-                yield self._keep(end.ids)
-            if end.reason != "picture":
+            (event,) = self.engine.run(
+                [self.transcript.text_job(max_tokens, choose, pictures=True)]
+            )
+            if event.ids:
+                yield self.keep_text(event)
+            if event.end != self.engine.text_tokenizer.ids.image_area:
                 return
             yield self.draw(on_progress=on_progress)
 
-    def _settings(self) -> GenerationSettings:
-        defaults = self.pipeline.defaults
-        base = defaults.edit if self.session.pictures else defaults.generate
+    def text_job(self, turn: TextTurn, client: str = "") -> TextJob:
+        """A turn as a job of the engine; `keep_text` takes its outcome up."""
+        ids = self.transcript.ids
+        choose = text_choice(self.seed, len(ids), turn.temperature, turn.top_p)
+        room = self.engine.model.config.max_position_embeddings - len(ids)
+        limit = max(1, min(turn.max_tokens, room))
+        return self.transcript.text_job(limit, choose, turn.pictures, client)
+
+    def picture_job(self, turn: PictureTurn, client: str = "") -> Job:
+        """A turn as a job of the engine; `keep_picture` takes its outcome up."""
+        key = self.seed, self.drawn
+        return self.transcript.picture_job(self.grid(turn), self.settings(), key, client)
+
+    def reasoning_job(self, instruction: str, turn: PictureTurn) -> tuple[TextJob | None, int]:
+        """What writes the line of an edit that comes next, and the ids that it has room for.
+
+        Raises:
+            NextStepError: when there is no picture yet.
+        """
+        if not self.transcript.pictures:
+            raise NextStepError("there is no picture yet to be changed: read or draw one first")
+        if not self.settings().think:
+            return None, 0
+        told = self.transcript.copy()
+        told.add_text(thought(instruction, ""))
+        most = self.engine.model.config.max_position_embeddings
+        room = room_left(most, len(told.ids), self.grid(turn))
+        return told.text_job(min(LONGEST, room), greedy, pictures=True) if room > 0 else None, room
+
+    def keep_text(self, event: Event) -> str:
+        """Take a written text up."""
+        return self.transcript.add_written(list(event.ids))
+
+    def keep_picture(self, event: Event, grid: Grid) -> dict[str, Any]:
+        """Take a drawn picture up; gives what is recorded in it."""
+        transcript = self.transcript
+        record = self.engine.record(
+            "".join(transcript.said), (self.seed, self.drawn), grid, "story",
+            self.settings().with_values(think=False), transcript.pictures,
+        )  # fmt: skip
+        count = grid[0] * grid[1]
+        if len(event.tokens) == count:
+            transcript.add_picture(EncodedImage(event.tokens, grid))
+        else:
+            record["rows_done"] = len(event.tokens) // grid[1]
+        self.drawn += 1
+        return record
+
+    def settings(self) -> GenerationSettings:
+        """Of the next picture."""
+        defaults = self.engine.defaults
+        base = defaults.edit if self.transcript.pictures else defaults.generate
         return base.with_values(**self.changes)
 
-    def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-        defaults = self.pipeline.defaults
-        usual = defaults.height, defaults.width
-        if self.session.pictures:
-            side = self.pipeline.image_tokenizer.config.token_pixels
-            rows, columns = self.session.pictures[-1].grid
+    def grid(self, turn: PictureTurn) -> Grid:
+        """Of the next picture."""
+        usual = None
+        if self.transcript.pictures:
+            side = self.engine.image_tokenizer.config.token_pixels
+            rows, columns = self.transcript.pictures[-1].grid
             usual = rows * side, columns * side
-        return self.pipeline.grid(height, width, usual)
-
-    def _choice(self, temperature: float, top_p: float) -> Choose:
-        return text_choice(self.seed, len(self.session), temperature, top_p)
-
-    def _keep(self, ids: list[int]) -> str:
-        text = self.pipeline.text_tokenizer.decode(ids)
-        self.said.append(text)
-        return text
-
-    def _record(self, settings: GenerationSettings, grid: tuple[int, int]) -> dict[str, Any]:
-        side = self.pipeline.image_tokenizer.config.token_pixels
-        return provenance.record(
-            prompt="".join(self.said),
-            seed=self.seed,
-            index=self.drawn,
-            size=(grid[0] * side, grid[1] * side),
-            task="story",
-            settings=settings,
-            model_hash=self.pipeline.model_hash,
-            dtype=str(self.pipeline.model.embed_tokens.weight.dtype).removeprefix("torch."),
-            computed_by=computed_by(self.pipeline.model),
-            sources=[provenance.tensor_hash(p.tokens) for p in self.session.pictures],
-            adapter=self.pipeline.adapter,
-        )
-
-
-def _as_picture(source: PictureLike) -> PictureLike:
-    """A picture where text cannot be meant: a name is its path."""
-    return Path(source) if isinstance(source, str) else source
-
-
-def text_choice(seed: int, position: int, temperature: float, top_p: float) -> Choose:
-    """How ids of a text are chosen that begins at a position of its sequence.
-
-    Raises:
-        NextStepError: for a temperature or share out of range.
-    """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise NextStepError(
-            f"temperature must be at least 0 and top-p in (0, 1], not {temperature} and {top_p}"
-        )
-    if temperature == 0:
-        return greedy
-    place = hashlib.sha256(f"text {seed} {position}".encode()).digest()
-    return NucleusChoice(temperature, top_p, int.from_bytes(place[:8], "little") >> 1)
-
-
-class Turns(ABC):
-    """What a pipeline can do turn by turn."""
-
-    model: NextStepModel
-    image_tokenizer: ImageTokenizer
-    text_tokenizer: TextTokenizer
-    defaults: ModelDefaults
-    model_hash: str
-    adapter: dict[str, Any]
-
-    @abstractmethod
-    def encode_picture(self, picture: Image.Image) -> tuple[Tensor, Grid]:
-        """Image tokens [n, D] and grid."""
-
-    @abstractmethod
-    def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
-        """Rows and columns of image tokens."""
-
-    @abstractmethod
-    def preview(self, tokens: Tensor, decode: DecodeSettings) -> list[Image.Image]:
-        """Pictures of which only the first tokens are there."""
-
-    def conversation(self, seed: int = 0, **settings: Any) -> Conversation:
-        """A sequence of text and pictures to be continued turn by turn; see `Conversation`."""
-        return Conversation(self, seed, **settings)
-
-    def conversations(self, seeds: Sequence[int]) -> Conversations:
-        """As many of them as there are seeds, whose turns are made together."""
-        from nextstep.engine.chat.conversations import Conversations
-
-        return Conversations(self, seeds)
-
-    def story(
-        self,
-        *parts: Part,
-        max_pictures: int = 4,
-        max_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        on_progress: Callable[[Progress], None] | None = None,
-        **settings: Any,
-    ) -> list[str | GeneratedPicture]:
-        """Go on from text (`str`) and pictures (images or paths) in any order.
-
-        Args:
-            *parts: what the story begins with.
-            max_pictures: most pictures to draw.
-            max_tokens: most ids of one stretch of text.
-            temperature: of the text; 0 takes the likeliest ids.
-            seed: of the pictures and of drawn text.
-            on_progress: told after every image token.
-            **settings: fields of `GenerationSettings`.
-
-        Returns:
-            The continuation: texts and pictures in order, until the model ends it.
-        """
-        told = self.conversation(seed, **settings)
-        told.read(*parts)
-        return list(told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress))
-
-    def read(
-        self,
-        image: PictureLike | Sequence[PictureLike],
-        question: str = "",
-        max_tokens: int = 64,
-    ) -> str:
-        """What the model says about one or several pictures: an answer, or a caption.
-
-        Args:
-            image: one or several pictures, as `image.pictures.open_picture` takes them.
-            question: asked after the pictures; without one the model describes.
-            max_tokens: most ids of the answer.
-        """
-        told = self.conversation()
-        told.read(*map(_as_picture, pictures.listed(image)))
-        if question:
-            told.read(question)
-        return told.write(max_tokens).strip()
-
-    def next_state(
-        self,
-        image: PictureLike,
-        action: str,
-        seed: int = 0,
-        on_progress: Callable[[Progress], None] | None = None,
-        **settings: Any,
-    ) -> GeneratedPicture:
-        """The picture after an action; several steps are turns of one `conversation`."""
-        told = self.conversation(seed, **settings)
-        told.read(_as_picture(image), action)
-        return told.draw(on_progress=on_progress)
+        return self.engine.grid(turn.height, turn.width, usual)

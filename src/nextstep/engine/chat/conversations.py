@@ -2,71 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from PIL import Image
 
-from nextstep.engine.chat.conversation import Part, Turns, text_choice
-from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
-from nextstep.engine.chat.transcript import Transcript
-from nextstep.engine.engine import Engine, PictureEvent
-from nextstep.engine.image_sequence import Job
-from nextstep.engine.scheduler import Limits
-from nextstep.engine.session import ReadPicture, greedy
-from nextstep.engine.text_sequence import TextJob
-from nextstep.errors import NextStepError
-from nextstep.image import pictures
-from nextstep.image.pictures import PictureLike
-from nextstep.text.sequence import thought
-
-Turn = tuple[int, int] | int
-"""What is to come: a picture of (height, width) in pixels, or a text of at most so many ids."""
+from nextstep.engine.chat.conversation import Conversation, Part, PictureTurn, TextTurn, Turn
+from nextstep.engine.chat.reasoning import with_line
+from nextstep.engine.engine import Engine
 
 
 class Conversations:
     """Sequences of text and pictures that people and a model write, side by side.
 
     What one of them gets depends on what stands before in it, its seed and the settings alone, not
-    on its company.
+    on its company, where the engine's backend is batch-invariant.
 
     Args:
-        pipeline: model and tokenizers.
+        engine: that makes their turns.
         seeds: one of every conversation.
-        limits: of memory; see `engine.scheduler.Limits`.
     """
 
-    def __init__(self, pipeline: Turns, seeds: Sequence[int], limits: Limits | None = None) -> None:
-        self.pipeline, self.seeds = pipeline, list(seeds)
-        self.engine = Engine(
-            pipeline.model,
-            pipeline.text_tokenizer,
-            pipeline.image_tokenizer,
-            pipeline.defaults,
-            limits,
-            model_hash=pipeline.model_hash,
-            adapter=pipeline.adapter,
-        )
-        self.transcripts = [Transcript(pipeline.text_tokenizer) for _ in self.seeds]
-        self.drawn = [0] * len(self.seeds)
+    def __init__(self, engine: Engine, seeds: Sequence[int]) -> None:
+        self.engine = engine
+        self.each = [Conversation(engine, seed) for seed in seeds]
 
     def read(self, which: int, *parts: Part) -> None:
-        """Let a conversation take up text and pictures in order.
-
-        Raises:
-            NextStepError: when a picture cannot be opened.
-        """
-        for part in parts:
-            if isinstance(part, str):
-                self.transcripts[which].add_text(part)
-            else:
-                self.transcripts[which].add_picture(self._encoded(part))
+        """Let a conversation take up text and pictures in order; see `Conversation.read`."""
+        self.each[which].read(*parts)
 
     def read_edits(self, instructions: Mapping[int, str], size: tuple[int, int]) -> None:
         """Let conversations take up how their next picture, drawn in a turn, changes the last.
 
         With the setting `think` of edits every model first writes what its picture will show, see
-        `thinking`; all of them do so side by side.
+        `chat.reasoning`; all of them do so side by side.
 
         Args:
             instructions: number of a conversation -> text.
@@ -76,28 +44,16 @@ class Conversations:
             NextStepError: when one has no picture yet, becomes too long, or its numbers are not
                 finite.
         """
-        if not all(self.transcripts[which].pictures for which in instructions):
-            raise NextStepError("there is no picture yet to be changed: read or draw one first")
-        texts = dict(instructions)
-        if self.pipeline.defaults.edit.think:
-            grid = self.pipeline.grid(*size, size)
-            jobs, rooms = {}, {}
-            for which, text in instructions.items():
-                told = self.transcripts[which].copy()
-                told.add_text(thought(text, ""))
-                rooms[which] = room_left(self.engine.model, len(told.ids), grid)
-                if rooms[which] > 0:
-                    longest = min(LONGEST, rooms[which])
-                    jobs[which] = told.text_job(longest, greedy, pictures=True)
-            for which, event in self._finished(jobs):
-                texts[which] = with_line(
-                    self.pipeline.text_tokenizer, instructions[which], event.ids, rooms[which]
-                )
-        for which, text in texts.items():
-            self.read(which, text)
+        turn = PictureTurn(*size)
+        planned = {w: self.each[w].reasoning_job(text, turn) for w, text in instructions.items()}
+        jobs = {which: job for which, (job, _) in planned.items() if job}
+        ends = dict(zip(jobs, self.engine.run(list(jobs.values())), strict=True))
+        for which, text in instructions.items():
+            ids = ends[which].ids if which in ends else ()
+            self.read(which, with_line(self.engine.text_tokenizer, text, ids, planned[which][1]))
 
     def take_turns(self, turns: Mapping[int, Turn]) -> dict[int, str | Image.Image]:
-        """Let conversations go on by a text, drawn of the likeliest ids, or a picture each.
+        """Let conversations go on by a text or a picture each.
 
         Args:
             turns: number of a conversation -> what is to come.
@@ -108,46 +64,18 @@ class Conversations:
         Raises:
             NextStepError: when one becomes too long or its numbers are not finite.
         """
-        jobs = {which: self._job(which, turn) for which, turn in turns.items()}
-        made = {w: self._keep(w, turns[w], event) for w, event in self._finished(jobs)}
-        return {which: made[which] for which in turns}
-
-    def _finished(self, jobs: Mapping[int, Job | TextJob]) -> Iterator[tuple[int, PictureEvent]]:
-        """(number of a conversation, what came) as their jobs end."""
-        tickets = dict[int, int]()
-        try:
-            for which, job in jobs.items():
-                tickets[self.engine.submit_job(job)] = which
-        except NextStepError:
-            for ticket in tickets:
-                self.engine.cancel(ticket)
-            list(self.engine.run_until_idle())
-            raise
-        for event in self.engine.run_until_idle():
-            if event.kind == "failed":
-                raise NextStepError(event.message)
-            if event.kind == "finished":
-                yield tickets[event.ticket], event
-
-    def _job(self, which: int, turn: Turn) -> Job | TextJob:
-        transcript, seed = self.transcripts[which], self.seeds[which]
-        if isinstance(turn, int):
-            choose = text_choice(seed, len(transcript.ids), 0.0, 1.0)
-            room = self.engine.model.config.max_position_embeddings - len(transcript.ids)
-            return transcript.text_job(max(1, min(turn, room)), choose)
-        own = self.pipeline.defaults
-        settings = own.edit if transcript.pictures else own.generate
-        grid = self.pipeline.grid(*turn, turn)
-        return transcript.picture_job(grid, settings, (seed, self.drawn[which]))
-
-    def _keep(self, which: int, turn: Turn, event: PictureEvent) -> str | Image.Image:
-        if isinstance(turn, int):
-            return self.transcripts[which].add_written(list(event.ids))
-        grid = self.pipeline.grid(*turn, turn)
-        self.transcripts[which].add_picture(ReadPicture(event.tokens, grid))
-        self.drawn[which] += 1
-        return self.engine.show(event.tokens, grid, {}).image
-
-    @torch.inference_mode()
-    def _encoded(self, part: PictureLike) -> ReadPicture:
-        return ReadPicture(*self.pipeline.encode_picture(pictures.open_picture(part)))
+        jobs = [
+            self.each[which].text_job(turn) if isinstance(turn, TextTurn)
+            else self.each[which].picture_job(turn)
+            for which, turn in turns.items()
+        ]  # fmt: skip
+        made: dict[int, str | Image.Image] = {}
+        for (which, turn), event in zip(turns.items(), self.engine.run(jobs), strict=True):
+            one = self.each[which]
+            if isinstance(turn, TextTurn):
+                made[which] = one.keep_text(event)
+                continue
+            grid = one.grid(turn)
+            one.keep_picture(event, grid)
+            made[which] = self.engine.preview(event.tokens, grid)
+        return made

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nextstep.engine.decode import Prompt
+from nextstep.engine.backends.base import Prompt
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.session import ReadPicture
+from nextstep.engine.request import EncodedImage
 from nextstep.engine.settings import GenerationSettings
-from nextstep.engine.text_sequence import Choose, TextJob
+from nextstep.engine.text_sampling import Choose
+from nextstep.engine.text_sequence import TextJob
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
 from nextstep.text.sequence import Part, Picture, Text, build_sequence
 
@@ -37,7 +38,7 @@ class Transcript:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
         self.ids: list[int] = []
-        self.pictures: list[ReadPicture] = []
+        self.pictures: list[EncodedImage] = []
         self.said: list[str] = []
 
     def copy(self) -> Transcript:
@@ -58,7 +59,7 @@ class Transcript:
         self.said.append(text)
         return text
 
-    def add_picture(self, picture: ReadPicture) -> None:
+    def add_picture(self, picture: EncodedImage) -> None:
         """A picture, given or made."""
         self.ids += self._ids([Picture(picture.grid)])
         self.pictures.append(picture)
@@ -101,14 +102,15 @@ class Transcript:
         decode = settings.decoding(grid, bool(self.pictures))
         whole = build_sequence([Picture(grid)], self.tokenizer, end=False)
         opening = whole.ids[: whole.images[0].start]
-        prompts = {
-            name: self._branch(name, settings.negative_prompt, opening) for name in decode.branches
-        }
+        prompts = {name: self._branch(name, settings, opening) for name in decode.branches}
         return Job(prompts, decode, key, client=client)
 
-    def _branch(self, name: str, negative: str, opening: list[int]) -> Prompt:
+    def _branch(self, name: str, settings: GenerationSettings, opening: list[int]) -> Prompt:
         if name == CONDITIONAL:
-            return self._prompt([*self.ids, *opening], self.pictures)
+            positive = settings.positive_prompt
+            behind = self._ids([Text(f" {positive}")]) if positive else []
+            return self._prompt([*self.ids, *behind, *opening], self.pictures)
+        negative = settings.negative_prompt
         pictures = self.pictures if name == IMAGE_ONLY else []
         parts: list[Part] = [Picture(picture.grid) for picture in pictures]
         parts += [Text(negative)] if negative else []
@@ -118,6 +120,6 @@ class Transcript:
         return build_sequence(parts, self.tokenizer, end=False).ids
 
     @staticmethod
-    def _prompt(ids: list[int], pictures: list[ReadPicture]) -> Prompt:
+    def _prompt(ids: list[int], pictures: list[EncodedImage]) -> Prompt:
         tokens = [picture.tokens for picture in pictures]
         return Prompt(list(ids), tokens, [picture.grid for picture in pictures])

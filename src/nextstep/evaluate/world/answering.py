@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
+from nextstep.engine.chat.conversation import PictureTurn, TextTurn, Turn
 from nextstep.evaluate.world.questions import Question
 from nextstep.image.pictures import to_bytes, to_pixels
 from nextstep.world.examples import Said, Shown
@@ -124,14 +125,11 @@ class Model:
             before = one.example.parts[: one.asked[0]]
             sources.append([self._shown(part) for part in before if isinstance(part, Shown)])
             instructions.append("".join(part.text for part in before if isinstance(part, Said)))
-        made = self.pipeline.edit_each(
-            sources,
-            instructions,
-            height=self.size,
-            width=self.size,
-            seed=[one.seed for one in questions],
-            batch_size=self.batch_size,
-        )
+        requests = [
+            self.pipeline.request(text, given, height=self.size, width=self.size, seed=one.seed)
+            for text, given, one in zip(instructions, sources, questions, strict=True)
+        ]
+        made = self.pipeline.run(requests, self.batch_size)
         return [np.asarray(one.image) for one in made]
 
     def _turn_by_turn(self, questions: Sequence[Question]) -> list[tuple[Output, ...]]:
@@ -140,7 +138,7 @@ class Model:
         places = [0] * len(questions)
         outputs: list[list[Output]] = [[] for _ in questions]
         while True:
-            turns: dict[int, tuple[int, int] | int] = {}
+            turns: dict[int, Turn] = {}
             edits: dict[int, str] = {}
             for number, one in enumerate(questions):
                 if len(outputs[number]) == len(one.asked):
@@ -154,7 +152,9 @@ class Model:
                         edits[number] = edits.get(number, "") + part.text
                     else:
                         talks.read(number, part.text)
-                turns[number] = (self.size, self.size) if picture else MOST_WORDS
+                turns[number] = (
+                    PictureTurn(self.size, self.size) if picture else TextTurn(MOST_WORDS)
+                )
                 places[number] = place + 1
             if not turns:
                 return [tuple(made) for made in outputs]

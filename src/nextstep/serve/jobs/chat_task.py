@@ -8,24 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.cpu_kernels import computed_by
-from nextstep.engine.backends.torch import ROWS
-from nextstep.engine.chat.conversation import text_choice
-from nextstep.engine.chat.transcript import Transcript
-from nextstep.engine.request import SourceLimits, encode_source, picture_grid
-from nextstep.engine.session import ReadPicture
-from nextstep.engine.text_sequence import Choose
-from nextstep.kernels.quantization import quantised
+from nextstep.engine.chat.conversation import Conversation, PictureTurn
+from nextstep.engine.text_sampling import Choose, text_choice
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.tasks import Host, Rows, Task
 
 if TYPE_CHECKING:
-    from nextstep.engine.engine import Engine, PictureEvent
-    from nextstep.engine.settings import GenerationSettings
+    from nextstep.engine.engine import Engine
+    from nextstep.engine.scheduler import Event
 
 
 class ChatTask(Task):
@@ -33,9 +23,10 @@ class ChatTask(Task):
 
     def __init__(self, host: Host, job: b.Job) -> None:
         super().__init__(host, job)
-        self.read = Transcript(host.engine.text_tokenizer)
+        self.talk = Conversation(host.engine, self.request.seed, **self.request.settings)
+        self.read = self.talk.transcript
         self.parts: list[b.Part] = []
-        self.left, self.drawn = self.request.draws, 0
+        self.left = self.request.draws
         self.usage = [0, 0, 0, 0]
         self.rows: Rows | None = None
         self.decoding = 0
@@ -49,7 +40,7 @@ class ChatTask(Task):
 
     def begin(self) -> None:
         """See `Task.begin`."""
-        sources = [self._encoded(name) for name in self.request.sources]
+        sources = [self.engine.encode(self.open(name)) for name in self.request.sources]
         for part in self.request.parts:
             if isinstance(part, str):
                 self.usage[0] += self.count_text(part)
@@ -65,7 +56,7 @@ class ChatTask(Task):
         else:
             self._write()
 
-    def on(self, event: PictureEvent) -> None:
+    def on(self, event: Event) -> None:
         """See `Task.on`."""
         if event.kind == "admitted":
             self.tell_started()
@@ -92,16 +83,16 @@ class ChatTask(Task):
         for ticket in list(self.tickets):
             self.engine.stop(ticket)
 
-    def _go_on(self, event: PictureEvent) -> None:
+    def _go_on(self, event: Event) -> None:
         special = self.engine.text_tokenizer.ids
         if self.rows is not None:
-            self._keep_picture(event.tokens, self.rows.grid)
+            self._keep_picture(event, self.rows.grid)
             self.rows, self.left = None, self.left - 1
             if self.left and not self.stopped:
                 self._write()
                 return
         else:
-            self._keep_text(list(event.ids))
+            self._keep_text(event)
             if event.end == special.image_area and not self.stopped:
                 self._draw()
                 return
@@ -124,25 +115,20 @@ class ChatTask(Task):
 
     def _draw(self) -> None:
         """Queue a picture."""
-        grid = self._grid()
-        self.rows = Rows(self, self.drawn, grid)
-        key = self.request.seed, self.drawn
-        job = self.read.picture_job(grid, self._settings(), key, self.job.owner)
+        request = self.request
+        turn = PictureTurn(request.height, request.width)
+        self.rows = Rows(self, self.talk.drawn, self.talk.grid(turn))
+        job = self.talk.picture_job(turn, self.job.owner)
         self.tickets[self.host.submit_job(self, job)] = len(self.parts)
 
-    def _keep_picture(self, tokens: Tensor, grid: tuple[int, int]) -> None:
+    def _keep_picture(self, event: Event, grid: tuple[int, int]) -> None:
         """Take a picture up and tell it; a stopped one only if it has a row."""
-        rows, columns = grid
+        tokens = event.tokens
         self.usage[3] += len(tokens)
-        if len(tokens) < columns:
+        if len(tokens) < grid[1]:
             return
-        record = self._record(grid)
-        if len(tokens) < rows * columns:
-            record["rows_done"] = len(tokens) // columns
+        record = self.talk.keep_picture(event, grid)
         engine, place = self.engine, len(self.parts)
-        if len(tokens) == rows * columns:
-            self.read.add_picture(ReadPicture(tokens, grid))
-        self.drawn += 1
         self.parts.append(b.Part())
 
         def make() -> b.Part:
@@ -158,8 +144,8 @@ class ChatTask(Task):
         self.decoding += 1
         self.host.decode(self, make, keep)
 
-    def _keep_text(self, ids: list[int]) -> None:
-        text = self.read.add_written(ids)
+    def _keep_text(self, event: Event) -> None:
+        ids, text = event.ids, self.talk.keep_text(event)
         self.usage[2] += len(ids)
         if not self.request.draws:
             self._tell_part(b.Part(text.strip()))
@@ -177,41 +163,3 @@ class ChatTask(Task):
     def _tell_part(self, part: b.Part) -> None:
         self.parts.append(part)
         self.tell(b.PartDone(len(self.parts) - 1, part))
-
-    def _encoded(self, name: str) -> ReadPicture:
-        tokenizer = self.engine.image_tokenizer
-        limits = SourceLimits.of(self.engine.model.config, tokenizer, self.engine.defaults)
-        return ReadPicture(*encode_source(tokenizer, self.open(name), limits))
-
-    def _settings(self) -> GenerationSettings:
-        own = self.engine.defaults
-        base = own.edit if self.read.pictures else own.generate
-        return base.with_values(**self.request.settings)
-
-    def _grid(self) -> tuple[int, int]:
-        engine, request = self.engine, self.request
-        usual = engine.defaults.height, engine.defaults.width
-        if self.read.pictures:
-            side = engine.image_tokenizer.config.token_pixels
-            rows, columns = self.read.pictures[-1].grid
-            usual = rows * side, columns * side
-        return picture_grid(
-            engine.model.config, engine.image_tokenizer, request.height, request.width, usual
-        )
-
-    def _record(self, grid: tuple[int, int]) -> dict[str, object]:
-        side = self.engine.image_tokenizer.config.token_pixels
-        return provenance.record(
-            prompt="".join(self.read.said),
-            seed=self.request.seed,
-            index=self.drawn,
-            size=(grid[0] * side, grid[1] * side),
-            task="story",
-            settings=self._settings(),
-            model_hash=self.engine.maker.model,
-            dtype=str(self.engine.model.embed_tokens.weight.dtype).removeprefix("torch."),
-            computed_by=computed_by(self.engine.model),
-            sources=[provenance.tensor_hash(one.tokens) for one in self.read.pictures],
-            adapter=self.engine.maker.adapter,
-            quantize=quantised(self.engine.model),
-        ) | {"block_rows": ROWS, "threads": torch.get_num_threads()}

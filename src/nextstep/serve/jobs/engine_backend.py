@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.runtime_info import Computing
-from nextstep.engine.scheduler import ENDS
+from nextstep.engine.scheduler import ENDS, Event
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
@@ -27,7 +27,7 @@ from nextstep.vae.progressive_preview import GrowingPicture
 if TYPE_CHECKING:
     from PIL import Image
 
-    from nextstep.engine.engine import Engine, PictureEvent
+    from nextstep.engine.engine import Engine
     from nextstep.engine.image_sequence import Job as EngineJob
     from nextstep.engine.text_sequence import TextJob
 
@@ -62,7 +62,7 @@ class EngineBackend:
         most = engine.model.config.image_position_side * side or None
         self.facts = b.ModelFacts(
             name, engine.maker.model, own.height, own.width, side, defaults, most,
-            Computing.of(engine.model).to_dict(),
+            Computing.of(engine.model, engine.backend).to_dict(),
         )  # fmt: skip
         self._tasks: dict[int, Task] = {}
         self._live: set[Task] = set()
@@ -144,7 +144,7 @@ class EngineBackend:
 
     def submit_state(self, task: Task, state: PictureState) -> int:
         """See `Host.submit_state`."""
-        ticket = self.engine.restore(state)
+        ticket = self.engine.submit(state.request, state)
         self._tasks[ticket] = task
         return ticket
 
@@ -244,7 +244,7 @@ class EngineBackend:
         for event in events:
             self._pass_on(event)
 
-    def _pass_on(self, event: PictureEvent) -> None:
+    def _pass_on(self, event: Event) -> None:
         task = self._tasks.get(event.ticket)
         if event.kind in ENDS:
             self._tasks.pop(event.ticket, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from nextstep.engine.engine import PictureEvent
+from nextstep.engine.scheduler import Event
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image import masks, pictures
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from nextstep.engine.engine import Engine
     from nextstep.engine.image_sequence import Job as EngineJob
+    from nextstep.engine.request import Request
     from nextstep.engine.text_sequence import TextJob
 
 log = logging.getLogger("nextstep.serve")
@@ -122,7 +123,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def on(self, event: PictureEvent) -> None:
+    def on(self, event: Event) -> None:
         """Something happened to one of the tickets."""
 
     @abstractmethod
@@ -236,7 +237,7 @@ class PictureTask(Task):
             return fresh
         return state
 
-    def on(self, event: PictureEvent) -> None:
+    def on(self, event: Event) -> None:
         """See `Task.on`."""
         index = self.tickets[event.ticket]
         if event.kind == "admitted":
@@ -246,13 +247,15 @@ class PictureTask(Task):
             self.rows[index].tell(event.tokens, kept.finish if kept else lambda made: made)
         elif event.kind in ("finished", "stopped"):
             del self.tickets[event.ticket]
-            self._decode(index, event.tokens)
+            assert event.request is not None
+            self._decode(index, event.request, event.tokens)
         elif event.kind == "failed":
             del self.tickets[event.ticket]
             self.end(b.Failed(event.message, bad_input=True))
 
-    def _decode(self, index: int, tokens: torch.Tensor) -> None:
-        state = self.states[index] = replace(self.states[index], tokens=tokens)
+    def _decode(self, index: int, request: Request, tokens: torch.Tensor) -> None:
+        state = replace(self.states[index], request=request, tokens=tokens)
+        self.states[index] = state
         engine = self.host.engine
         if not state.rows:
             self._keep(index, None)
