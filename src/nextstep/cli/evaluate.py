@@ -138,7 +138,9 @@ def _answered(
     who: Answerer = Model(pipeline, plan.size, batch_size)
     if answers != "model":
         who = Truth(plan.size, tokenizer if answers == "decoded" else None)
-    scorer = Scorer(shipped_eye(), plan.size, lambda picture: round_trip(picture, tokenizer))
+    scorer = Scorer(
+        shipped_eye(plan.edition), plan.size, lambda picture: round_trip(picture, tokenizer)
+    )
     settings = json.dumps(about["settings"], sort_keys=True)
     told_by = hashlib.sha256(settings.encode()).hexdigest()[:12]
     identity = f"{about['answers']} {about['model_hash']} {told_by}"

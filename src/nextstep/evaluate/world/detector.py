@@ -32,6 +32,7 @@ from nextstep.evaluate.world.boxes import (
     tightened,
     without_others,
 )
+from nextstep.evaluate.world.grid_signs import read_grid_sign
 from nextstep.evaluate.world.network import (
     ANY,
     COLOUR_NAMES,
@@ -48,6 +49,7 @@ from nextstep.evaluate.world.network import (
 )
 from nextstep.evaluate.world.templates import Match, bank, match
 from nextstep.image.pictures import to_pixels
+from nextstep.world.editions import editions
 from nextstep.world.lexicon import things
 from nextstep.world.spec import Seen, Sight
 
@@ -101,13 +103,15 @@ class Eye:
     Args:
         detector: finds things.
         reader: reads signs.
+        edition: of the world; what stands in a picture is taken for one of its objects.
     """
 
-    def __init__(self, detector: Detector, reader: SignReader) -> None:
+    def __init__(self, detector: Detector, reader: SignReader, edition: str = "full") -> None:
         self.detector, self.reader = detector.eval(), reader.eval()
+        self.edition = edition
 
     @classmethod
-    def open(cls, path: Path = WEIGHTS) -> Eye:
+    def open(cls, path: Path = WEIGHTS, edition: str = "full") -> Eye:
         """The eye that ships with the package, or one of another file.
 
         Raises:
@@ -127,7 +131,7 @@ class Eye:
                 network.load_state_dict(mine)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelFileError(f"{path} cannot be read as the scorer: {error}") from None
-        return cls(detector, reader)
+        return cls(detector, reader, edition)
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[np.ndarray | Image.Image]) -> list[Sight]:
@@ -142,13 +146,15 @@ class Eye:
             part = sized[start : start + BATCH]
             pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
             maps = {name: values.float() for name, values in self.detector(pixels).items()}
-            found = found_things(maps)
+            found = found_things(maps, self.edition)
             looks = [
-                _Look.at(picture, found[row], {k: v[row] for k, v in maps.items()})
+                _Look.at(picture, found[row], {k: v[row] for k, v in maps.items()}, self.edition)
                 for row, picture in enumerate(part)
             ]
             texts = self._read(pixels, [look.sign for look in looks])
-            sights += [look.sight(text) for look, text in zip(looks, texts, strict=True)]
+            sights += [
+                look.sight(look.text or text) for look, text in zip(looks, texts, strict=True)
+            ]
         return sights
 
     def _read(self, pixels: Tensor, signs: list[np.ndarray | None]) -> list[str | None]:
@@ -164,9 +170,9 @@ class Eye:
 
 
 @functools.cache
-def shipped_eye() -> Eye:
-    """The eye that ships with the package, read once."""
-    return Eye.open()
+def shipped_eye(edition: str = "full") -> Eye:
+    """The eye that ships with the package, read once for each edition of the world."""
+    return Eye.open(edition=edition)
 
 
 def _sized(picture: np.ndarray | Image.Image) -> np.ndarray:
@@ -176,7 +182,7 @@ def _sized(picture: np.ndarray | Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def found_things(maps: dict[str, Tensor]) -> list[list[_Found]]:
+def found_things(maps: dict[str, Tensor], edition: str = "full") -> list[list[_Found]]:
     """Peaks of the detector's maps, surest first, each thing once; one list a picture."""
     heat = maps["centre"][:, 0].sigmoid()
     highest = torch.nn.functional.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]
@@ -193,7 +199,7 @@ def found_things(maps: dict[str, Tensor]) -> list[list[_Found]]:
                 float(heat[row, y, x]),
                 (left, top, right, bottom),
                 int(at["name"].argmax()) == SIGN,
-                _prior(at),
+                _prior(at, edition),
             )
         )
     return [_once(sorted(things, key=lambda one: -one.sure)) for things in found]
@@ -236,9 +242,9 @@ def looks_like_sign(picture: np.ndarray, box: np.ndarray) -> bool:
     return bool(brown > 12 and red < 215 and pale > 0.35)
 
 
-def _prior(at: dict[str, Tensor]) -> np.ndarray:
+def _prior(at: dict[str, Tensor], edition: str) -> np.ndarray:
     """Log-probability of each drawing of the bank by the detector's logits at one place."""
-    rows = _rows()
+    rows = _rows(edition)
     parts = {name: at[name].log_softmax(0).numpy() for name in ("name", "style", "colour", "tone")}
     total = parts["name"][rows[0]] + parts["style"][rows[1]] + parts["colour"][rows[2]]
     likely: np.ndarray = total + np.where(rows[3] == ANY, 0.0, parts["tone"][rows[3]])
@@ -246,7 +252,7 @@ def _prior(at: dict[str, Tensor]) -> np.ndarray:
 
 
 @functools.cache
-def _rows() -> np.ndarray:
+def _rows(edition: str) -> np.ndarray:
     """Class of name, style, colour and tone of each drawing of the bank, [4, N]."""
     place = {label: number for number, label in enumerate(labels())}
     rows = [
@@ -256,7 +262,7 @@ def _rows() -> np.ndarray:
             COLOUR_NAMES.index(one.colour),
             TONE_NAMES.index(one.tone) if things()[one.name].toned else ANY,
         )
-        for one in bank().drawn
+        for one in bank(edition).drawn
     ]
     return np.array(rows).T
 
@@ -280,6 +286,8 @@ class _Look:
         guesses: boxes [K, 4] where the detector sees things.
         sign: box of the surest sign.
         maps: of the detector, logits [C, h, w].
+        edition: of the world.
+        text: of a sign on the grid.
     """
 
     picture: np.ndarray
@@ -289,11 +297,17 @@ class _Look:
     guesses: np.ndarray
     sign: np.ndarray | None
     maps: Maps
+    edition: str
+    text: str | None
 
     @classmethod
-    def at(cls, picture: np.ndarray, found: list[_Found], maps: Maps) -> _Look:
+    def at(cls, picture: np.ndarray, found: list[_Found], maps: Maps, edition: str) -> _Look:
         """Begin with the background and the sign."""
-        background = background_of(picture, [one.box for one in found])
+        on_grid = read_grid_sign(picture) if editions()[edition].on_grid else None
+        if on_grid is not None:
+            found = [one for one in found if shared(np.array(one.box), on_grid[0]) < OVERLAP]
+        around = [one.box for one in found]
+        background = background_of(picture, around if on_grid is None else [*around, on_grid[0]])
         behind = np.broadcast_to(column_of(picture, background)[:, None], picture.shape)
         apart = foreground(picture, behind)
         signs, guesses = list[np.ndarray](), list[np.ndarray]()
@@ -307,10 +321,22 @@ class _Look:
                 signs.append(tight)
             else:
                 guesses.append(boxes[row])
+        if on_grid is not None:
+            signs = [on_grid[0]]
         apart = outside(apart, signs)
         sign = signs[0] if signs else None
         things_here = np.array(guesses, float).reshape(-1, 4)
-        return cls(picture, behind, background, apart, things_here, sign, maps)
+        return cls(
+            picture,
+            behind,
+            background,
+            apart,
+            things_here,
+            sign,
+            maps,
+            edition,
+            on_grid and on_grid[1],
+        )
 
     def sight(self, text: str | None) -> Sight:
         """What is in it, its sign's text given."""
@@ -329,8 +355,8 @@ class _Look:
 
     def matched(self, boxes: list[np.ndarray]) -> Fits:
         """The drawings for one thing, the first box being where the detector is asked."""
-        prior = _prior(_at(self.maps, boxes[0]))
-        return match(self.picture, self.behind, boxes, prior, TRUST)
+        prior = _prior(_at(self.maps, boxes[0]), self.edition)
+        return match(self.picture, self.behind, boxes, prior, TRUST, self.edition)
 
     def told(self, group: Group) -> list[Fits]:
         """Connected pixels as one thing or as several, whichever leaves less unexplained."""
@@ -383,7 +409,7 @@ def _common_style(matches: list[Fits]) -> str | None:
     """The style that all things together fit best; None where one clearly fits another."""
     if not matches:
         return None
-    totals = {style: sum(fits[style].cost for fits in matches) for style in STYLE_NAMES}
+    totals = {style: sum(fits[style].cost for fits in matches) for style in matches[0]}
     best = min(totals, key=lambda style: totals[style])
     for fits in matches:
         if fits[best].cost - min(fit.cost for fit in fits.values()) > ANOTHER_STYLE:

@@ -18,8 +18,9 @@ from PIL import Image
 
 from nextstep.world.colours import TINTS, painted
 from nextstep.world.drawings import atlas, colour_of, full_drawing
+from nextstep.world.editions import editions
 from nextstep.world.lexicon import things
-from nextstep.world.vocabulary import STYLES, TONES
+from nextstep.world.vocabulary import TONES
 
 SQUARE = 12
 """Pixels a side at which drawings are compared: coarse, so that blur costs little."""
@@ -116,11 +117,12 @@ class Bank:
 
 
 @functools.cache
-def bank() -> Bank:
-    """All things in all styles, in their own colours, in all tints and tones."""
+def bank(edition: str = "full") -> Bank:
+    """All objects of an edition in all its styles, in their own colours, all tints and tones."""
+    known = editions()[edition]
     drawn, pixels, aspect = [], [], []
-    for thing in things().values():
-        for style in STYLES:
+    for thing in (things()[label] for label in known.objects):
+        for style in known.styles:
             tones = [t for t in TONES if thing.toned and atlas().has(thing.label, style, t)]
             for tone in (None, *tones):
                 picture = full_drawing(thing.label, style, tone)
@@ -165,6 +167,7 @@ def match(
     boxes: Sequence[np.ndarray],
     prior: np.ndarray,
     trust: float,
+    edition: str = "full",
 ) -> dict[str, Match]:
     """Which drawing stands in a place, for every style.
 
@@ -174,14 +177,15 @@ def match(
         boxes: one or more guesses: left, top, right, bottom in pixels.
         prior: how likely each drawing is before it is compared, logs [N].
         trust: squared difference that weighs as much as a factor of e in the prior.
+        edition: of the world, to which the drawings belong.
     """
-    stock, layers = bank(), (Image.fromarray(picture), Image.fromarray(behind))
+    stock, layers = bank(edition), (Image.fromarray(picture), Image.fromarray(behind))
     small = np.stack([_cut(layers, box) for box in boxes])
     small = np.concatenate((small, small[:, :, ::-1]))
     coarse = stock.distances(small[..., :3], small[..., 3:])
-    shapes = np.stack([_misshapen(box) for box in boxes])
+    shapes = np.stack([_misshapen(box, stock) for box in boxes])
     coarse += np.concatenate((shapes, shapes))
-    rows = _candidates(coarse.min(0) / trust - prior)
+    rows = _candidates(coarse.min(0) / trust - prior, edition)
     fine = []
     for box, shape in zip(boxes, shapes, strict=True):
         cuts = np.stack([_cut(layers, moved(box, shift)) for shift in SHIFTS])
@@ -199,26 +203,26 @@ def match(
     return found
 
 
-def _misshapen(box: np.ndarray) -> np.ndarray:
+def _misshapen(box: np.ndarray, stock: Bank) -> np.ndarray:
     """What every drawing loses by a box of another shape than its own, [N]."""
     shape = np.log(max(box[2] - box[0], 1.0) / max(box[3] - box[1], 1.0))
-    lost: np.ndarray = ASPECT * (bank().aspect - shape) ** 2
+    lost: np.ndarray = ASPECT * (stock.aspect - shape) ** 2
     return lost
 
 
-def _candidates(cost: np.ndarray) -> np.ndarray:
+def _candidates(cost: np.ndarray, edition: str) -> np.ndarray:
     """Rows that are compared again: the best of all, and the best of each style."""
     rows = [np.argpartition(cost, BEST)[:BEST]]
-    for mine in style_rows().values():
+    for mine in style_rows(edition).values():
         rows.append(mine[np.argpartition(cost[mine], BEST_OF_STYLE)[:BEST_OF_STYLE]])
     return np.unique(np.concatenate(rows))
 
 
 @functools.cache
-def style_rows() -> dict[str, np.ndarray]:
+def style_rows(edition: str = "full") -> dict[str, np.ndarray]:
     """Style -> rows of the bank."""
-    styles = np.array([one.style for one in bank().drawn])
-    return {style: np.flatnonzero(styles == style) for style in STYLES}
+    styles = np.array([one.style for one in bank(edition).drawn])
+    return {style: np.flatnonzero(styles == style) for style in editions()[edition].styles}
 
 
 def moved(box: np.ndarray, shift: tuple[float, float, float]) -> np.ndarray:
