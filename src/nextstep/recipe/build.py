@@ -84,8 +84,8 @@ def train_config(recipe: Recipe, progress: bool = False) -> TrainConfig:
 
 
 def callback_steps(recipe: Recipe) -> int:
-    """Steps between two looks at whether a sheet or a milestone is due; 0 for none."""
-    every = [recipe.samples.every] if recipe.samples else []
+    """Steps between two looks at whether something is due; 0 for none."""
+    every = [looked.every for looked in (recipe.samples, recipe.probes) if looked]
     return gcd(*every, *recipe.saving.milestones)
 
 

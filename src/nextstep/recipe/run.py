@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nextstep.data.steps import BatchSource
+    from nextstep.recipe.run_schema import Probes
     from nextstep.recipe.schema import Recipe
     from nextstep.train.trainer import Trainer
 
@@ -56,6 +57,9 @@ class Parts(Protocol):
 
     def draw(self, weights: dict[str, Tensor], path: Path) -> None:
         """Write a sheet of pictures drawn with these whole weights."""
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Figures of the emoji world of this model."""
 
     def close(self) -> None:
         """Stop what runs beside the training."""
@@ -199,10 +203,13 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: b
 
 
 def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer], None]:
-    """Called every `build.callback_steps`: draws a sheet and writes a milestone when due."""
+    """Called every `build.callback_steps`: sheet, figures and milestone when they are due."""
 
     def look(trainer: Trainer) -> None:
         asked, step = recipe.samples, trainer.step
+        probes = recipe.probes
+        if probes and (step % probes.every == 0 or step >= recipe.steps):
+            _measure(trainer, parts, probes)
         if asked and (step % asked.every == 0 or step >= recipe.steps):
             weights = trainer.weights()
             if trainer.peers.leads:
@@ -211,6 +218,17 @@ def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer],
             _write_model(trainer, parts, folder / f"step-{step:08d}")
 
     return look
+
+
+def _measure(trainer: Trainer, parts: Parts, probes: Probes) -> None:
+    """Log figures of the averaged weights; every rank works them out."""
+    from nextstep.recipe.probes import held
+    from nextstep.train.parallel import run_gathered
+
+    with trainer.averaged() as model:
+        figures = run_gathered(model, parts.measure)
+    gate = {"gate": "held" if held(figures, probes.gate) else "open"} if probes.gate else {}
+    trainer.report("probe", **figures, **gate)
 
 
 def _draw(parts: Parts, weights: dict[str, Tensor], path: Path) -> None:

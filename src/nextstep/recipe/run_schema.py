@@ -157,6 +157,28 @@ class Samples(Section):
         return value
 
 
+class Probes(Section):
+    """Figures of the emoji world during training, of the averaged weights: see `recipe.probes`."""
+
+    every: Positive
+    """Steps between two measurements; one more is made at the end."""
+    edition: str = "core-48"
+    """Of the world: core-48, core-96, core-144 or full."""
+    tasks: list[str] = Field(default=["drawing"], min_length=1)
+    """Names of tasks or groups that draw."""
+    items: Positive = 32
+    """Scenes, dealt out to the tasks."""
+    gate: dict[Literal["lines_right", "name_gap"], float] = Field(default_factory=dict)
+    """Least figures with which the next stage may begin; the log says whether they are reached."""
+
+    @model_validator(mode="after")
+    def _of_the_world(self) -> Probes:
+        from nextstep.world.tasks import choose_tasks
+
+        choose_tasks(self.tasks, self.edition)
+        return self
+
+
 class Published(Section):
     """What a paper reports of this stage; `plan` shows it beside its own figures."""
 

@@ -14,6 +14,7 @@ from nextstep.recipe.run_schema import (
     Loss,
     Optimizer,
     Parallel,
+    Probes,
     Published,
     Samples,
     Saving,
@@ -229,6 +230,8 @@ class Recipe(Section):
     """Figures."""
     samples: Samples | None = None
     """Sheets of pictures during training."""
+    probes: Probes | None = None
+    """Figures of the emoji world during training."""
     published: Published | None = None
     """What a paper reports of this stage."""
     next: str | None = None
@@ -278,4 +281,6 @@ class Recipe(Section):
             raise ValueError(f"saving.milestones: {late[0]} lies behind the last step {self.steps}")
         if self.samples and self.stage == "tokenizer":
             raise ValueError("'samples' draws from prompts; the tokenizer stage reads none")
+        if self.probes and self.stage == "tokenizer":
+            raise ValueError("'probes' read and draw scenes; the tokenizer stage does neither")
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextstep.data.batch import ContextNoise
 from nextstep.estimate.counting import model_config
@@ -18,6 +18,7 @@ from nextstep.recipe.samples import defaults_of, draw_sheet
 from nextstep.recipe.weights import build_model
 
 if TYPE_CHECKING:
+    from nextstep.recipe.probes import Probe
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
 
@@ -63,6 +64,7 @@ class SequenceParts:
         self.batches = build.open_loader(
             recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, ranks, where
         )
+        self.probe: Probe | None = None
         self.model, self.mesh = build_model(
             recipe, self.config, ranks, self.text_tokenizer if recipe.train_text_tokenizer else None
         )
@@ -77,6 +79,18 @@ class SequenceParts:
         parts = self._whole(weights, torch.bfloat16 if on_gpu else torch.float32)
         parts.model.to(self.device)
         draw_sheet(parts, self.recipe, path)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Figures of the recipe's probes of this model, in eval mode."""
+        from nextstep.recipe.probes import Probe
+
+        assert self.recipe.probes is not None and isinstance(model, NextStepModel)
+        if self.probe is None:
+            pixels = max(self.recipe.data.areas)
+            self.probe = Probe(self.recipe.probes, self.stage, self.text_tokenizer, pixels)
+        half = self.recipe.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.probe(model)
 
     def close(self) -> None:
         """Stop the threads that make batches."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextstep.estimate import counting
 from nextstep.recipe import build
@@ -66,6 +66,10 @@ class TokenizerParts:
     def draw(self, weights: dict[str, Tensor], path: Path) -> None:
         """The stage has no prompts to draw."""
         raise NotImplementedError("the tokenizer stage draws no sheets")
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The stage draws no scenes."""
+        raise NotImplementedError("the tokenizer stage draws no scenes")
 
     def close(self) -> None:
         """Nothing runs beside the training."""

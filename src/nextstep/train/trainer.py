@@ -258,6 +258,10 @@ class Trainer:
         for reporter in self.reporters:
             reporter.write(row)
 
+    def report(self, event: str, **figures: Any) -> None:
+        """Write figures of an event into the log."""
+        self._event(event, **figures)
+
     def _event(self, event: str, detail: str = "", **more: Any) -> None:
         row = {"step": self.step, "event": event, "detail": detail, **more}
         if self.log is None:

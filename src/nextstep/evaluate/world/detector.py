@@ -306,8 +306,10 @@ class _Look:
         on_grid = read_grid_sign(picture) if editions()[edition].on_grid else None
         if on_grid is not None:
             found = [one for one in found if shared(np.array(one.box), on_grid[0]) < OVERLAP]
-        around = [one.box for one in found]
-        background = background_of(picture, around if on_grid is None else [*around, on_grid[0]])
+        around: list[Sequence[float]] = [one.box for one in found]
+        background = background_of(
+            picture, around if on_grid is None else [*around, on_grid[0].tolist()]
+        )
         behind = np.broadcast_to(column_of(picture, background)[:, None], picture.shape)
         apart = foreground(picture, behind)
         signs, guesses = list[np.ndarray](), list[np.ndarray]()

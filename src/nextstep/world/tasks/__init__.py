@@ -120,8 +120,9 @@ def choose_tasks(
         Task name -> weight; the weights add up to 1.
 
     Raises:
-        NextStepError: for an unknown name, a negative weight, or when nothing is left.
+        NextStepError: for an unknown name or edition, a negative weight, or when nothing is left.
     """
+    editions.edition(edition)
     if wanted is None:
         wanted = GROUPS
     weights = dict(wanted) if isinstance(wanted, Mapping) else {
