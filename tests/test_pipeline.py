@@ -174,7 +174,9 @@ def test_parts_must_fit(tiny_folder: Path, tmp_path: Path) -> None:
 def test_stored_dtype_is_kept_when_asked_for(tiny_folder: Path, tmp_path: Path) -> None:
     import torch
 
-    NextStepPipeline.from_pretrained(tiny_folder, torch.bfloat16).save_pretrained(tmp_path / "b")
+    made = NextStepPipeline.from_pretrained(tiny_folder, torch.bfloat16)
+    made.image_tokenizer.to(torch.bfloat16)
+    made.save_pretrained(tmp_path / "b")
     kept = load_parts(tmp_path / "b", keep_dtype=True)
     assert kept.image_tokenizer.dtype == kept.model.lm_head.weight.dtype == torch.bfloat16
     assert load_parts(tmp_path / "b", device="cpu:0").image_tokenizer.dtype == torch.float32

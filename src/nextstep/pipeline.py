@@ -88,7 +88,7 @@ class NextStepPipeline:
 
         Args:
             model: folder, "nano" or "organisation/name".
-            dtype: of the weights; default fp32 on the CPU, else as stored.
+            dtype: of the weights; default see `model.pretrained.automatic_dtype`.
             device: such as "cpu" or "cuda".
             vae: folder of the image tokenizer when it is not the model's own.
             adapter: folder of a LoRA adapter, merged into the weights.
@@ -110,6 +110,8 @@ class NextStepPipeline:
             quantising.pack_for_sampling(parts.model)
         elif early is None:
             quantising.pack_model(parts.model, *quantising.formats(quantize))
+        if quantize is not None:
+            quantising.warn_without_kernels(parts.model, quantize)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, released: bool = False) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nextstep.cli.info import describe
 from nextstep.errors import NextStepError
-from nextstep.model import precision
+from nextstep.kernels import quantization
+from nextstep.model import precision, pretrained
+from nextstep.model.pretrained import load_parts, save_parts
+from nextstep.pipeline import NextStepPipeline
 from nextstep.train.muon import Muon, orthogonalised
 from nextstep.train.optimizer import build_optimizers
 from nextstep.train.trainer import TrainConfig, Trainer
@@ -120,3 +124,60 @@ def test_muon_moves_by_the_same_formula_in_both_formats() -> None:
         moved[dtype] = model[0].weight.detach().clone()
     assert torch.allclose(moved[torch.float32], moved[torch.bfloat16], atol=5e-3)
     assert not torch.equal(moved[torch.float32], moved[torch.bfloat16])
+
+
+def bf16_folder(tiny_folder: Path, folder: Path) -> Path:
+    """The tiny model with its weights stored in bf16."""
+    parts = load_parts(tiny_folder)
+    parts.model.to(torch.bfloat16)
+    save_parts(parts, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("large", "factor", "chosen"),
+    [
+        (True, FAST, torch.bfloat16),
+        (True, EMULATED, torch.float32),
+        (False, FAST, torch.float32),
+    ],
+)
+def test_a_model_is_sampled_in_what_the_processor_computes_fast(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path,
+    large: bool, factor: float, chosen: torch.dtype,
+) -> None:  # fmt: skip
+    folder = bf16_folder(tiny_folder, tmp_path / "half")
+    computes(monkeypatch, factor)
+    monkeypatch.setattr(pretrained, "LARGE", 1000 if large else 2**26)
+    assert load_parts(folder).model.lm_head.weight.dtype == chosen
+    assert load_parts(tiny_folder).model.lm_head.weight.dtype == torch.float32
+    assert describe(str(folder))["processor"]["sampling (--dtype auto)"] == {
+        torch.bfloat16: "bf16", torch.float32: "fp32",
+    }[chosen]  # fmt: skip
+
+
+def test_the_image_tokenizer_does_not_walk_into_an_emulated_format(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    precision.warn_if_slow.cache_clear()
+    computes(monkeypatch, EMULATED)
+    monkeypatch.setattr(pretrained, "slowdown", precision.slowdown)
+    with pytest.warns(UserWarning, match="80 times as long as in fp32"):
+        parts = load_parts(tiny_folder, torch.bfloat16)
+    assert parts.model.lm_head.weight.dtype == torch.bfloat16
+    assert parts.image_tokenizer.dtype == torch.float32
+
+
+def test_rounded_weights_without_kernels_are_warned_of_with_the_factor(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    monkeypatch.setattr(quantization, "unpacking_slowdown", lambda format_: 3.5)
+    quantization._warn_of_unpacking.cache_clear()
+    with pytest.warns(UserWarning, match=r"int8 weights save memory .* takes 3.5 times as long"):
+        NextStepPipeline.from_pretrained(tiny_folder, quantize="int8")
+    with warnings.catch_warnings(action="error"):
+        NextStepPipeline.from_pretrained(tiny_folder, quantize="int8")
+
+
+def test_unpacking_is_timed() -> None:
+    assert quantization.unpacking_slowdown("int8", width=64) > 0

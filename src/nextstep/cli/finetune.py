@@ -76,6 +76,13 @@ ContextNoise = Annotated[
         rich_help_panel=TRAINING_PANEL,
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto, fp32 or bf16; auto is what the device computes faster.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option(
@@ -118,6 +125,7 @@ def command(
     parts: Parts = "attention,mlp,head,projectors",
     drop_text: DropText = 0.0,
     context_noise: ContextNoise = 0.0,
+    precision: Precision = "auto",
     seed: Annotated[int, typer.Option(help="Of everything.", rich_help_panel=TRAINING_PANEL)] = 0,
     prompts: Prompts = None,
     sheets: Sheets = 3,
@@ -141,6 +149,7 @@ def command(
     settings = FinetuneSettings(
         data, output, model, caption, edits, full, shape, steps, minutes, batch, learning_rate,
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
+        precision,
     )  # fmt: skip
     silent = lambda sentence: None  # noqa: E731
     done = finetune(settings, device, vae, silent if as_json else typer.echo, not as_json)

@@ -39,6 +39,9 @@ def command(
     typer.echo("shape")
     for name, value in facts["shape"].items():
         typer.echo(f"  {name:<26}{value!s:>12}")
+    typer.echo("on this processor")
+    for name, value in facts["processor"].items():
+        typer.echo(f"  {name:<26}{value}")
     typer.echo("picture sizes (height x width)")
     typer.echo("  " + ", ".join(facts["sizes"]))
 
@@ -73,8 +76,24 @@ def describe(model: str) -> dict[str, Any]:
                 "token_size", "max_position_embeddings",
             )
         },
+        "processor": _processor(folder, counts["total"]),
         "sizes": _sizes(folder),
     }  # fmt: skip
+
+
+def _processor(folder: Path | None, numbers: int) -> dict[str, str]:
+    """What this machine's processor computes in, and why."""
+    from nextstep.kernels.quantization import LARGE
+    from nextstep.model.precision import DTYPES, explained, fastest
+    from nextstep.model.pretrained import automatic_dtype
+
+    fast = fastest("cpu")
+    sampling = fast if numbers >= LARGE else "fp32"
+    if folder is not None:
+        chosen = automatic_dtype(folder, "cpu")
+        sampling = next(name for name, dtype in DTYPES.items() if dtype == chosen)
+    return {"sampling (--dtype auto)": sampling, "training (precision: auto)": fast,
+            "because": explained("cpu")}  # fmt: skip
 
 
 def _count(config: NextStepConfig, folder: Path | None) -> dict[str, int]:

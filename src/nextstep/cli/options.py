@@ -30,7 +30,11 @@ Adapter = Annotated[
 AdapterScale = Annotated[float, typer.Option(help="How strongly the adapter counts; 0 is not.",
                                              rich_help_panel=MODEL_PANEL)]  # fmt: skip
 Dtype = Annotated[
-    str | None, _option("fp32, bf16 or fp16; default fp32 on the CPU.", panel=MODEL_PANEL)
+    str | None,
+    _option(
+        "auto, fp32, bf16 or fp16; auto, the default, is what this machine computes fast.",
+        panel=MODEL_PANEL,
+    ),
 ]
 Quantize = Annotated[
     str | None,
@@ -115,14 +119,15 @@ def load_pipeline(
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
-    """A torch dtype by its short name.
+    """A torch dtype by its short name; None for "auto", and where there is no name.
 
     Raises:
         ValueError: for another name.
     """
-    import torch
+    from nextstep.model.precision import DTYPES
 
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name is not None and name not in known:
-        raise ValueError(f"unknown dtype '{name}'; choose from {', '.join(known)}")
-    return known[name] if name else None
+    if name in (None, "auto"):
+        return None
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype '{name}'; choose from auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

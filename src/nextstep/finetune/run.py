@@ -306,6 +306,7 @@ class Finetuning:
             weight_decay=0.01 if settings.full else 0.0,
             ema=0.0,
             gradient_checkpointing=self._is_large,
+            precision=settings.precision,
             seed=settings.seed,
             save_minutes=2.0,
             save_frozen=settings.full,

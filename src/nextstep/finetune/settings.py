@@ -8,6 +8,7 @@ from typing import Any
 
 from nextstep.errors import NextStepError
 from nextstep.model.lora import AdapterConfig
+from nextstep.model.precision import PRECISIONS
 
 MOST_PROMPTS = 16
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 100, 2000
@@ -18,6 +19,9 @@ MOST_SAMPLES = 8
 
 WIDTH_RATE = 0.25
 """Learning rate of an adapter times the model's width; chosen on the nano model."""
+
+MAY_CHANGE = ("output", "merge", "sheets", "precision")
+"""Settings that need not be the same when a run goes on."""
 
 FULL_SHARE = 0.1
 """Learning rate of full training as a share of an adapter's."""
@@ -45,6 +49,7 @@ class FinetuneSettings:
         prompts: drawn before, during and after; default captions of the first samples.
         sheets: how often they are drawn on the way.
         seed: of everything.
+        precision: what is computed in, as in `TrainConfig`.
         merge: write the whole model with the adapter merged into it as well.
 
     Raises:
@@ -68,6 +73,7 @@ class FinetuneSettings:
     sheets: int = 3
     seed: int = 0
     merge: bool = False
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -79,6 +85,10 @@ class FinetuneSettings:
         for name in ("context_noise", "sheets"):
             if not getattr(self, name) >= 0:
                 raise NextStepError(f"{name.replace('_', ' ')} must not be negative")
+        if self.precision not in PRECISIONS:
+            raise NextStepError(
+                f"precision '{self.precision}' is unknown; choose from {', '.join(PRECISIONS)}"
+            )
         if len(self.prompts) > MOST_PROMPTS:
             raise NextStepError(f"at most {MOST_PROMPTS} prompts are drawn")
         if self.edits and self.prompts:
@@ -101,7 +111,7 @@ class FinetuneSettings:
         """As JSON holds it, without what may change when a run goes on."""
         told = asdict(self) | {"data": str(self.data.absolute()), "prompts": list(self.prompts)}
         told["adapter"]["parts"] = list(self.adapter.parts)
-        return {n: v for n, v in told.items() if n not in ("output", "merge", "sheets")}
+        return {n: v for n, v in told.items() if n not in MAY_CHANGE}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,13 @@ and so do embeddings, norms and biases.
 
 from __future__ import annotations
 
+import functools
+import time
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
@@ -127,6 +131,48 @@ def pack_for_sampling(model: NextStepModel) -> None:
     own = OWN.get(model.embed_tokens.weight.dtype)
     if own and model.embed_tokens.weight.device.type == "cpu" and kernels_fit(model.config):
         pack_model(model, own)
+
+
+def warn_without_kernels(model: NextStepModel, quantize: str) -> None:
+    """Warn, once a format, where rounded weights are unpacked at every use: slower than fp32."""
+    if not kernels_fit(model.config):
+        for format_ in formats(quantize):
+            _warn_of_unpacking(format_)
+
+
+@functools.cache
+def _warn_of_unpacking(format_: str) -> None:
+    factor = unpacking_slowdown(format_)
+    if factor > 1:
+        warnings.warn(
+            f"without kernels ({build.why_not() or 'of other widths'}) {format_} weights save "
+            f"memory and no time: a product takes {factor:.2g} times as long as in fp32",
+            stacklevel=3,
+        )
+
+
+@torch.inference_mode()
+def unpacking_slowdown(format_: str, width: int = 1024, rows: int = 2) -> float:
+    """How many times as long a product by a packed matrix takes here as by an fp32 one.
+
+    Args:
+        format_: of the packed matrix.
+        width: of the square matrix.
+        rows: that are multiplied by it.
+    """
+    plain = torch.ones(width, width)
+    packed = PackedLinear(plain, None, format_, Arena())
+    x = torch.ones(rows, width)
+    ways = (lambda: packed(x)), (lambda: F.linear(x, plain))
+    times = []
+    for way in ways:
+        best = float("inf")
+        for _ in range(4):
+            begun = time.perf_counter()
+            way()
+            best = min(best, time.perf_counter() - begun)
+        times.append(best)
+    return times[0] / times[1]
 
 
 def kernels_fit(config: NextStepConfig) -> bool:

@@ -8,6 +8,7 @@ or misshapen tensor is an error that names it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                     yield stored.removeprefix("model."), shard.get_tensor(stored)
         except SafetensorError as error:
             raise ModelFileError(f"the weight file {path} is cut off or damaged: {error}") from None
+
+
+def stored_formats(folder: Path) -> tuple[set[str], int]:
+    """Number formats of the weights in a folder, as safetensors names them, and how many numbers.
+
+    Raises:
+        ModelFileError: when there are none, or a shard is cut off or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    formats, numbers = set(), 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device="cpu") as shard:
+                for stored in shard.keys():  # noqa: SIM118 - not a mapping
+                    tensor = shard.get_slice(stored)
+                    formats.add(tensor.get_dtype())
+                    numbers += math.prod(tensor.get_shape())
+        except SafetensorError as error:
+            raise ModelFileError(f"the weight file {path} is cut off or damaged: {error}") from None
+    return formats, numbers
 
 
 def load_model(

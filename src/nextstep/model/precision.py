@@ -126,7 +126,7 @@ def warn_if_slow(kind: str, dtype: torch.dtype) -> None:
     if factor >= SLOW:
         name = next(name for name, known in DTYPES.items() if known == dtype)
         warnings.warn(
-            f"{name} is emulated on this processor: a matrix product takes {factor:.3g} times as "
-            "long as in fp32; choose fp32, or auto",
+            f"{name} is emulated on this processor: a product takes {factor:.3g} times as long "
+            "as in fp32; choose fp32, or auto",
             stacklevel=2,
         )

@@ -12,14 +12,17 @@ from nextstep.config import NextStepConfig
 from nextstep.engine.settings import FILE as SETTINGS_FILE
 from nextstep.engine.settings import ModelDefaults
 from nextstep.errors import ModelFileError
+from nextstep.kernels.quantization import LARGE
 from nextstep.model.checkpoints import (
     fingerprint,
     load_model,
     read_model_config,
     save_model,
+    stored_formats,
     weight_files,
 )
 from nextstep.model.devices import check_device
+from nextstep.model.precision import SLOW, fastest, slowdown, warn_if_slow
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.utils.files import new_folder, write_json
 from nextstep.vae.files import (
@@ -108,17 +111,23 @@ def load_parts(
 ) -> Parts:
     """Read everything a pipeline needs; see `NextStepPipeline.from_pretrained`.
 
-    `keep_dtype` leaves weights as they are stored even on the CPU, where fp32 is the default;
-    `quantize` rounds those of the model as they are read.
+    `keep_dtype` leaves weights as they are stored even on the CPU, where `automatic_dtype` decides
+    otherwise; `quantize` rounds those of the model as they are read. The image tokenizer, whose
+    products all go through torch, takes fp32 where torch would emulate the model's number format.
     """
     check_device(device)
-    folder = find_folder(model)
-    if dtype is None and torch.device(device).type == "cpu" and not keep_dtype:
-        dtype = torch.float32
+    folder, kind = find_folder(model), torch.device(device).type
+    for_pictures = dtype
+    if not keep_dtype:
+        if dtype is not None:
+            warn_if_slow(kind, dtype)
+        dtype = for_pictures = dtype or automatic_dtype(folder, kind)
+        if dtype is not None and slowdown(kind, dtype) >= SLOW:
+            for_pictures = torch.float32
     config = read_model_config(folder)
     text_tokenizer = TextTokenizer.from_folder(folder)
     tokenizer_folder = vae_folder(folder, config, vae)
-    image_tokenizer = load_image_tokenizer(tokenizer_folder, dtype, device)
+    image_tokenizer = load_image_tokenizer(tokenizer_folder, for_pictures, device)
     check_fit(config, image_tokenizer, text_tokenizer)
     return Parts(
         load_model(folder, dtype, device, quantize),
@@ -127,6 +136,31 @@ def load_parts(
         ModelDefaults.of_folder(folder),
         fingerprint([*weight_files(folder), weights_file(tokenizer_folder)]),
     )
+
+
+def automatic_dtype(folder: Path, kind: str) -> torch.dtype | None:
+    """What a model is computed in when nobody says.
+
+    On a CPU that is fp32, which all processors compute alike; but bf16 for weights that are stored
+    in it, are too many for the caches (so that reading them takes the time), and meet a processor
+    that computes bf16 at least as fast. Elsewhere weights stay as they are stored.
+
+    Args:
+        folder: of the model.
+        kind: of the device, such as "cpu".
+
+    Returns:
+        None for as stored.
+
+    Raises:
+        ModelFileError: when the weights are missing or damaged.
+    """
+    if kind != "cpu":
+        return None
+    formats, numbers = stored_formats(folder)
+    if formats == {"BF16"} and numbers >= LARGE and fastest(kind) == "bf16":
+        return torch.bfloat16
+    return torch.float32
 
 
 def merge_adapter_folder(parts: Parts, adapter: str | Path, scale: float = 1.0) -> dict[str, Any]:
