@@ -22,7 +22,8 @@ from nextstep.model.pretrained import SHIPPED
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError, check_recipe
-from nextstep.recipe.run import move_aside, run_recipe
+from nextstep.recipe.run import run_recipe
+from nextstep.recipe.run_folder import move_aside
 from nextstep.recipe.samples import sheet
 from nextstep.recipe.weights import first_weights
 from nextstep.train.launch import launch

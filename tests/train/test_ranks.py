@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nextstep.model.nextstep import NextStepModel
 from nextstep.train.checkpoint import newest, read_weights
+from nextstep.train.checkpoint_integrity import SUMS, damage
 from nextstep.train.muon import Muon, shares
 from nextstep.train.parallel import Ranks, build_mesh, fill, joined, shard, whole
 from nextstep.train.trainer import TrainConfig, Trainer
@@ -251,6 +252,8 @@ def test_a_sharded_checkpoint_opens_without_ranks(runs: Path) -> None:
     path = newest(runs / "3" / "checkpoints")
     assert path is not None
     assert len(list(path.glob("*.distcp"))) == 3
+    assert len((path / SUMS).read_text().splitlines()) == 5
+    assert damage(path) == ""
     saved = result(runs / "3")
     assert furthest(read_weights(path), saved["average"]) == 0
     assert furthest(read_weights(path, average=False), saved["weights"]) == 0

@@ -352,7 +352,7 @@ def test_the_real_model_learns_and_checkpointing_changes_nothing(tmp_path: Path)
         assert model.gradient_checkpointing is on
         ended.append(weights(model))
         rows = figures_of(folder)
-        assert [row["step"] for row in rows] == [4, 8, 12]
+        assert [row["step"] for row in rows] == [1, 2, 4, 5, 8, 10, 12]
         assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
         assert rows[-1]["flops_per_s"] > 0 and rows[-1]["share_of_peak"] > 0
     assert_same(*ended)

@@ -37,11 +37,11 @@ from nextstep.model.checkpoints import read_tensors
 from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
 from nextstep.model.precision import explained
 from nextstep.pipeline import NextStepPipeline
-from nextstep.recipe.run import move_aside
+from nextstep.recipe.run_folder import move_aside
 from nextstep.train.config import TrainConfig
 from nextstep.train.stages.pretrain import PretrainStage
 from nextstep.train.trainer import Trainer
-from nextstep.utils.files import read_json, write_json
+from nextstep.utils.files import lock_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from nextstep.model.pretrained import Parts
@@ -115,7 +115,8 @@ def _begin(settings: FinetuneSettings) -> dict[str, Any]:
         if stored.get(name) != value:
             if not stored.get(PLANNED):
                 # No step was noted down; kept all the same, should the note be damaged.
-                move_aside(output / RUN)
+                with lock_folder(output / RUN, "training"):
+                    move_aside(output / RUN)
                 return {}
             raise NextStepError(
                 f"{output} holds a fine-tuning with {name} = {stored.get(name)}, and now it is "
@@ -152,6 +153,7 @@ class Finetuning:
             raise NextStepError(f"{self.output} was begun on another model; choose another folder")
         notes = settings.to_dict() | {"base": parts.model_hash}
         self.run.mkdir(parents=True, exist_ok=True)
+        self.lock = lock_folder(self.run, "training")
         write_json(self.run / SETTINGS_FILE, notes | {PLANNED: stored.get(PLANNED)})
         self.samples = self._open()
         self.requests = self._requests()
@@ -162,7 +164,11 @@ class Finetuning:
         write_json(self.run / SETTINGS_FILE, notes | {PLANNED: self.planned})
 
     def result(self) -> Finetuned:
-        """Train to the end and write what was asked for."""
+        """Train to the end, write what was asked for, and give the folder free."""
+        with self.lock:
+            return self._result()
+
+    def _result(self) -> Finetuned:
         begun = time.monotonic()
         with self._trainer(self.planned, self.run, self._sample) as trainer:
             self.tell(

@@ -1,5 +1,6 @@
 """Running a recipe: build the parts, train, write model folders and sample sheets.
 
+    RUN/nextstep-run.json says that the folder is a run's; `lock` beside it keeps others out
     RUN/recipe.yaml       the whole recipe as it was run
     RUN/log.jsonl         figures and events
     RUN/checkpoints/      see `nextstep.train.checkpoint`
@@ -15,15 +16,15 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from nextstep.errors import NextStepError
 from nextstep.recipe import build
+from nextstep.recipe.run_folder import open_run_folder, put_in_place
 from nextstep.recipe.samples import defaults_of, draw_sheet
 from nextstep.train.parallel import Ranks, agreed_precision, joined
 
@@ -103,13 +104,16 @@ def run_recipe(
         progress: show a progress line on a terminal.
 
     Raises:
-        NextStepError: when a part cannot be had or does not fit.
+        NextStepError: when a part cannot be had or does not fit, the folder is not a run's, or
+            another training uses it.
         TrainingError: when the loss stays no number.
     """
-    with joined(device) as ranks:
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(device))
         with leading(ranks) as leads:
             if leads:
-                _prepare(recipe, folder, resume, where)
+                stack.enter_context(open_run_folder(folder, fresh=not resume))
+                _prepare(recipe, folder, where)
         precision = agreed_precision(recipe.precision, ranks.device, ranks.world)
         chosen = recipe.model_copy(update={"precision": precision})
         with met(ranks):
@@ -141,27 +145,11 @@ def met(ranks: Ranks) -> Iterator[None]:
             dist.barrier()
 
 
-def _prepare(recipe: Recipe, folder: Path, resume: bool, where: str) -> None:
-    """What one rank does for all: run folder, recipe, text tokenizer."""
-    if not resume:
-        move_aside(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NextStepError(f"{folder} cannot be made: {error.strerror}") from None
+def _prepare(recipe: Recipe, folder: Path, where: str) -> None:
+    """What one rank does for all: recipe, text tokenizer."""
     write_recipe(recipe, folder / "recipe.yaml")
     if recipe.stage != "tokenizer":
         build.make_text_tokenizer(recipe, folder, where)
-
-
-def move_aside(folder: Path) -> None:
-    """Rename a folder that is there to the first free name with a number behind it."""
-    if not folder.exists():
-        return
-    number = 1
-    while (other := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(other)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
@@ -240,19 +228,18 @@ def _draw(parts: Parts, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_model(trainer: Trainer, parts: Parts, folder: Path) -> None:
-    """Put a model folder with averaged weights in its place, whatever was there before."""
+    """Put a model folder with averaged weights in its place."""
     weights = trainer.weights()
     if not trainer.peers.leads:
         return
-    scratch, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    for path in (scratch, old):
-        shutil.rmtree(path, ignore_errors=True)
-    with torch.no_grad():
-        parts.save(weights, scratch)
-    if folder.exists():
-        folder.rename(old)
-    scratch.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    scratch = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with torch.no_grad():
+            parts.save(weights, scratch)
+        put_in_place(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-__all__ = ["Outcome", "defaults_of", "draw_sheet", "move_aside", "run_recipe", "write_recipe"]
+__all__ = ["Outcome", "defaults_of", "draw_sheet", "run_recipe", "write_recipe"]

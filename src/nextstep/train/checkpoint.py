@@ -1,6 +1,7 @@
 """Checkpoints of a run: sharded, written in the background, whole or not there at all.
 
-    RUN/checkpoints/step-00000200/   one file of tensors a rank, `.metadata`, `record.json`
+    RUN/checkpoints/step-00000200/   one file of tensors a rank, `.metadata`, `record.json`, and
+                                     `SHA256SUMS` of them all
     RUN/checkpoints/latest           name of the newest one, for people and other programs
 
 A checkpoint is written to `step-N.part`, forced to disk and then renamed; a run that is killed at
@@ -8,7 +9,7 @@ any moment leaves the last whole one and at most a `.part`, which is never read 
 at the next start. Tensors are stored by name and global shape (torch.distributed.checkpoint), so
 any number of ranks may read what any other number wrote.
 
-Only open checkpoints that you trust: torch stores their `.metadata` as a pickle.
+What a damaged one and one of somebody else may do is in `checkpoint_integrity`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,27 @@ import torch
 from torch import Tensor
 
 from nextstep.errors import ModelFileError
+from nextstep.train.checkpoint_integrity import (
+    CONTENTS,
+    DamagedCheckpointError,
+    checksums,
+    damage,
+    read_contents,
+    reader,
+    write_checksums,
+)
 from nextstep.utils.files import read_json, write_json
 
 RECORD = "record.json"
+FIELDS = {
+    "step": int, "skipped": int, "ema_updates": int, "world": int, "batches": dict, "config": dict,
+}  # fmt: skip
+"""What a run's record must hold."""
 POINTER = "latest"
 WHOLE = re.compile(r"step-(\d+)")
+LEFTOVER = re.compile(r"step-\d+\.(part|old)")
+DAMAGED = ".damaged"
+"""Behind the name of a checkpoint that is never read again."""
 
 
 class CheckpointError(RuntimeError):
@@ -59,13 +76,29 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is neither read nor in the way; the new path."""
+    other, number = path.with_name(path.name + DAMAGED), 1
+    while other.exists():
+        number += 1
+        other = path.with_name(f"{path.name}{DAMAGED}-{number}")
+    return path.rename(other)
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside tensors.
+    """What a checkpoint of a run holds beside tensors.
 
     Raises:
-        ModelFileError: when it is no checkpoint.
+        DamagedCheckpointError: when it is missing, or does not say what a run needs to go on.
     """
-    return read_json(path / RECORD)
+    try:
+        record = read_json(path / RECORD)
+    except ModelFileError as error:
+        raise DamagedCheckpointError(str(error)) from None
+    wrong = [name for name, kind in FIELDS.items() if type(record.get(name)) is not kind]
+    if wrong:
+        raise DamagedCheckpointError(f"{path / RECORD} does not say {', '.join(wrong)}")
+    return record
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -74,17 +107,8 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelFileError: when it is damaged.
     """
-    return {name: tuple(item.size) for name, item in _stored(path).items()}
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """Shape and format of every tensor in a checkpoint."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-
-    try:
-        return FileSystemReader(path).read_metadata().state_dict_metadata
-    except Exception as error:
-        raise ModelFileError(f"the checkpoint {path} cannot be read: {error}") from None
+    contents: dict[str, Any] = read_contents(path).state_dict_metadata
+    return {name: tuple(item.size) for name, item in contents.items()}
 
 
 def read_tensors(path: Path, tensors: dict[str, Tensor], group: Any = None) -> None:
@@ -103,11 +127,10 @@ def read_tensors(path: Path, tensors: dict[str, Tensor], group: Any = None) -> N
 
     _quiet()
     try:
-        load(tensors, checkpoint_id=path, process_group=group, no_dist=group is None)
+        load(tensors, storage_reader=reader(path), process_group=group, no_dist=group is None)
     except (CheckpointException, Exception) as error:
-        raise ModelFileError(
-            f"the checkpoint {path} is damaged ({_cause(error)}); "
-            "remove it, and the one before will be taken"
+        raise DamagedCheckpointError(
+            f"the checkpoint {path} is damaged ({_cause(error)})"
         ) from error
 
 
@@ -121,7 +144,9 @@ def read_weights(path: Path, average: bool = True) -> dict[str, Tensor]:
     Raises:
         ModelFileError: when it is damaged.
     """
-    stored = _stored(path)
+    if found := damage(path):
+        raise DamagedCheckpointError(f"the checkpoint {path} is damaged ({found})")
+    stored: dict[str, Any] = read_contents(path).state_dict_metadata
     kinds = ("model", "ema") if average else ("model",)
     source = {
         key.partition("/")[2]: key for kind in kinds for key in stored if key.startswith(f"{kind}/")
@@ -171,7 +196,7 @@ class CheckpointWriter:
     may go on; one write is under way at a time.
 
     Args:
-        folder: of the checkpoints; made when missing. Leftovers of a killed run are cleared away.
+        folder: of the checkpoints; made when missing.
         keep: newest ones that stay.
         keep_every: those of steps divisible by this stay too; 0 for none.
         background: write in a thread.
@@ -198,10 +223,12 @@ class CheckpointWriter:
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self.pending: Future[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        if leads:
-            for path in folder.iterdir():
-                if path.suffix in (".part", ".old") and path.name.startswith("step-"):
-                    shutil.rmtree(path)
+
+    def clear_leftovers(self) -> None:
+        """Remove what a killed run left half written or half removed."""
+        for path in self.folder.iterdir() if self.leads else ():
+            if LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Take the state of `step` and write it, in the background if so set.
@@ -251,16 +278,34 @@ class CheckpointWriter:
         # All ranks meet in `save` before any of them writes, and again after all have written.
         try:
             save(tensors, checkpoint_id=scratch, process_group=self.group, no_dist=not self.group)
+            sums = self._checksums(scratch)
             if self.leads:
-                self._put_in_place(scratch, final, {"step": step, **record})
+                self._put_in_place(scratch, final, {"step": step, **record}, sums)
         except (CheckpointException, Exception) as error:
+            if self.leads:
+                shutil.rmtree(scratch, ignore_errors=True)
             raise CheckpointError(
                 f"the checkpoint {final} could not be written: {_cause(error)}"
             ) from error
 
-    def _put_in_place(self, scratch: Path, final: Path, record: dict[str, Any]) -> None:
+    def _checksums(self, scratch: Path) -> dict[str, str]:
+        """Of the files of tensors of all ranks, each of which reads its own."""
+        import torch.distributed as dist
+
+        rank = dist.get_rank(self.group) if self.group else 0
+        mine = checksums(scratch, (file.name for file in scratch.glob(f"__{rank}_*.distcp")))
+        if not self.group:
+            return mine
+        found: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(found, mine, group=self.group)
+        return {name: sum_ for sums in found for name, sum_ in sums.items()}
+
+    def _put_in_place(
+        self, scratch: Path, final: Path, record: dict[str, Any], sums: dict[str, str]
+    ) -> None:
         write_json(scratch / RECORD, record)
-        _to_disk([scratch / RECORD, scratch])
+        listed = write_checksums(scratch, sums | checksums(scratch, (CONTENTS, RECORD)))
+        _to_disk([scratch / RECORD, listed, scratch])
         scratch.rename(final)
         pointer = self.folder / f"{POINTER}.part"
         pointer.write_text(final.name + "\n", encoding="utf-8")

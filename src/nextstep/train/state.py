@@ -84,20 +84,21 @@ def restore(stepper: Stepper, path: Path, group: Any = None) -> dict[str, Any]:
         The checkpoint's record.
 
     Raises:
-        ModelFileError: when it is damaged or of another model.
+        DamagedCheckpointError: when it is damaged.
+        ModelFileError: when it is of another model.
         NextStepError: when it was made with another optimizer.
     """
     kept = read_record(path)
-    then, now = kept["config"]["optimizer"], stepper.config.optimizer
+    then, now = kept["config"].get("optimizer"), stepper.config.optimizer
     if then != now:
         raise NextStepError(
             f"{path} was made with the optimizer {then}, not {now}; go on with {then}, or begin "
             "another run from its weights"
         )
-    stored = stored_shapes(path)
+    stored, frozen = stored_shapes(path), kept["config"].get("save_frozen", True)
     wanted: dict[str, Tensor] = {
         f"model/{name}": tensor.detach()
-        for name, tensor in model_tensors(stepper.model, kept["config"]["save_frozen"]).items()
+        for name, tensor in model_tensors(stepper.model, frozen).items()
     }
     must_match(path, stored, wanted)
     averages = _averages(stepper.ema, stored)

@@ -12,14 +12,11 @@ ranks, and on the same number of them goes on to the very same weights (bitwise 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +25,14 @@ from torch import Tensor, nn
 from nextstep.errors import NextStepError
 from nextstep.model.precision import DTYPES, explained, matmul_rate, warn_if_slow
 from nextstep.train import state
-from nextstep.train.checkpoint import CheckpointWriter, newest, step_of
+from nextstep.train.checkpoint import (
+    CheckpointWriter,
+    checkpoints,
+    newest,
+    set_aside,
+    step_of,
+)
+from nextstep.train.checkpoint_integrity import DamagedCheckpointError, damage
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import BatchSource, Stage, Step
 from nextstep.train.metrics import JsonLines, Meter, Reporter, Row, StepReport, open_reporters
@@ -43,11 +47,18 @@ from nextstep.train.parallel import (
     shard,
 )
 from nextstep.train.step import Stepper
+from nextstep.train.step_stream import StepStream
+from nextstep.train.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["TrainConfig", "Trainer", "TrainingError"]
+
+
+FIRST_ROWS = (1, 2, 5, 10)
+"""Steps after which figures are logged before `log_every` is reached: a slow run shows early that
+it learns."""
 
 
 class TrainingError(RuntimeError):
@@ -133,8 +144,9 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.callback(self.writer.wait)
             stack.callback(self._close_reporters)
-            stop = stack.enter_context(StopSignals())
+            stop = stack.enter_context(StopSignals(self.peers.leads))
             meter = self._begin()
+            self.writer.clear_leftovers()
             saved = time.monotonic()
             while self.step < self.config.steps:
                 report = self.train_step(self.stream.take(self.step + 1 < self.config.steps))
@@ -180,19 +192,24 @@ class Trainer:
         """Go on from a checkpoint.
 
         Args:
-            path: of a checkpoint; default the newest whole one of this run.
+            path: of a checkpoint; default the newest one of this run that is not damaged. Damaged
+                ones are set aside, which is warned of and logged.
 
         Returns:
             False when there is none, and the run begins at step 0.
 
         Raises:
-            ModelFileError: when it is damaged or of another model, naming what differs.
+            ModelFileError: when it is of another model, naming what differs; when it is damaged,
+                or all of the run are.
             NextStepError: when it was made with another optimizer.
         """
-        path = path or newest(self.writer.folder)
-        if path is None:
+        if path is not None:
+            self._refuse_damaged(path)
+            record = state.restore(self.stepper, path, self.writer.group)
+        elif (found := self._restore_newest()) is None:
             return False
-        record = state.restore(self.stepper, path, self.writer.group)
+        else:
+            path, record = found
         self.step, self.skipped = record["step"], record["skipped"]
         self.batch_state = record["batches"]
         self.stream.load_state_dict(self.batch_state)
@@ -203,6 +220,40 @@ class Trainer:
             told.append(f"ranks {record['world']} -> {self.peers.world}")
         self._event("resumed", "; ".join(told))
         return True
+
+    def _restore_newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Restore the newest checkpoint that is as it was written, and set the others aside."""
+        damaged: dict[Path, str] = {}
+        restored = None
+        for path in reversed(checkpoints(self.writer.folder)):
+            try:
+                self._refuse_damaged(path)
+                restored = path, state.restore(self.stepper, path, self.writer.group)
+                break
+            except DamagedCheckpointError as error:
+                damaged[path] = str(error)
+        if damaged and not restored:
+            raise DamagedCheckpointError(
+                f"all checkpoints of {self.folder} are damaged: {next(iter(damaged.values()))}; "
+                "begin anew in another folder"
+            )
+        self.peers.any(False)  # all ranks have read before one renames
+        for path, reason in damaged.items():
+            self._event("damaged", reason)
+            if self.peers.leads:
+                kept = set_aside(path)
+                warnings.warn(
+                    f"{reason}; it is kept as {kept.name}, and training goes on from "
+                    f"{restored[0].name if restored else ''}",
+                    stacklevel=3,
+                )
+        return restored
+
+    def _refuse_damaged(self, path: Path) -> None:
+        """Raise on all ranks when one finds a file that is not as it was written."""
+        found = self.peers.names([damage(path, self.peers.rank, self.peers.world)])
+        if reason := next(filter(None, found), ""):
+            raise DamagedCheckpointError(f"the checkpoint {path} is damaged ({reason})")
 
     def weights(self, average: bool = True) -> dict[str, Tensor]:
         """Whole weights in the memory of the leading rank; every rank must ask, others get {}.
@@ -252,7 +303,8 @@ class Trainer:
         return Meter(self.stage.loss_weights, peak, skipped=self.skipped)
 
     def _tell(self, meter: Meter) -> None:
-        if self.step % self.config.log_every and self.step < self.config.steps:
+        due = self.step % self.config.log_every == 0 or self.step in FIRST_ROWS
+        if not due and self.step < self.config.steps:
             return
         row = meter.row(self.step, self.config.steps)
         for reporter in self.reporters:
@@ -301,63 +353,6 @@ class Trainer:
         for reporter in self.reporters:
             reporter.close()
         self.reporters, self.log = [], None
-
-
-class StepStream:
-    """Takes steps from a source, and makes the next one while this one is trained.
-
-    Args:
-        batches: the source.
-        ahead: whether to make the next step in a thread.
-    """
-
-    def __init__(self, batches: BatchSource, ahead: bool = True) -> None:
-        self.batches, self.ahead = batches, ahead
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.pending: Future[Step] | None = None
-
-    def take(self, more: bool = True) -> Step:
-        """The next step; `more` says whether another one will be asked for."""
-        pending, self.pending = self.pending, None
-        step = pending.result() if pending else self.batches.next_step()
-        if self.ahead and more:
-            self.pending = self.pool.submit(self.batches.next_step)
-        return step
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on elsewhere; a step that was made ahead is dropped."""
-        pending, self.pending = self.pending, None
-        if pending:
-            pending.result()
-        self.batches.load_state_dict(state)
-
-
-class StopSignals:
-    """Turns SIGTERM, SIGUSR1 and the first SIGINT into a wish to stop after this step.
-
-    Attributes:
-        asked: name of the signal that came, or "".
-    """
-
-    def __init__(self) -> None:
-        self.asked = ""
-        self.before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number).name
-        if number == signal.SIGINT:
-            # Who asks twice does not want to wait.
-            signal.signal(number, signal.default_int_handler)
 
 
 def set_gradient_checkpointing(model: nn.Module, on: bool) -> None:
