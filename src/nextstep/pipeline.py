@@ -368,8 +368,8 @@ class NextStepPipeline:
     ) -> GeneratedPicture:
         """The picture after an action; several steps are turns of one `conversation`."""
         told = self.conversation(seed, **settings)
-        told.read(_as_picture(image), action)
-        return told.draw(on_progress=on_progress)
+        told.read(_as_picture(image))
+        return told.draw_from(action, on_progress=on_progress)
 
 
 class OnePicture:

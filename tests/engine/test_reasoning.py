@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from nextstep.engine.chat.conversation import PictureTurn, TextTurn
 from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.engine import Engine
 from nextstep.engine.reproduce import replay
+from nextstep.engine.request import Request
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.model.pretrained import Parts
@@ -101,8 +104,6 @@ def test_turns_of_edits_think_too(
     assert first.settings["think"] is False
     with pytest.raises(NextStepError, match="no picture yet"):
         tiny_pipeline.conversation().edit("make it blue")
-    with pytest.raises(NextStepError, match="no picture yet"):
-        tiny_pipeline.conversations([1]).read_edits({0: "make it blue"}, (32, 32))
 
     own = tiny_pipeline.defaults
     thinking = replace(own, edit=own.edit.with_values(think=True))
@@ -111,10 +112,10 @@ def test_turns_of_edits_think_too(
     together.read(0, RED)
     together.read(1, BLUE)
     size = first.image.height, first.image.width
-    together.read_edits({0: "make it blue", 1: "a dog"}, size)
+    together.read_prompts({0: "make it blue", 1: "a dog"}, size)
     made = together.take_turns({0: PictureTurn(*size), 1: PictureTurn(*size)})
     assert np.abs(np.asarray(made[0]).astype(int) - np.asarray(first.image)).max() <= 1
-    together.read_edits({0: "two cats"}, size)
+    together.read_prompts({0: "two cats"}, size)
     assert "".join(together.each[0].transcript.said) == second.settings["prompt"]
 
 
@@ -192,3 +193,52 @@ def test_a_picture_that_looked_ahead_is_made_again(tiny_pipeline: NextStepPipeli
     ]
     again = replay(tiny_pipeline, made.settings)
     assert np.array_equal(np.asarray(again.image), np.asarray(made.image))
+
+
+def sampled_tokens(pipeline: NextStepPipeline, request: Request) -> tuple[Tensor, int]:
+    """Tokens of a picture, and how many of them were sampled."""
+    engine = pipeline.engine()
+    (event,) = engine.wait([engine.submit(request)])
+    job = request.job(pipeline.text_tokenizer, 2**20)
+    tokens = event.tokens
+    return tokens, len(tokens) if job.given is None else int(job.given.sampled.sum())
+
+
+def test_an_edit_keeps_all_tokens_outside_of_the_region_that_its_line_names(
+    tiny_pipeline: NextStepPipeline,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    source = Image.fromarray(noise)
+    kept = tiny_pipeline.request("x\na; change rows 1-2 columns 2-2; b", [source], seed=2)
+    everything = tiny_pipeline.request("x\na; change all; b", [source], seed=2)
+    rows, columns = kept.grid
+    assert (rows, columns) == (2, 2)
+    tokens, sampled = sampled_tokens(tiny_pipeline, kept)
+    assert sampled == 2
+    inside = [1, 3]
+    outside = [place for place in range(rows * columns) if place not in inside]
+    assert torch.equal(tokens[outside], kept.sources[0].tokens[outside])
+    assert not torch.equal(tokens[inside], kept.sources[0].tokens[inside])
+    assert sampled_tokens(tiny_pipeline, everything)[1] == rows * columns
+    instruction = tiny_pipeline.request("change rows 1-2 columns 2-2", [source], seed=2)
+    assert instruction.given is None, "a person's own words are no line"
+
+
+def test_turns_keep_what_their_lines_leave(tiny_pipeline: NextStepPipeline) -> None:
+    told = tiny_pipeline.conversation(seed=3)
+    told.read(RED)
+    told.edit("x\na; change rows 1-1 columns 1-2; b", 32, 32)
+    first, second = told.transcript.pictures
+    assert torch.equal(first.tokens[2:], second.tokens[2:])
+    assert not torch.equal(first.tokens[:2], second.tokens[:2])
+    told.edit("y", 32, 32)
+    assert not torch.equal(told.transcript.pictures[2].tokens[2:], second.tokens[2:])
+
+
+def test_the_next_state_is_reasoned_about(tiny_pipeline: NextStepPipeline) -> None:
+    made = tiny_pipeline.next_state(RED, "it grows", seed=3, think=True)
+    edited = tiny_pipeline.edit(RED, "it grows", seed=3, think=True)[0]
+    assert made.settings["prompt"] == f"<image>{edited.settings['prompt']}"
+    told = tiny_pipeline.conversation(seed=3, think=True)
+    drawn = told.draw_from("a dog", 32, 32)
+    assert drawn.settings["prompt"].startswith("a dog\n"), "without a picture before it too"

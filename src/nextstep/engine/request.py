@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
 from nextstep.image.sizes import fitting_size
 from nextstep.text import sequence as grammar
+from nextstep.text.reasoning import region_in
 
 if TYPE_CHECKING:
     from nextstep.text.tokenizer import TextTokenizer
@@ -114,6 +116,15 @@ class Request:
         """The part of the decoding loop."""
         return self.settings.decoding(self.grid, bool(self.sources))
 
+    @property
+    def given(self) -> Given | None:
+        """Tokens that are not sampled: those outside of a mask, or of an edit's region."""
+        if self.kept is not None:
+            return self.kept.given(self.grid)
+        if len(self.sources) != 1:
+            return None
+        return given_outside_region(self.prompt, self.sources[0], self.grid)
+
     def without_reasoning(self) -> Request:
         """The same, drawn at once."""
         if not self.settings.think:
@@ -160,8 +171,28 @@ class Request:
         }
         return Job(
             prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
-            self.client, self.kept.given(self.grid) if self.kept else None, guesses, noise,
+            self.client, self.given, guesses, noise,
         )  # fmt: skip
+
+
+def given_outside_region(text: str, source: EncodedImage, grid: Grid) -> Given | None:
+    """The tokens of a source that the line behind an edit's instruction leaves as they are.
+
+    Args:
+        text: the instruction, its line behind the last line break; see `text.reasoning`.
+        source: the picture that is changed.
+        grid: of the result.
+
+    Returns:
+        None where there is no line, it names no region, or the result has another size.
+    """
+    _, found, line = text.rpartition("\n")
+    region = region_in(line, grid) if found and source.grid == grid else None
+    if region is None:
+        return None
+    sampled = torch.zeros(len(source.tokens), dtype=torch.bool)
+    sampled[region.places(grid)] = True
+    return Given(source.tokens, sampled)
 
 
 def with_positive(text: str, settings: GenerationSettings) -> str:

@@ -145,10 +145,7 @@ class Conversation:
         width: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> GeneratedPicture:
-        """Take up an instruction and draw the changed picture.
-
-        With the setting `think` the model first writes what the picture will show, on a line behind
-        the instruction where it has room, see `chat.reasoning`; `draw` alone never does that.
+        """Take up an instruction and draw the changed picture; see `draw_from`.
 
         Args:
             instruction: how to change what was read or drawn before.
@@ -157,14 +154,34 @@ class Conversation:
         Raises:
             NextStepError: when there is no picture yet.
         """
+        if not self.transcript.pictures:
+            raise NextStepError("there is no picture yet to be changed: read or draw one first")
+        return self.draw_from(instruction, height, width, on_progress)
+
+    def draw_from(
+        self,
+        prompt: str,
+        height: int | None = None,
+        width: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> GeneratedPicture:
+        """Take up a text and draw the picture that it asks for.
+
+        With the setting `think` the model first writes what the picture will show, on a line behind
+        the text where it has room, see `chat.reasoning`; `draw` alone never does that.
+
+        Args:
+            prompt: what the picture shows, or what happens next.
+            height, width, on_progress: see `draw`.
+        """
         before = self.transcript.copy()
-        job, room = self.reasoning_job(instruction, PictureTurn(height, width))
+        job, room = self.reasoning_job(prompt, PictureTurn(height, width))
         ids = self.engine.run([job])[0].ids if job else ()
         try:
-            self.read(with_line(self.engine.text_tokenizer, instruction, ids, room))
+            self.read(with_line(self.engine.text_tokenizer, prompt, ids, room))
             return self.draw(height, width, on_progress)
         except BaseException:
-            # Asked again, the instruction must not stand there twice.
+            # Asked again, the text must not stand there twice.
             self.transcript = before
             raise
 
@@ -206,18 +223,12 @@ class Conversation:
         key = self.seed, self.drawn
         return self.transcript.picture_job(self.grid(turn), self.settings(), key, client)
 
-    def reasoning_job(self, instruction: str, turn: PictureTurn) -> tuple[TextJob | None, int]:
-        """What writes the line of an edit that comes next, and the ids that it has room for.
-
-        Raises:
-            NextStepError: when there is no picture yet.
-        """
-        if not self.transcript.pictures:
-            raise NextStepError("there is no picture yet to be changed: read or draw one first")
+    def reasoning_job(self, prompt: str, turn: PictureTurn) -> tuple[TextJob | None, int]:
+        """What writes the line of a picture that comes next, and the ids that it has room for."""
         if not self.settings().think:
             return None, 0
         told = self.transcript.copy()
-        told.add_text(thought(instruction, ""))
+        told.add_text(thought(prompt, ""))
         most = self.engine.model.config.max_position_embeddings
         room = room_left(most, len(told.ids), self.grid(turn))
         return told.text_job(min(LONGEST, room), greedy, pictures=True) if room > 0 else None, room

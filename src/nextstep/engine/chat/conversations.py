@@ -30,25 +30,24 @@ class Conversations:
         """Let a conversation take up text and pictures in order; see `Conversation.read`."""
         self.each[which].read(*parts)
 
-    def read_edits(self, instructions: Mapping[int, str], size: tuple[int, int]) -> None:
-        """Let conversations take up how their next picture, drawn in a turn, changes the last.
+    def read_prompts(self, prompts: Mapping[int, str], size: tuple[int, int]) -> None:
+        """Let conversations take up what their next picture, drawn in a turn, is to show.
 
-        With the setting `think` of edits every model first writes what its picture will show, see
+        With the setting `think` every model first writes what its picture will show, see
         `chat.reasoning`; all of them do so side by side.
 
         Args:
-            instructions: number of a conversation -> text.
+            prompts: number of a conversation -> text.
             size: (height, width) of the pictures to come, in pixels.
 
         Raises:
-            NextStepError: when one has no picture yet, becomes too long, or its numbers are not
-                finite.
+            NextStepError: when one becomes too long, or its numbers are not finite.
         """
         turn = PictureTurn(*size)
-        planned = {w: self.each[w].reasoning_job(text, turn) for w, text in instructions.items()}
+        planned = {w: self.each[w].reasoning_job(text, turn) for w, text in prompts.items()}
         jobs = {which: job for which, (job, _) in planned.items() if job}
         ends = dict(zip(jobs, self.engine.run(list(jobs.values())), strict=True))
-        for which, text in instructions.items():
+        for which, text in prompts.items():
             ids = ends[which].ids if which in ends else ()
             self.read(which, with_line(self.engine.text_tokenizer, text, ids, planned[which][1]))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.request import EncodedImage
+from nextstep.engine.request import EncodedImage, given_outside_region
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.text_sampling import Choose
 from nextstep.engine.text_sequence import TextJob
@@ -21,6 +21,10 @@ from nextstep.text.sequence import Part, Picture, Text, build_sequence
 
 if TYPE_CHECKING:
     from nextstep.text.tokenizer import TextTokenizer
+
+
+IMAGE = "<image>"
+"""Stands for a picture in what was said."""
 
 
 class Transcript:
@@ -63,7 +67,7 @@ class Transcript:
         """A picture, given or made."""
         self.ids += self._ids([Picture(picture.grid)])
         self.pictures.append(picture)
-        self.said.append("<image>")
+        self.said.append(IMAGE)
 
     def text_job(
         self, limit: int, choose: Choose, pictures: bool = False, client: str = ""
@@ -103,7 +107,10 @@ class Transcript:
         whole = build_sequence([Picture(grid)], self.tokenizer, end=False)
         opening = whole.ids[: whole.images[0].start]
         prompts = {name: self._branch(name, settings, opening) for name in decode.branches}
-        return Job(prompts, decode, key, client=client)
+        given = None
+        if self.pictures and self.said[-1] != IMAGE:
+            given = given_outside_region(self.said[-1], self.pictures[-1], grid)
+        return Job(prompts, decode, key, client=client, given=given)
 
     def _branch(self, name: str, settings: GenerationSettings, opening: list[int]) -> Prompt:
         if name == CONDITIONAL:

@@ -139,17 +139,18 @@ class Model:
         outputs: list[list[Output]] = [[] for _ in questions]
         while True:
             turns: dict[int, Turn] = {}
-            edits: dict[int, str] = {}
+            prompts: dict[int, str] = {}
             for number, one in enumerate(questions):
                 if len(outputs[number]) == len(one.asked):
                     continue
                 place = one.asked[len(outputs[number])]
                 picture = isinstance(one.example.parts[place], Shown)
-                for part in one.example.parts[places[number] : place]:
+                before = one.example.parts[places[number] : place]
+                for nth, part in enumerate(before, 1):
                     if isinstance(part, Shown):
                         talks.read(number, self._shown(part))
-                    elif TASKS[one.task].group == "editing" and picture:
-                        edits[number] = edits.get(number, "") + part.text
+                    elif picture and nth == len(before):
+                        prompts[number] = part.text
                     else:
                         talks.read(number, part.text)
                 turns[number] = (
@@ -158,7 +159,7 @@ class Model:
                 places[number] = place + 1
             if not turns:
                 return [tuple(made) for made in outputs]
-            talks.read_edits(edits, (self.size, self.size))
+            talks.read_prompts(prompts, (self.size, self.size))
             for number, made in talks.take_turns(turns).items():
                 outputs[number].append(made.strip() if isinstance(made, str) else np.asarray(made))
 
