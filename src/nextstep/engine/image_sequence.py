@@ -178,21 +178,21 @@ class ImageSequence:
         return known
 
     def rows(self) -> tuple[Tensor, Tensor, list[Place]]:
-        """What the backbone reads next, branch by branch: tokens [b*m, D], coordinates [b*m, 2],
-        and places.
+        """What the backbone reads next: tokens [m, D], coordinates [m, 2], and places, branch by
+        branch, of each.
 
         The m are the known tokens that it has not seen, and guesses of the next ones.
         """
         known = len(self.tokens)
         self.guesses[:] = ahead.guesses(self.left, self.job.room(known), self.size)
-        b, new = len(self.branches), range(self.fed, known + len(self.guesses))
+        new = range(self.fed, known + len(self.guesses))
         places = [
             Place(slot, start + index)
             for slot, start in zip(self.slots, self.starts, strict=True)
             for index in new
         ]
-        tokens = torch.stack([*self.tokens[self.fed :], *self.guesses]).repeat(b, 1)
-        return tokens, self.coordinates[new.start : new.stop].repeat(b, 1), places
+        tokens = torch.stack([*self.tokens[self.fed :], *self.guesses])
+        return tokens, self.coordinates[new.start : new.stop], places
 
     def take(self, hidden: Tensor) -> None:
         """Take up the states [b*m, E] of `rows`."""

@@ -95,6 +95,8 @@ class Entry:
     held: bool = False
     passed: int = 0
     charged: bool = False
+    _known: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    _kept: int = 0
 
     def prompts(self) -> list[tuple[Prompt, int]]:
         """What must be read before it can go on, with the positions needed behind it."""
@@ -114,8 +116,17 @@ class Entry:
             self.tokens.append(token)
 
     def known(self, size: int) -> Tensor:
-        """Tokens so far, [k, D]."""
-        return torch.stack(self.tokens) if self.tokens else torch.empty(0, size)
+        """Tokens so far, [k, D]; what was given out is never written to again."""
+        count = len(self.tokens)
+        if not count:
+            return torch.empty(0, size)
+        if len(self._known) < count:
+            self._known = torch.empty(max(count, self.job.size), size)
+            self._kept = 0
+        if self._kept < count:
+            self._known[self._kept : count] = torch.stack(self.tokens[self._kept :])
+            self._kept = count
+        return self._known[:count]
 
 
 class Scheduler:
@@ -364,15 +375,17 @@ class Scheduler:
     def _sample(self, running: list[Entry]) -> None:
         pictures = [entry.running for entry in running if isinstance(entry.running, ImageSequence)]
         asked = [picture.sample_requests() for picture in pictures]
-        made = iter(self.backend.sample([one for own in asked for one in own]))
+        sampled = self.backend.sample([one for own in asked for one in own])
+        sound = bool(torch.isfinite(torch.stack(sampled)).all())
+        made = iter(sampled)
         for entry, picture, own in zip(running, pictures, asked, strict=True):
             for token in picture.settle([next(made) for _ in own]):
-                if not self._take(entry, token):
+                if not self._take(entry, token, sound):
                     break
 
-    def _take(self, entry: Entry, token: Tensor) -> bool:
-        """Add one token to a picture; whether it goes on."""
-        if not bool(torch.isfinite(token).all()):
+    def _take(self, entry: Entry, token: Tensor, sound: bool) -> bool:
+        """Add one token, known to be finite if `sound`, to a picture; whether it goes on."""
+        if not sound and not bool(torch.isfinite(token).all()):
             self._end(entry, "failed", not_finite(len(entry.tokens)))
             return False
         assert isinstance(entry.job, Job)
@@ -421,7 +434,10 @@ class Scheduler:
         embedded, places, sizes = list[Tensor](), list[Place](), list[int]()
         if pictures:
             tokens, coordinates, own = zip(*(one.rows() for one in pictures), strict=True)
-            embedded.append(self.backend.embed_images(torch.cat(tokens), torch.cat(coordinates)))
+            made = self.backend.embed_images(torch.cat(tokens), torch.cat(coordinates))
+            parts = zip(made.split([len(part) for part in tokens]), pictures, strict=True)
+            # All branches of a picture read the same tokens.
+            embedded += [part for part, one in parts for _ in one.branches]
             places += [place for places_ in own for place in places_]
             sizes += map(len, own)
         if texts:

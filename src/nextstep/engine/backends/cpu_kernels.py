@@ -18,13 +18,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nextstep.engine.backends.base import Place, SampleRequest
+from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, ask, question_times
 from nextstep.kernels import build
 from nextstep.kernels.linear import Matrix, PackedLinear, huge_pages
 from nextstep.kernels.quantization import kernels_fit, quantised
-from nextstep.model.backbone import Layer, rotary_angles
+from nextstep.model.attention import attend
+from nextstep.model.backbone import Attention, Layer, rotary_angles
+from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import token_norm
@@ -102,6 +104,33 @@ class CpuKernels(TorchBackend):
         core = core_of(model)
         assert core is not None
         self.core = core
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
+        """See `Backend.prefill`; all prompts share the products, attention is each one's own."""
+        sizes = [len(prompt.ids) for prompt in prompts]
+        slots = [
+            CacheRow(KVCache(self.model.config, 1, size + free, self.dtype))
+            for size, free in zip(sizes, room, strict=True)
+        ]
+        embedded = [self.embed_prompt(prompt)[0] for prompt in prompts]
+        positions = torch.cat([torch.arange(size) for size in sizes])
+
+        def attention(own: Attention, *joint: Tensor) -> Tensor:
+            """q, k and v as [n, heads, 1, d] of all prompts."""
+            parts = zip(*(part[:, :, 0].split(sizes) for part in joint), slots, strict=True)
+            out = []
+            for q, k, v, slot in parts:
+                keys, values = slot.cache.keys[own.layer], slot.cache.values[own.layer]
+                keys[0, :, : len(k)], values[0, :, : len(v)] = k.transpose(0, 1), v.transpose(0, 1)
+                looks = q.transpose(0, 1)[None]
+                made = attend(looks, keys[:, :, : len(k)], values[:, :, : len(v)], None)
+                out.append(made[0].transpose(0, 1))
+            return torch.cat(out)
+
+        hidden = self.layers(torch.cat(embedded), positions, attention, sizes)
+        states = [states[-1] for states in hidden.split(sizes)]
+        return [Prefilled(*one) for one in zip(slots, states, strict=True)]
 
     def step(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
         """See `Backend.step`."""
