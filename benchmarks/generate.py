@@ -151,6 +151,16 @@ def bytes_a_token(model: NextStepModel, calls: int) -> tuple[float, float]:
     return float(size(model.layers)), float(once + calls * each)
 
 
+def made_up_ids(config: NextStepConfig, length: int) -> list[int]:
+    """Text ids that every vocabulary has, over and over where it is small; none with a meaning."""
+    special = {
+        config.begin_of_image_id, config.end_of_image_id, config.image_placeholder_id,
+        config.eos_id, config.pad_id,
+    }  # fmt: skip
+    ordinary = [number for number in range(min(config.vocab_size, 1000)) if number not in special]
+    return [ordinary[place % len(ordinary)] for place in range(length)]
+
+
 def peak_bytes() -> int:
     """Most memory this process held since the mark was last reset."""
     status = Path("/proc/self/status").read_text()
@@ -208,9 +218,8 @@ def sampling(
     guidance = GuidanceSettings(asked.guidance)
     how = DecodeSettings((side, side), solver, guidance, lookahead=lookahead)
     config = model.config
-    first = max(config.begin_of_image_id, config.image_placeholder_id) % 1000 + 1
     prompts = {
-        name: Prompt([*range(first, first + length), config.begin_of_image_id])
+        name: Prompt([*made_up_ids(config, length), config.begin_of_image_id])
         for name, length in zip(how.branches, (WORDS, NOTHING), strict=False)
     }
     jobs = [Job(prompts, how, (0, index)) for index in range(asked.batch)]

@@ -45,6 +45,11 @@ def test_generate_tells_where_the_time_goes() -> None:
     assert parts == pytest.approx(row["token_ms"], abs=0.01)
 
 
+def test_generate_runs_with_a_model_of_a_small_vocabulary(tiny_folder: Path) -> None:
+    row = _row("generate.py", "--model", str(tiny_folder))
+    assert row["token_ms"] > 0
+
+
 def test_train_step_gives_a_share_of_the_peak() -> None:
     for model in ("nano", str(SHIPPED["nano"])):
         row = _row("train_step.py", "--json", "--model", model)

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from nextstep.cli.plan import lines
 from nextstep.errors import NextStepError
-from nextstep.estimate import counting
+from nextstep.estimate import counting, devices
 from nextstep.estimate.devices import NAMES, PRINTED, find_device
 from nextstep.estimate.plan import check_ranks, make_plan
+from nextstep.model import precision
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe.load import RecipeError, load_recipe
 from nextstep.recipe.run_schema import Published
@@ -185,6 +187,24 @@ def test_stages_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(RecipeError, match="leads back"):
         make_plan(tmp_path / "a.yaml", find_device("cpu"))
+
+
+def test_hours_on_a_cpu_come_from_products_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {torch.bfloat16: 2e9, torch.float32: 100e9}
+    monkeypatch.setattr(devices, "matmul_rate", lambda device, dtype, seconds, side: rates[dtype])
+    monkeypatch.setattr(
+        precision, "slowdown", lambda kind, dtype: rates[torch.float32] / rates[dtype]
+    )
+    devices._cpu_rate.cache_clear()
+    path = RECIPES / "tokenizer-nano.yaml"
+    auto, half = (
+        make_plan(path, find_device("cpu"), None, changes) for changes in ([], ["precision=bf16"])
+    )
+    assert (auto.device.precision, auto.device.flops) == ("fp32", 100e9)
+    assert (half.device.precision, half.device.flops) == ("bf16", 2e9)
+    assert half.hours == pytest.approx(50 * auto.hours)
+    assert any("of 100.0 GFLOP/s in fp32 (measured now" in line for line in lines(auto))
+    devices._cpu_rate.cache_clear()
 
 
 def test_devices_say_where_their_figures_come_from() -> None:

@@ -50,7 +50,8 @@ def lines(plan: Plan) -> list[str]:
     out += [f"  {name:<34}{size / 1e9:>17.3f} GB" for name, size in plan.memory.items() if size]
     out.append(f"  {'total':<34}{plan.memory_total / 1e9:>17.3f} GB")
     out.append(f"  {'usable on ' + device.name:<34}{plan.memory_usable / 1e9:>17.3f} GB")
-    rate = f"{device.efficiency:.0%} of {device.flops / 1e12:,.1f} TFLOP/s bf16"
+    flops, unit = (device.flops / 1e9, "G") if device.is_cpu else (device.flops / 1e12, "T")
+    rate = f"{device.efficiency:.0%} of {flops:,.1f} {unit}FLOP/s in {device.precision}"
     out += [
         "work",
         f"  {'tokens a step':<34}{plan.tokens_per_step:>20,.0f}",

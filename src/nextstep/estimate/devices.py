@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from nextstep.errors import NextStepError
+from nextstep.model.precision import (
+    DTYPES,
+    PROBED_SIDE,
+    SLOW,
+    fastest,
+    matmul_rate,
+    slowdown,
+)
 
 GB = 10**9
 GPU_EFFICIENCY = 0.40
@@ -22,10 +33,11 @@ class Device:
 
     Attributes:
         name: as it is called on the command line.
-        flops: peak of dense bf16 matrix products with fp32 sums, per second.
+        flops: peak of dense matrix products with fp32 sums, per second.
         memory: bytes.
         efficiency: share of the peak that is reckoned with.
         source: where the figures are printed.
+        precision: what those products are computed in.
     """
 
     name: str
@@ -33,6 +45,7 @@ class Device:
     memory: float
     efficiency: float
     source: str
+    precision: str = "bf16"
 
     @property
     def is_cpu(self) -> bool:
@@ -53,20 +66,42 @@ PRINTED: dict[str, tuple[float, float, str]] = {
     "mi300x": (1307, 192, "AMD MI300X data sheet"),
 }
 """Name -> (dense bf16 TFLOP/s without sparsity, GB, source)."""
-CPU_TFLOPS = 0.4
-"""Measured on two AVX-512 cores: docs/log.md, 2026-11-22."""
 NAMES = (*PRINTED, "cpu")
 
 
+def at_precision(device: Device, precision: str) -> Device:
+    """A device as it computes in a precision; of a GPU the bf16 figure stands for all.
+
+    Args:
+        device: as `find_device` gives it.
+        precision: "bf16" or "fp32".
+    """
+    if not device.is_cpu:
+        return device
+    threads = torch.get_num_threads()
+    return replace(
+        device, flops=_cpu_rate(precision, threads), precision=precision,
+        source=f"measured now, {threads} thread(s)",
+    )  # fmt: skip
+
+
+@functools.cache
+def _cpu_rate(precision: str, threads: int) -> float:
+    """Operations a second of a few products on this machine; `threads` marks the measurement."""
+    dtype = DTYPES[precision]
+    slow = slowdown("cpu", dtype) >= SLOW
+    return matmul_rate("cpu", dtype, seconds=0.2, side=PROBED_SIDE if slow else None)
+
+
 def find_device(name: str) -> Device:
-    """A device by its name; `cpu` has this machine's memory.
+    """A device by its name; `cpu` is this machine, whose memory is read and products are timed.
 
     Raises:
         NextStepError: for an unknown name.
     """
     if name == "cpu":
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Device(name, CPU_TFLOPS * 1e12, memory, CPU_EFFICIENCY, "docs/log.md, measured")
+        return at_precision(Device(name, 0.0, memory, CPU_EFFICIENCY, ""), fastest("cpu"))
     if name not in PRINTED:
         raise NextStepError(f"unknown device '{name}'; choose from {', '.join(NAMES)}")
     tflops, memory_gb, source = PRINTED[name]

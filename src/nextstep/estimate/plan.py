@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextstep.errors import NextStepError
 from nextstep.estimate import counting, memory
-from nextstep.estimate.devices import USABLE, Device
+from nextstep.estimate.devices import USABLE, Device, at_precision
 from nextstep.model.precision import resolved
 from nextstep.recipe.load import RecipeError, load_recipe
 from nextstep.recipe.run_schema import Published
@@ -122,7 +122,9 @@ def make_plan(
     recipe = load_recipe(path, overrides)
     # Of a GPU in a list nothing can be tried; all of them compute bf16.
     precision = resolved(recipe.precision, "cpu") if device.is_cpu else recipe.precision
-    recipe = recipe.model_copy(update={"precision": precision.replace("auto", "bf16")})
+    precision = precision.replace("auto", "bf16")
+    recipe = recipe.model_copy(update={"precision": precision})
+    device = at_precision(device, precision)
     n = ranks or recipe.parallel.ranks
     check_ranks(recipe, n, str(path))
     stage = _tokenizer_plan if recipe.stage == "tokenizer" else _sequence_plan

@@ -13,6 +13,7 @@ Legend: N positions, E hidden size, H query heads, G key/value heads, d head siz
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,13 +51,23 @@ def can_compile(device: str) -> bool:
     try:
         torch.compile(torch.sin, dynamic=False)(torch.ones(16, device=device))
     except (RuntimeError, OSError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"torch.compile does not work here, so training runs without it ({reason})",
+            f"torch.compile does not work here, so training runs without it ({_reason(error)})",
             stacklevel=2,
         )
         return False
     return True
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line: of a compiler's output the line that names the error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if _COMPILER_ERROR.search(line)]
+    return (told or lines or [type(error).__name__])[0][:300]
+
+
+_COMPILER_ERROR = re.compile(r"\b(fatal error|error|cannot find|No such file)\b:? ")
+"""In a line of a compiler or linker that says what is wrong, and in none of its command line."""
 
 
 def is_plain(module: nn.Module) -> bool:
