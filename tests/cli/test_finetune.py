@@ -30,11 +30,15 @@ def test_from_a_folder_to_a_picture(
     status, said, err = nextstep(
         capsys, "finetune", "--data", data, "-o", output, "-m", tiny_folder,
         "--caption", "{name}, my style", "--steps", 2, "--rank", 2, "--sheets", 0,
+        "--precision", "fp32", "--tensorboard",
     )  # fmt: skip
     assert status == 0, err
     assert "2 samples in" in said
     assert "left out: broken.png: corrupt picture" in said
     assert f"--adapter {output / 'adapter'}" in said
+    assert "computes in fp32" in said
+    assert (output / "loss.png").exists()
+    assert list((output / "run" / "tensorboard").glob("events*"))
     picture = tmp_path / "a.png"
     status, said, err = nextstep(
         capsys, "generate", "red apple, my style", "-m", tiny_folder, "-o", picture,

@@ -96,6 +96,14 @@ Prompts = Annotated[
 Sheets = Annotated[
     int, typer.Option(help="How often they are drawn on the way.", rich_help_panel=o.OUTPUT_PANEL)
 ]
+Tensorboard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write event files to OUTPUT/run/tensorboard.",
+        rich_help_panel=o.OUTPUT_PANEL,
+    ),
+]
 Merge = Annotated[
     bool,
     typer.Option(
@@ -130,6 +138,7 @@ def command(
     prompts: Prompts = None,
     sheets: Sheets = 3,
     merge: Merge = False,
+    tensorboard: Tensorboard = False,
     as_json: o.Json = False,
 ) -> None:
     """Teach a model a style, a thing or a skill from a folder of captioned pictures.
@@ -149,7 +158,7 @@ def command(
     settings = FinetuneSettings(
         data, output, model, caption, edits, full, shape, steps, minutes, batch, learning_rate,
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
-        precision,
+        precision, tensorboard,
     )  # fmt: skip
     silent = lambda sentence: None  # noqa: E731
     done = finetune(settings, device, vae, silent if as_json else typer.echo, not as_json)

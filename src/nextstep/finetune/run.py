@@ -4,6 +4,7 @@
     OUT/model/            whole model folder, after full training or with `merge`
     OUT/before-after.png  the prompts drawn by the model before and after
     OUT/samples/          the same on the way
+    OUT/loss.png          the loss as a curve
     OUT/run/              shards, latents, log and checkpoints; not needed afterwards
 
     folder -> shards -> latents -> Loader -> PretrainStage -> Trainer -> adapter
@@ -39,6 +40,7 @@ from nextstep.model.precision import explained
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.run_folder import move_aside
 from nextstep.train.config import TrainConfig
+from nextstep.train.loss_plot import save_loss_plot
 from nextstep.train.stages.pretrain import PretrainStage
 from nextstep.train.trainer import Trainer
 from nextstep.utils.files import lock_folder, read_json, write_json
@@ -178,6 +180,7 @@ class Finetuning:
                 self.tell(f"goes on after step {trainer.step}")
             finished = trainer.run()
         seconds = time.monotonic() - begun
+        save_loss_plot(self.run / "log.jsonl", self.output / "loss.png")
         if not finished:
             return Finetuned(None, None, None, trainer.step, self.planned, seconds, False)
         after = self.after or self.draw()
@@ -318,6 +321,7 @@ class Finetuning:
             save_frozen=settings.full,
             sample_every=-(-steps // (settings.sheets + 1)),
             progress=self.progress,
+            tensorboard=settings.tensorboard and folder == self.run,
             measure_peak=False,
         )
         try:

@@ -20,7 +20,7 @@ MOST_SAMPLES = 8
 WIDTH_RATE = 0.25
 """Learning rate of an adapter times the model's width; chosen on the nano model."""
 
-MAY_CHANGE = ("output", "merge", "sheets", "precision")
+MAY_CHANGE = ("output", "merge", "sheets", "precision", "tensorboard")
 """Settings that need not be the same when a run goes on."""
 
 FULL_SHARE = 0.1
@@ -50,6 +50,7 @@ class FinetuneSettings:
         sheets: how often they are drawn on the way.
         seed: of everything.
         precision: what is computed in, as in `TrainConfig`.
+        tensorboard: write event files beside the log.
         merge: write the whole model with the adapter merged into it as well.
 
     Raises:
@@ -74,6 +75,7 @@ class FinetuneSettings:
     seed: int = 0
     merge: bool = False
     precision: str = "auto"
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:

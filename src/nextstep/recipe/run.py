@@ -3,6 +3,7 @@
     RUN/nextstep-run.json says that the folder is a run's; `lock` beside it keeps others out
     RUN/recipe.yaml       the whole recipe as it was run
     RUN/log.jsonl         figures and events
+    RUN/loss.png          the loss as a curve, when the run ends or stops
     RUN/checkpoints/      see `nextstep.train.checkpoint`
     RUN/samples/          sheets of pictures
     RUN/step-N/           model folder of a milestone
@@ -173,6 +174,7 @@ def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> Parts:
 
 
 def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: bool) -> Outcome:
+    from nextstep.train.loss_plot import save_loss_plot
     from nextstep.train.trainer import Trainer
 
     config = build.train_config(recipe, progress and ranks.rank == 0)
@@ -184,6 +186,8 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: b
     if trainer.step >= recipe.steps and (folder / MODEL).is_dir():
         return Outcome(folder, trainer.step, True, folder / MODEL)
     finished = trainer.run()
+    if trainer.peers.leads:
+        save_loss_plot(folder / "log.jsonl", folder / "loss.png")
     if finished:
         _write_model(trainer, parts, folder / MODEL)
         trainer.peers.any(False)  # nobody leaves before the folder is written
