@@ -45,10 +45,10 @@ from nextstep.engine.scheduler import draw
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
+from nextstep.kernels.names import formats
 from nextstep.kernels.quantization import (
     OWN,
     Packer,
-    formats,
     is_large,
     kernels_fit,
     pack_for_sampling,
@@ -56,7 +56,7 @@ from nextstep.kernels.quantization import (
 )
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import load_parts
-from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.tokenizer import ImageTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextstep.config import SIZES, NextStepConfig
+from nextstep.config import PRECISIONS, SIZES, NextStepConfig
 from nextstep.data.documents import Document, derived_seed
 from nextstep.data.packing import pack_window
 from nextstep.data.steps import Step
+from nextstep.model.folder import SHIPPED, find_folder
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.precision import DTYPES, PRECISIONS, matmul_rate, resolved
-from nextstep.model.pretrained import SHIPPED, find_folder
+from nextstep.model.precision import DTYPES, matmul_rate, resolved
 from nextstep.text.sequence import build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig

@@ -10,7 +10,8 @@ from PIL import Image
 
 from nextstep.evaluate.reconstruction import measure
 from nextstep.image.pictures import open_picture, resize_and_crop
-from nextstep.model.pretrained import find_folder, load_parts
+from nextstep.model.folder import find_folder
+from nextstep.model.pretrained import load_parts
 from nextstep.vae.perceptual import FeatureNet
 from nextstep.world.scenes import compose, emoji_set
 from nextstep.world.sources import emoji_names

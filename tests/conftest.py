@@ -18,7 +18,7 @@ from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.text.tokenizer import TextTokenizer
-from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.tokenizer import ImageTokenizer
 
 # Times on a shared machine say nothing about the code, and examples must be the same every time.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nextstep.model.pretrained import SHIPPED
+from nextstep.model.folder import SHIPPED
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {

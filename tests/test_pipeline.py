@@ -162,7 +162,7 @@ def test_folders_round_trip(tiny_folder: Path, tmp_path: Path, released: bool) -
 
 
 def test_parts_must_fit(tiny_folder: Path, tmp_path: Path) -> None:
-    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.config import AutoencoderConfig
     from nextstep.vae.files import save_image_tokenizer
     from nextstep.vae.tokenizer import ImageTokenizer
 
@@ -206,7 +206,7 @@ def test_public_names_read_folders(tiny_pipeline: NextStepPipeline, tmp_path: Pa
 def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from nextstep.model.pretrained import find_folder
+    from nextstep.model.folder import find_folder
 
     asked = []
 

@@ -11,6 +11,8 @@ from nextstep.utils.files import read_json
 
 FORMAT = "open-nextstep"
 """`format` of the config.json we write; a folder without it is read as a released layout."""
+PRECISIONS = ("auto", "fp32", "bf16")
+"""What training computes in; "auto" is what `model.precision.fastest` finds."""
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,18 @@ from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.chat.conversation import Conversation, Part
 from nextstep.engine.chat.conversations import Conversations
 from nextstep.engine.engine import Engine
-from nextstep.engine.request import Request, SourceLimits, check_seed, encode_source, picture_grid
-from nextstep.engine.results import GeneratedPicture, Progress
+from nextstep.engine.request import Request, SourceLimits, encode_source, picture_grid
+from nextstep.engine.results import GeneratedPicture, Progress, noted
 from nextstep.engine.scheduler import Event, Limits
-from nextstep.engine.settings import ModelDefaults
+from nextstep.engine.settings import ModelDefaults, check_count, check_seed
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels import quantization as quantising
+from nextstep.kernels.names import formats
 from nextstep.model import pretrained as folders
+from nextstep.text.vocabulary import Vocabulary, checked_prompts
 
 if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from nextstep.vae.tokenizer import ImageTokenizer
 
 Grid = tuple[int, int]
-MAX_IMAGES = 100_000
 UNLIMITED = 2**62
 AT_ONCE = 256
 """Requests that are queued at a time."""
@@ -47,6 +48,7 @@ class NextStepPipeline:
         model, image_tokenizer, text_tokenizer: that belong together.
         defaults: settings used where a call says nothing.
         model_hash: fingerprint of the weights, put into pictures.
+        vocabulary: words that prompts are put into and checked against; None takes any prompt.
 
     Attributes:
         adapter: what pictures record about a merged adapter; empty without one.
@@ -63,13 +65,14 @@ class NextStepPipeline:
         text_tokenizer: TextTokenizer,
         defaults: ModelDefaults | None = None,
         model_hash: str = "",
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         folders.check_fit(model.config, image_tokenizer, text_tokenizer)
         self.model = model
         self.image_tokenizer = image_tokenizer
         self.text_tokenizer = text_tokenizer
         self.defaults = defaults or ModelDefaults()
-        self.model_hash = model_hash
+        self.model_hash, self.vocabulary = model_hash, vocabulary
         self.adapter: dict[str, Any] = {}
         self._backend: tuple[object, Backend] | None = None
 
@@ -106,10 +109,11 @@ class NextStepPipeline:
         pipeline = cls(*parts)
         if adapter is not None:
             pipeline.adapter = folders.merge_adapter_folder(parts, adapter, adapter_scale)
+            pipeline.vocabulary = None  # an adapter teaches words that the model's list lacks
         if quantize is None:
             quantising.pack_for_sampling(parts.model)
         elif early is None:
-            quantising.pack_model(parts.model, *quantising.formats(quantize))
+            quantising.pack_model(parts.model, *formats(quantize))
         if quantize is not None:
             quantising.warn_without_kernels(parts.model, quantize)
         return pipeline
@@ -121,8 +125,9 @@ class NextStepPipeline:
             NextStepError: when the folder exists or cannot be written.
         """
         parts = folders.Parts(
-            self.model, self.image_tokenizer, self.text_tokenizer, self.defaults, self.model_hash
-        )
+            self.model, self.image_tokenizer, self.text_tokenizer, self.defaults, self.model_hash,
+            self.vocabulary,
+        )  # fmt: skip
         folders.save_parts(parts, Path(folder), released)
 
     def generate(
@@ -157,10 +162,11 @@ class NextStepPipeline:
         Raises:
             ValueError: for a setting that is out of range or a prompt that is too long.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        check_count(num_images, batch_size)
+        worded = checked_prompts(self.vocabulary, prompt, Vocabulary.prompt)
         first = self.engine().request("", height=height, width=width, **settings)
-        requests = _series(first, prompts, seed, num_images)
-        return self.run(requests, batch_size, on_progress, noise)
+        requests = _series(first, [one.text for one in worded], seed, num_images)
+        return noted(self.run(requests, batch_size, on_progress, noise), worded)
 
     def edit(
         self,
@@ -199,13 +205,15 @@ class NextStepPipeline:
         opened = [pictures.open_picture(source) for source in pictures.listed(image)]
         if not opened:
             raise NextStepError("an edit needs at least one source picture")
-        texts = [instruction] if isinstance(instruction, str) else list(instruction)
+        check_count(num_images, batch_size)
+        worded = checked_prompts(self.vocabulary, instruction, Vocabulary.instruction)
+        texts = [one.text for one in worded]
         # Its tags must fit the sources, so it is the first one that is asked for.
         first = self.engine().request(
             texts[0] if texts else "", opened, mask=mask, height=height, width=width, **settings
         )
         requests = _series(first, texts, seed, num_images)
-        return self.run(requests, batch_size, on_progress, noise)
+        return noted(self.run(requests, batch_size, on_progress, noise), worded)
 
     def run(
         self,
@@ -392,7 +400,7 @@ def _series(
     first: Request, prompts: Sequence[str], seed: int | Sequence[int], count: int
 ) -> list[Request]:
     """A request as often as asked for: every prompt with its seed, and `count` pictures of each."""
-    seeds, each = _seeds(seed, len(prompts)), range(_count(count))
+    seeds, each = _seeds(seed, len(prompts)), range(count)
     return [
         replace(first, prompt=text, seed=own, index=index)
         for text, own in zip(prompts, seeds, strict=True)
@@ -412,11 +420,3 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
     for value in seeds:
         check_seed(value)
     return seeds
-
-
-def _count(num_images: int) -> int:
-    if not 1 <= num_images <= MAX_IMAGES:
-        raise NextStepError(
-            f"the number of pictures must be at least 1 and at most {MAX_IMAGES}, not {num_images}"
-        )
-    return num_images

@@ -125,7 +125,7 @@ def test_a_tokenizer_is_refined_from_a_folder(
         capsys, "train", tokenizer_recipe, *changes, "--folder", folder, "--quiet"
     )
     assert status == 0, err
-    from nextstep.model.pretrained import SHIPPED
+    from nextstep.model.folder import SHIPPED
 
     file = "diffusion_pytorch_model.safetensors"
     before, after = load_file(SHIPPED["nano"] / "vae" / file), load_file(folder / "model" / file)

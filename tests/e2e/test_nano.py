@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nextstep import NextStepPipeline
-from nextstep.model.pretrained import SHIPPED
+from nextstep.model.folder import SHIPPED
 from nextstep.world.captions import default_caption
 from nextstep.world.vocabulary import COLOURS
 

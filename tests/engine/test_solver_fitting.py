@@ -10,10 +10,10 @@ from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.image_sequence import Job
 from nextstep.engine.settings import GenerationSettings
-from nextstep.engine.solver_fitting import MOST_STEPS, Rule, Samples, fit, mean_square, record
+from nextstep.engine.solver_fitting import Rule, Samples, fit, mean_square, record
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.multistep import adams_bashforth, rule
+from nextstep.flow.multistep import MOST_FITTED, adams_bashforth, rule
 from nextstep.flow.solvers import SolverSettings, solve
 from nextstep.model.flow_head import FlowHead
 from tests.conftest import TINY, random_model
@@ -96,7 +96,7 @@ def test_wrong_values_are_refused() -> None:
     with pytest.raises(NextStepError, match="too few"):
         fit(Bent(), lambda hidden: hidden, bent_samples(19), 4)
     with pytest.raises(NextStepError, match="2 to 16"):
-        fit(Bent(), lambda hidden: hidden, bent_samples(40), MOST_STEPS + 1)
+        fit(Bent(), lambda hidden: hidden, bent_samples(40), MOST_FITTED + 1)
     how = DecodeSettings((2, 2), SolverSettings("v1", 3), GuidanceSettings())
     asked = Job({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
     with pytest.raises(NextStepError, match="draws noise on its way"):

@@ -20,7 +20,8 @@ from nextstep.model import precision
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe.load import RecipeError, load_recipe
 from nextstep.recipe.run_schema import Published
-from nextstep.vae.autoencoder import NANO_AUTOENCODER, Autoencoder
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.config import NANO_AUTOENCODER
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted(RECIPES.glob("*.yaml"))

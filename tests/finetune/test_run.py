@@ -14,7 +14,8 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.finetune import run as module
 from nextstep.finetune.run import FinetuneSettings, finetune
-from nextstep.model.lora import AdapterConfig, read_adapter
+from nextstep.model.adapter_config import AdapterConfig
+from nextstep.model.lora import read_adapter
 from nextstep.model.pretrained import Parts, load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.train.trainer import Trainer

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from nextstep.config import NextStepConfig
 from nextstep.data.documents import Document
+from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.chunked_sum import sum_in_parts
 from nextstep.model.fused import can_compile
-from nextstep.model.lora import AdapterConfig, add_adapter
+from nextstep.model.lora import add_adapter
 from nextstep.model.nextstep import NextStepModel
 from nextstep.text.sequence import Text, build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer

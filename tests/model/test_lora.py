@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nextstep.errors import ModelFileError, NextStepError
+from nextstep.model.adapter_config import PARTS, AdapterConfig
 from nextstep.model.lora import (
-    PARTS,
     Adapter,
-    AdapterConfig,
     add_adapter,
     check_base,
     fold_adapter,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextstep.cli.info import describe
+from nextstep.cli.info import _processor
 from nextstep.errors import NextStepError
 from nextstep.kernels import quantization
 from nextstep.model import precision, pretrained
@@ -151,7 +151,7 @@ def test_a_model_is_sampled_in_what_the_processor_computes_fast(
     monkeypatch.setattr(pretrained, "LARGE", 1000 if large else 2**26)
     assert load_parts(folder).model.lm_head.weight.dtype == chosen
     assert load_parts(tiny_folder).model.lm_head.weight.dtype == torch.float32
-    assert describe(str(folder))["processor"]["sampling (--dtype auto)"] == {
+    assert _processor(str(folder), 1)["sampling (--dtype auto)"] == {
         torch.bfloat16: "bf16", torch.float32: "fp32",
     }[chosen]  # fmt: skip
 

@@ -17,8 +17,8 @@ from nextstep.config import NextStepConfig
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
 from nextstep.model import precision
+from nextstep.model.folder import SHIPPED
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import SHIPPED
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError, check_recipe

@@ -16,6 +16,7 @@ import torch
 from nextstep.engine import runtime_info as computing
 from nextstep.engine.runtime_info import Computing
 from nextstep.engine.state import PictureState
+from nextstep.image.sizes import SizeLimits
 from nextstep.kernels import build
 from nextstep.kernels.quantization import pack_for_sampling
 from nextstep.pipeline import NextStepPipeline
@@ -33,7 +34,9 @@ class Silent:
     """A backend that does nothing."""
 
     def __init__(self, **computing: Any) -> None:
-        self.facts = b.ModelFacts("tiny", "0123", 32, 32, 16, computing=computing)
+        self.facts = b.ModelFacts(
+            "tiny", "0123", 32, 32, SizeLimits(16, None, 255), computing=computing
+        )
 
     def check(self, request: b.JobRequest) -> None:
         """Take anything."""

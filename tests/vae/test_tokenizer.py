@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from nextstep.errors import ModelFileError
-from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.files import (
     load_image_tokenizer,
     save_image_tokenizer,

@@ -2,7 +2,7 @@
 
 import torch
 
-from nextstep.model.pretrained import find_folder
+from nextstep.model.folder import find_folder
 from nextstep.vae.files import load_image_tokenizer
 from nextstep.world.composition import ComposedSource, Composer, composition_error
 from nextstep.world.live import WorldSource

@@ -29,8 +29,10 @@ def command(
     ] = None,
 ) -> None:  # fmt: skip
     """Read a model of any known layout and write it in ours or in the released one."""
+    from nextstep.cli import checks
     from nextstep.config import HEADS
-    from nextstep.model import pretrained as folders
+    from nextstep.errors import NextStepError
+    from nextstep.model.folder import find_folder, read_model_config
     from nextstep.utils.files import refuse_existing
 
     if layout not in ("ours", "released"):
@@ -38,7 +40,13 @@ def command(
     if head is not None and head not in HEADS:
         raise ValueError(f"unknown flow head '{head}'; choose from {', '.join(HEADS)}")
     refuse_existing(target)
-    chosen = o.parse_dtype(dtype)
+    checks.check_dtype(dtype)
+    if adapter is not None and not adapter.expanduser().is_dir():
+        raise NextStepError(f"there is no adapter folder {adapter}")
+    read_model_config(find_folder(source))
+    from nextstep.model import pretrained as folders
+
+    chosen = checks.parse_dtype(dtype)
     if head is None:
         parts = folders.load_parts(source, chosen, vae=vae, keep_dtype=True)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,7 @@ def command(
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
+    size: o.Size = None,
     height: o.Height = None,
     width: o.Width = None,
     num_images: o.NumImages = 1,
@@ -51,31 +52,51 @@ def command(
     positive: o.Positive = None,
     negative: o.Negative = None,
     batch_size: o.BatchSize = 8,
+    server: o.Server = None,
+    api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
     """Change a picture as an instruction says.
 
     Example: nextstep edit "make the background blue" -i apple.png -o blue.png
     """
-    from nextstep.cli import report
+    from nextstep.cli import checks, report
     from nextstep.image.masks import read_mask
     from nextstep.image.pictures import open_picture
 
     paths = report.output_paths(output, num_images)
+    sides = checks.parse_sides(size, height, width)
+    settings: dict[str, Any] = {
+        "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,
+        "solver": solver, "steps": steps, "last_steps": last_steps, "shift": shift,
+        "noise_level": noise_level, "noise_scale": noise_scale, "token_norm": token_norm,
+        "think": think, "lookahead": lookahead, "tolerance": tolerance,
+        "positive_prompt": positive, "negative_prompt": negative,
+    }  # fmt: skip
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     sources = [open_picture(path) for path in image]
     marked = None if mask is None else read_mask(mask)
+    if server is not None:
+        from nextstep.cli import remote
+
+        chosen.refuse_for_server()
+        remote.pictures(
+            server, api_key, [instruction], paths, as_json, images=image, mask=mask,
+            n=num_images, size=remote.size(*sides), seed=seed, **settings,
+        )  # fmt: skip
+        return
+    checks.check_drawing(
+        chosen.check(), vae, sides, settings, edit=True, seed=seed, count=num_images,
+        batch_size=batch_size,
+    )  # fmt: skip
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    pipeline = chosen.load()
     loaded = time.monotonic()
     report.say_read_size(pipeline, image, sources)
     with report.progress_bar(num_images, quiet=as_json) as told:
         results = pipeline.edit(
-            sources, instruction, mask=marked, height=height, width=width,
-            num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told,
-            guidance=guidance, image_guidance=image_guidance, schedule=schedule, solver=solver,
-            steps=steps, last_steps=last_steps, shift=shift, noise_level=noise_level,
-            noise_scale=noise_scale, token_norm=token_norm, think=think, lookahead=lookahead,
-            tolerance=tolerance, positive_prompt=positive, negative_prompt=negative,
+            sources, instruction, mask=marked, height=sides[0], width=sides[1],
+            num_images=num_images, seed=seed, batch_size=batch_size, on_progress=told, **settings,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
     report.save_and_say(results, paths, times, as_json)

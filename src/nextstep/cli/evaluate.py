@@ -28,21 +28,24 @@ def options() -> None:
 
 @eval_app.command("world")
 def world(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of answers and results; one that was "
-                           "interrupted is gone on with.")
+    output: Annotated[
+        Path, typer.Option("--output", "-o", "--out", help="Folder of answers and results; one "
+                           "that was interrupted is gone on with.")
     ],
     model: o.Model = "nano",
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", "-t", help="Task or group; repeat for several. Default all."),
+        typer.Option("--task", "-t", "--tasks", help="Task or group; repeat for several. "
+                     "Default all."),
     ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(help="seen, held_out_styles, held_out_pairs, held_out_phrasings or "
                      "held_out_words; repeat for several. Default all that a task has."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Items of each task and split.")] = 50,
+    count: Annotated[
+        int, typer.Option("--count", "-n", "--n", min=1, help="Items of each task and split.")
+    ] = 50,
     seed: Annotated[int, typer.Option(help="Of the items and of what the model draws.")] = 0,
     compare: Annotated[
         str | None,
@@ -61,6 +64,8 @@ def world(
     ] = 0,
     batch_size: o.BatchSize = 8,
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
@@ -70,37 +75,44 @@ def world(
 
     Example: nextstep eval world -m nano -t drawing -n 200 -o runs/eval-nano
     """
+    from nextstep.cli import checks
+
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    chosen.check()
+    if answers not in WHO:
+        raise ValueError(f"answers come from {', '.join(WHO)}, not from '{answers}'")
     from nextstep.evaluate.world.card import card, comparison
     from nextstep.evaluate.world.run import read_scores, write_verdicts
     from nextstep.evaluate.world.sheets import write_answers, write_failures
     from nextstep.utils.files import write_json
 
-    if answers not in WHO:
-        raise ValueError(f"answers come from {', '.join(WHO)}, not from '{answers}'")
     # A folder without verdicts is a model's; asking it comes after the first model.
     earlier = None if compare is None else Path(compare).expanduser() / "verdicts.jsonl"
     other = read_scores(earlier) if earlier is not None and earlier.exists() else None
-    load = o.load_pipeline
 
     def ask(name: str, folder: Path) -> tuple[Results, dict[str, Any]]:
-        own = vae if name == model else None
-        pipeline = load(name, dtype, device, own, quantize=quantize)
-        plan, about = _plan(pipeline, tasks, split, n, seed, edition, name, answers)
+        # The image tokenizer and the adapter that were named belong to the first model alone.
+        own = (
+            chosen if name == model else checks.ModelOptions(name, dtype, device, quantize=quantize)
+        )
+        pipeline = own.load()
+        pipeline.vocabulary = None  # questions are put as they stand
+        plan, about = _plan(pipeline, tasks, split, count, seed, edition, name, answers)
         results = _answered(pipeline, plan, folder, about, batch_size, answers, quiet=as_json)
         write_verdicts(folder / "verdicts.jsonl", results)
         return results, card(results, about)
 
-    results, told = ask(model, out)
+    results, told = ask(model, output)
     if compare is not None:
         if other is None:
-            other = ask(compare, out / "other")[0].scores()
+            other = ask(compare, output / "other")[0].scores()
         told["compared_with"] = compare
         told["differences"] = comparison(results.scores(), other)
-    write_failures(out / "failures.png", results)
+    write_failures(output / "failures.png", results)
     if sheets:
-        write_answers(out, results, sheets)
-    write_json(out / "card.json", told)
-    _say(told, out, as_json)
+        write_answers(output, results, sheets)
+    write_json(output / "card.json", told)
+    _say(told, output, as_json)
 
 
 def _plan(

@@ -50,7 +50,12 @@ Minutes = Annotated[
 ]
 Batch = Annotated[
     int | None,
-    typer.Option(help="Samples of one step; default at most 8.", rich_help_panel=TRAINING_PANEL),
+    typer.Option(
+        "--batch-size",
+        "--batch",
+        help="Samples of one step; default at most 8.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
 ]
 LearningRate = Annotated[
     float | None,
@@ -148,11 +153,11 @@ def command(
     import json
     from dataclasses import asdict
 
+    from nextstep.cli import checks
+    from nextstep.errors import NextStepError
+    from nextstep.finetune.settings import FinetuneSettings
+    from nextstep.model.adapter_config import AdapterConfig
     from nextstep.recipe import host
-
-    host.settle()
-    from nextstep.finetune.run import FinetuneSettings, finetune
-    from nextstep.model.lora import AdapterConfig
 
     shape = AdapterConfig(rank, alpha, dropout, tuple(part.strip() for part in parts.split(",")))
     settings = FinetuneSettings(
@@ -160,6 +165,12 @@ def command(
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
         precision, tensorboard,
     )  # fmt: skip
+    checks.ModelOptions(model, device=device, vae=vae).check()
+    if not data.is_dir():
+        raise NextStepError(f"there is no folder {data}")
+    host.settle()
+    from nextstep.finetune.run import finetune
+
     silent = lambda sentence: None  # noqa: E731
     done = finetune(settings, device, vae, silent if as_json else typer.echo, not as_json)
     if as_json:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nextstep.cli import checks, report
 from nextstep.cli import options as o
-from nextstep.cli import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,27 +50,30 @@ def command(
     import math
     from dataclasses import replace
 
-    from nextstep.engine.settings import FILE
-    from nextstep.engine.solver_fitting import check_fit, fit
+    from nextstep.engine.settings import FILE, ModelDefaults, check_count
     from nextstep.errors import NextStepError
-    from nextstep.kernels.quantization import pack_for_sampling
-    from nextstep.model.pretrained import find_folder, load_parts
-    from nextstep.pipeline import NextStepPipeline
+    from nextstep.flow.multistep import check_fit
+    from nextstep.model.folder import size_limits
     from nextstep.utils.files import write_json
 
-    if batch_size < 1:
-        raise ValueError(f"at least 1 picture is made at a time, not {batch_size}")
-    folder = find_folder(model)
+    check_count(pictures, batch_size)
+    folder = checks.ModelOptions(model, vae=vae).check()
     if output is None and not Path(model).expanduser().is_dir():
         raise NextStepError(f"'{model}' is no folder of yours; say with --output where to write")
     path = output or folder / FILE
     report.check_file(path)
+    usual = ModelDefaults.of_folder(folder)
+    grid = size_limits(folder, vae).grid(usual.height, usual.width)
+    check_fit(steps, pictures * math.prod(grid))
     texts = _prompts(prompts, pictures, seed)
-    parts = load_parts(folder, o.parse_dtype("fp32"), vae=vae)
+    from nextstep.engine.solver_fitting import fit
+    from nextstep.kernels.quantization import pack_for_sampling
+    from nextstep.model.pretrained import load_parts
+    from nextstep.pipeline import NextStepPipeline
+
+    parts = load_parts(folder, checks.parse_dtype("fp32"), vae=vae)
     head = copy.deepcopy(parts.model.image_head).requires_grad_(False)
     pipeline, own = NextStepPipeline(*parts), parts.defaults
-    grid = pipeline.grid(None, None, (own.height, own.width))
-    check_fit(steps, pictures * math.prod(grid))
     pack_for_sampling(parts.model)
     with report.counting("pictures", as_json, pictures) as told:
         samples = _drawn(pipeline, texts, batch_size, seed, told)

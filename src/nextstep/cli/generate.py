@@ -21,6 +21,7 @@ def command(
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
+    size: o.Size = None,
     height: o.Height = None,
     width: o.Width = None,
     num_images: o.NumImages = 1,
@@ -40,23 +41,18 @@ def command(
     positive: o.Positive = None,
     negative: o.Negative = None,
     batch_size: o.BatchSize = 8,
-    server: Annotated[
-        str | None, typer.Option(help="Ask a service at this address (nextstep serve) instead of "
-                                 "loading a model.", rich_help_panel=o.MODEL_PANEL)
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="Of the service.", envvar="NEXTSTEP_API_KEY",
-                                 rich_help_panel=o.MODEL_PANEL)
-    ] = None,
+    server: o.Server = None,
+    api_key: o.ApiKey = None,
     as_json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Draw pictures from text.
 
     Example: nextstep generate "red apple, noto style, white background" --seed 1 -o apple.png
     """
-    from nextstep.cli import report
+    from nextstep.cli import checks, report
 
     paths = report.output_paths(output, len(prompts) * num_images)
+    sides = checks.parse_sides(size, height, width)
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
         "last_steps": last_steps, "shift": shift, "noise_level": noise_level,
@@ -64,24 +60,25 @@ def command(
         "lookahead": lookahead, "tolerance": tolerance, "positive_prompt": positive,
         "negative_prompt": negative,
     }  # fmt: skip
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     if server is not None:
         from nextstep.cli import remote
 
-        if vae or adapter or dtype or quantize:
-            raise ValueError(
-                "a service has its own model: leave out --vae, --adapter, --dtype and --quantize"
-            )
-        size = remote.size(height, width)
-        remote.generate(
-            server, api_key, prompts, paths, as_json, n=num_images, size=size, seed=seed, **settings
-        )
+        chosen.refuse_for_server()
+        remote.pictures(
+            server, api_key, prompts, paths, as_json, n=num_images, size=remote.size(*sides),
+            seed=seed, **settings,
+        )  # fmt: skip
         return
+    checks.check_drawing(
+        chosen.check(), vae, sides, settings, seed=seed, count=num_images, batch_size=batch_size
+    )
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    pipeline = chosen.load()
     loaded = time.monotonic()
     with report.progress_bar(len(prompts) * num_images, quiet=as_json) as told:
         results = pipeline.generate(
-            prompts, height=height, width=width, num_images=num_images, seed=seed,
+            prompts, height=sides[0], width=sides[1], num_images=num_images, seed=seed,
             batch_size=batch_size, on_progress=told, **settings,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5}
 GIB = 2**30
+TOKEN_PIXELS = 16
+"""Side of the released image tokenizer's tokens."""
 PLAIN = "language model without image parts"
 
 
@@ -23,10 +25,24 @@ def command(
     model: Annotated[
         str, typer.Argument(help="Model folder, hub id, or a named size such as 14b.")
     ] = "nano",
+    words: Annotated[
+        bool, typer.Option("--words", help="What it draws: names, styles and backgrounds.")
+    ] = False,
+    processor: Annotated[
+        bool, typer.Option("--processor", help="Also what it is computed in on this machine.")
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show parameters, memory by number format, layout and picture sizes."""
+    """Show parameters, memory by number format, layout and picture sizes; or what it draws.
+
+    Example: nextstep info nano --words
+    """
+    if words:
+        _say_words(model, as_json)
+        return
     facts = describe(model)
+    if processor:
+        facts["processor"] = _processor(model, facts["parameters"]["total"])
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -39,11 +55,36 @@ def command(
     typer.echo("shape")
     for name, value in facts["shape"].items():
         typer.echo(f"  {name:<26}{value!s:>12}")
-    typer.echo("on this processor")
-    for name, value in facts["processor"].items():
-        typer.echo(f"  {name:<26}{value}")
-    typer.echo("picture sizes (height x width)")
-    typer.echo("  " + ", ".join(facts["sizes"]))
+    if "processor" in facts:
+        typer.echo("on this processor")
+        for name, value in facts["processor"].items():
+            typer.echo(f"  {name:<26}{value}")
+    if facts["size_limits"]:
+        typer.echo(f"picture sizes (height x width): {facts['size_limits']}")
+        typer.echo("  " + ", ".join(facts["sizes"]))
+    if facts["words"]:
+        typer.echo(f"it draws {facts['words']} things by name: nextstep info {model} --words")
+
+
+def _say_words(model: str, as_json: bool) -> None:
+    """What a model draws by name."""
+    from nextstep.errors import NextStepError
+    from nextstep.model.folder import find_folder
+    from nextstep.text.vocabulary import Vocabulary
+
+    own = Vocabulary.of_folder(find_folder(model))
+    if own is None:
+        raise NextStepError(f"'{model}' has no list of words: it takes any prompt")
+    if as_json:
+        typer.echo(json.dumps(own.to_dict(), ensure_ascii=False))
+        return
+    typer.echo(f"{len(own.names)} names, with other words for them in brackets")
+    for name, others in own.names.items():
+        typer.echo(f"  {name}" + (f"  ({', '.join(others)})" if others else ""))
+    typer.echo(f"styles: {', '.join(own.styles)}")
+    typer.echo(f"backgrounds: {', '.join(own.colours)}")
+    for example in (*own.examples, *own.edits):
+        typer.echo(f"  for example: {example}")
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -53,13 +94,12 @@ def describe(model: str) -> dict[str, Any]:
         ModelFileError: when there is neither.
     """
     from nextstep.config import SIZES, NextStepConfig
-    from nextstep.model import pretrained as folders
-    from nextstep.model.checkpoints import read_model_config
+    from nextstep.model.folder import SHIPPED, find_folder, read_model_config
 
-    if model in SIZES and model not in folders.SHIPPED:
+    if model in SIZES and model not in SHIPPED:
         config, layout, folder = NextStepConfig.named(model), "named size", None
     else:
-        folder = folders.find_folder(model)
+        folder = find_folder(model)
         config, layout = read_model_config(folder), _layout(folder)
     counts = _count(config, folder)
     return {
@@ -76,57 +116,58 @@ def describe(model: str) -> dict[str, Any]:
                 "token_size", "max_position_embeddings",
             )
         },
-        "processor": _processor(folder, counts["total"]),
         "sizes": _sizes(folder),
+        **_told(config, folder),
     }  # fmt: skip
 
 
-def _processor(folder: Path | None, numbers: int) -> dict[str, str]:
+def _processor(model: str, numbers: int) -> dict[str, str]:
     """What this machine's processor computes in, and why."""
+    from nextstep.config import SIZES
     from nextstep.kernels.quantization import LARGE
+    from nextstep.model.folder import SHIPPED, find_folder
     from nextstep.model.precision import DTYPES, explained, fastest
     from nextstep.model.pretrained import automatic_dtype
 
     fast = fastest("cpu")
     sampling = fast if numbers >= LARGE else "fp32"
-    if folder is not None:
-        chosen = automatic_dtype(folder, "cpu")
+    if model not in SIZES or model in SHIPPED:
+        chosen = automatic_dtype(find_folder(model), "cpu")
         sampling = next(name for name, dtype in DTYPES.items() if dtype == chosen)
     return {"sampling (--dtype auto)": sampling, "training (precision: auto)": fast,
             "because": explained("cpu")}  # fmt: skip
 
 
+def _told(config: NextStepConfig, folder: Path | None) -> dict[str, Any]:
+    """Limits of sizes in words, and how many names the model knows."""
+    from nextstep.image.sizes import SizeLimits
+    from nextstep.model.folder import size_limits
+    from nextstep.text.vocabulary import Vocabulary
+
+    if folder is None:
+        return {"size_limits": str(SizeLimits.of(config, TOKEN_PIXELS)), "words": 0}
+    if _layout(folder) == PLAIN:
+        return {"size_limits": "", "words": 0}
+    own = Vocabulary.of_folder(folder)
+    return {"size_limits": str(size_limits(folder)), "words": len(own.names) if own else 0}
+
+
 def _count(config: NextStepConfig, folder: Path | None) -> dict[str, int]:
     """Parameters of the model by part, their total, and those of its image tokenizer."""
-    import torch
+    from nextstep.estimate.parameters import (
+        autoencoder_parameters,
+        language_model_parameters,
+        model_parameters,
+    )
+    from nextstep.model.folder import vae_folder
+    from nextstep.vae.config import AutoencoderConfig, read_config
 
-    from nextstep.model.nextstep import NextStepModel
-    from nextstep.model.pretrained import vae_folder
-    from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
-    from nextstep.vae.files import read_config
-
-    with torch.device("meta"):
-        network = NextStepModel(config)
-
-    def size(module: torch.nn.Module) -> int:
-        return sum(p.numel() for p in module.parameters())
-
-    image = {
-        "flow head": size(network.image_head),
-        "in-projector": size(network.image_in_projector),
-        "out-projector": size(network.image_out_projector),
-    }
-    total = size(network)
-    language_model = total - sum(image.values())
     if folder is not None and _layout(folder) == PLAIN:
-        return {"language model": language_model, "total": language_model}
-    shape = AutoencoderConfig()
-    if folder is not None:
-        shape = read_config(vae_folder(folder, config))
-    with torch.device("meta"):
-        tokenizer = size(Autoencoder(shape))
-    parts = {"language model": language_model, **image}
-    return {**parts, "total": total, "image tokenizer": tokenizer}
+        total = language_model_parameters(config)
+        return {"language model": total, "total": total}
+    parts = model_parameters(config)
+    shape = AutoencoderConfig() if folder is None else read_config(vae_folder(folder, config))
+    return {**parts, "total": sum(parts.values()), "image tokenizer": autoencoder_parameters(shape)}
 
 
 def _layout(folder: Path) -> str:

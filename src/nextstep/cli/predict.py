@@ -19,6 +19,8 @@ def command(
     output: o.Output = Path("next.png"),
     model: o.Model = "nano",
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
@@ -28,25 +30,36 @@ def command(
     schedule: o.Schedule = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
+    server: o.Server = None,
+    api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
     """Draw what a scene looks like after each action.
 
     Example: nextstep predict scene.png -a "the cat moves right" -a "the cat moves back"
     """
-    from nextstep.cli import report
+    from nextstep.cli import checks, report
     from nextstep.image.pictures import open_picture
 
     paths = report.output_paths(output, len(action))
     scene = open_picture(image)
+    settings = {
+        "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,
+        "solver": solver, "steps": steps,
+    }  # fmt: skip
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    if server is not None:
+        from nextstep.cli import remote
+
+        chosen.refuse_for_server()
+        remote.predict(server, api_key, image, action, paths, as_json, seed=seed, **settings)
+        return
+    checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=True, seed=seed)
     begun = time.monotonic()
-    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
+    pipeline = chosen.load()
     loaded = time.monotonic()
     report.say_read_size(pipeline, [image], [scene])
-    turns = pipeline.conversation(
-        seed, guidance=guidance, image_guidance=image_guidance, schedule=schedule,
-        solver=solver, steps=steps,
-    )  # fmt: skip
+    turns = pipeline.conversation(seed, **settings)
     turns.read(scene)
     results = []
     with report.progress_bar(len(action), quiet=as_json) as told:

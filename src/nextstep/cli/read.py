@@ -18,23 +18,36 @@ def command(
     ] = "",
     model: o.Model = "nano",
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
     max_tokens: o.MaxTokens = 64,
+    server: o.Server = None,
+    api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
     """Describe a picture, or answer a question about it.
 
     Example: nextstep read scene.png -q "how many apples are there?"
     """
-    from nextstep.cli import report
+    from nextstep.cli import checks, report
     from nextstep.image.pictures import open_picture
 
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     pictures = [open_picture(path) for path in image]
-    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
-    report.say_read_size(pipeline, image, pictures)
-    answer = pipeline.read(pictures, question, max_tokens)
+    if server is not None:
+        from nextstep.cli import remote
+
+        chosen.refuse_for_server()
+        parts: list[str | Path] = [*image, question] if question else [*image]
+        said = remote.story(server, api_key, parts, as_json, max_images=0, max_tokens=max_tokens)
+        answer = "".join(part for part in said if isinstance(part, str)).strip()
+    else:
+        pipeline = chosen.load()
+        report.say_read_size(pipeline, image, pictures)
+        answer = pipeline.read(pictures, question, max_tokens)
     if as_json:
         told = {"pictures": [str(p) for p in image], "question": question, "answer": answer}
         typer.echo(json.dumps(told, ensure_ascii=False))

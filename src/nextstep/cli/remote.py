@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nextstep.cli.report import picture_line
+from nextstep.errors import NextStepError
+
 if TYPE_CHECKING:
-    from nextstep.client import RemotePicture, Update
+    from nextstep.client import RemotePicture, StoryPart, Update
 
 
 def size(height: int | None, width: int | None) -> str | None:
@@ -22,11 +25,11 @@ def size(height: int | None, width: int | None) -> str | None:
         ValueError: when only one of them is given.
     """
     if (height is None) != (width is None):
-        raise ValueError("a service wants both --height and --width, or neither")
+        raise NextStepError("a service wants both --height and --width, or neither; see --size")
     return None if height is None else f"{width}x{height}"
 
 
-def generate(
+def pictures(
     server: str,
     key: str | None,
     prompts: Sequence[str],
@@ -36,7 +39,6 @@ def generate(
 ) -> None:
     """Ask for every prompt's pictures, write them to `paths` in order, and say so."""
     from nextstep.client import Client
-    from nextstep.engine.results import GeneratedPicture
 
     begun = time.monotonic()
     made: list[RemotePicture] = []
@@ -45,21 +47,71 @@ def generate(
             for update in client.stream(prompt, previews=False, **fields):
                 told(update)
                 made += update.pictures
+                for warning in update.warnings:
+                    typer.echo(f"nextstep: warning: {warning}", err=True)
+    _save_and_say(made, paths, server, begun, as_json)
+
+
+def story(
+    server: str,
+    key: str | None,
+    parts: Sequence[StoryPart],
+    as_json: bool,
+    **fields: Any,
+) -> list[str | RemotePicture]:
+    """What a service writes and draws behind the parts."""
+    from nextstep.client import Client
+
+    with Client(server, key) as client, _rows(quiet=as_json) as told:
+        return client.story(parts, told, **fields)
+
+
+def predict(
+    server: str,
+    key: str | None,
+    scene: Path,
+    actions: Sequence[str],
+    paths: Sequence[Path],
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Draw what a scene looks like after each action, write the pictures, and say so."""
+    begun = time.monotonic()
+    parts: list[StoryPart] = [scene]
+    made: list[RemotePicture] = []
+    for action in actions:
+        parts.append(action)
+        drawn = story(server, key, parts, as_json, draw=True, max_images=1, **fields)
+        made += [part for part in drawn if not isinstance(part, str)]
+        parts.append(made[-1].png)
+    _save_and_say(made, paths, server, begun, as_json)
+
+
+def save(picture: RemotePicture, path: Path) -> None:
+    """Write a picture in the format of the path's ending, with its settings."""
+    from nextstep.engine.results import GeneratedPicture
+
+    made_here = GeneratedPicture(picture.image, picture.settings)
+    (picture if path.suffix.lower() == ".png" else made_here).save(path)
+
+
+def _save_and_say(
+    made: Sequence[RemotePicture], paths: Sequence[Path], server: str, begun: float, as_json: bool
+) -> None:
+    """Write the pictures and report files and time, in words or as one line of JSON."""
     for picture, path in zip(made, paths, strict=True):
-        made_here = GeneratedPicture(picture.image, picture.settings)
-        (picture if path.suffix.lower() == ".png" else made_here).save(path)
+        save(picture, path)
     seconds = round(time.monotonic() - begun, 3)
     if as_json:
-        pictures = [
+        told = [
             {"path": str(path), **picture.settings}
             for picture, path in zip(made, paths, strict=True)
         ]
-        told_all = {"pictures": pictures, "server": server, "generate_s": seconds}
+        told_all = {"pictures": told, "server": server, "generate_s": seconds}
         typer.echo(json.dumps(told_all, ensure_ascii=False))
         return
     for picture, path in zip(made, paths, strict=True):
-        said = picture.settings
-        typer.echo(f"{path}  {said['width']}x{said['height']}  seed {said['seed']}.{said['index']}")
+        typer.echo(f"{path}  {picture_line(picture.settings)}")
     typer.echo(f"{len(made)} picture(s) in {seconds:.1f} s from {server}")
 
 

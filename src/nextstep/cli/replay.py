@@ -60,7 +60,6 @@ def verify_command(
     from PIL import Image
 
     from nextstep.engine.metadata import read_record
-    from nextstep.engine.reproduce import compare
     from nextstep.errors import NextStepError
 
     read_record(file)  # says what is wrong with the file
@@ -71,6 +70,8 @@ def verify_command(
                 "be verified; nextstep replay draws this one again"
             )
     made = _made_again(file, image, mask, model, vae, adapter, device)
+    from nextstep.engine.reproduce import compare
+
     with Image.open(file) as picture:
         difference = compare(picture, made.image)
     identical = difference.box is None
@@ -91,11 +92,14 @@ def _made_again(
     adapter: Path | None,
     device: str,
 ) -> GeneratedPicture:
+    from nextstep.cli import checks
     from nextstep.engine.metadata import read_record
+
+    record = read_record(file)
+    checks.ModelOptions(model, device=device, vae=vae, adapter=adapter).check()
     from nextstep.engine.reproduce import check_record, record_dtype, replay
     from nextstep.pipeline import NextStepPipeline
 
-    record = read_record(file)
     check_record(record)
     scale = float(record.get("adapter_scale", 1.0))
     pipeline = NextStepPipeline.from_pretrained(

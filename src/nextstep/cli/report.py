@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -129,6 +129,12 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
         yield told
 
 
+def picture_line(settings: dict[str, Any]) -> str:
+    """Size and noise of a picture in words."""
+    size = f"{settings['width']}x{settings['height']}"
+    return f"{size}  seed {settings['seed']}, picture {settings['index']}"
+
+
 def save_and_say(
     results: list[GeneratedPicture], paths: list[Path], times: dict[str, float], as_json: bool
 ) -> None:
@@ -147,8 +153,7 @@ def save_and_say(
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
     for picture, path in zip(results, paths, strict=True):
-        said = picture.settings
-        typer.echo(f"{path}  {said['width']}x{said['height']}  seed {said['seed']}.{said['index']}")
+        typer.echo(f"{path}  {picture_line(picture.settings)}")
     typer.echo(
         f"{len(results)} picture(s) in {times['generate_s']:.1f} s ({rate:.0f} tokens/s) "
         f"after {times['load_s']:.1f} s of loading"

@@ -100,26 +100,23 @@ def command(
 
     Example: nextstep serve --model nano --port 8000
     """
+    from nextstep.cli import checks
     from nextstep.errors import NextStepError
     from nextstep.recipe.host import settle
+    from nextstep.serve.jobs.limits import Limits, check_binding
+    from nextstep.serve.jobs.store import Store
 
-    # Every length of prompt is a new shape, whose kernels are kept; see there.
-    settle()
-    try:
-        from nextstep.serve.api import server
-        from nextstep.serve.api.keys import add_key
-        from nextstep.serve.jobs.limits import Limits, check_binding
-        from nextstep.serve.jobs.store import Store
-    except ModuleNotFoundError as error:
-        raise NextStepError(
-            f"serving needs {error.name}: pip install 'open-nextstep[serve]'"
-        ) from None
     if new_key is not None:
+        from nextstep.serve.api.keys import add_key
+
         if keys is None:
             raise NextStepError("--new-key needs --keys FILE, where its hash is kept")
         typer.echo(add_key(keys, new_key))
         return
     check_binding(host, keys)
+    counts = parse_replicas(replicas)
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    chosen.check()
     limits = Limits(
         queue=queue,
         per_key=min(per_key, queue),
@@ -131,10 +128,13 @@ def command(
     )
     # Before the model is loaded, which takes minutes for a large one.
     store = Store(None if ephemeral else folder, limits.keep)
+    # Every length of prompt is a new shape, whose kernels are kept; see there.
+    settle()
+    from nextstep.serve.api import server
+
     name = Path(model).name if Path(model).is_dir() else model
-    load = partial(o.load_pipeline, model, dtype, device, vae, adapter, adapter_scale, quantize)
+    load = chosen.load
     if ray:
-        counts = parse_replicas(replicas)
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
                           batch_size, replica_cpus, replica_gpus)  # fmt: skip
         app = server.app_around(backend, store, keys, limits)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextstep.cli import options as o
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nextstep.client import RemotePicture
     from nextstep.engine.results import GeneratedPicture
 
 
@@ -24,6 +27,8 @@ def command(
     output: o.Output = Path("story.png"),
     model: o.Model = "nano",
     vae: o.Vae = None,
+    adapter: o.Adapter = None,
+    adapter_scale: o.AdapterScale = 1.0,
     dtype: o.Dtype = None,
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
@@ -37,45 +42,72 @@ def command(
     image_guidance: o.ImageGuidance = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
+    server: o.Server = None,
+    api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
     """Go on with a story; pictures are written to OUTPUT with -0, -1 ... before the ending.
 
     Example: nextstep story "A cat finds an apple." -o story.png
     """
-    from nextstep.cli import report
+    from nextstep.cli import checks, report
     from nextstep.image.pictures import open_picture
     from nextstep.text.sequence import Text, interleaved
 
-    paths = report.output_paths(output.with_stem(f"{output.stem}-0"), 1)
-    pictures = [open_picture(path) for path in image or []]
+    report.output_paths(output.with_stem(f"{output.stem}-0"), 1)
+    files = image or []
+    pictures = [open_picture(path) for path in files]
     tagged = text if "<image" in text else "<image>" * len(pictures) + text
     # The grammar checks tags against pictures; the grids only say which picture stands where.
     order = interleaved(tagged, [(1, number + 1) for number in range(len(pictures))])
+    settings = {
+        "guidance": guidance, "image_guidance": image_guidance, "solver": solver, "steps": steps,
+    }  # fmt: skip
+    asked: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        **settings,
+    }
+    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    if server is not None:
+        from nextstep.cli import remote
+
+        chosen.refuse_for_server()
+        sent = [p.text if isinstance(p, Text) else files[p.grid[1] - 1] for p in order]
+        told_by_service = remote.story(
+            server, api_key, sent, as_json, max_images=max_pictures, **asked
+        )
+        _say(told_by_service, output, as_json)
+        return
+    checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=bool(files), seed=seed)
     parts = [p.text if isinstance(p, Text) else pictures[p.grid[1] - 1] for p in order]
-    pipeline = o.load_pipeline(model, dtype, device, vae, quantize=quantize)
-    report.say_read_size(pipeline, image or [], pictures)
+    pipeline = chosen.load()
+    report.say_read_size(pipeline, files, pictures)
     with report.progress_bar(max_pictures, quiet=as_json) as told:
-        made = pipeline.story(
-            *parts, max_pictures=max_pictures, max_tokens=max_tokens, temperature=temperature,
-            seed=seed, on_progress=told, guidance=guidance, image_guidance=image_guidance,
-            solver=solver, steps=steps,
-        )  # fmt: skip
-    drawn = sum(not isinstance(part, str) for part in made)
-    paths = [output.with_stem(f"{output.stem}-{i}") for i in range(drawn)]
-    _say(made, paths, as_json)
+        made = pipeline.story(*parts, max_pictures=max_pictures, on_progress=told, **asked)
+    _say(made, output, as_json)
 
 
-def _say(made: list[str | GeneratedPicture], paths: list[Path], as_json: bool) -> None:
+def _say(
+    made: Sequence[str | GeneratedPicture | RemotePicture], output: Path, as_json: bool
+) -> None:
     """Write the pictures and tell the story in order."""
+    from nextstep.cli import remote
+    from nextstep.engine.results import GeneratedPicture
+
     told: list[dict[str, str]] = []
-    left = iter(paths)
+    drawn = 0
     for part in made:
         if isinstance(part, str):
             told.append({"text": part})
         else:
-            path = next(left)
-            part.save(path)
+            path = output.with_stem(f"{output.stem}-{drawn}")
+            drawn += 1
+            if isinstance(part, GeneratedPicture):
+                part.save(path)
+            else:
+                remote.save(part, path)
             told.append({"picture": str(path)})
     if as_json:
         typer.echo(json.dumps({"story": told}, ensure_ascii=False))

@@ -10,12 +10,20 @@ import typer
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="YAML file, or a recipe that ships, such as pretrain-nano.")
+    ],
     changes: Annotated[
         list[str] | None, typer.Argument(help="key.path=value, e.g. data.sources[1].weight=2.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/NAME-OF-THE-RECIPE.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            "--folder",
+            help="Folder of the run; default runs/NAME-OF-THE-RECIPE.",
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -30,18 +38,23 @@ def command(
 ) -> None:
     """Train a recipe, alone or as one of the processes of torchrun.
 
-    Example: nextstep train recipes/pretrain-nano.yaml steps=500 --folder runs/try
+    Example: nextstep train pretrain-nano steps=500 -o runs/try
     """
+    from nextstep.cli import checks
     from nextstep.recipe import host
-
-    host.settle()
     from nextstep.recipe.load import load_recipe
+    from nextstep.recipe.places import recipe_file
+
+    if device is not None:
+        checks.check_device_name(device)
+    file = recipe_file(recipe)
+    loaded = load_recipe(file, changes or [])
+    run = folder or Path("runs") / file.stem
+    host.settle()
     from nextstep.recipe.run import run_recipe
 
-    loaded = load_recipe(recipe, changes or [])
-    run = folder or Path("runs") / recipe.stem
     outcome = run_recipe(
-        loaded, run, where=str(recipe), resume=resume, device=device, progress=not quiet
+        loaded, run, where=str(file), resume=resume, device=device, progress=not quiet
     )
     if os.environ.get("RANK", "0") != "0":
         return

@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from nextstep.client.async_client import AsyncClient
 from nextstep.client.client import Client
-from nextstep.client.protocol import BusyError, JobState, RemotePicture, ServiceError, Update
+from nextstep.client.protocol import (
+    BusyError,
+    JobState,
+    RemotePicture,
+    ServiceError,
+    StoryPart,
+    Update,
+)
 
 __all__ = [
     "AsyncClient",
@@ -22,5 +29,6 @@ __all__ = [
     "JobState",
     "RemotePicture",
     "ServiceError",
+    "StoryPart",
     "Update",
 ]

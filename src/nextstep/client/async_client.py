@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self
 
 from nextstep.client.protocol import (
@@ -11,6 +11,7 @@ from nextstep.client.protocol import (
     RemotePicture,
     ServiceError,
     Source,
+    StoryPart,
     Update,
     checked,
     checked_json,
@@ -18,6 +19,7 @@ from nextstep.client.protocol import (
     given,
     options,
     request_body,
+    story_body,
     told_plainly,
     update_of,
 )
@@ -60,6 +62,8 @@ class AsyncClient:
         """See `Client.stream`."""
         job = await self.submit(prompt, images=images, **fields)
         done = False
+        if job.warnings:
+            yield Update(job.id, "queued", warnings=job.warnings)
         try:
             async for update in self.events(job.id, previews):
                 done = update.state == "done"
@@ -76,6 +80,27 @@ class AsyncClient:
         async for update in self.stream(prompt, images=images, previews=False, **fields):
             made = update.pictures
         return list(made)
+
+    async def story(
+        self,
+        parts: Sequence[StoryPart],
+        on_update: Callable[[Update], None] = lambda update: None,
+        **fields: Any,
+    ) -> list[str | RemotePicture]:
+        """See `Client.story`."""
+        body = story_body(parts, fields)
+        job = JobState.of(await self._ask("POST", "/jobs", json=body)).id
+        async for update in self.events(job, previews=False):
+            on_update(update)
+        made: list[str | RemotePicture] = []
+        for part in (await self.job(job)).parts:
+            if part["type"] == "text":
+                made.append(part["text"])
+                continue
+            with told_plainly():
+                png = checked(await self._http.get(part["url"])).content
+            made.append(RemotePicture(png, part["settings"]))
+        return made
 
     async def events(self, job: str, previews: bool = True) -> AsyncIterator[Update]:
         """See `Client.events`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from nextstep.client.protocol import (
@@ -11,6 +11,7 @@ from nextstep.client.protocol import (
     RemotePicture,
     ServiceError,
     Source,
+    StoryPart,
     Update,
     checked,
     checked_json,
@@ -18,6 +19,7 @@ from nextstep.client.protocol import (
     given,
     options,
     request_body,
+    story_body,
     told_plainly,
     update_of,
 )
@@ -78,6 +80,8 @@ class Client:
         """
         job = self.submit(prompt, images=images, **fields)
         done = False
+        if job.warnings:
+            yield Update(job.id, "queued", warnings=job.warnings)
         try:
             for update in self.events(job.id, previews):
                 done = update.state == "done"
@@ -94,6 +98,36 @@ class Client:
         for update in self.stream(prompt, images=images, previews=False, **fields):
             made = update.pictures
         return list(made)
+
+    def story(
+        self,
+        parts: Sequence[StoryPart],
+        on_update: Callable[[Update], None] = lambda update: None,
+        **fields: Any,
+    ) -> list[str | RemotePicture]:
+        """Go on with text and pictures in order; all at once.
+
+        Args:
+            parts: texts, and pictures as bytes or paths.
+            on_update: told of everything that happens on the way.
+            **fields: max_images (0 is text alone), max_tokens, draw, temperature, seed, settings.
+
+        Returns:
+            What was written and drawn, in order.
+        """
+        body = story_body(parts, fields)
+        job = JobState.of(self._ask("POST", "/jobs", json=body)).id
+        for update in self.events(job, previews=False):
+            on_update(update)
+        made: list[str | RemotePicture] = []
+        for part in (self.job(job)).parts:
+            if part["type"] == "text":
+                made.append(part["text"])
+                continue
+            with told_plainly():
+                png = checked(self._http.get(part["url"])).content
+            made.append(RemotePicture(png, part["settings"]))
+        return made
 
     def events(self, job: str, previews: bool = True) -> Iterator[Update]:
         """What happens to a job, until it ends."""

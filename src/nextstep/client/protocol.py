@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Source = bytes | str | Path
 """A source picture: the bytes of a PNG, JPEG or WebP, or its path."""
+StoryPart = str | bytes | Path
+"""A part of a story: a text, or the bytes or path of a picture."""
 _KINDS = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"))
 
 
@@ -85,6 +87,7 @@ class Update:
         index, row, rows: row `row` of `rows` of picture `index` is there; rows is 0 otherwise.
         preview: PNG of the picture so far, after a row and when asked for.
         pictures: of a job that is done.
+        warnings: what the prompt holds that the model was not taught; told first.
     """
 
     job: str
@@ -95,6 +98,7 @@ class Update:
     rows: int = 0
     preview: bytes = b""
     pictures: tuple[RemotePicture, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,22 @@ class JobState:
     n: int
     position: int | None = None
     error: str | None = None
+    text: str = ""
+    warnings: tuple[str, ...] = ()
     links: tuple[tuple[str, dict[str, Any]], ...] = field(default=(), repr=False)
+    parts: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> JobState:
         """From the service's answer."""
         links = tuple((one["url"], one["settings"]) for one in raw["pictures"])
-        names = ("id", "state", "task", "prompt", "seed", "n", "position", "error")
-        return cls(**{name: raw[name] for name in names}, links=links)
+        names = ("id", "state", "task", "prompt", "seed", "n", "position", "error", "text")
+        return cls(
+            **{name: raw[name] for name in names},
+            warnings=tuple(raw.get("warnings", ())),
+            links=links,
+            parts=tuple(raw["parts"]),
+        )
 
 
 class told_plainly:  # noqa: N801  reads as what it does
@@ -166,6 +178,17 @@ def options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
 def request_body(prompt: str, images: Sequence[Source], fields: dict[str, Any]) -> dict[str, Any]:
     """The body of `POST /jobs`."""
     return {"prompt": prompt, "images": [_data_uri(image) for image in images], **given(fields)}
+
+
+def story_body(parts: Sequence[StoryPart], fields: dict[str, Any]) -> dict[str, Any]:
+    """The body of `POST /jobs` for a story."""
+    told: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            told.append({"type": "text", "text": part})
+        else:
+            told.append({"type": "image_url", "image_url": {"url": _data_uri(part)}})
+    return {"parts": told, **given(fields)}
 
 
 def given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Engine:
     @classmethod
     def of_parts(cls, parts: Parts, limits: Limits | None = None) -> Engine:
         """An engine from what `folders.load_parts` gives."""
-        model, images, texts, defaults, fingerprint = parts
+        model, images, texts, defaults, fingerprint, _ = parts
         pack_for_sampling(model)
         return cls(model, texts, images, defaults, limits, model_hash=fingerprint)
 

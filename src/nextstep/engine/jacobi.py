@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_AT_ONCE = 64
 DEFAULT_TOLERANCE = 0.01
@@ -90,4 +91,6 @@ def guesses(left: Sequence[Tensor], room: int, size: int) -> list[Tensor]:
         room: how many are wanted.
         size: D.
     """
+    import torch
+
     return [*left[:room], *(torch.zeros(size) for _ in range(room - len(left)))]

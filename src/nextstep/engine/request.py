@@ -16,12 +16,12 @@ from nextstep.config import NextStepConfig
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings, Given
 from nextstep.engine.image_sequence import Job
-from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_seed
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
-from nextstep.image.sizes import fitting_size
+from nextstep.image.sizes import SizeLimits, fitting_size
 from nextstep.text import sequence as grammar
 from nextstep.text.reasoning import region_in
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from nextstep.vae.tokenizer import ImageTokenizer
 
 Grid = tuple[int, int]
-MAX_SEED = 2**63
 
 
 @dataclass(frozen=True)
@@ -253,16 +252,10 @@ def picture_grid(
     Raises:
         NextStepError: when it is too large for the model, or no multiple of a token.
     """
-    rows, columns = image_tokenizer.grid(
+    limits = SizeLimits.of(config, image_tokenizer.config.token_pixels)
+    return limits.grid(
         default[0] if height is None else height, default[1] if width is None else width
     )
-    limit = config.max_position_embeddings
-    if rows * columns >= limit:
-        raise NextStepError(
-            f"a picture of {rows}x{columns} image tokens is too large: "
-            f"this model reads at most {limit} tokens"
-        )
-    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -331,13 +324,3 @@ def masked_source(
     height, width = own[0] * side, own[1] * side
     fitted = masks.fit_mask(mask, pictures.original_size(picture), height, width)
     return Kept(tokens, pictures.resize_and_crop(picture, height, width), fitted)
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed out of range.
-
-    Raises:
-        NextStepError: for one.
-    """
-    if not 0 <= seed < MAX_SEED:
-        raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {seed}")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
-from nextstep.errors import ModelFileError
+from nextstep.errors import ModelFileError, NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import Table, check_table, steps_of
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
 from nextstep.utils.files import read_json
 
+if TYPE_CHECKING:
+    from nextstep.engine.decode import DecodeSettings
+
 FILE = "generation.json"
+MAX_SEED = 2**63
+MAX_IMAGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class GenerationSettings:
             grid: (rows, columns) of image tokens.
             has_images: whether pictures stand before the one that is drawn.
         """
+        from nextstep.engine.decode import DecodeSettings
+
         return DecodeSettings(
             grid,
             self.solver_settings,
@@ -181,3 +187,27 @@ class ModelDefaults:
     def to_dict(self) -> dict[str, Any]:
         """What generation.json holds."""
         return asdict(self)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed out of range.
+
+    Raises:
+        NextStepError: for one.
+    """
+    if not 0 <= seed < MAX_SEED:
+        raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {seed}")
+
+
+def check_count(num_images: int, batch_size: int = 1) -> None:
+    """Refuse a number of pictures, or of pictures made together, that makes no sense.
+
+    Raises:
+        NextStepError: for one.
+    """
+    if not 1 <= num_images <= MAX_IMAGES:
+        raise NextStepError(
+            f"the number of pictures must be at least 1 and at most {MAX_IMAGES}, not {num_images}"
+        )
+    if batch_size < 1:
+        raise NextStepError(f"batch size must be at least 1, not {batch_size}")

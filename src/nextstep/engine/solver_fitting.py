@@ -23,7 +23,7 @@ from nextstep.engine.image_sequence import Job
 from nextstep.engine.scheduler import draw
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
-from nextstep.flow.multistep import Table, adams_bashforth, rule
+from nextstep.flow.multistep import Table, adams_bashforth, check_fit, rule
 from nextstep.flow.solvers import SolverSettings
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
@@ -31,10 +31,6 @@ from nextstep.vae.latents import token_norm
 
 TEACHER = SolverSettings("midpoint", 50)
 """100 evaluations; a fifth of them come seven times nearer on nano than 8 steps of `ab2`."""
-LEAST_TOKENS = 20
-"""Of which a fifth is kept for judging."""
-MOST_STEPS = 16
-"""More steps need no fit."""
 LEAST_GAP = 1e-3
 """Times stay this far apart, as a share of their own part."""
 
@@ -187,21 +183,6 @@ class Fitted:
     table: Table
     before: float
     after: float
-
-
-def check_fit(steps: int, tokens: int) -> None:
-    """Refuse a fit that makes no sense, before any work is done.
-
-    Raises:
-        NextStepError: for fewer than 2 or more than `MOST_STEPS` steps, or fewer tokens than
-            `LEAST_TOKENS`.
-    """
-    if not 2 <= steps <= MOST_STEPS:
-        raise NextStepError(f"a solver of 2 to {MOST_STEPS} steps can be fitted, not of {steps}")
-    if tokens < LEAST_TOKENS:
-        raise NextStepError(
-            f"{tokens} tokens are too few to fit a solver to; draw at least {LEAST_TOKENS}"
-        )
 
 
 def fit(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nextstep.recipe.data_schema import Data
     from nextstep.recipe.schema import Recipe
-    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.config import AutoencoderConfig
 
 M = TypeVar("M", bound="nn.Module")
 BLOCK_TOKENS = 8
@@ -94,8 +94,7 @@ def model_config(recipe: Recipe, fetch: bool = False) -> NextStepConfig:
         NextStepError: when neither tells it, or they differ.
     """
     from nextstep.config import HEADS
-    from nextstep.model import pretrained as folders
-    from nextstep.model.checkpoints import read_model_config
+    from nextstep.model.folder import find_folder, read_model_config
 
     model = recipe.model
     assert model is not None
@@ -107,7 +106,7 @@ def model_config(recipe: Recipe, fetch: bool = False) -> NextStepConfig:
                 f"there is no model folder '{source}'; give model.size beside it to plan with"
             )
         return named
-    config = read_model_config(folders.find_folder(source))
+    config = read_model_config(find_folder(source))
     if model.language_model:
         config = config.with_values(**HEADS[model.head or "base"])
     config = config.with_values(**model.overrides)
@@ -122,8 +121,7 @@ def model_config(recipe: Recipe, fetch: bool = False) -> NextStepConfig:
 
 def autoencoder_config(recipe: Recipe) -> AutoencoderConfig:
     """Shape of the image tokenizer that a recipe trains or reads; the released one if absent."""
-    from nextstep.vae.autoencoder import NANO_AUTOENCODER, AutoencoderConfig
-    from nextstep.vae.files import read_config
+    from nextstep.vae.config import NANO_AUTOENCODER, AutoencoderConfig, read_config
 
     if recipe.tokenizer is not None:
         named = {"nano": NANO_AUTOENCODER, "f8ch16": AutoencoderConfig()}[recipe.tokenizer.size]

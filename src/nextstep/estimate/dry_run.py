@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
     from nextstep.train.stages.pretrain import PreparedBatch
     from nextstep.train.stages.tokenizer import PictureBatch
-    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.config import AutoencoderConfig
 
 
 @dataclass(frozen=True)

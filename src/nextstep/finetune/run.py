@@ -35,6 +35,7 @@ from nextstep.finetune.settings import Finetuned, FinetuneSettings
 from nextstep.image.encode import encode
 from nextstep.model import pretrained as folders
 from nextstep.model.checkpoints import read_tensors
+from nextstep.model.folder import find_folder
 from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
 from nextstep.model.precision import explained
 from nextstep.pipeline import NextStepPipeline
@@ -95,7 +96,8 @@ def finetune(
     """
     stored = _begin(settings)
     dtype = torch.float32 if settings.full else None
-    parts = folders.load_parts(settings.model, dtype, device, vae)
+    # What is taught has words that the model's own list lacks.
+    parts = folders.load_parts(settings.model, dtype, device, vae)._replace(vocabulary=None)
     return Finetuning(settings, parts, stored, tell, progress).result()
 
 
@@ -352,7 +354,7 @@ class Finetuning:
         if model is not None and not model.exists():
             if not settings.full:
                 fold_adapter(parts.model)
-            stored = next(read_tensors(folders.find_folder(settings.model)))[1].dtype
+            stored = next(read_tensors(find_folder(settings.model)))[1].dtype
             parts.model.to(stored)
             parts.image_tokenizer.to(stored)
             folders.save_parts(parts, model)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nextstep.config import PRECISIONS
 from nextstep.errors import NextStepError
-from nextstep.model.lora import AdapterConfig
-from nextstep.model.precision import PRECISIONS
+from nextstep.model.adapter_config import AdapterConfig
 
 MOST_PROMPTS = 16
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 100, 2000

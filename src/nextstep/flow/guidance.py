@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL = "conditional", "image-only", "unconditional"
 MAX_SCALE = 1000.0

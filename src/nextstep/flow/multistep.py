@@ -16,11 +16,16 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from nextstep.errors import NextStepError
 from nextstep.flow.grid import uniform_grid
 
 Table = tuple[float, ...]
 MAX_STEPS = 256
 """Steps of a rule at most: its numbers grow with their square."""
+LEAST_TOKENS = 20
+"""Tokens that a rule is fitted to, of which a fifth is kept for judging."""
+MOST_FITTED = 16
+"""Steps of a fitted rule; more need no fit."""
 
 
 def table_length(steps: int) -> int:
@@ -76,3 +81,18 @@ def rule(table: Table, steps: int) -> tuple[list[float], list[list[float]]]:
         place += k
         rows.append([*before, times[k + 1] - times[k] - sum(before)])
     return times[:-1], rows
+
+
+def check_fit(steps: int, tokens: int) -> None:
+    """Refuse a fit that makes no sense, before any work is done.
+
+    Raises:
+        NextStepError: for fewer than 2 or more than `MOST_FITTED` steps, or fewer tokens than
+            `LEAST_TOKENS`.
+    """
+    if not 2 <= steps <= MOST_FITTED:
+        raise NextStepError(f"a solver of 2 to {MOST_FITTED} steps can be fitted, not of {steps}")
+    if tokens < LEAST_TOKENS:
+        raise NextStepError(
+            f"{tokens} tokens are too few to fit a solver to; draw at least {LEAST_TOKENS}"
+        )

@@ -6,8 +6,10 @@ takes tensors of one shape [..., D] and t as a float or a tensor that broadcasts
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def interpolate(data: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
@@ -32,4 +34,4 @@ def predicted_data(x: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
 
 def logit_normal_time(u: Tensor) -> Tensor:
     """Training times t = sigmoid(u) from standard normal u (arXiv 2508.10711 section 4)."""
-    return torch.sigmoid(u)
+    return u.sigmoid()

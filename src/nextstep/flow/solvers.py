@@ -25,18 +25,19 @@ import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from nextstep.flow import multistep
 from nextstep.flow.grid import V1_LAST_TIME, uniform_grid, v1_grid
 from nextstep.flow.multistep import Table
 from nextstep.flow.path import predicted_data, predicted_noise
 
-Velocity = Callable[[Tensor, float], Tensor]
-Draw = Callable[[], Tensor]
-Questions = Generator[tuple[Tensor, float], Tensor, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Velocity: TypeAlias = "Callable[[Tensor, float], Tensor]"
+Draw: TypeAlias = "Callable[[], Tensor]"
+Questions: TypeAlias = "Generator[tuple[Tensor, float], Tensor, Tensor]"
 """Yields (x, t), is sent the velocity there, returns the token."""
 DEFAULT_NOISE_LEVEL = 0.8
 MAX_STEPS = 10_000
@@ -176,6 +177,8 @@ def ask(draw: Draw, settings: SolverSettings) -> Questions:
 
 def question_times(settings: SolverSettings) -> list[float]:
     """The times a solver asks for, in order."""
+    import torch
+
     questions, times, nothing = ask(lambda: torch.zeros(1), settings), [], torch.zeros(1)
     try:
         times.append(next(questions)[1])
@@ -303,7 +306,8 @@ def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
 
 def _solve_multistep(draw: Draw, settings: SolverSettings) -> Questions:
     table = settings.table or multistep.adams_bashforth(settings.steps, settings.shift)
-    x, velocities = draw(), list[Tensor]()
+    x = draw()
+    velocities: list[Tensor] = []
     for t, row in zip(*multistep.rule(table, settings.steps), strict=True):
         velocities.append((yield x, t))
         for share, v in zip(row, velocities, strict=True):

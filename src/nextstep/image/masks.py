@@ -6,13 +6,15 @@ A mask is a bool array [H, W], True where the picture may change.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from nextstep.image.pictures import PictureLike, eight_bits, has_transparency, load_upright
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HALF = 128
 
@@ -66,6 +68,8 @@ def touched(mask: np.ndarray, side: int) -> Tensor:
     """[N] bool in raster order: image tokens of side x side pixels with a pixel that may change."""
     rows, columns = mask.shape[0] // side, mask.shape[1] // side
     blocks = mask.reshape(rows, side, columns, side).any(axis=(1, 3))
+    import torch
+
     return torch.from_numpy(blocks.reshape(-1))
 
 

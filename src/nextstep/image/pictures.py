@@ -6,19 +6,22 @@ Pixels are float tensors [B, 3, H, W] in [-1, 1].
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
 from nextstep.image import formats
 from nextstep.image.colour import to_srgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeIs
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded."""
@@ -32,7 +35,7 @@ ORIGINAL_SIZE = "original_size"
 LARGEST_DRAFT = 8
 """By how much the decoder of JPEG files can divide a side."""
 
-PictureLike = Image.Image | str | Path | IO[bytes] | bytes | np.ndarray | Tensor
+PictureLike: TypeAlias = "Image.Image | str | Path | IO[bytes] | bytes | np.ndarray | Tensor"
 """What is taken for a picture: see `open_picture`."""
 
 
@@ -96,7 +99,8 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 
 def listed(given: PictureLike | Iterable[PictureLike]) -> list[PictureLike]:
     """One or several pictures as a list."""
-    one = isinstance(given, Image.Image | str | Path | bytes | bytearray | np.ndarray | Tensor)
+    kinds = Image.Image | str | Path | bytes | bytearray | np.ndarray
+    one = isinstance(given, kinds) or _is_tensor(given)
     if one or hasattr(given, "read") or not isinstance(given, Iterable):
         return [cast(PictureLike, given)]
     return list(cast(Iterable[PictureLike], given))
@@ -148,7 +152,7 @@ def open_header(source: PictureLike, wanted: Sequence[str] | None = None) -> Ima
     """
     if isinstance(source, Image.Image):
         return source
-    if isinstance(source, np.ndarray | Tensor):
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         return _of_values(source)
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
@@ -183,10 +187,16 @@ def _beyond_pillows_limit(source: str | Path | IO[bytes]) -> Image.Image:
         raise PictureTooLargeError(f"{name} is too large to be read safely") from None
 
 
+def _is_tensor(value: object) -> TypeIs[Tensor]:
+    """Whether it is a torch tensor; nobody has one who has not imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _of_values(values: np.ndarray | Tensor) -> Image.Image:
     """A picture from uint8 [H, W, C] of an array or [C, H, W] of a tensor."""
     kind, given = "array", values
-    if isinstance(values, Tensor):
+    if _is_tensor(values):
         kind = "tensor"
         given = values.detach().cpu()
         given = given.permute(1, 2, 0).numpy() if given.ndim == 3 else given.numpy()
@@ -328,11 +338,15 @@ def resize_and_crop(
 def to_pixels(pictures: Sequence[Image.Image | np.ndarray]) -> Tensor:
     """RGB pictures (or uint8 [H, W, 3] arrays) of one size -> pixels [B, 3, H, W]."""
     arrays = np.stack([np.asarray(picture) for picture in pictures])
+    import torch
+
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_bytes(pixels: Tensor) -> np.ndarray:
     """Pixels [B, 3, H, W] -> uint8 [B, H, W, 3], rounded to the nearest value."""
+    import torch
+
     scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
     array: np.ndarray = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return array

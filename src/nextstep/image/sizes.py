@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
+
+from nextstep.config import NextStepConfig
+from nextstep.errors import NextStepError
 
 BASE_SIDE = 16
 """Side in tokens of the square bucket at base area (256 px)."""
@@ -23,6 +27,61 @@ ASPECT_BUCKETS: tuple[tuple[int, int], ...] = (
 
 AREAS: tuple[int, ...] = (256, 512, 768, 1024)
 """Areas in squared pixels' root that multi-area training uses: 256^2 to 1024^2."""
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """Which sizes of pictures a model draws.
+
+    Attributes:
+        token_pixels: side of an image token; sides are its multiples.
+        most_side: longest side in pixels, where learned positions end; None has no such end.
+        most_tokens: image tokens of a picture, for which the model has positions.
+    """
+
+    token_pixels: int
+    most_side: int | None
+    most_tokens: int
+
+    @classmethod
+    def of(cls, config: NextStepConfig, token_pixels: int) -> SizeLimits:
+        """Those of a model with an image tokenizer of this token side."""
+        side = config.image_position_side * token_pixels or None
+        return cls(token_pixels, side, config.max_position_embeddings - 1)
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest picture."""
+        tokens = self.most_tokens
+        if self.most_side is not None:
+            tokens = min(tokens, (self.most_side // self.token_pixels) ** 2)
+        return tokens * self.token_pixels**2
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of image tokens of a picture of this many pixels.
+
+        Raises:
+            NextStepError: when a side is no multiple of a token's, or too large for the model.
+        """
+        side = self.token_pixels
+        if height < side or width < side or height % side or width % side:
+            raise NextStepError(
+                f"height and width must be positive multiples of {side}, not {height}x{width}"
+            )
+        rows, columns = height // side, width // side
+        long = self.most_side is not None and max(height, width) > self.most_side
+        if long or rows * columns > self.most_tokens:
+            raise NextStepError(
+                f"{width}x{height} pixels are too large: {self}; give a smaller size, or none"
+            )
+        return rows, columns
+
+    def __str__(self) -> str:
+        multiples = f"in multiples of {self.token_pixels}"
+        if self.most_side is not None and self.most_side**2 <= self.most_pixels:
+            return f"this model draws up to {self.most_side}x{self.most_side} pixels, {multiples}"
+        side = f" and {self.most_side} a side" if self.most_side is not None else ""
+        return f"this model draws up to {self.most_pixels:,} pixels in all{side}, {multiples}"
 
 
 def scaled_buckets(area_side: int) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nextstep.errors import NextStepError
 from nextstep.kernels import build
 from nextstep.kernels.linear import MULTIPLE, Arena, PackedLinear
+from nextstep.kernels.names import formats
 from nextstep.kernels.packing import check_format
 
 if TYPE_CHECKING:
@@ -34,26 +35,9 @@ MODULATION = "adaLN_modulation"
 LARGE = 2**26
 """Numbers of a model that come from memory, and are squeezed. Those of a smaller one stay in the
 caches, where unfolding them would cost more than reading them."""
-NAMES = ("int8", "int4", "bf16")
-"""What weights may be rounded to, to be read faster."""
 HALVES = {"int8": "int8", "int4": "int8"}
 """What the language-model head takes at most: its logits are compared with each other."""
 OWN = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-
-
-def formats(quantize: str) -> tuple[str, str]:
-    """Formats of the layers and of the flow head, of "int8" or "int4/int8".
-
-    Raises:
-        NextStepError: for another name.
-    """
-    parts = quantize.split("/")
-    if len(parts) > 2 or any(part not in NAMES for part in parts):
-        raise NextStepError(
-            f"weights cannot be quantised to '{quantize}'; choose from {', '.join(NAMES)}, or give "
-            "the backbone's and the flow head's apart, as in int4/int8"
-        )
-    return parts[0], parts[-1]
 
 
 class Packer:

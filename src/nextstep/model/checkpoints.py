@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
 from nextstep.kernels.linear import packed_weights, release_heap
-from nextstep.kernels.quantization import Packer, formats, is_large, quantised
+from nextstep.kernels.names import formats
+from nextstep.kernels.quantization import Packer, is_large, quantised
+from nextstep.model.folder import read_model_config
 from nextstep.model.nextstep import NextStepModel
 from nextstep.utils.files import read_json, write_json, writing
 
@@ -167,19 +168,6 @@ def load_language_model(
                 block.reset_parameters()
         model.image_head.reset_parameters()
     return model.eval()
-
-
-def read_model_config(folder: Path) -> NextStepConfig:
-    """The config of a model folder.
-
-    Raises:
-        ModelFileError: when the folder or its config.json is missing or unreadable.
-    """
-    if not folder.is_dir():
-        raise ModelFileError(f"there is no model folder {folder}")
-    if not (folder / "config.json").exists():
-        raise ModelFileError(f"{folder} has no config.json")
-    return NextStepConfig.from_file(folder / "config.json")
 
 
 def _fill(

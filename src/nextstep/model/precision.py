@@ -16,10 +16,9 @@ import warnings
 
 import torch
 
+from nextstep.config import PRECISIONS
 from nextstep.errors import NextStepError
 
-PRECISIONS = ("auto", "fp32", "bf16")
-"""What training computes in; "auto" is `fastest`."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SLOW = 3.0
 """Slowdown from which on somebody who asked for a format is warned. Below it what is saved in

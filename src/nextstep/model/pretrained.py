@@ -1,8 +1,7 @@
-"""Model folders: finding them, reading all their parts, writing them."""
+"""Model folders: reading all their parts, writing them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +15,15 @@ from nextstep.kernels.quantization import LARGE
 from nextstep.model.checkpoints import (
     fingerprint,
     load_model,
-    read_model_config,
     save_model,
     stored_formats,
     weight_files,
 )
 from nextstep.model.devices import check_device
+from nextstep.model.folder import find_folder, read_model_config, vae_folder
 from nextstep.model.precision import SLOW, fastest, slowdown, warn_if_slow
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.text.vocabulary import Vocabulary
 from nextstep.utils.files import new_folder, write_json
 from nextstep.vae.files import (
     load_image_tokenizer,
@@ -36,11 +36,6 @@ from nextstep.vae.tokenizer import ImageTokenizer
 if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
 
-SHIPPED = {"nano": Path(__file__).parents[1] / "weights" / "nano"}
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "checkpoint.pt", "vae/checkpoint.pt")
-"""What is fetched from the hub: never code."""
-
 
 class Parts(NamedTuple):
     """What a pipeline is made of."""
@@ -50,55 +45,7 @@ class Parts(NamedTuple):
     text_tokenizer: TextTokenizer
     defaults: ModelDefaults
     model_hash: str
-
-
-def find_folder(model: str | Path) -> Path:
-    """Folder of a model: a path, the name of a shipped model, or a hub id when a network is there.
-
-    Raises:
-        ModelFileError: when nothing of that name can be had.
-    """
-    if str(model) in SHIPPED:
-        return SHIPPED[str(model)]
-    try:
-        path = Path(model).expanduser()
-        if path.is_dir():
-            return path
-    except (OSError, RuntimeError) as error:
-        raise ModelFileError(f"'{model}' cannot be a model folder: {error}") from None
-    # A name whose first part lies here, or that says where it lies, is a path and no hub id.
-    local = Path(str(model).split("/")[0]).exists()
-    if isinstance(model, str) and HUB_ID.fullmatch(model) and not local:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelFileError(
-                f"'{model}' is no folder and could not be fetched from the hub: {reason}"
-            ) from None
-    raise ModelFileError(
-        f"there is no model folder '{model}'; give a folder, a hub id, or {', '.join(SHIPPED)}"
-    )
-
-
-def vae_folder(folder: Path, config: NextStepConfig, vae: str | Path | None = None) -> Path:
-    """Folder of the image tokenizer that belongs to a model.
-
-    Raises:
-        ModelFileError: when there is none.
-    """
-    if vae is not None:
-        return find_folder(vae)
-    named = config.vae_name_or_path
-    for candidate in (folder / named if named else folder / "vae", folder / "vae"):
-        if candidate.is_dir():
-            return candidate
-    if named and HUB_ID.fullmatch(named):
-        return find_folder(named)
-    raise ModelFileError(f"{folder} has no image tokenizer in vae/; name its folder with --vae")
+    vocabulary: Vocabulary | None = None
 
 
 def load_parts(
@@ -135,6 +82,7 @@ def load_parts(
         text_tokenizer,
         ModelDefaults.of_folder(folder),
         fingerprint([*weight_files(folder), weights_file(tokenizer_folder)]),
+        Vocabulary.of_folder(folder),
     )
 
 
@@ -242,3 +190,5 @@ def save_parts(parts: Parts, folder: Path, released: bool = False) -> None:
         write(parts.image_tokenizer, scratch / "vae")
         if not released:
             write_json(scratch / SETTINGS_FILE, parts.defaults.to_dict())
+            if parts.vocabulary is not None:
+                parts.vocabulary.save(scratch)

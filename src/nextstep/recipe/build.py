@@ -20,7 +20,7 @@ from nextstep.data.filters import Filters
 from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
-from nextstep.model.pretrained import find_folder
+from nextstep.model.folder import find_folder
 from nextstep.recipe.live import open_live, open_live_crops
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder

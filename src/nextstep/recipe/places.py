@@ -1,10 +1,30 @@
-"""Folders that a recipe names: image tokenizers, text tokenizers, models."""
+"""Recipes by their names, and folders that they name: tokenizers, models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nextstep.model.pretrained import SHIPPED
+from nextstep.errors import NextStepError
+from nextstep.model.folder import SHIPPED
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""The recipes that ship with the package."""
+
+
+def recipe_file(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of one that ships, such as pretrain-nano.
+
+    Raises:
+        NextStepError: when a bare name is neither.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix in (".yaml", ".yml") or path.name != str(path):
+        return path
+    shipped = RECIPES / f"{path}.yaml"
+    if not shipped.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise NextStepError(f"there is no recipe '{name}'; give a YAML file, or one of {known}")
+    return shipped
 
 
 def local_folder(name: str) -> Path | None:

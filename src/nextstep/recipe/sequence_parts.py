@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from nextstep.recipe.weights import build_model
 if TYPE_CHECKING:
     from nextstep.recipe.probes import Probe
     from nextstep.recipe.schema import Recipe
+    from nextstep.text.vocabulary import Vocabulary
     from nextstep.train.parallel import Ranks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -71,7 +73,19 @@ class SequenceParts:
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         """Write a model folder with these whole weights."""
-        save_parts(self._whole(weights, DTYPES[self.recipe.saving.dtype]), folder)
+        whole = self._whole(weights, DTYPES[self.recipe.saving.dtype])
+        save_parts(whole._replace(vocabulary=self.vocabulary), folder)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """What the recipe teaches to draw; None when not all of it comes from the world."""
+        from nextstep.recipe.live import open_live
+        from nextstep.world.words import vocabulary_of
+
+        sources = self.recipe.data.sources
+        if any(source.world is None for source in sources):
+            return None
+        return vocabulary_of(open_live(one, self.text_tokenizer, "data") for one in sources)
 
     def draw(self, weights: dict[str, Tensor], path: Path) -> None:
         """Draw the recipe's prompts with these whole weights, as one PNG."""

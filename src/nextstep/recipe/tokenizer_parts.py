@@ -22,7 +22,7 @@ from nextstep.vae.tokenizer import ImageTokenizer
 if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
-    from nextstep.vae.autoencoder import AutoencoderConfig
+    from nextstep.vae.config import AutoencoderConfig
     from nextstep.vae.perceptual import FeatureNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

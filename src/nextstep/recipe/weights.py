@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
-from nextstep.model.checkpoints import IMAGE_PARTS, TOLERATED, read_model_config, read_tensors
+from nextstep.model.checkpoints import IMAGE_PARTS, TOLERATED, read_tensors
 from nextstep.model.flow_head import FlowHead
+from nextstep.model.folder import find_folder, read_model_config
 from nextstep.model.growth import carried_vocabulary, grown
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import find_folder
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.parallel import build_mesh, fill, shard
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nextstep.config import PRECISIONS
 from nextstep.errors import NextStepError
-from nextstep.model.precision import PRECISIONS
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "warmup-stable-decay")

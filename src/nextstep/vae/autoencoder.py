@@ -11,64 +11,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nextstep.vae.config import AutoencoderConfig
+
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Shape and normalisation of the image tokenizer; defaults are the released f8ch16 one.
-
-    Attributes:
-        block_channels: channels per level from full resolution down; k levels shrink by 2^(k-1).
-        layers_per_block: residual blocks a level in the encoder (the decoder has one more).
-        latent_channels: C of the latents.
-        norm_groups: groups of every GroupNorm.
-        patch: side of an image token in latents (`psz` of the released config).
-        token_norm: normalise every token over its values (`encoder_norm`).
-        deterministic: encode to the mean instead of a sample.
-        scaling_factor, shift_factor: latents = (z - shift) * scaling.
-    """
-
-    block_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 16
-    norm_groups: int = 32
-    patch: int = 2
-    token_norm: bool = True
-    deterministic: bool = True
-    scaling_factor: float = 1.0
-    shift_factor: float = 0.0
-
-    @property
-    def down_factor(self) -> int:
-        """Pixels per latent along one side."""
-        return 2 ** (len(self.block_channels) - 1)
-
-    @property
-    def token_pixels(self) -> int:
-        """Pixels per image token along one side (16 as released)."""
-        return self.down_factor * self.patch
-
-    @property
-    def token_size(self) -> int:
-        """Values per image token (64 as released)."""
-        return self.latent_channels * self.patch**2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, tuples as lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-NANO_AUTOENCODER = AutoencoderConfig(
-    block_channels=(32, 64, 128, 128), layers_per_block=1, norm_groups=16
-)
-"""3.9 M parameters; the tokenizer that ships with the package."""
 
 
 class ResnetBlock(nn.Module):

@@ -10,14 +10,13 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextstep.errors import ModelFileError
-from nextstep.utils.files import read_json, writing
-from nextstep.vae.autoencoder import AutoencoderConfig
+from nextstep.utils.files import writing
+from nextstep.vae.config import AutoencoderConfig, read_config
 from nextstep.vae.tokenizer import ImageTokenizer
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,24 +48,6 @@ def load_image_tokenizer(
     return tokenizer.requires_grad_(False).eval()
 
 
-def read_config(folder: Path) -> AutoencoderConfig:
-    """The shape written in config.json, whichever layout it is of.
-
-    Raises:
-        ModelFileError: when there is none or a value is missing.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        raise ModelFileError(f"{folder} has no config.json for the image tokenizer")
-    raw = read_json(path)
-    try:
-        return _from_diffusers(raw) if "block_out_channels" in raw else _from_released(raw)
-    except KeyError as error:
-        raise ModelFileError(f"{path} lacks {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from None
-
-
 def weights_file(folder: Path) -> Path:
     """The file with the weights of a tokenizer folder.
 
@@ -77,37 +58,6 @@ def weights_file(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     raise ModelFileError(f"{folder} has neither {DIFFUSERS_WEIGHTS} nor {RELEASED_WEIGHTS}")
-
-
-def _from_released(raw: dict[str, Any]) -> AutoencoderConfig:
-    # What the file leaves out is as in the released weights (facts differ between code versions,
-    # whose own defaults contradict each other). GroupNorm always has 32 groups there.
-    return AutoencoderConfig(
-        block_channels=tuple(raw["ch"] * factor for factor in raw["ch_mult"]),
-        layers_per_block=raw["num_res_blocks"],
-        latent_channels=raw["z_channels"],
-        patch=raw.get("psz") or 2,
-        token_norm=bool(raw.get("encoder_norm", True)),
-        deterministic=bool(raw.get("deterministic", True)),
-        scaling_factor=raw.get("scaling_factor", 1.0),
-        shift_factor=raw.get("shift_factor", 0.0),
-    )
-
-
-def _from_diffusers(raw: dict[str, Any]) -> AutoencoderConfig:
-    if raw.get("use_quant_conv", True) or raw.get("use_post_quant_conv", True):
-        raise ModelFileError("an autoencoder with quant convolutions is not a NextStep tokenizer")
-    return AutoencoderConfig(
-        block_channels=tuple(raw["block_out_channels"]),
-        layers_per_block=raw["layers_per_block"],
-        latent_channels=raw["latent_channels"],
-        norm_groups=raw["norm_num_groups"],
-        patch=raw.get("patch", raw.get("patch_size", 2)),
-        token_norm=bool(raw.get("token_norm", raw.get("encoder_norm", True))),
-        deterministic=bool(raw.get("deterministic", True)),
-        scaling_factor=raw.get("scaling_factor", 1.0),
-        shift_factor=raw.get("shift_factor") or 0.0,
-    )
 
 
 def save_image_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:

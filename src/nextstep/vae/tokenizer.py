@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.latents import normalise_latents, patchify, unpatchify
 
 

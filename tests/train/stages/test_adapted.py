@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nextstep.data.documents import Document
-from nextstep.model.lora import PARTS, AdapterConfig, add_adapter, merged
+from nextstep.model.adapter_config import PARTS, AdapterConfig
+from nextstep.model.lora import add_adapter, merged
 from nextstep.text.sequence import build_sequence, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.stages.pretrain import PretrainStage

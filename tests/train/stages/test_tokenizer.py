@@ -17,7 +17,8 @@ from nextstep.train.stages.tokenizer import (
     TokenizerStage,
     reconstruction_parts,
 )
-from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.discriminator import Critic, adversarial_loss, critic_loss
 from nextstep.vae.latents import normalise_latents
 from nextstep.vae.perceptual import FeatureNet

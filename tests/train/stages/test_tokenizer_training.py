@@ -16,7 +16,8 @@ from nextstep.train.parallel import build_mesh, joined
 from nextstep.train.stages.crops import CropBatches, RandomCrops
 from nextstep.train.stages.tokenizer import TokenizerStage
 from nextstep.train.trainer import TrainConfig, Trainer
-from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.perceptual import FeatureNet
 from tests.train.play import Scene, perform
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
 from nextstep.engine.chat.transcript import Transcript
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
     from nextstep.engine.scheduler import Event
 
-Part = str | PictureLike
+Part: TypeAlias = "str | PictureLike"
 """Text is a `str`; anything else is a picture, its path as a `Path`."""
 
 

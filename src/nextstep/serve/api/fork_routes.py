@@ -122,7 +122,7 @@ def _region(service: Service, body: s.ResampleBody, state: PictureState, png: by
         ApiError: when it lies outside the picture, or its mask is refused.
     """
     rows, columns = state.request.grid
-    side = service.facts.token_pixels
+    side = service.facts.sizes.token_pixels
     if body.mask is not None:
         data = bytes_of_uri(body.mask, service.limits, "mask")
         clean = safe_mask(data, png, service.limits, "mask")
@@ -144,7 +144,7 @@ def _region(service: Service, body: s.ResampleBody, state: PictureState, png: by
 async def _submitted(
     service: Service, request: Request, state: PictureState, parent: dict[str, Any]
 ) -> dict[str, Any]:
-    asked, side = state.request, service.facts.token_pixels
+    asked, side = state.request, service.facts.sizes.token_pixels
     job = b.JobRequest(
         task=asked.task,
         prompt=asked.prompt,

@@ -233,10 +233,12 @@ class ModelCard(BaseModel):
     owned_by: str
     height: int
     width: int
+    sizes: str
     token_pixels: int
     hash: str
     defaults: dict[str, dict[str, Any]]
     most_side: int | None
+    most_pixels: int
     most_steps: int
     computing: dict[str, Any]
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nextstep.image.sizes import SizeLimits
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -255,9 +257,8 @@ class ModelFacts:
         name: that requests use.
         hash: fingerprint of the weights.
         height, width: pixels of a picture by default.
-        token_pixels: side of an image token; sizes are its multiples.
+        sizes: which other sizes it draws.
         defaults: settings where a request says nothing, for `generate` and `edit`.
-        most_side: longest side of a picture in pixels, where the model's positions set one.
         computing: what roundings depend on, as `engine.runtime_info.Computing` tells it.
     """
 
@@ -265,9 +266,8 @@ class ModelFacts:
     hash: str
     height: int
     width: int
-    token_pixels: int
+    sizes: SizeLimits
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
-    most_side: int | None = None
     computing: dict[str, Any] = field(default_factory=dict)
 
 

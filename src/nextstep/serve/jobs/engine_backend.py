@@ -17,6 +17,7 @@ from nextstep.engine.scheduler import ENDS, Event
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
+from nextstep.image.sizes import SizeLimits
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
@@ -59,9 +60,9 @@ class EngineBackend:
         own = engine.defaults
         side = engine.image_tokenizer.config.token_pixels
         defaults = {"generate": vars(own.generate), "edit": vars(own.edit)}
-        most = engine.model.config.image_position_side * side or None
         self.facts = b.ModelFacts(
-            name, engine.maker.model, own.height, own.width, side, defaults, most,
+            name, engine.maker.model, own.height, own.width,
+            SizeLimits.of(engine.model.config, side), defaults,
             Computing.of(engine.model, engine.backend).to_dict(),
         )  # fmt: skip
         self._tasks: dict[int, Task] = {}
@@ -96,7 +97,7 @@ class EngineBackend:
             job = asked.job(engine.text_tokenizer, engine.model.config.max_position_embeddings)
             job.check(engine.model, engine.scheduler.limits.cache_bytes)
         elif request.height is not None and request.width is not None:
-            engine.image_tokenizer.grid(request.height, request.width)
+            self.facts.sizes.grid(request.height, request.width)
 
     def submit(self, job: b.Job) -> Task:
         """See `Backend.submit`."""

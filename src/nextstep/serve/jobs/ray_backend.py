@@ -219,12 +219,8 @@ class RayBackend:
     def check(self, request: b.JobRequest) -> None:
         """See `Backend.check`; what only the model knows is told once a replica has the job."""
         GenerationSettings().with_values(**request.settings)
-        for pixels in (request.height, request.width):
-            if pixels is not None and pixels % self.facts.token_pixels:
-                raise NextStepError(
-                    f"height and width must be positive multiples of {self.facts.token_pixels}, "
-                    f"not {request.height}x{request.width}"
-                )
+        if request.height is not None and request.width is not None:
+            self.facts.sizes.grid(request.height, request.width)
 
     def submit(self, job: b.Job) -> RayHandle:
         """See `Backend.submit`."""

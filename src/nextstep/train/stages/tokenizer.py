@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextstep.vae.autoencoder import Autoencoder, AutoencoderConfig
+from nextstep.vae.autoencoder import Autoencoder
+from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.discriminator import Critic, adversarial_loss, critic_loss
 from nextstep.vae.latents import normalise_latents
 from nextstep.vae.perceptual import FeatureNet

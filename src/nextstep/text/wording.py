@@ -1,0 +1,52 @@
+"""Words of prompts: taken apart, compared, looked up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+Colour = tuple[int, int, int]
+
+QUOTED = re.compile(r'("[^"]*")')
+WORD = re.compile(r"[^\W\d_][\w'-]*|\d+\w+")
+
+
+def words_in(texts: Iterable[str]) -> frozenset[str]:
+    """Every word of the texts as it is written there; words on signs are left out."""
+    found: set[str] = set()
+    for text in texts:
+        found.update(WORD.findall(QUOTED.sub(" ", text)))
+    return frozenset(found)
+
+
+def taken(text: str, before: str, known: Mapping[str, str], noun: str) -> tuple[str, str]:
+    """The text without "X NOUN", and X: a known word if there is one, else the word before."""
+    longest = sorted(map(re.escape, known), key=len, reverse=True)
+    for words in ("|".join(longest), r"[^\W_][\w-]*"):
+        pattern = rf"{before}(?<![\w-])({words})\s+(?:{noun})(?![\w-])"
+        if words and (found := re.search(pattern, text)):
+            return f"{text[: found.start()]} {text[found.end() :]}", found[1]
+    return text, ""
+
+
+def singulars(text: str) -> list[str]:
+    """What a regular plural may be the plural of."""
+    endings = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
+    return [text.removesuffix(many) + one for many, one in endings if text.endswith(many)]
+
+
+def by_synonym(listed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Synonym -> name; of two names with one synonym the first has it."""
+    found: dict[str, str] = {}
+    for name, synonyms in listed.items():
+        for synonym in synonyms:
+            found.setdefault(synonym.lower(), name)
+    return found
+
+
+def apart(one: Colour, other: Iterable[int]) -> float:
+    """How unlike two colours look: a weighted distance in sRGB."""
+    (red, green, blue), (r, g, b) = one, other
+    mean = (red + r) / 2
+    weights = 2 + mean / 256, 4.0, 2 + (255 - mean) / 256
+    return sum(w * d * d for w, d in zip(weights, (red - r, green - g, blue - b), strict=True))
