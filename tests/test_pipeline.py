@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nextstep.engine.metadata import read_record
 from nextstep.engine.results import Progress
+from nextstep.engine.scheduler import draw
 from nextstep.engine.settings import ModelDefaults
 from nextstep.image.pictures import open_picture
 from nextstep.model.pretrained import load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
+from tests.engine.reference import reference_tokens
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
@@ -74,9 +77,16 @@ def test_empty_prompt_is_allowed(tiny_pipeline: NextStepPipeline) -> None:
 def test_any_scales(
     tiny_pipeline: NextStepPipeline, guidance: float, image_guidance: float, schedule: str
 ) -> None:
-    scales = dict(guidance=guidance, image_guidance=image_guidance, schedule=schedule)
-    tiny_pipeline.generate("a", height=16, width=32, **scales)
-    tiny_pipeline.edit(picture(size=(32, 16)), "b", **scales)
+    """Every combination of branches draws what whole passes without a cache draw."""
+    engine = tiny_pipeline.engine()
+    scales = {"guidance": guidance, "schedule": schedule}
+    for request in (
+        engine.request("a", height=16, width=32, **scales),
+        engine.request("b", [picture(size=(32, 16))], image_guidance=image_guidance, **scales),
+    ):
+        job = request.job(tiny_pipeline.text_tokenizer, 256)
+        (tokens,) = draw(tiny_pipeline.model, [job])
+        assert torch.allclose(tokens, reference_tokens(tiny_pipeline.model, job), atol=1e-3)
 
 
 def test_edits_made_together_are_those_made_one_by_one(tiny_pipeline: NextStepPipeline) -> None:

@@ -20,7 +20,7 @@ from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request, SourceLimits, encode_source, picture_grid
 from nextstep.engine.results import GeneratedPicture, Progress, noted
 from nextstep.engine.scheduler import Event, Limits
-from nextstep.engine.settings import ModelDefaults, check_count, check_seed
+from nextstep.engine.settings import ModelDefaults, check_count, check_seed, check_used
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import pictures
@@ -343,6 +343,7 @@ class NextStepPipeline:
         Returns:
             The continuation: texts and pictures in order, until the model ends it.
         """
+        check_used("story", settings)
         told = self.conversation(seed, **settings)
         told.read(*parts)
         return list(told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress))

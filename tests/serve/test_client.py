@@ -162,3 +162,13 @@ def test_the_serve_command_refuses_in_words(tmp_path: Path) -> None:
     assert made.stdout.startswith("ns-") and keys.read_text().startswith("ann ")
     for bad in (["--host", "0.0.0.0"], ["--new-key", "ann"], ["--keys", str(tmp_path / "no")]):
         assert isinstance(CliRunner().invoke(command, ["serve", *bad]).exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [["--model", "nano"], ["--device", "cpu"], ["--batch-size", "2"], ["--adapter-scale", "1"]],
+)
+def test_options_that_a_service_would_ignore_are_refused(ignored: list[str]) -> None:
+    given = ["generate", "a", "--server", "http://localhost:1", *ignored]
+    wrong = CliRunner().invoke(command, given).exception
+    assert str(wrong) == f"a service has its own model and batches: leave out {ignored[0]}"

@@ -11,6 +11,7 @@ from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
     import torch
+    import typer
 
     from nextstep.pipeline import NextStepPipeline
 
@@ -71,17 +72,24 @@ class ModelOptions:
             self.adapter, self.adapter_scale, self.quantize,
         )  # fmt: skip
 
-    def refuse_for_server(self) -> None:
-        """Refuse options of a model where a service, which has its own, is asked.
+    @staticmethod
+    def refuse_for_server(context: typer.Context) -> None:
+        """Refuse options that a service, which has its own model and batches, would ignore.
+
+        Args:
+            context: of the running command.
 
         Raises:
             NextStepError: when one of them is given.
         """
-        given = (self.vae, self.adapter, self.dtype, self.quantize)
-        if any(given) or self.device != "cpu":
+        given = [
+            "--" + name.replace("_", "-")
+            for name in (*ModelOptions.__dataclass_fields__, "batch_size")
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        ]
+        if given:
             raise NextStepError(
-                "a service has its own model: leave out --vae, --adapter, --dtype, --quantize and "
-                "--device"
+                f"a service has its own model and batches: leave out {' and '.join(given)}"
             )
 
 

@@ -12,6 +12,7 @@ from nextstep.cli import options as o
 
 
 def command(
+    context: typer.Context,
     instruction: Annotated[str, typer.Argument(help="What to change; may hold <image> tags.")],
     image: Annotated[
         list[Path], typer.Option("--image", "-i", help="Source picture; repeat for several.")
@@ -79,7 +80,7 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        chosen.refuse_for_server()
+        chosen.refuse_for_server(context)
         remote.pictures(
             server, api_key, [instruction], paths, as_json, images=image, mask=mask,
             n=num_images, size=remote.size(*sides), seed=seed, **settings,

@@ -12,6 +12,7 @@ from nextstep.cli import options as o
 
 
 def command(
+    context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(help="What to draw; may be empty text.")],
     output: o.Output = Path("picture.png"),
     model: o.Model = "nano",
@@ -64,7 +65,7 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        chosen.refuse_for_server()
+        chosen.refuse_for_server(context)
         remote.pictures(
             server, api_key, prompts, paths, as_json, n=num_images, size=remote.size(*sides),
             seed=seed, **settings,

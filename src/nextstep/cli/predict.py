@@ -12,6 +12,7 @@ from nextstep.cli import options as o
 
 
 def command(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The scene as it is.")],
     action: Annotated[
         list[str], typer.Option("--action", "-a", help="What happens; repeat for several steps.")
@@ -51,7 +52,7 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        chosen.refuse_for_server()
+        chosen.refuse_for_server(context)
         remote.predict(server, api_key, image, action, paths, as_json, seed=seed, **settings)
         return
     checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=True, seed=seed)

@@ -12,6 +12,7 @@ from nextstep.cli import options as o
 
 
 def command(
+    context: typer.Context,
     image: Annotated[list[Path], typer.Argument(help="Picture; several are read in order.")],
     question: Annotated[
         str, typer.Option("--question", "-q", help="Asked after the pictures; none: describe.")
@@ -40,7 +41,7 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        chosen.refuse_for_server()
+        chosen.refuse_for_server(context)
         parts: list[str | Path] = [*image, question] if question else [*image]
         said = remote.story(server, api_key, parts, as_json, max_images=0, max_tokens=max_tokens)
         answer = "".join(part for part in said if isinstance(part, str)).strip()

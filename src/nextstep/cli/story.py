@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     text: Annotated[
         str, typer.Argument(help="How it begins; <image> tags place the pictures given with -i.")
     ],
@@ -73,7 +74,7 @@ def command(
     if server is not None:
         from nextstep.cli import remote
 
-        chosen.refuse_for_server()
+        chosen.refuse_for_server(context)
         sent = [p.text if isinstance(p, Text) else files[p.grid[1] - 1] for p in order]
         told_by_service = remote.story(
             server, api_key, sent, as_json, max_images=max_pictures, **asked

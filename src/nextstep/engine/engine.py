@@ -32,7 +32,7 @@ from nextstep.engine.request import (
 )
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
-from nextstep.engine.settings import GenerationSettings, ModelDefaults
+from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_used
 from nextstep.engine.state import Maker, PictureState
 from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
@@ -129,6 +129,8 @@ class Engine:
             ValueError: for a value out of range or a bad picture.
         """
         defaults, tokenizer = self.defaults, self.image_tokenizer
+        if not images:
+            check_used("generate", settings)
         base = defaults.edit if images else defaults.generate
         chosen = base.with_values(**settings)
         usual = defaults.height, defaults.width

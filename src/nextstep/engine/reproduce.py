@@ -15,7 +15,7 @@ from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.settings import IGNORED, GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
@@ -165,6 +165,8 @@ def _made(
     given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
     # Whole, so that what the folder recommends today fills no gap.
     settings = asdict(GenerationSettings(**given))
+    if not opened:
+        settings |= IGNORED["generate"]  # earlier versions recorded other values that had no effect
     request = engine.request(
         record["prompt"],
         opened,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,36 @@ class GenerationSettings:
         if told.get("table") and "steps" in told and own != made.steps:
             raise ValueError(f"the table of the solver has {own} steps, not {made.steps}")
         return made
+
+
+IGNORED: dict[str, dict[str, Any]] = {
+    "generate": {"image_guidance": 1.0},
+    "story": {"think": False},
+    "read": {field.name: None for field in fields(GenerationSettings)},
+}
+"""By task: settings that it does not use, with the value that changes nothing."""
+
+
+def check_used(task: str, changes: Mapping[str, Any]) -> None:
+    """Refuse settings that a task would ignore.
+
+    Args:
+        task: one of `IGNORED`; others use all settings.
+        changes: what somebody asked for; None is nothing.
+
+    Raises:
+        NextStepError: for a setting without effect.
+    """
+    for name, neutral in IGNORED.get(task, {}).items():
+        if changes.get(name) not in (None, neutral):
+            raise NextStepError(f"'{name}' has no effect on {USES[task]}; leave it out")
+
+
+USES = {
+    "generate": "a picture without source pictures",
+    "story": "a story, only on edits and single pictures",
+    "read": "a text",
+}
 
 
 @dataclass(frozen=True)

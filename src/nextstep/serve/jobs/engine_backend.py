@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nextstep.engine.runtime_info import Computing
 from nextstep.engine.scheduler import ENDS, Event
+from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
@@ -89,6 +90,8 @@ class EngineBackend:
         engine, own = self.engine, self.engine.defaults
         base = own.edit if request.sources or request.parts else own.generate
         base.with_values(**request.settings)
+        if request.task == b.CHAT:
+            check_used("story" if request.draws else "read", request.settings)
         if request.task == b.GENERATE:
             asked = engine.request(
                 request.prompt, height=request.height, width=request.width, seed=request.seed,
