@@ -32,6 +32,7 @@ from nextstep.cli import (
     train,
     world,
 )
+from nextstep.errors import printable
 
 app = typer.Typer(
     name="nextstep",
@@ -127,5 +128,6 @@ def _told(error: OSError) -> str:
 def _leave(error: BaseException, message: str, status: int) -> None:
     if os.environ.get("NEXTSTEP_TRACEBACK"):
         raise error
-    typer.echo(f"nextstep: {' '.join(message.split())}", err=True)
+    # A message may hold what a foreign file says.
+    typer.echo(f"nextstep: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)

@@ -17,11 +17,12 @@ def command(
 ) -> None:
     """Show the settings that a picture carries."""
     from nextstep.engine.metadata import read_record
+    from nextstep.errors import printable
 
     record = read_record(file)
     if as_json:
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        typer.echo(printable(json.dumps(record, ensure_ascii=False)))
         return
-    width = max(map(len, record))
+    width = max(map(len, record), default=0)
     for name, value in record.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(printable(f"{name:<{width}}  {value}"))

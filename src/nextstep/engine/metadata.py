@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from nextstep.engine.recorded import record_of_json
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.image.encode import texts_inside
-from nextstep.utils.files import FULL_DISK, write_whole
+from nextstep.utils.files import FULL_DISK, check_plain, write_whole
 from nextstep.version import __version__
 
 if TYPE_CHECKING:
@@ -69,9 +70,10 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record inside a picture of ours.
 
     Raises:
-        NextStepError: when the file is no picture or has no record.
+        NextStepError: when the file is no picture, has no record, or a damaged one.
         FileNotFoundError: when there is no such file.
     """
+    check_plain(path)
     try:
         with Image.open(path) as picture:
             picture.load()
@@ -82,13 +84,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise NextStepError(f"{path} cannot be read as a picture: {error}") from None
     if not isinstance(text, str):
         raise NextStepError(f"{path} carries no NextStep settings")
-    try:
-        loaded = json.loads(text)
-    except ValueError:
-        loaded = None
-    if not isinstance(loaded, dict):
-        raise NextStepError(f"the settings inside {path} are damaged")
-    return loaded
+    return record_of_json(text, f"the settings inside {path}")
 
 
 def tensor_hash(values: Tensor) -> str:

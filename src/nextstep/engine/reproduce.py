@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.settings import IGNORED, GenerationSettings
+from nextstep.engine.settings import IGNORED, GenerationSettings, generation_settings
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
@@ -27,6 +28,8 @@ LATER = (
     "noise_steps",
 )  # fmt: skip
 """Settings that pictures of earlier versions do not have; their defaults are what was done then."""
+MANY = 64
+"""Threads that every machine can start."""
 NEEDED = ("task", "prompt", "seed", "index", "height", "width", "model", "dtype")
 
 
@@ -164,7 +167,7 @@ def _made(
 ) -> GeneratedPicture:
     given = {f.name: record[f.name] for f in fields(GenerationSettings) if f.name in record}
     # Whole, so that what the folder recommends today fills no gap.
-    settings = asdict(GenerationSettings(**given))
+    settings = asdict(generation_settings(given, "the picture's settings"))
     if not opened:
         settings |= IGNORED["generate"]  # earlier versions recorded other values that had no effect
     request = engine.request(
@@ -197,7 +200,12 @@ def _engine(models: HasEngine, record: dict[str, Any]) -> Engine:
 def _threads(count: Any) -> Iterator[None]:
     """Compute with as many threads as then; they decide in which order some sums are made."""
     here = torch.get_num_threads()
-    if isinstance(count, int) and count > 0:
+    if count:
+        most = max(MANY, 8 * (os.cpu_count() or 1))
+        if count > most:
+            raise NextStepError(
+                f"the picture was made with {count} threads; this machine runs at most {most}"
+            )
         torch.set_num_threads(count)
     try:
         yield

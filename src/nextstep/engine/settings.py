@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
-from nextstep.errors import ModelFileError, NextStepError
+from nextstep.errors import ModelFileError, NextStepError, printable
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import Table, check_table, steps_of
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
 from nextstep.utils.files import read_json
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
     from nextstep.engine.decode import DecodeSettings
 
 FILE = "generation.json"
 MAX_SEED = 2**63
 MAX_IMAGES = 100_000
+MAX_SIDE = 2**16
+"""Pixels of a picture's side that files may speak of."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,46 @@ USES = {
 }
 
 
+def generation_settings(raw: Mapping[str, Any], where: str) -> GenerationSettings:
+    """Settings from plain values, such as JSON holds; fields that are not there have defaults.
+
+    Args:
+        raw: values by their names.
+        where: what errors call them.
+
+    Raises:
+        NextStepError: for an unknown name, another type, or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    known = {field.name for field in fields(GenerationSettings)}
+    if unknown := set(raw) - known:
+        raise NextStepError(f"{where} are damaged: {printable(min(map(str, unknown)))} is unknown")
+    try:
+        # As JSON, where a list stands for a tuple and no other type for another.
+        text = json.dumps(dict(raw), allow_nan=False)
+        made: GenerationSettings = _schema().validate_json(text, strict=True)
+    except ValidationError as error:
+        raise NextStepError(f"{where} are damaged: {first_fault(error)}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise NextStepError(f"{where} are damaged: {printable(str(error))}") from None
+    return made
+
+
+@cache
+def _schema() -> TypeAdapter[GenerationSettings]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(GenerationSettings)
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that a schema does not allow, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = printable(".".join(map(str, first["loc"])))[:100]
+    return f"{place + ': ' if place else ''}{printable(first['msg'])}"
+
+
 @dataclass(frozen=True)
 class ModelDefaults:
     """What a model folder recommends.
@@ -197,11 +243,13 @@ class ModelDefaults:
             return cls._released(folder)
         try:
             raw = read_json(path)
+            size = raw["height"], raw["width"]
+            if not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+                raise ValueError(f"its size is {size[0]!r:.50} times {size[1]!r:.50}")
             return cls(
-                height=raw["height"],
-                width=raw["width"],
-                generate=GenerationSettings(**raw["generate"]),
-                edit=GenerationSettings(**raw["edit"]),
+                *size,
+                generation_settings(raw["generate"], "the settings of generate"),
+                generation_settings(raw["edit"], "the settings of edit"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: {error}") from None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nextstep.engine import metadata as provenance
 from nextstep.engine.request import EncodedImage, Kept, Request
-from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.settings import generation_settings
 from nextstep.errors import NextStepError
 
 FORMAT = "nextstep-picture-state"
@@ -302,7 +302,7 @@ class PictureState:
         request = Request(
             told["prompt"],
             (rows, columns),
-            GenerationSettings(**told["settings"]),
+            generation_settings(told["settings"], "its settings"),
             told["seed"],
             told["index"],
             tuple(sources),

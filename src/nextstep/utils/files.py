@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from typing import IO, Any
 
 from nextstep.errors import ModelFileError, NextStepError
 
+MAX_JSON = 256 * 2**20
+"""Bytes of a JSON file at most; the largest there are, vocabularies, have some ten million."""
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
@@ -26,14 +30,52 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelFileError: when the file is missing, not JSON, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_plain(path).decode("utf-8"))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ModelFileError(f"{path} is nested too deep") from None
+    except ModelFileError:
+        raise
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} must hold a JSON object")
     return value
+
+
+def read_plain(path: Path, most: int = MAX_JSON) -> bytes:
+    """The bytes of a plain file of bounded size: pipes and devices could be without end.
+
+    Raises:
+        ModelFileError: when it is something else or larger.
+        OSError: when it is not there or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise ModelFileError(f"{path} is no plain file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ModelFileError(f"{path} is larger than {most:,} bytes")
+    return data
+
+
+def check_plain(path: Path) -> None:
+    """Make sure that opening a file by its name cannot wait for ever.
+
+    Raises:
+        ModelFileError: when it is there and is a pipe, a device or the like.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # what is wrong with the name is said by whoever opens it
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ModelFileError(f"{path} is no plain file")
 
 
 def write_json(path: Path, value: object) -> None:
