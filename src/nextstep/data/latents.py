@@ -27,7 +27,7 @@ from nextstep.data.ordered import ordered_map
 from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
 from nextstep.text.sequence import Grid
-from nextstep.utils.files import read_json, write_json
+from nextstep.utils.files import read_json, write_json, write_whole, writing
 
 if TYPE_CHECKING:
     from nextstep.vae.tokenizer import ImageTokenizer
@@ -346,21 +346,16 @@ def _encode(tokenizer: ImageTokenizer, group: list[tuple[_Encoded, int, np.ndarr
 
 
 def _write_part(folder: Path, number: int, samples: list[_Encoded]) -> None:
-    path = _bin_path(folder, number)
-    scratch = path.with_name(path.name + ".part")
-    with scratch.open("wb") as file:
+    with writing(_bin_path(folder, number)) as scratch, scratch.open("wb") as file:
         for sample in samples:
             for tokens in sample.tokens:
                 file.write(tokens.tobytes())
-    scratch.replace(path)
     told = {
         "keys": [sample.key for sample in samples],
         "grids": [sample.grids for sample in samples],
         "broken": {row: s.broken for row, s in enumerate(samples) if s.broken},
     }
-    scratch = folder / f"part-{number:05d}.json.part"
-    scratch.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
-    scratch.replace(_json_path(folder, number))
+    write_whole(_json_path(folder, number), json.dumps(told, ensure_ascii=False).encode())
 
 
 def _head(source: StillSource, tokenizer: str, token_size: int, per_part: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the set is whole. A run that is killed leaves no half set.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from nextstep.data.set_file import ShardFile, check_kind, write_set
 from nextstep.data.shard_index import ShardIndex, Span, describe, write_index
 from nextstep.data.stored import CORRUPT_PICTURE, stored_suffix
 from nextstep.errors import NextStepError
+from nextstep.utils.files import FULL_DISK
 
 KEY = re.compile(r"[0-9a-f]{1,64}")
 """Hexadecimal, as released; with a picture number and an ending it stays under 100 bytes."""
@@ -112,23 +114,32 @@ class ShardWriter:
 
         Raises:
             NextStepError: when nothing was written, or the folder has appeared meanwhile.
+            OSError: naming the folder, when the disk is full.
         """
-        if self._shard is not None:
-            self._finish_shard()
-        if not self.shards:
-            self.discard()
-            raise NextStepError(f"no sample was written, so {self.folder} was not made")
-        write_set(self._scratch, self.name, self.kind, self.shards)
         try:
+            if self._shard is not None:
+                self._finish_shard()
+            if not self.shards:
+                raise NextStepError(f"no sample was written, so {self.folder} was not made")
+            write_set(self._scratch, self.name, self.kind, self.shards)
             self._scratch.replace(self.folder)
-        except OSError as error:
+        except BaseException as error:
             self.discard()
+            if not isinstance(error, OSError):
+                raise
+            self._raise_if_full(error)
             raise NextStepError(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def _raise_if_full(self, error: BaseException | None) -> None:
+        """Raise what a full disk raised anew, with the folder that was asked for."""
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from None
 
     def discard(self) -> None:
         """Throw away what was written."""
         if self._shard is not None:
-            self._shard.file.close()
+            with contextlib.suppress(OSError):  # what is still to be written may not fit either
+                self._shard.file.close()
             self._shard = None
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -145,6 +156,7 @@ class ShardWriter:
             self.close()
         else:
             self.discard()
+            self._raise_if_full(error)
 
     def _members(self, sample: RawSample, key: str) -> list[tuple[str, bytes]]:
         """Names and bytes of a sample's members, all checks made that need no decoding."""

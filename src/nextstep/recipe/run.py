@@ -28,6 +28,7 @@ from nextstep.recipe import build
 from nextstep.recipe.run_folder import open_run_folder, put_in_place
 from nextstep.recipe.samples import defaults_of, draw_sheet
 from nextstep.train.parallel import Ranks, agreed_precision, joined
+from nextstep.utils.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -157,10 +158,8 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a whole recipe, defaults included, beside its name and rename it."""
     import yaml
 
-    scratch = path.with_name(path.name + ".part")
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, text.encode())
 
 
 def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> Parts:

@@ -14,6 +14,7 @@ What a damaged one and one of somebody else may do is in `checkpoint_integrity`.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -44,6 +45,8 @@ FIELDS = {
 }  # fmt: skip
 """What a run's record must hold."""
 POINTER = "latest"
+ROOM = 2**20
+"""Bytes; with less a disk counts as full."""
 WHOLE = re.compile(r"step-(\d+)")
 LEFTOVER = re.compile(r"step-\d+\.(part|old)")
 DAMAGED = ".damaged"
@@ -282,10 +285,13 @@ class CheckpointWriter:
             if self.leads:
                 self._put_in_place(scratch, final, {"step": step, **record}, sums)
         except (CheckpointException, Exception) as error:
+            # Torch's writer hides what the system said of a full disk.
+            full = shutil.disk_usage(self.folder).free < ROOM if self.folder.is_dir() else False
             if self.leads:
                 shutil.rmtree(scratch, ignore_errors=True)
             raise CheckpointError(
-                f"the checkpoint {final} could not be written: {_cause(error)}"
+                f"the checkpoint {final} could not be written: "
+                f"{os.strerror(errno.ENOSPC) if full else _cause(error)}"
             ) from error
 
     def _checksums(self, scratch: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nextstep.train.config import TrainConfig
-from nextstep.utils.files import append_line
+from nextstep.utils.files import append_line, write_whole
 
 Row = dict[str, Any]
 
@@ -138,9 +138,7 @@ class JsonLines:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text("utf-8").splitlines() if _until(line, step)]
-        scratch = self.path.with_name(self.path.name + ".part")
-        scratch.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        scratch.replace(self.path)
+        write_whole(self.path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, row: Row) -> None:
         """Append one row; numbers keep seven digits, and what is no number becomes null."""

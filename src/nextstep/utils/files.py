@@ -121,13 +121,19 @@ def append_line(path: Path, line: str, mode: int = 0o666) -> None:
         mode: of a new file.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: naming `path`, when it cannot be written.
     """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
-    with os.fdopen(handle, "r+b") as file:
+    with os.fdopen(handle, "r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         ended = not size or os.pread(handle, 1, size - 1) == b"\n"
-        file.write((b"" if ended else b"\n") + line.encode() + b"\n")
+        data = (b"" if ended else b"\n") + line.encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(handle, data) :]
+        except OSError as error:
+            os.ftruncate(handle, size)  # no half line
+            _raise_naming(path, error)
 
 
 def _raise_naming(path: Path, error: BaseException) -> None:
