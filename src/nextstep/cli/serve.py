@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 LIMITS, RAY = "Limits", "Several machines"
 
+ServedName = Annotated[
+    list[str] | None,
+    typer.Option(help="Another name that clients may ask for, such as gpt-image-1; repeat it."),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(help="Pages of this origin may ask, such as https://example.org; repeat it."),
+]
+RootPath = Annotated[
+    str, typer.Option(help="Path under which a proxy shows the service, such as /pictures.")
+]
 Folder = Annotated[Path, typer.Option(help="Keeps jobs and pictures over restarts.")]
 Ephemeral = Annotated[
     bool, typer.Option("--ephemeral", help="Keep jobs and pictures in memory only.")
@@ -89,6 +100,9 @@ def command(
     replicas: Replicas = "1",
     replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1,
     replica_gpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 0,
+    served_model_name: ServedName = None,
+    cors_origin: Origins = None,
+    root_path: RootPath = "",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
     adapter_scale: o.AdapterScale = 1.0,
@@ -103,7 +117,7 @@ def command(
     from nextstep.cli import checks
     from nextstep.errors import NextStepError
     from nextstep.recipe.host import settle
-    from nextstep.serve.jobs.limits import Limits, check_binding
+    from nextstep.serve.jobs.limits import Limits, check_binding, checked_origin, checked_root
     from nextstep.serve.jobs.store import Store
 
     if new_key is not None:
@@ -115,6 +129,8 @@ def command(
         return
     check_binding(host, keys)
     counts = parse_replicas(replicas)
+    aliases, origins = served_model_name or [], [checked_origin(one) for one in cors_origin or []]
+    checked_root(root_path)
     chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     chosen.check()
     limits = Limits(
@@ -133,23 +149,32 @@ def command(
     from nextstep.serve.api import server
 
     name = Path(model).name if Path(model).is_dir() else model
+    name += f"+{adapter.name}" if adapter else ""
     load = chosen.load
     if ray:
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
                           batch_size, replica_cpus, replica_gpus)  # fmt: skip
-        app = server.app_around(backend, store, keys, limits)
+        app = server.app_around(backend, store, keys, limits, None, aliases, origins)
         typer.echo(f"serving {name} at http://{host}:{port} with replicas {replicas}", err=True)
         try:
-            server.serve(app, host, port, keys, grace)
+            server.serve(app, host, port, keys, grace, root_path)
         finally:
             _leave_ray()
         return
     pipeline = load()
     app = server.build_app(
-        pipeline, name, store, keys, limits, batch_size, preview_share=preview_share
+        pipeline,
+        name,
+        store,
+        keys,
+        limits,
+        batch_size,
+        preview_share=preview_share,
+        aliases=aliases,
+        origins=origins,
     )
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
-    server.serve(app, host, port, keys, grace)
+    server.serve(app, host, port, keys, grace, root_path)
 
 
 def parse_replicas(text: str) -> tuple[int, int]:

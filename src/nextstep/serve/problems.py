@@ -86,10 +86,29 @@ def failed(message: str, status: int = 500, code: str | None = None) -> ApiError
     return ApiError(status, message, "server_error", code, headers={"x-should-retry": "false"})
 
 
+JOB_ID = "^[0-9a-f]{32}$"
+SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+IN_WORDS: dict[str | None, str] = {
+    JOB_ID: "the id of a job has 32 digits and letters from a to f, as POST /jobs gave it",
+    SIZE: "a size is WIDTHxHEIGHT in pixels, such as 128x128, or auto",
+}
+"""What regular expressions of the schemas ask for."""
+
+
+def not_json(kind: str) -> ApiError:
+    """415 for a body of another kind than JSON."""
+    given = f"'{kind[:64]}'" if kind else "no content type"
+    return ApiError(
+        415, f"the body is read as JSON: send it with 'Content-Type: application/json', not {given}"
+    )
+
+
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """400 for the first thing that a schema does not allow."""
     first = errors[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     if first["type"] == "extra_forbidden":
         return bad(f"unknown parameter '{place}'", place, "unknown_parameter")
-    return bad(f"{place or 'the body'}: {first['msg']}", place or None)
+    pattern = first.get("ctx", {}).get("pattern")
+    said = IN_WORDS.get(pattern) or first["msg"].removeprefix("Value error, ")
+    return bad(f"{place or 'the body'}: {said}", place or None)

@@ -26,7 +26,7 @@ from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
 from nextstep.serve.jobs.store import Store
-from nextstep.serve.problems import ApiError, bad, from_validation, unavailable
+from nextstep.serve.problems import ApiError, bad, from_validation, not_json, unavailable
 from nextstep.version import __version__
 
 _GONE = 499
@@ -40,6 +40,7 @@ _ERRORS = {
     409: "The job was cancelled.",
     410: "What was kept is damaged or gone.",
     413: "The request or a picture is too large.",
+    415: "The body is not JSON.",
     421: "The service was called by a name that is not this machine's.",
     429: "Too many jobs wait; Retry-After says when to come back.",
     500: "A failure of the service.",
@@ -55,6 +56,8 @@ def create_app(
     metrics: Metrics,
     keys: Keys | None = None,
     hosts: frozenset[str] = LOCAL_NAMES,
+    aliases: frozenset[str] = frozenset(),
+    origins: frozenset[str] = frozenset(),
 ) -> FastAPI:
     """The ASGI application around a backend.
 
@@ -65,6 +68,8 @@ def create_app(
         metrics: read at /metrics.
         keys: who may ask; None is everybody on this machine.
         hosts: names for this machine that are taken without keys.
+        aliases: more names that the model may be asked for by.
+        origins: of pages elsewhere that may ask, such as https://example.org.
     """
     jobs = Jobs(backend, store, limits, metrics)
 
@@ -88,12 +93,14 @@ def create_app(
             status: {"model": s.ErrorBody, "description": text} for status, text in _ERRORS.items()
         },
     )
-    app.state.service = Service(jobs, limits, int(time.time()))
+    app.state.service = Service(jobs, limits, int(time.time()), aliases)
     app.router.redirect_slashes = False
     for part in (images, chat, job_routes, fork_routes, system, studio):
         app.include_router(part.router)
     _add_error_handlers(app)
-    app.add_middleware(Guard, limits=limits, metrics=metrics, keys=keys, hosts=hosts)
+    app.add_middleware(
+        Guard, limits=limits, metrics=metrics, keys=keys, hosts=hosts, origins=origins
+    )
     app.openapi = lambda: _document(app, keys is not None)  # type: ignore[method-assign]
     return app
 
@@ -118,6 +125,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        at_body = error.errors()[0]["loc"] == ("body",)
+        if at_body and not (kind == "application/json" or kind.endswith("+json")):
+            return await told(request, not_json(kind))
         return await told(request, from_validation(error.errors()))
 
     @app.exception_handler(HTTPException)

@@ -7,7 +7,8 @@ draws come in `message.images`, as data URIs.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -48,16 +49,71 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
         temperature=0.0 if body.temperature is None else body.temperature,
         top_p=0.9 if body.top_p is None else body.top_p,
     )
+    job = replace(job, warnings=await service.warnings("story" if job.draws else "read", parts))
     record = await service.submit(request, job, sources)
     if body.stream:
-        return EventStream(_events(service, record, service.jobs.watch(record)))
-    done = raise_for(await service.finished(request, record))
+        events = _until_stop(service, record, body.stops)
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return EventStream(_events(service, record, events, with_usage))
+    events = _until_stop(service, record, body.stops)
+    done = raise_for(await service.finished(request, record, events))
     text = "".join(part.text for part in done.parts)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if images := [_image(part.png, i) for i, part in enumerate(done.parts) if part.png]:
         message["images"] = images
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return {**_head(service, record, ""), "choices": [choice], "usage": _usage(done.usage)}
+    told = {"choices": [choice], "usage": _usage(done.usage), "warnings": list(job.warnings)}
+    return {**_head(service, record, ""), **told}
+
+
+async def _until_stop(
+    service: Service, record: Record, stops: list[str]
+) -> AsyncGenerator[b.Event]:
+    """A job's events with its texts cut before the first stop text, where the job ends.
+
+    What might be the beginning of a stop text is kept back until more is known.
+    """
+    held = max(map(len, stops), default=1) - 1
+    ended: int | None = None
+    events = service.jobs.watch(record)
+    try:
+        async for happened in events:
+            if isinstance(happened, b.TextGrown | b.PartDone) and ended is not None:
+                continue
+            if isinstance(happened, b.TextGrown):
+                text, found = _cut(happened.text, stops)
+                ended = happened.index if found else None
+                shown = text if found or not held else text[:-held]
+                if found:
+                    service.jobs.stop(record)
+                yield b.TextGrown(happened.index, shown)
+            elif isinstance(happened, b.PartDone) and not happened.part.png:
+                text, found = _cut(happened.part.text, stops)
+                ended = happened.index if found else None
+                yield b.PartDone(happened.index, b.Part(text))
+            elif isinstance(happened, b.Done) and stops:
+                yield replace(happened, parts=_cut_parts(happened.parts, stops))
+            else:
+                yield happened
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def _cut(text: str, stops: list[str]) -> tuple[str, bool]:
+    """A text up to the first of the stop texts in it, and whether there is one."""
+    places = [text.find(stop) for stop in stops if stop in text]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _cut_parts(parts: Sequence[b.Part], stops: list[str]) -> tuple[b.Part, ...]:
+    """Parts up to the first stop text."""
+    kept: list[b.Part] = []
+    for part in parts:
+        text, found = _cut(part.text, stops)
+        kept.append(part if part.png else b.Part(text))
+        if found:
+            break
+    return tuple(kept)
 
 
 def story_parts(
@@ -76,7 +132,7 @@ def story_parts(
 
 
 async def _events(
-    service: Service, record: Record, events: AsyncIterator[b.Event]
+    service: Service, record: Record, events: AsyncIterator[b.Event], with_usage: bool
 ) -> AsyncIterator[bytes]:
     """Chunks: text as it is written, and every picture as it comes."""
     head = _head(service, record, ".chunk")
@@ -98,22 +154,21 @@ async def _events(
     async with service.bound(record, events) as bound:
         yield chunk({"role": "assistant", "content": ""})
         async for happened in bound:
-            if isinstance(happened, b.TextGrown):
-                for new in words(happened.index, happened.text):
-                    yield new
-            elif isinstance(happened, b.PartDone):
-                part = happened.part
+            if isinstance(happened, b.TextGrown | b.PartDone):
+                part = happened.part if isinstance(happened, b.PartDone) else b.Part(happened.text)
                 if part.png:
                     yield chunk({"images": [_image(part.png, happened.index)]})
                 for new in words(happened.index, part.text):
                     yield new
             elif isinstance(happened, b.LAST):
                 try:
-                    raise_for(happened)
+                    done = raise_for(happened)
                 except ApiError as error:
                     yield event(error.body())
                     return
                 yield chunk({}, "stop")
+                if with_usage:
+                    yield event({**head, "choices": [], "usage": _usage(done.usage)})
                 yield event("[DONE]")
 
 

@@ -22,6 +22,7 @@ from nextstep.serve.api.uploads import bytes_of_uri, safe_mask
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad
+from nextstep.text.vocabulary import CheckedPrompt
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 
@@ -34,12 +35,13 @@ async def fork(job: JobId, body: s.ForkBody, request: Request) -> Any:
     """
     service = service_of(request)
     record, state = await _state(service, request, job, body)
+    worded = await _worded(service, body, record)
     try:
-        new = state.fork(body.row, body.prompt, body.seed, **body.changes())
+        new = state.fork(body.row, worded.text if worded else None, body.seed, **body.changes())
     except (ValueError, TypeError) as error:
         raise bad(str(error)) from None
     parent = {"kind": "fork", "job": record.id, "picture": body.picture, "row": body.row}
-    return await _submitted(service, request, new, parent)
+    return await _submitted(service, request, new, parent, worded)
 
 
 @router.post("/{job}/resample", status_code=202, response_model=s.JobAnswer)
@@ -58,12 +60,14 @@ async def resample(job: JobId, body: s.ResampleBody, request: Request) -> Any:
         service.jobs.store.load,
         [part["file"] for part in record.parts if "file" in part][body.picture],
     )
+    worded = await _worded(service, body, record)
+    body = body.model_copy(update={"prompt": worded.text if worded else None})
     try:
         new = await run_in_threadpool(_resampled, service, body, state, png)
     except (ValueError, TypeError) as error:
         raise bad(str(error)) from None
     parent = {"kind": "resample", "job": record.id, "picture": body.picture, "row": None}
-    return await _submitted(service, request, new, parent)
+    return await _submitted(service, request, new, parent, worded)
 
 
 @router.get("/{job}/pictures/{index}/tokens", response_model=s.TokensAnswer)
@@ -141,8 +145,19 @@ def _region(service: Service, body: s.ResampleBody, state: PictureState, png: by
     return grid.repeat(side, axis=0).repeat(side, axis=1)
 
 
+async def _worded(service: Service, body: s.Change, record: Record) -> CheckedPrompt | None:
+    """Another prompt in the words of the model; None where it stays what it was."""
+    if body.prompt is None:
+        return None
+    return await service.worded(body.prompt, record.request.task == b.EDIT)
+
+
 async def _submitted(
-    service: Service, request: Request, state: PictureState, parent: dict[str, Any]
+    service: Service,
+    request: Request,
+    state: PictureState,
+    parent: dict[str, Any],
+    worded: CheckedPrompt | None,
 ) -> dict[str, Any]:
     asked, side = state.request, service.facts.sizes.token_pixels
     job = b.JobRequest(
@@ -153,6 +168,8 @@ async def _submitted(
         seed=asked.seed,
         settings=vars(asked.settings),
         parent=parent,
+        given=worded.record().get("prompt_given", "") if worded else "",
+        warnings=worded.warnings if worded else (),
     )
     data = await run_in_threadpool(state.to_bytes)
     return answer(service, await service.submit(request, job, [], b"", data))

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextstep.serve.api.keys import Keys
@@ -41,6 +41,12 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-ID",
+    "Access-Control-Max-Age": "600",
+}
+"""What pages of allowed origins may send."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -54,6 +60,7 @@ class Guard:
         keys: who may ask; None is everybody on this machine.
         metrics: counts answers.
         hosts: more names that requests may call this machine by, where there are no keys.
+        origins: of pages elsewhere that may ask.
     """
 
     app: ASGIApp
@@ -61,6 +68,7 @@ class Guard:
     metrics: Metrics
     keys: Keys | None = None
     hosts: frozenset[str] = LOCAL_NAMES
+    origins: frozenset[str] = frozenset()
     arriving: list[int] = field(default_factory=lambda: [0])
     """Bytes of bodies that are on their way, in one place."""
 
@@ -75,19 +83,24 @@ class Guard:
         state = scope.setdefault("state", {})
         state["owner"], state["request_id"] = EVERYBODY, request_id
         begun, status = time.monotonic(), 0
+        origin = headers.get("origin", "")
+        shared = _shared(origin) if origin in self.origins else {}
 
         async def hardened(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
-                for name, value in {**HEADERS, "X-Request-ID": request_id}.items():
+                for name, value in {**HEADERS, **shared, "X-Request-ID": request_id}.items():
                     out.setdefault(name, value)
             await send(message)
 
         try:
             try:
                 self._check_origin(headers)
+                if shared and scope["method"] == "OPTIONS":
+                    await Response(status_code=204, headers=PREFLIGHT)(scope, receive, hardened)
+                    return
                 state["owner"] = self._owner(scope["path"], headers)
                 most = OPEN_BYTES if _is_open(scope["path"]) else self.limits.body_bytes
                 receive = await self._whole_body(headers, receive, most)
@@ -119,7 +132,9 @@ class Guard:
             if not (is_loopback(name) or name in self.hosts):
                 raise ApiError(421, "this service answers to localhost only; see --keys")
         origin = headers.get("origin")
-        if origin is not None and origin.split("://")[-1] != host:
+        if origin is None or origin in self.origins:
+            return
+        if origin.split("://")[-1] != host:
             raise ApiError(403, "requests from pages of other sites are refused",
                            "permission_error")  # fmt: skip
 
@@ -216,3 +231,13 @@ def _too_large(most: int) -> ApiError:
 
 def _answer(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body(), error.status, error.headers)
+
+
+def _shared(origin: str) -> dict[str, str]:
+    """Headers by which a browser lets a page of another origin read the answer."""
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Expose-Headers": "X-Request-ID, Retry-After",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        "Vary": "Origin",
+    }

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
-from nextstep.serve.api.uploads import in_form
+from nextstep.serve.api.uploads import has_hole, in_form
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import Wants, raise_for
 from nextstep.serve.jobs.records import Record
@@ -78,6 +78,8 @@ async def edits(request: Request) -> Any:
     body, files, given = await _edit_form(request)
     service = service_of(request)
     sources = await service.uploads(files, "image")
+    if not given and len(files) == 1 and await run_in_threadpool(has_hole, files[0]):
+        given = files[0]  # a picture with a hole is its own mask, as dall-e-2 has it
     mask = await service.mask(given, sources) if given else b""
     return await _answer(request, body, b.EDIT, sources, mask)
 
@@ -133,9 +135,12 @@ async def _answer(
     settings = body.changes()
     service.check_steps(settings)
     height, width = parse_size(body.size)
+    worded = await service.worded(body.prompt, task == b.EDIT)
     job = b.JobRequest(
         task=task,
-        prompt=body.prompt,
+        prompt=worded.text,
+        given=worded.record().get("prompt_given", ""),
+        warnings=worded.warnings,
         height=height,
         width=width,
         n=body.n or 1,
@@ -149,13 +154,14 @@ async def _answer(
         return EventStream(_events(service, record, events, body))
     done = raise_for(await service.finished(request, record))
     form, quality = _form(body)
-    data = [
-        s.ImageData(
-            b64_json=await run_in_threadpool(_base64, part.png, form, quality),
-            settings=part.settings,
-        )
-        for part in done.parts
-    ]
+    data: list[s.ImageData] = []
+    for index, part in enumerate(done.parts):
+        if body.response_format == "url":
+            address = f"{request.base_url}jobs/{record.id}/pictures/{index}?format={form}"
+            data.append(s.ImageData(url=address, settings=part.settings))
+        else:
+            text = await run_in_threadpool(_base64, part.png, form, quality)
+            data.append(s.ImageData(b64_json=text, settings=part.settings))
     return s.ImagesAnswer(
         created=int(record.created),
         data=data,
@@ -164,6 +170,7 @@ async def _answer(
         quality=body.quality or "auto",
         size=_size(done.parts[0].settings),
         usage=s.ImageUsage(**usage(done.usage)),
+        warnings=list(job.warnings),
     )
 
 
@@ -206,7 +213,8 @@ async def _events(
                     # The whole request's tokens, told once: with the last picture.
                     last = index + 1 == len(done.parts)
                     cost = usage(done.usage if last else b.Usage())
-                    yield told("completed", data, _size(part.settings), index, usage=cost)
+                    size, said = _size(part.settings), list(record.request.warnings)
+                    yield told("completed", data, size, index, usage=cost, warnings=said)
 
 
 def _evenly(count: int) -> Wants:

@@ -20,7 +20,8 @@ from nextstep.serve.api.uploads import bytes_of_uri, in_form
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.manager import every_row, no_previews
 from nextstep.serve.jobs.records import Record
-from nextstep.serve.problems import not_found
+from nextstep.serve.problems import JOB_ID, not_found
+from nextstep.text.vocabulary import CheckedPrompt
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 NAMES: dict[type, str] = {
@@ -35,7 +36,7 @@ NAMES: dict[type, str] = {
     b.Stopping: "stopping",
 }
 PNG = {"type": "string", "format": "binary"}
-JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="As `POST /jobs` gave it.")]
+JobId = Annotated[str, Path(pattern=JOB_ID, description="As `POST /jobs` gave it.")]
 
 
 @router.post("", status_code=202, response_model=s.JobAnswer)
@@ -50,9 +51,16 @@ async def submit(body: s.JobBody, request: Request) -> Any:
     mask = b""
     if body.mask is not None:
         mask = await service.mask(bytes_of_uri(body.mask, service.limits, "mask"), sources)
+    if body.parts is None:
+        worded = await service.worded(body.prompt or "", bool(sources))
+    else:
+        kind = "world" if body.draw else "story" if body.max_images else "read"
+        worded = CheckedPrompt("", "", await service.warnings(kind, parts))
     job = b.JobRequest(
         task=b.CHAT if body.parts else b.EDIT if sources else b.GENERATE,
-        prompt=body.prompt or "",
+        prompt=worded.text,
+        given=worded.record().get("prompt_given", ""),
+        warnings=worded.warnings,
         height=height,
         width=width,
         n=body.n,
@@ -255,6 +263,8 @@ def answer(service: Service, record: Record) -> dict[str, Any]:
         "started": record.started,
         "finished": record.finished,
         "prompt": request.prompt,
+        "prompt_given": request.given or None,
+        "warnings": list(request.warnings),
         "seed": request.seed,
         "n": request.n,
         "size": size,

@@ -173,6 +173,8 @@ class JobAnswer(BaseModel):
     started: float | None
     finished: float | None
     prompt: str
+    prompt_given: str | None
+    warnings: list[str]
     seed: int
     n: int
     size: str | None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from nextstep.serve.problems import SIZE
 
 PROMPT = 32_000
 SEEDS = 2**53 - 1
@@ -13,7 +15,7 @@ Finite = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Size = Annotated[
     str,
     Field(
-        pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
+        pattern=SIZE,
         description="WIDTHxHEIGHT in pixels, multiples of an image token's 16; or auto.",
     ),
 ]
@@ -29,8 +31,38 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+SYNONYMS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""Names that other programs use for settings."""
+WITHOUT_EFFECT = frozenset(
+    "metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store".split()
+)
+"""OpenAI's fields that change no answer, here as there: they are ignored."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0, None), "presence_penalty": (0, 0.0, None),
+    "logit_bias": ({}, None), "logprobs": (False, None), "top_logprobs": (0, None),
+    "response_format": ({"type": "text"}, None), "tools": ([], None),
+    "tool_choice": ("none", "auto", None), "parallel_tool_calls": (True, False, None),
+}  # fmt: skip
+"""OpenAI's fields of a chat that are taken with the value that changes nothing, and refused with
+any other."""
+
+
 class Sampling(Strict):
     """How tokens are sampled; the model's own values where nothing is said. Not OpenAI's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, raw: Any) -> Any:
+        """Synonyms under our names, and fields without an effect left out."""
+        if not isinstance(raw, dict):
+            return raw
+        kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
+        for other, own in SYNONYMS.items():
+            if other in kept and own in kept:
+                raise ValueError(f"'{other}' and '{own}' are the same; give one of them")
+            if other in kept:
+                kept[own] = kept.pop(other)
+        return kept
 
     guidance: Finite | None = None
     image_guidance: Finite | None = None
@@ -64,7 +96,7 @@ class ImageOptions(Sampling):
     n: Annotated[int, Field(ge=1, le=10)] | None = None
     size: Size | None = None
     seed: Seed | None = None
-    response_format: Literal["b64_json"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
     output_format: Form | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     stream: bool | None = None
@@ -112,6 +144,10 @@ class EditRequest(ImageOptions):
         return value
 
 
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+"""A text before which an answer ends."""
+
+
 class TextPart(Strict):
     """Text of a message."""
 
@@ -144,8 +180,19 @@ class Message(Strict):
     name: str | None = None
 
 
+class StreamOptions(Strict):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
 class ChatRequest(Sampling):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions.
+
+    Fields of OpenAI's that would change the answer and are not known here are refused; those that
+    change nothing, and others with the value that changes nothing, are ignored.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -161,7 +208,9 @@ class ChatRequest(Sampling):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     seed: Seed | None = None
+    stop: Stop | Annotated[list[Stop], Field(min_length=1, max_length=4)] | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     user: str | None = None
     modalities: (
         Annotated[
@@ -172,6 +221,19 @@ class ChatRequest(Sampling):
         | None
     ) = None  # fmt: skip
     max_images: Annotated[int, Field(ge=1, le=8, description="Most pictures drawn.")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _neutral(cls, raw: Any) -> Any:
+        """Without the fields whose value changes nothing."""
+        if not isinstance(raw, dict):
+            return raw
+        return {n: v for n, v in raw.items() if n not in NEUTRAL or v not in NEUTRAL[n]}
+
+    @property
+    def stops(self) -> list[str]:
+        """All stop texts."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
 
 class ErrorDetail(BaseModel):
@@ -208,7 +270,10 @@ class ImageUsage(BaseModel):
 class ImageData(BaseModel):
     """One picture; `settings` makes it again."""
 
-    b64_json: str
+    b64_json: str | None = None
+    url: Annotated[
+        str | None, Field(description="With response_format=url; fetched with the same API key.")
+    ] = None
     settings: dict[str, Any]
 
 
@@ -222,6 +287,9 @@ class ImagesAnswer(BaseModel):
     quality: str
     size: str
     usage: ImageUsage
+    warnings: Annotated[
+        list[str], Field(description="What the prompt holds that the model was not taught.")
+    ]
 
 
 class ModelCard(BaseModel):
@@ -241,6 +309,14 @@ class ModelCard(BaseModel):
     most_pixels: int
     most_steps: int
     computing: dict[str, Any]
+    adapter: dict[str, Any]
+    vocabulary: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="What it draws by name: names with other words for them, styles, "
+            "backgrounds, examples, notes on tasks, and the address of a sheet of pictures."
+        ),
+    ]
 
 
 class ModelList(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from nextstep.serve.api.connections import bounded_protocol
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.jobs.backend import Backend
 from nextstep.serve.jobs.engine_backend import EngineBackend
-from nextstep.serve.jobs.limits import Limits, check_binding
+from nextstep.serve.jobs.limits import Limits, check_binding, checked_origin
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.store import Store
 
@@ -69,6 +69,8 @@ def build_app(
     limits: Limits | None = None,
     max_batch: int = 8,
     preview_share: float = 0.03,
+    aliases: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application for a loaded model.
 
@@ -80,6 +82,7 @@ def build_app(
         limits: see `Limits`.
         max_batch: pictures and texts made together.
         preview_share: of the time, that previews of rows may take.
+        aliases, origins: see `create_app`.
 
     Raises:
         NextStepError: for a bad file of keys, a folder that cannot be used, or a machine whose
@@ -87,7 +90,7 @@ def build_app(
     """
     metrics = Metrics()
     backend = make_backend(pipeline, name, max_batch, preview_share, metrics.batch.observe)
-    return app_around(backend, folder, keys, limits, metrics)
+    return app_around(backend, folder, keys, limits, metrics, aliases, origins)
 
 
 def make_backend(
@@ -107,7 +110,7 @@ def make_backend(
         model_hash=pipeline.model_hash,
         adapter=pipeline.adapter,
     )
-    return EngineBackend(engine, name, preview_share, on_batch)
+    return EngineBackend(engine, name, preview_share, on_batch, pipeline.vocabulary)
 
 
 def app_around(
@@ -116,15 +119,20 @@ def app_around(
     keys: Path | None = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
+    aliases: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application around any backend; arguments as of `build_app`."""
     chosen = limits or Limits()
     known = Keys.of_file(keys) if keys else None
     store = folder if isinstance(folder, Store) else Store(folder, chosen.keep)
-    return create_app(backend, store, chosen, metrics or Metrics(), known)
+    return create_app(
+        backend, store, chosen, metrics or Metrics(), known,
+        aliases=frozenset(aliases), origins=frozenset(map(checked_origin, origins)),
+    )  # fmt: skip
 
 
-def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
+def server(app: FastAPI, host: str, port: int, grace: float, root_path: str = "") -> Server:
     """uvicorn around the application, with our logs."""
     limits = app.state.service.limits
     config = uvicorn.Config(
@@ -140,6 +148,7 @@ def server(app: FastAPI, host: str, port: int, grace: float) -> Server:
         ws="none",
         http=bounded_protocol(limits.head_seconds, limits.heads),
         loop="asyncio",
+        root_path=root_path,
     )
     return Server(config)
 
@@ -154,12 +163,21 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
 
 
-def serve(app: FastAPI, host: str, port: int, keys: Path | None, grace: float) -> None:
+def serve(
+    app: FastAPI, host: str, port: int, keys: Path | None, grace: float, root_path: str = ""
+) -> None:
     """Listen until a signal stops it.
+
+    Args:
+        app: the application.
+        host, port: to listen on.
+        keys: file of API keys, if there is one.
+        grace: seconds for running jobs when it stops.
+        root_path: path under which a proxy shows the service, which it takes away itself.
 
     Raises:
         NextStepError: when anybody could reach it and there are no keys.
     """
     check_binding(host, keys)
     log_to_stderr()
-    server(app, host, port, grace).run()
+    server(app, host, port, grace, root_path).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from nextstep.serve.jobs.limits import Limits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad, not_found
+from nextstep.text.vocabulary import CheckedPrompt
 
 DECODERS = 2
 """Pictures decoded at once, for all clients."""
@@ -32,6 +33,7 @@ class Service:
     jobs: Jobs
     limits: Limits
     begun: int
+    aliases: frozenset[str] = frozenset()
     decoders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(DECODERS))
 
     @property
@@ -45,10 +47,27 @@ class Service:
         Raises:
             ApiError: 404 with the code that OpenAI uses.
         """
-        if name is not None and name != self.facts.name:
+        if name is not None and name != self.facts.name and name not in self.aliases:
             raise not_found(
                 f"there is no model '{name[:64]}' here; use '{self.facts.name}'", "model_not_found"
             )
+
+    async def worded(self, prompt: str, edit: bool) -> CheckedPrompt:
+        """A prompt in the words of the model; as it is where the model has no list of them."""
+        own = self.facts.vocabulary
+        if own is None:
+            return CheckedPrompt(prompt, prompt)
+        return await run_in_threadpool(own.instruction if edit else own.prompt, prompt)
+
+    async def warnings(self, task: str, parts: Sequence[str | int]) -> tuple[str, ...]:
+        """What is to be known about a conversation: the model's note, and words unknown to it."""
+        own = self.facts.vocabulary
+        if own is None:
+            return ()
+        note = (own.notes[task],) if task in own.notes else ()
+        text = " ".join(part for part in parts if isinstance(part, str))
+        read = await run_in_threadpool(own.instruction, text) if text.strip() else None
+        return (*note, *(read.warnings if read else ()))
 
     def check_steps(self, settings: dict[str, Any]) -> None:
         """Refuse more solver steps than the service allows."""
@@ -105,10 +124,12 @@ class Service:
         except (ValueError, TypeError) as error:
             raise bad(str(error)) from None
 
-    async def finished(self, request: Request, record: Record) -> b.Event:
+    async def finished(
+        self, request: Request, record: Record, events: AsyncIterator[b.Event] | None = None
+    ) -> b.Event:
         """A job's end; the job is cancelled when the client goes first."""
-        async with self.bound(record, self.jobs.watch(record)) as events:
-            return await while_connected(request, _last(events))
+        async with self.bound(record, events or self.jobs.watch(record)) as bound:
+            return await while_connected(request, _last(bound))
 
     @contextlib.asynccontextmanager
     async def bound(

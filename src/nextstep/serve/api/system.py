@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, service_of
-from nextstep.serve.problems import stopping
+from nextstep.serve.jobs import backend as b
+from nextstep.serve.problems import not_found, stopping
 from nextstep.version import __version__
 
 router = APIRouter()
@@ -27,6 +28,22 @@ async def model(request: Request, model: str = Path(max_length=200)) -> Any:
     service = service_of(request)
     service.check_model(model)
     return _card(service)
+
+
+@router.get(
+    "/v1/models/{model}/vocabulary.webp",
+    response_class=Response,
+    responses={200: {"content": {"image/webp": {"schema": {"type": "string"}}}}},
+    tags=["Operation"],
+)
+async def words(request: Request, model: str = Path(max_length=200)) -> Response:
+    """Pictures of what the model draws by name, in the order of its card."""
+    service = service_of(request)
+    service.check_model(model)
+    own = service.facts.vocabulary
+    if own is None or own.sheet is None:
+        raise not_found("this model has no list of what it draws")
+    return Response(own.sheet.webp, media_type="image/webp")
 
 
 @router.get("/health", response_model=s.Health, tags=["Operation"])
@@ -74,4 +91,17 @@ def _card(service: Service) -> dict[str, Any]:
         "most_pixels": facts.sizes.most_pixels,
         "most_steps": service.limits.steps,
         "computing": facts.computing,
+        "adapter": facts.adapter,
+        "vocabulary": _words(facts),
     }
+
+
+def _words(facts: b.ModelFacts) -> dict[str, Any] | None:
+    """What the model draws by name, without every word of its training."""
+    if facts.vocabulary is None:
+        return None
+    told = facts.vocabulary.to_dict()
+    del told["words"]
+    if told["sheet"]:
+        told["sheet"]["url"] = f"/v1/models/{facts.name}/vocabulary.webp"
+    return told

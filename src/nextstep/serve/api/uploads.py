@@ -18,11 +18,12 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nextstep.image import formats
 from nextstep.image.encode import encode, texts_inside
-from nextstep.image.masks import fit_mask, read_mask
+from nextstep.image.masks import HALF, fit_mask, read_mask
 from nextstep.image.pictures import (
     ORIGINAL_SIZE,
     PictureTooLargeError,
     decoded_pixels,
+    has_transparency,
     open_header,
     open_picture,
 )
@@ -92,6 +93,15 @@ def safe_mask(data: bytes, source: bytes, limits: Limits, param: str) -> bytes:
     except ValueError as error:
         raise bad(str(error), param) from None
     return _fresh(Image.fromarray(marked.astype(np.uint8) * 255))
+
+
+def has_hole(data: bytes) -> bool:
+    """Whether an upload that was taken is transparent in some places and opaque in others."""
+    with open_header(io.BytesIO(data)) as picture:
+        if not has_transparency(picture):
+            return False
+        least, most = picture.convert("RGBA").getchannel("A").getextrema()
+    return int(least) < HALF <= int(most)  # type: ignore[arg-type]
 
 
 def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:

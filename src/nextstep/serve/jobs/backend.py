@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nextstep.image.sizes import SizeLimits
+from nextstep.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +45,8 @@ class JobRequest:
             that the fields above would say.
         partials: rows, evenly apart, after which the client surely wants to see a picture.
         parent: where that state comes from, for people: job, picture, and rows kept if any.
+        given: the prompt as it was asked for, where it is drawn in other words.
+        warnings: what the prompt holds that the model was not taught, one sentence each.
     """
 
     task: str
@@ -64,6 +67,8 @@ class JobRequest:
     state: str = ""
     parent: dict[str, Any] | None = None
     partials: int = 0
+    given: str = ""
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,6 +85,7 @@ class JobRequest:
     def from_dict(cls, raw: dict[str, Any]) -> JobRequest:
         """The request that `to_dict` wrote."""
         lists = {name: tuple(raw[name]) for name in ("sources", "parts")}
+        lists["warnings"] = tuple(raw.get("warnings", ()))
         return cls(**{**raw, **lists})
 
 
@@ -259,6 +265,8 @@ class ModelFacts:
         height, width: pixels of a picture by default.
         sizes: which other sizes it draws.
         defaults: settings where a request says nothing, for `generate` and `edit`.
+        vocabulary: what the model draws by name; None where it takes any prompt.
+        adapter: what pictures record about a merged adapter.
         computing: what roundings depend on, as `engine.runtime_info.Computing` tells it.
     """
 
@@ -269,6 +277,8 @@ class ModelFacts:
     sizes: SizeLimits
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     computing: dict[str, Any] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
+    adapter: dict[str, Any] = field(default_factory=dict)
 
 
 def other_roundings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

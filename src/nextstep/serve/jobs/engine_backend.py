@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
     from nextstep.engine.image_sequence import Job as EngineJob
     from nextstep.engine.text_sequence import TextJob
+    from nextstep.text.vocabulary import Vocabulary
 
 log = logging.getLogger("nextstep.serve")
 
@@ -48,6 +49,7 @@ class EngineBackend:
         preview_share: of the time, that previews which are not needed for sure may take; beyond
             it they are rough.
         on_batch: told at every step how many pictures and texts are being made.
+        vocabulary: of the model, for its facts.
     """
 
     def __init__(
@@ -56,15 +58,16 @@ class EngineBackend:
         name: str = "nano",
         preview_share: float = 0.03,
         on_batch: Callable[[int], None] | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.engine, self.preview_share, self.on_batch = engine, preview_share, on_batch
         own = engine.defaults
         side = engine.image_tokenizer.config.token_pixels
-        defaults = {"generate": vars(own.generate), "edit": vars(own.edit)}
+        defaults = {"generate": own.generate.recorded(), "edit": own.edit.recorded()}
         self.facts = b.ModelFacts(
             name, engine.maker.model, own.height, own.width,
             SizeLimits.of(engine.model.config, side), defaults,
-            Computing.of(engine.model, engine.backend).to_dict(),
+            Computing.of(engine.model, engine.backend).to_dict(), vocabulary, engine.maker.adapter,
         )  # fmt: skip
         self._tasks: dict[int, Task] = {}
         self._live: set[Task] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,30 @@ def check_binding(host: str, keys: Path | None) -> None:
             f"--host {host} can be reached from other machines: give --keys FILE (made with "
             "`nextstep serve --new-key NAME --keys FILE`), or listen on 127.0.0.1"
         )
+
+
+def checked_origin(origin: str) -> str:
+    """An origin of pages elsewhere that may ask.
+
+    Raises:
+        NextStepError: for anything but scheme and host, such as https://example.org.
+    """
+    if re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", origin) is None:
+        raise NextStepError(f"--cors-origin is like https://example.org, not '{origin}'")
+    return origin
+
+
+def checked_root(path: str) -> str:
+    """A path under which a proxy shows the service.
+
+    Raises:
+        NextStepError: unless it is empty, or begins with a slash and does not end with one.
+    """
+    if re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path) is None:
+        raise NextStepError(
+            f"--root-path is like /pictures, without a slash at its end, not '{path}'"
+        )
+    return path
 
 
 def is_loopback(host: str) -> bool:

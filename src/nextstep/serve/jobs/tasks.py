@@ -263,6 +263,9 @@ class PictureTask(Task):
 
         def make() -> b.Part:
             made = engine.picture(state.request, tokens)
+            if self.request.given:
+                settings = {**made.settings, "prompt_given": self.request.given}
+                made = replace(made, settings=settings)
             return b.Part("", made.png(), made.settings, state.to_bytes())
 
         self.decoding += 1
