@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,13 +13,14 @@ from hypothesis import strategies as st
 from nextstep.kernels import build, targets
 from nextstep.kernels.linear import Arena, PackedLinear
 from nextstep.kernels.packing import FORMATS
+from tests.kernels.hashes import ARM, PORTABLE, emulated, portable
 
 OWN = [own for t in targets.TARGETS if (own := targets.best(t.name)) == t]
 """Targets that this machine has."""
-pytestmark = [
-    pytest.mark.skipif(not build.is_available(), reason=build.why_not() or "kernels"),
-    pytest.mark.skipif(len(OWN) < 2, reason="this processor has one instruction set alone"),
-]
+several = pytest.mark.skipif(
+    not build.is_available() or len(OWN) < 2, reason="needs kernels for two instruction sets"
+)
+EMULATED = [target for target in targets.TARGETS if emulated(target)]
 widths = st.integers(1, 10).map(lambda n: 16 * n)
 inputs = st.integers(1, 80).map(lambda n: 16 * n)
 """Up to 1280: the integers of more than 1024 inputs are more than one sum of 32 bits holds."""
@@ -30,6 +34,7 @@ def special(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+@several
 @settings(max_examples=60)
 @given(st.sampled_from(FORMATS), st.booleans(), widths, inputs, rows, st.integers(0, 2**31))
 def test_products_are_equal_on_every_instruction_set(
@@ -56,6 +61,7 @@ def test_products_are_equal_on_every_instruction_set(
         assert torch.equal(other.view(torch.int32), made[0].view(torch.int32)), target.title
 
 
+@several
 def test_integers_that_fill_their_sums_are_exact() -> None:
     """All largest: any sum that leaves its bits, or is rounded before its end, is seen."""
     N, K = 32, 1280
@@ -70,3 +76,17 @@ def test_integers_that_fill_their_sums_are_exact() -> None:
                 assert torch.allclose(layer(x).double(), right, rtol=1e-6), target.title
             finally:
                 build.kernels = own
+
+
+@pytest.mark.skipif(
+    not OWN or not shutil.which(targets.compiler()), reason="needs a C++ compiler and AVX2 or NEON"
+)
+def test_products_layers_and_head_have_the_known_bytes(tmp_path: Path) -> None:
+    assert portable(OWN[0], tmp_path) == PORTABLE.read_text()
+
+
+@pytest.mark.skipif(not EMULATED, reason=f"needs {' and '.join(ARM)}")
+@pytest.mark.parametrize("name", ["dotprod", "neon"])
+def test_emulated_processor_computes_the_known_bytes(name: str, tmp_path: Path) -> None:
+    target = next(target for target in EMULATED if target.name == name)
+    assert portable(target, tmp_path) == PORTABLE.read_text()

@@ -136,10 +136,7 @@ inline void advance(const Backbone& net, int64_t n, const Place* places, float* 
   int64_t longest = 0;
   for (int64_t r = 0; r < n; r++)
     longest = std::max(longest, up(places[r].position + 1 - places[r].first, 16));
-  Pieces counted{nullptr};
-  Scratch(counted, net, n, longest, threads);
-  Pieces pieces{room((int64_t)counted.next)};
-  const Scratch s(pieces, net, n, longest, threads);
+  const Scratch s = laid([&](Pieces& p) { return Scratch(p, net, n, longest, threads); });
   const int64_t E = net.E, M = net.M, d = net.d;
   const float eps = float(net.eps);
 #pragma omp parallel num_threads(threads)

@@ -28,8 +28,7 @@ from nextstep.kernels.targets import Target, compile_library, compiler
 
 SWITCH = "NEXTSTEP_KERNELS"
 NAMES = (
-    "linear", "advance", "modulate", "solve", "tokens", "count_bytes", "count_patches",
-    "squeeze",
+    "linear", "advance", "sample", "count_bytes", "count_patches", "squeeze",
 )  # fmt: skip
 Argument = int | Tensor | ctypes.Structure
 

@@ -21,7 +21,9 @@ inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit
 inline void ask_near(const char* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
 inline void ask_far(const char* p) { __builtin_prefetch(p, 0, 2); }   // into the second
 
-// Scratch of the calling thread, which stays for its next call, in huge pages.
+// Scratch of the calling thread, which stays for its next call, in huge pages; one for each use that others are
+// called within.
+template <int USE = 0>
 inline char* room(int64_t bytes) {
   constexpr int64_t PAGE = 1 << 21;
   thread_local std::unique_ptr<char, decltype(&free)> memory = {nullptr, free};
@@ -46,6 +48,15 @@ struct Pieces {
     return piece;
   }
 };
+
+// What `lay` takes from such memory.
+template <int USE = 0, typename F>
+inline auto laid(F lay) {
+  Pieces counted{nullptr};
+  lay(counted);
+  Pieces pieces{room<USE>((int64_t)counted.next)};
+  return lay(pieces);
+}
 
 // One thread of a team.
 struct Member {

@@ -1,6 +1,6 @@
 // The flow head: modulations of one token for all its times, then one velocity after another.
 //
-// W head width, D values per token. A modulation has 3 W numbers a block (shift, scale, gate) and 2 W at
+// E hidden size, W head width, D values per token. A modulation has 3 W numbers a block (shift, scale, gate) and 2 W at
 // the end (shift, scale); those of all blocks lie block by block, [rows, 3 W] each.
 #pragma once
 
@@ -12,10 +12,10 @@ struct Block {
 };
 
 struct Head {
-  int64_t width, token, count;
-  double eps;
+  int64_t hidden, width, token, count;
+  double eps, token_eps;
   const Block* blocks;
-  Matrix input, modulation, last;
+  Matrix output, condition, input, modulation, last;
 };
 
 // to = (norm(x) * weight + bias) * (1 + scale) + shift; without weight (and bias) the norm alone.
@@ -36,27 +36,27 @@ inline void modulated(const float* x, int64_t width, float eps, const float* wei
   }
 }
 
-// Modulations of y [rows, W], times plus conditions.
-inline void modulate(const Head& head, int64_t rows, const float* y, float* out, int64_t threads) {
-  auto lay = [&](Pieces& pieces) {
-    return Rows(pieces, head.modulation.format, rows, head.width);
-  };
-  Pieces counted{nullptr};
-  lay(counted);
-  Pieces pieces{room((int64_t)counted.next)};
-  const Rows own = lay(pieces);
+// A row of modulations: one branch of a picture at one time.
+struct Moment {
+  const float *time, *condition;  // embedded, [W]
+};
+
+// Modulations of `rows` moments.
+inline void modulate(const Head& head, int64_t rows, const Moment* moments, float* out, int64_t threads) {
+  const int64_t W = head.width;
+  const Rows own = laid([&](Pieces& p) { return Rows(p, head.modulation.format, rows, W); });
 #pragma omp parallel num_threads(threads)
   {
     const Member me{omp_get_thread_num(), omp_get_num_threads()};
     for (int64_t r = me.begin(rows); r < me.end(rows); r++) {
-      for (int64_t k = 0; k < head.width; k += 16)
-        store(own.row(r) + k, silu(load(y + r * head.width + k)));
+      const Moment& at = moments[r];
+      for (int64_t k = 0; k < W; k += 16) store(own.row(r) + k, silu(load(at.time + k) + load(at.condition + k)));
       own.prepare(r);
     }
     me.wait();
     for (int64_t b = 0; b < head.count; b++)
-      product(me, own, head.blocks[b].modulation, out + b * rows * 3 * head.width, 3 * head.width);
-    product(me, own, head.modulation, out + head.count * rows * 3 * head.width, 2 * head.width);
+      product(me, own, head.blocks[b].modulation, out + b * rows * 3 * W, 3 * W);
+    product(me, own, head.modulation, out + head.count * rows * 3 * W, 2 * W);
   }
 }
 
@@ -67,6 +67,9 @@ struct Picture {
   int64_t draws, calls, branches;
   const float* weights;  // of the branches
   float* known;          // [draws + calls, D]: draws, then mixed velocities
+  const float* hidden;   // states of the branches [branches, E]
+  const float* times;    // embedded [calls, W]
+  int64_t normalise;     // whether its token is
 };
 
 // Room for one evaluation of n rows.
@@ -150,10 +153,7 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
                   int64_t rows, const float* modulations, int64_t threads) {
   int64_t most = 0;
   for (int64_t p = 0; p < count; p++) most += pictures[p].branches;
-  Pieces counted{nullptr};
-  Pass(counted, head, most);
-  Pieces pieces{room((int64_t)counted.next)};
-  const Pass whole(pieces, head, most);
+  const Pass whole = laid([&](Pieces& p) { return Pass(p, head, most); });
 #pragma omp parallel num_threads(threads)
   {
     const Member me{omp_get_thread_num(), omp_get_num_threads()};
@@ -187,5 +187,80 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
       }
       me.wait();
     }
+  }
+}
+
+// Embedded conditions [rows, W] of the states of all pictures' branches.
+inline void conditions(const Head& head, int64_t count, const Picture* pictures, int64_t rows, float* out,
+                       int64_t threads) {
+  struct Both {
+    Rows first, second;
+  };
+  const auto [first, second] = laid([&](Pieces& p) {
+    return Both{Rows(p, head.output.format, rows, head.hidden), Rows(p, head.condition.format, rows, head.hidden)};
+  });
+#pragma omp parallel num_threads(threads)
+  {
+    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    for (int64_t p = 0, r = 0; p < count; p++)
+      for (int64_t b = 0; b < pictures[p].branches; b++, r++)
+        if (r >= me.begin(rows) && r < me.end(rows)) {
+          std::copy_n(pictures[p].hidden + b * head.hidden, head.hidden, first.row(r));
+          first.prepare(r);
+        }
+    me.wait();
+    product(me, first, head.output, second.values, second.apart);
+    me.wait();
+    for (int64_t r = me.begin(rows); r < me.end(rows); r++) second.prepare(r);
+    me.wait();
+    product(me, second, head.condition, out, head.width);
+  }
+}
+
+// LayerNorm without weights, in place.
+inline void normalised(float* x, int64_t width, float eps) {
+  V total = all(0.0f), square = all(0.0f);
+  for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
+  const V mean = all(sum(total) / float(width));
+  for (int64_t k = 0; k < width; k += 16) {
+    const V v = load(x + k) - mean;
+    square = fma(v, v, square);
+  }
+  const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
+  for (int64_t k = 0; k < width; k += 16) store(x + k, (load(x + k) - mean) * by);
+}
+
+// The next token of every picture, [count, D]; modulations of about `most` moments are kept at once.
+inline void sample(const Head& head, int64_t count, const Picture* pictures, int64_t most, float* tokens,
+                   int64_t threads) {
+  int64_t branches = 0, calls = 0, moments = 0;
+  for (int64_t p = 0; p < count; p++) {
+    branches += pictures[p].branches;
+    calls = std::max(calls, pictures[p].calls);
+    moments += pictures[p].branches * pictures[p].calls;
+  }
+  moments = std::min(moments, most + branches);
+  struct Own {
+    float* condition;
+    Moment* at;
+  };
+  const Own own = laid<1>([&](Pieces& p) { return Own{p.take<float>(branches * head.width), p.take<Moment>(moments)}; });
+  float* modulations = (float*)room<2>(4 * moments * head.width * (3 * head.count + 2));
+  conditions(head, count, pictures, branches, own.condition, threads);
+  for (int64_t from = 0, to = 0; from < calls; from = to) {
+    int64_t rows = 0;
+    for (; to < calls && rows < most; to++) {
+      const float* condition = own.condition;
+      for (int64_t p = 0; p < count; condition += pictures[p++].branches * head.width)
+        for (int64_t b = 0; b < pictures[p].branches && to < pictures[p].calls; b++)
+          own.at[rows++] = {pictures[p].times + to * head.width, condition + b * head.width};
+    }
+    modulate(head, rows, own.at, modulations, threads);
+    solve(head, count, pictures, from, to, rows, modulations, threads);
+  }
+  for (int64_t p = 0; p < count; p++) {
+    float* token = tokens + p * head.token;
+    reached(pictures[p], pictures[p].calls, head.token, token);
+    if (pictures[p].normalise) normalised(token, head.token, float(head.token_eps));
   }
 }

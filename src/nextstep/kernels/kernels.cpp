@@ -4,12 +4,9 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
+// out [n, outputs] of x [n, inputs].
 void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out, int64_t threads) {
-  auto lay = [&](Pieces& pieces) { return Rows(pieces, matrix->format, n, matrix->inputs); };
-  Pieces counted{nullptr};
-  lay(counted);
-  Pieces pieces{room((int64_t)counted.next)};
-  const Rows own = lay(pieces);
+  const Rows own = laid([&](Pieces& p) { return Rows(p, matrix->format, n, matrix->inputs); });
 #pragma omp parallel num_threads(threads)
   {
     const Member me{omp_get_thread_num(), omp_get_num_threads()};
@@ -22,23 +19,15 @@ void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out
   }
 }
 
+// One new position of n rows; see `advance`.
 void nextstep_advance(const Backbone* net, int64_t n, const Place* places, float* x, int64_t threads) {
   advance(*net, n, places, x, threads);
 }
 
-void nextstep_modulate(const Head* head, int64_t rows, const float* y, float* out, int64_t threads) {
-  modulate(*head, rows, y, out, threads);
-}
-
-void nextstep_solve(const Head* head, int64_t count, const Picture* pictures, int64_t from, int64_t to,
-                    int64_t rows, const float* modulations, int64_t threads) {
-  solve(*head, count, pictures, from, to, rows, modulations, threads);
-}
-
-// Tokens [count, D] that the pictures' solvers end with.
-void nextstep_tokens(const Head* head, int64_t count, const Picture* pictures, float* tokens, int64_t) {
-  for (int64_t p = 0; p < count; p++)
-    reached(pictures[p], pictures[p].calls, head->token, tokens + p * head->token);
+// The next token [count, D] of every picture; see `sample`.
+void nextstep_sample(const Head* head, int64_t count, const Picture* pictures, int64_t most, float* tokens,
+                     int64_t threads) {
+  sample(*head, count, pictures, most, tokens, threads);
 }
 
 // How often values have each high byte; counts[256]: how many are not bf16.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,14 +21,14 @@ from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, Sa
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, ask, question_times
 from nextstep.kernels import build
-from nextstep.kernels.linear import Matrix, PackedLinear, huge_pages
+from nextstep.kernels.linear import Matrix, PackedLinear
 from nextstep.kernels.quantization import kernels_fit, quantised
 from nextstep.model.attention import attend
 from nextstep.model.backbone import Attention, Layer, rotary_angles
 from nextstep.model.cache import KVCache
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
-from nextstep.vae.latents import token_norm
+from nextstep.vae.latents import TOKEN_NORM_EPS
 
 MODULATION_BYTES = 2**28
 """Modulations made at once; more times are made in parts."""
@@ -83,10 +82,10 @@ class _Block(ctypes.Structure):
 
 class _Head(ctypes.Structure):
     _fields_ = (
-        *((n, ctypes.c_int64) for n in ("width", "token", "count")),
-        ("eps", ctypes.c_double),
+        *((n, ctypes.c_int64) for n in ("hidden", "width", "token", "count")),
+        *((n, ctypes.c_double) for n in ("eps", "token_eps")),
         ("blocks", ctypes.POINTER(_Block)),
-        *((n, Matrix) for n in ("input", "modulation", "last")),
+        *((n, Matrix) for n in ("output", "condition", "input", "modulation", "last")),
     )
 
 
@@ -165,7 +164,8 @@ def can_run(model: NextStepModel) -> bool:
     """Whether the kernels know everything in this model."""
     config, net = model.config, model.image_head.net
     layers = [part for layer in model.layers for part in layer.modules()]
-    head = [net.input_proj, net.final_layer.linear, net.final_layer.adaLN_modulation[1]]
+    head = [model.image_out_projector, net.cond_embed]
+    head += [net.input_proj, net.final_layer.linear, net.final_layer.adaLN_modulation[1]]
     for block in net.blocks():
         head += [block.mlp[0], block.mlp[2], block.adaLN_modulation[1]]
     packed = [part for part in (*layers, *head) if isinstance(part, PackedLinear)]
@@ -192,7 +192,6 @@ class Core:
         self._head = self._describe_head(model)
         self._angles = torch.empty(0)
         self._plans: dict[SolverSettings, Plan] = {}
-        self._room = threading.local()
 
     def stands_for(self, model: NextStepModel) -> bool:
         """Whether this is still that model's own."""
@@ -227,67 +226,36 @@ class Core:
         build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
         return x.to(embedded.dtype)
 
-    def condition(self, hidden: Tensor) -> Tensor:
-        """Embedded condition of hidden states, [n, E] -> [n, W], fp32."""
-        own = self.model.image_condition(hidden.float())
-        return self.model.image_head.embed_condition(own).float()
-
-    def modulate(self, y: Tensor) -> Tensor:
-        """Modulations of times plus conditions [rows, W], SiLU not yet applied.
-
-        Returns:
-            Flat, as `solve` reads them, until this thread's next call.
-        """
-        W, count = self.config.fm_head_dim, self.config.fm_head_layers
-        # Fresh memory of this size would be zeroed by the system, page by page, for every token.
-        size, out = len(y) * W * (3 * count + 2), getattr(self._room, "made", torch.empty(0))
-        if len(out) < size:
-            out = self._room.made = huge_pages(4 * size).view(torch.float32)
-        build.call("modulate", self._head, len(y), y.contiguous(), out)
-        return out
-
     @property
     def rows_at_once(self) -> int:
-        """Rows that `modulate` is given before its result would take too much memory."""
+        """Rows whose modulations are kept at once; of more they would take too much memory."""
         W, count = self.config.fm_head_dim, self.config.fm_head_layers
         return max(1, MODULATION_BYTES // (4 * W * (3 * count + 2)))
 
     @torch.inference_mode()
     def sample(self, wants: Sequence[SampleRequest]) -> Tensor:
-        """The next token of every picture, [B, D], fp32, not normalised.
+        """The next token of every picture, [B, D], fp32.
 
-        Rows stand picture by picture, branch by branch; all pictures' calls go together as long
-        as they have some.
+        All pictures' calls go together as long as they have some.
         """
         plans = [self.plan(want.solver) for want in wants]
-        condition = self.condition(torch.cat([want.hidden.float() for want in wants]))
-        own = condition.split([len(want.hidden) for want in wants])
-        known = [
-            torch.cat((want.draws[: plan.draws], want.draws.new_zeros(plan.calls, D)))
-            for want, plan in zip(wants, plans, strict=True)
-            for D in want.draws.shape[-1:]
-        ]
-        weights = [torch.tensor([want.weights[name] for name in want.branches]) for want in wants]
-        lines = [
-            (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.branches),
-             share.data_ptr(), numbers.data_ptr())
-            for want, plan, share, numbers in zip(wants, plans, weights, known, strict=True)
-        ]  # fmt: skip
-        pictures, count, done = torch.tensor(lines), max(plan.calls for plan in plans), 0
-        while done < count:
-            parts, first = list[Tensor](), done
-            while done < count and sum(map(len, parts)) < self.rows_at_once:
-                parts += [
-                    rows + plan.times[done]
-                    for rows, plan in zip(own, plans, strict=True)
-                    if done < plan.calls
-                ]
-                done += 1
-            y = torch.cat(parts)
-            made = self.modulate(y)
-            build.call("solve", self._head, len(wants), pictures, first, done, len(y), made)
-        tokens = torch.empty(len(wants), self.config.token_size)
-        build.call("tokens", self._head, len(wants), pictures, tokens)
+        D = self.config.token_size
+        # What a solver knows: its draws, and the velocities as they come.
+        known = torch.empty(sum(plan.draws + plan.calls for plan in plans), D)
+        hidden = torch.cat([want.hidden for want in wants]).float().contiguous()
+        weights = torch.tensor([want.weights[name] for want in wants for name in want.branches])
+        lines, first, branch = [], 0, 0
+        for want, plan in zip(wants, plans, strict=True):
+            known[first : first + plan.draws] = want.draws[: plan.draws]
+            lines.append(
+                (plan.coefficients.data_ptr(), plan.draws, plan.calls, len(want.branches),
+                 weights.data_ptr() + 4 * branch, known.data_ptr() + 4 * D * first,
+                 hidden.data_ptr() + 4 * hidden.shape[1] * branch, plan.times.data_ptr(),
+                 int(want.normalise))
+            )  # fmt: skip
+            first, branch = first + plan.draws + plan.calls, branch + len(want.branches)
+        tokens = torch.empty(len(wants), D)
+        build.call("sample", self._head, len(wants), torch.tensor(lines), self.rows_at_once, tokens)
         return tokens
 
     def plan(self, solver: SolverSettings) -> Plan:
@@ -343,8 +311,10 @@ class Core:
             out.weight, out.bias = self._float(block.in_ln.weight), self._float(block.in_ln.bias)
         last = net.final_layer
         return _Head(
-            config.fm_head_dim, config.token_size, config.fm_head_layers, NORM_EPS, made,
-            _matrix(net.input_proj), _matrix(last.adaLN_modulation[1]), _matrix(last.linear),
+            config.hidden_size, config.fm_head_dim, config.token_size, config.fm_head_layers,
+            NORM_EPS, TOKEN_NORM_EPS, made, _matrix(model.image_out_projector),
+            _matrix(net.cond_embed), _matrix(net.input_proj), _matrix(last.adaLN_modulation[1]),
+            _matrix(last.linear),
         )  # fmt: skip
 
 
