@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs wheel clean
 demo: $(INSTALLED)
 	$(BIN)/nextstep generate "red apple, noto style, white background" --seed 1 -o demo.png
 
@@ -25,7 +25,12 @@ $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,data,eval,serve]'
+	$(BIN)/python src/nextstep/kernels/targets.py
 	touch $@
 
+# With compiled kernels; for other machines than this one see tool.cibuildwheel in pyproject.toml.
+wheel: $(INSTALLED)
+	$(BIN)/pip wheel -q --no-deps -w dist .
+
 clean:
-	rm -rf $(VENV) build site demo.png
+	rm -rf $(VENV) build dist site demo.png src/nextstep/kernels/lib

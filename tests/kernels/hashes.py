@@ -26,7 +26,7 @@ def portable(target: targets.Target, folder: Path) -> str:
     """What `portable.cpp` prints with a target's instructions."""
     made = folder / f"portable-{target.name}"
     compiler, run = targets.compiler(), [str(made)]
-    flags = [flag for flag in targets.FLAGS if flag not in ("-shared", "-fPIC")]
+    flags = [*targets.FLAGS]
     if target.machine != targets.machine():
         compiler, run = ARM[0], [ARM[1], str(made)]
         flags.append("-static")

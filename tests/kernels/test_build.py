@@ -24,7 +24,7 @@ def library() -> Path:
     own = build.target()
     assert own is not None
     build.load(own)
-    return build.library_file(own)
+    return targets.library_file(own)
 
 
 def refuse(error: Exception) -> Callable[..., object]:
@@ -45,7 +45,7 @@ def refuse(error: Exception) -> Callable[..., object]:
 def test_a_machine_that_could_says_why_it_does_not(
     name: str, value: object, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(build.SWITCH, raising=False)
+    monkeypatch.delenv(targets.SWITCH, raising=False)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build, "target", lambda: AVX2)
     monkeypatch.setattr(shutil, "which", lambda name: None if name.startswith("no") else name)
@@ -89,7 +89,7 @@ def test_a_machine_with_less_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_who_switched_them_off_is_not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(build.SWITCH, "off")
+    monkeypatch.setenv(targets.SWITCH, "off")
     monkeypatch.setattr(build, "target", lambda: AVX2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -110,6 +110,35 @@ def test_what_is_no_library_is_compiled_again(
     assert empty.read_bytes() == whole.read_bytes()
 
 
+def test_shipped_kernels_are_used_and_a_change_of_the_source_passes_them_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(targets, "SHIPPED", tmp_path)
+    monkeypatch.setattr(targets, "best", lambda name: AVX2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.delenv(targets.SWITCH, raising=False)
+    assert "there is no compiler no-such-compiler" in targets.in_use()
+    (tmp_path / AVX2.file).touch()
+    assert targets.library_file(AVX2) == tmp_path / AVX2.file
+    assert targets.in_use() == "kernels for AVX2, compiled with the package"
+    monkeypatch.setattr(targets, "sources", lambda: [Path(__file__)])
+    assert targets.library_file(AVX2).parent == tmp_path / "cache" / "nextstep"
+    monkeypatch.setenv(targets.SWITCH, "off")
+    assert targets.in_use() == "torch (NEXTSTEP_KERNELS is off)"
+
+
+def test_compiling_into_a_folder_leaves_no_old_library_and_names_what_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old = tmp_path / "kernels-avx2-0.so"
+    old.touch()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (line,) = targets.compile_into(tmp_path, [AVX2])
+    assert line.startswith("no kernels for AVX2: ") and "no-such-compiler" in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("value", "right"), [("", ".cache"), ("here/cache", ".cache"), ("/tmp/own", "/tmp/own")]
 )
@@ -117,7 +146,7 @@ def test_cache_that_is_empty_or_relative_is_unset(
     value: str, right: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", value)
-    assert build.cache_folder() == Path.home() / right / "nextstep"
+    assert targets.cache_folder() == Path.home() / right / "nextstep"
 
 
 def test_cache_folder_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def command(
         typer.echo("  " + ", ".join(facts["sizes"]))
     if facts["words"]:
         typer.echo(f"it draws {facts['words']} things by name: nextstep info {model} --words")
+    typer.echo(f"pictures are computed by {facts['computed_by']}")
 
 
 def _say_words(model: str, as_json: bool) -> None:
@@ -94,6 +95,7 @@ def describe(model: str) -> dict[str, Any]:
         ModelFileError: when there is neither.
     """
     from nextstep.config import SIZES, NextStepConfig
+    from nextstep.kernels import targets
     from nextstep.model.folder import SHIPPED, find_folder, read_model_config
 
     if model in SIZES and model not in SHIPPED:
@@ -117,6 +119,7 @@ def describe(model: str) -> dict[str, Any]:
             )
         },
         "sizes": _sizes(folder),
+        "computed_by": targets.in_use(),
         **_told(config, folder),
     }  # fmt: skip
 

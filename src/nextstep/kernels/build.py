@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import shutil
 import stat
@@ -24,9 +23,15 @@ import torch
 from torch import Tensor
 
 from nextstep.kernels import targets
-from nextstep.kernels.targets import Target, compile_library, compiler
+from nextstep.kernels.targets import (
+    SWITCH,
+    Target,
+    asked,
+    compile_library,
+    compiler,
+    library_file,
+)  # fmt: skip
 
-SWITCH = "NEXTSTEP_KERNELS"
 NAMES = (
     "linear", "advance", "sample", "count_bytes", "count_patches", "squeeze",
 )  # fmt: skip
@@ -41,7 +46,7 @@ def is_available() -> bool:
 @functools.cache
 def why_not() -> str:
     """Why this process computes without the kernels, a clause; empty where it can use them."""
-    if _asked() == "off":
+    if asked() == "off":
         return f"{SWITCH} is off"
     own = target()
     if own is None:
@@ -61,16 +66,10 @@ def is_hindered() -> bool:
     return bool(why_not()) and not why_not().startswith(SWITCH) and bool(target())
 
 
-def _asked() -> str:
-    """What the switch says: on, off or the name of a target."""
-    asked = os.environ.get(SWITCH, "on").lower()
-    return "off" if asked in ("0", "no") else asked
-
-
 @functools.cache
 def target() -> Target | None:
     """What kernels are for on this machine and by the switch; None where there are none."""
-    return targets.best(_asked())
+    return targets.best(asked())
 
 
 def _hindrance(own: Target) -> str:
@@ -85,21 +84,6 @@ def _hindrance(own: Target) -> str:
     except OSError as error:
         return f"they cannot be written or loaded: {error}"
     return ""
-
-
-def library_file(own: Target) -> Path:
-    """Where its compiled kernels lie: shipped with the package, or else in this user's cache."""
-    shipped = targets.SHIPPED / own.file
-    if shipped.exists():
-        return shipped
-    told = hashlib.sha256(f"{own.file} {compiler()}".encode()).hexdigest()
-    return cache_folder() / f"kernels-{own.name}-{told[:24]}.so"
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels lie. As XDG has it, a cache that is empty or relative is none."""
-    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (asked if asked.is_absolute() else Path.home() / ".cache") / "nextstep"
 
 
 def is_trusted(library: Path) -> bool:

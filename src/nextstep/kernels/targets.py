@@ -11,8 +11,11 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +28,8 @@ FLAGS = (
     "-fPIC",
     "-fvisibility=hidden",
     "-Wno-psabi",
-    "-shared",
 )
+SWITCH = "NEXTSTEP_KERNELS"
 HERE = Path(__file__).parent
 SHIPPED = HERE / "lib"
 """Where wheels, and `make` in a checkout, put compiled kernels."""
@@ -82,13 +85,19 @@ def machine() -> str:
     return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)
 
 
-def best(asked: str = "on") -> Target | None:
-    """The fastest target of this machine, from the asked one on; None where it has none."""
+def asked() -> str:
+    """What the switch says: on, off or the name of a target."""
+    told = os.environ.get(SWITCH, "on").lower()
+    return "off" if told in ("0", "no") else told
+
+
+def best(name: str = "on") -> Target | None:
+    """The fastest target of this machine, from the named one on; None where it has none."""
     if platform.system() not in ("Linux", "Darwin"):
         return None
-    own = [target for target in TARGETS if target.machine == machine()]
+    own = of_machine()
     names = [target.name for target in own]
-    own = own[names.index(asked) :] if asked in names else own
+    own = own[names.index(name) :] if name in names else own
     flags = processor_flags()
     for target in own:
         if target.needs <= flags and (target.name != "amx" or _may_use_tiles()):
@@ -122,18 +131,40 @@ def sources() -> list[Path]:
     return sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp")])
 
 
+def library_file(own: Target) -> Path:
+    """Where its compiled kernels lie: shipped with the package, or else in this user's cache."""
+    shipped = SHIPPED / own.file
+    if shipped.exists():
+        return shipped
+    told = hashlib.sha256(f"{own.file} {compiler()}".encode()).hexdigest()
+    return cache_folder() / f"kernels-{own.name}-{told[:24]}.so"
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie. As XDG has it, a cache that is empty or relative is none."""
+    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (asked if asked.is_absolute() else Path.home() / ".cache") / "nextstep"
+
+
 def compiler() -> str:
     """The C++ compiler: `CXX`, or the system's own."""
     return os.environ.get("CXX") or ("c++" if platform.system() == "Darwin" else "g++")
 
 
-def command(target: Target, library: Path) -> list[str]:
-    """The compiler's call."""
-    flags = (*FLAGS, *target.flags, "-fopenmp")
-    if platform.system() == "Darwin":
-        # Apple's compiler has no runtime of its own for threads; torch brings one along.
-        flags = (*flags[:-1], "-Xpreprocessor", flags[-1], "-undefined", "dynamic_lookup")
-    return [compiler(), *flags, str(HERE / "kernels.cpp"), "-o", str(library)]
+def commands(target: Target, library: Path) -> list[list[str]]:
+    """Calls of the compiler and of the linker.
+
+    No runtime for threads is linked: the library takes torch's, which is loaded by then, so both
+    share their threads and nobody needs another one.
+    """
+    mac = platform.system() == "Darwin"
+    openmp = ("-Xpreprocessor", "-fopenmp") if mac else ("-fopenmp",)
+    link = ("-shared", "-undefined", "dynamic_lookup") if mac else ("-shared",)
+    main, made = str(HERE / "kernels.cpp"), str(library.with_suffix(".o"))
+    return [
+        [compiler(), *FLAGS, *openmp, *target.flags, "-c", main, "-o", made],
+        [compiler(), *link, made, "-o", str(library)],
+    ]
 
 
 def compile_library(target: Target, library: Path) -> None:
@@ -145,33 +176,58 @@ def compile_library(target: Target, library: Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        subprocess.run(command(target, made), capture_output=True, text=True, check=True)
+        for command in commands(target, made):
+            subprocess.run(command, capture_output=True, text=True, check=True)
         with made.open("rb") as written:
             os.fsync(written.fileno())  # half a library, after a crash, would end every process
         made.chmod(0o755)
         made.replace(library)
 
 
-def compile_all(folder: Path = SHIPPED) -> list[Path]:
-    """Compile for every instruction set of this kind of processor, into an emptied folder.
+def compile_into(folder: Path, wanted: Sequence[Target]) -> list[str]:
+    """Compile targets, all at once, into a folder that keeps nothing else.
 
-    Raises:
-        subprocess.CalledProcessError, OSError: see `compile_library`.
+    Returns:
+        A line for each that could not be compiled.
     """
-    own = [target for target in TARGETS if target.machine == machine()]
     folder.mkdir(parents=True, exist_ok=True)
-    libraries = [folder / target.file for target in own]
-    for old in set(folder.glob("kernels-*.so")) - set(libraries):
+    for old in set(folder.glob("kernels-*.so")) - {folder / target.file for target in wanted}:
         old.unlink()
-    for target, library in zip(own, libraries, strict=True):
-        if not library.exists():
-            compile_library(target, library)
-    return libraries
+
+    def compiled(target: Target) -> str:
+        try:
+            if not (folder / target.file).exists():
+                compile_library(target, folder / target.file)
+        except (OSError, subprocess.CalledProcessError) as error:
+            told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+            return f"no kernels for {target.title}: {' '.join(told)}"
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [line for line in pool.map(compiled, wanted) if line]
+
+
+def of_machine() -> list[Target]:
+    """All targets of this kind of processor."""
+    return [target for target in TARGETS if target.machine == machine()]
+
+
+def in_use() -> str:
+    """What samples on this machine, in words: kernels and how they come, or torch and why."""
+    own = None if asked() == "off" else best(asked())
+    if own is None:
+        return (
+            f"torch ({SWITCH} is off)" if asked() == "off" else "torch (no AVX2 with FMA, no NEON)"
+        )
+    library = library_file(own)
+    if library.parent == SHIPPED:
+        return f"kernels for {own.title}, compiled with the package"
+    if library.exists() or shutil.which(compiler()):
+        return f"kernels for {own.title}, compiled on this machine"
+    return f"torch (no kernels for {own.title}: there is no compiler {compiler()})"
 
 
 if __name__ == "__main__":
-    try:
-        compile_all()
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
-        print(f"the kernels are not compiled, so torch is used, more slowly: {' '.join(told)}")
+    own = best()
+    for told in compile_into(SHIPPED, [own] if own else []):
+        print(f"{told}; torch is used instead, more slowly")

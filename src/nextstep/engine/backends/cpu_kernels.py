@@ -164,7 +164,7 @@ def can_run(model: NextStepModel) -> bool:
     """Whether the kernels know everything in this model."""
     config, net = model.config, model.image_head.net
     layers = [part for layer in model.layers for part in layer.modules()]
-    head = [model.image_out_projector, net.cond_embed]
+    head: list[nn.Module] = [model.image_out_projector, net.cond_embed]
     head += [net.input_proj, net.final_layer.linear, net.final_layer.adaLN_modulation[1]]
     for block in net.blocks():
         head += [block.mlp[0], block.mlp[2], block.adaLN_modulation[1]]
