@@ -4,14 +4,30 @@ writes them anew, for other roundings or other weights.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.scheduler import Scheduler
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.solvers import SolverSettings
 from nextstep.kernels import targets
+from nextstep.kernels.quantization import pack_model
+from nextstep.model.nextstep import NextStepModel
+from nextstep.pipeline import NextStepPipeline
+from tests.conftest import PACKABLE
 
 HERE = Path(__file__).parent
-PORTABLE = HERE / "portable.txt"
+PORTABLE, PICTURES = HERE / "portable.txt", HERE / "pictures.json"
 ARM = "aarch64-linux-gnu-g++", "qemu-aarch64"
 """Compiler and emulator of 64-bit ARM, as Debian calls them."""
 
@@ -35,14 +51,64 @@ def portable(target: targets.Target, folder: Path) -> str:
     return subprocess.run(run, capture_output=True, text=True, check=True).stdout
 
 
+def draw(model: NextStepModel) -> Tensor:
+    """The tokens of one picture of 2 x 3 tokens with guidance, [6, D]."""
+    how = DecodeSettings((2, 3), SolverSettings("ab2", 3), GuidanceSettings(2.0))
+    ids = [*range(7, 40), PACKABLE.begin_of_image_id]
+    prompts = {name: Prompt(ids[-1 - place * 7 - 5 :]) for place, name in enumerate(how.branches)}
+    scheduler = Scheduler(model)
+    scheduler.submit(Job(prompts, how, (1, 0)))
+    return scheduler.run_until_idle()[-1].tokens
+
+
+def made_up_model(dtype: torch.dtype) -> NextStepModel:
+    """Weights that are the same on every processor, which fp32 draws of torch are not."""
+    model = NextStepModel(PACKABLE)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def hash_of(values: bytes) -> str:
+    """Short enough to be read."""
+    return hashlib.sha256(values).hexdigest()[:16]
+
+
+def made_up() -> dict[str, str]:
+    """Hashes of tokens that a small model of made-up weights samples, by number format."""
+    found = {}
+    for name in ("fp32", "bf16", "int8", "int4"):
+        model = made_up_model(torch.bfloat16 if name == "bf16" else torch.float32)
+        pack_model(model, name)
+        found[f"tokens {name}"] = hash_of(draw(model).numpy().tobytes())
+    return found
+
+
+def nano() -> dict[str, str]:
+    """Hashes of a picture's tokens by the shipped weights, which change with them.
+
+    Its pixels are torch's, and may differ by one step of 255 from processor to processor.
+    """
+    found = {}
+    for name, quantize in (("fp32", None), ("int8", "int8")):
+        pipeline = NextStepPipeline.from_pretrained("nano", dtype=torch.float32, quantize=quantize)
+        engine = pipeline.engine()
+        engine.submit(engine.request("red apple", height=64, width=64, seed=1))
+        tokens = engine.run_until_idle()[-1].tokens
+        assert tokens is not None
+        found[f"nano {name}"] = hash_of(tokens.numpy().tobytes())
+    return found
+
+
 def main() -> None:
     """Write all hashes."""
-    import tempfile
-
     own = targets.best()
     assert own is not None
     with tempfile.TemporaryDirectory() as folder:
         PORTABLE.write_text(portable(own, Path(folder)))
+    PICTURES.write_text(json.dumps(made_up() | nano(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

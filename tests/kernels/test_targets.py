@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from nextstep.kernels import build, targets
 from nextstep.kernels.linear import Arena, PackedLinear
 from nextstep.kernels.packing import FORMATS
-from tests.kernels.hashes import ARM, PORTABLE, emulated, portable
+from tests.kernels.hashes import ARM, PICTURES, PORTABLE, emulated, made_up, nano, portable
 
 OWN = [own for t in targets.TARGETS if (own := targets.best(t.name)) == t]
 """Targets that this machine has."""
@@ -90,3 +91,25 @@ def test_products_layers_and_head_have_the_known_bytes(tmp_path: Path) -> None:
 def test_emulated_processor_computes_the_known_bytes(name: str, tmp_path: Path) -> None:
     target = next(target for target in EMULATED if target.name == name)
     assert portable(target, tmp_path) == PORTABLE.read_text()
+
+
+@pytest.mark.skipif(not build.is_available(), reason="needs the kernels")
+@pytest.mark.parametrize("target", OWN, ids=lambda target: target.name)
+def test_seed_gives_the_same_tokens_on_every_instruction_set(
+    target: targets.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompt, guidance, solver and token norm, in every number format."""
+    monkeypatch.setattr(build, "kernels", lambda: build.load(target))
+    known = json.loads(PICTURES.read_text())
+    assert made_up() == {name: known[name] for name in known if name.startswith("tokens")}
+
+
+@pytest.mark.skipif(not build.is_available(), reason="needs the kernels")
+@pytest.mark.parametrize("target", [OWN[0], OWN[-1]] if OWN else [], ids=lambda one: one.name)
+def test_nano_draws_the_same_picture_on_every_instruction_set(
+    target: targets.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "kernels", lambda: build.load(target))
+    known = json.loads(PICTURES.read_text())
+    right = {name: known[name] for name in known if name.startswith("nano")}
+    assert nano() == right, "for other weights run `python -m tests.kernels.hashes` and commit"

@@ -30,7 +30,8 @@ class KeyedNoise:
         draws: standard normal vectors each token takes.
         size: D, values per vector.
 
-    Draws are made in fp32 on the CPU, so the device does not change them either.
+    Draws are made on the CPU, so the device does not change them either, and rounded from fp64,
+    because in fp32 their last bits depend on the processor's instructions.
     """
 
     def __init__(self, keys: list[tuple[int, int]], draws: int, size: int) -> None:
@@ -42,7 +43,10 @@ class KeyedNoise:
     def token(self, index: int) -> Tensor:
         """The next token's draws, [draws, B, D]."""
         shape = (self.draws, self.size)
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators], dim=1)
+        draws = [
+            torch.randn(shape, generator=g, dtype=torch.float64).float() for g in self.generators
+        ]
+        return torch.stack(draws, dim=1)
 
 
 class RecordedNoise:

@@ -113,7 +113,11 @@ class NextStepModel(Backbone):
         Raises:
             ValueError: when learned positions have no coordinates, or too small a table.
         """
-        embedded = self.image_in_projector(tokens.to(self.image_in_projector.weight.dtype))
+        projected = self.image_in_projector(tokens.to(self.image_in_projector.weight.dtype))
+        return self.add_positions(projected, coordinates)
+
+    def add_positions(self, embedded: Tensor, coordinates: Tensor | None) -> Tensor:
+        """Projected image tokens with learned positions where there are some; see `embed_image`."""
         side = self.config.image_position_side
         if not side:
             return embedded
@@ -148,18 +152,27 @@ class NextStepModel(Backbone):
         Raises:
             ValueError: when placeholders and image tokens differ in number.
         """
+        projected = None
+        if image_tokens is not None and len(image_tokens):
+            projected = self.embed_image(image_tokens, coordinates)
+        return self.embed_with(ids, projected, places)
+
+    def embed_with(
+        self, ids: Tensor, projected: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        """As `embed`, with image tokens that are embedded already, [M, E]."""
         if places is None:
             places = (ids == self.config.image_placeholder_id).flatten().nonzero().flatten()
-        given = 0 if image_tokens is None else len(image_tokens)
+        given = 0 if projected is None else len(projected)
         if len(places) != given:
             raise ValueError(
                 f"the sequence has {len(places)} image places but {given} image tokens"
             )
         embeddings = self.embed_tokens(ids)
-        if image_tokens is None or not given:
+        if projected is None:
             return embeddings
-        projected = self.embed_image(image_tokens, coordinates).to(embeddings.dtype)
-        return embeddings.flatten(0, 1).index_copy(0, places, projected).view_as(embeddings)
+        flat = embeddings.flatten(0, 1).index_copy(0, places, projected.to(embeddings.dtype))
+        return flat.view_as(embeddings)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """[..., E] -> [..., V]."""

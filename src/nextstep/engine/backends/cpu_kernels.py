@@ -9,7 +9,6 @@ per token, K times.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,17 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
+from nextstep.engine.backends.exact import embed_times, rotary_angles
+from nextstep.engine.backends.kernel_structs import describe_backbone, describe_head
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, ask, question_times
 from nextstep.kernels import build
-from nextstep.kernels.linear import Matrix, PackedLinear
-from nextstep.kernels.quantization import kernels_fit, quantised
-from nextstep.model.attention import attend
-from nextstep.model.backbone import Attention, Layer, rotary_angles
+from nextstep.kernels.linear import Arena, PackedLinear
+from nextstep.kernels.quantization import OWN, kernels_fit, quantised
 from nextstep.model.cache import KVCache
-from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
-from nextstep.vae.latents import TOKEN_NORM_EPS
+from nextstep.vae.latents import raster_coordinates
 
 MODULATION_BYTES = 2**28
 """Modulations made at once; more times are made in parts."""
@@ -38,7 +36,11 @@ REMEMBERED = 64
 """Solvers whose embedded times are kept."""
 
 
-KERNELS = "kernels 1"
+POSITIONS = 256
+"""Positions of a prompt that are read at once; more take memory and save nothing."""
+SMALL = 2**24
+"""Numbers of a tied text head that is packed beside the embeddings."""
+KERNELS = "kernels 2"
 """Pictures are byte-equal for kernels of one number; others give other roundings."""
 
 
@@ -49,44 +51,6 @@ class Plan(NamedTuple):
     calls: int
     coefficients: Tensor
     times: Tensor
-
-
-class _Layer(ctypes.Structure):
-    """`Layer` of backbone.h."""
-
-    _fields_ = (
-        *((n, Matrix) for n in ("query", "key", "value", "output", "gate", "up", "down")),
-        ("before", ctypes.c_void_p),
-        ("behind", ctypes.c_void_p),
-    )
-
-
-class _Backbone(ctypes.Structure):
-    _fields_ = (
-        *((n, ctypes.c_int64) for n in ("layers", "E", "H", "G", "d", "M", "half")),
-        ("eps", ctypes.c_double),
-        ("own", ctypes.POINTER(_Layer)),
-        ("norm", ctypes.c_void_p),
-    )
-
-
-class _Block(ctypes.Structure):
-    """`Block` of head.h."""
-
-    _fields_ = (
-        *((n, Matrix) for n in ("modulation", "inner", "outer")),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-    )
-
-
-class _Head(ctypes.Structure):
-    _fields_ = (
-        *((n, ctypes.c_int64) for n in ("hidden", "width", "token", "count")),
-        *((n, ctypes.c_double) for n in ("eps", "token_eps")),
-        ("blocks", ctypes.POINTER(_Block)),
-        *((n, Matrix) for n in ("output", "condition", "input", "modulation", "last")),
-    )
 
 
 class CpuKernels(TorchBackend):
@@ -106,30 +70,29 @@ class CpuKernels(TorchBackend):
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
-        """See `Backend.prefill`; all prompts share the products, attention is each one's own."""
-        sizes = [len(prompt.ids) for prompt in prompts]
+        """See `Backend.prefill`; positions of all prompts are fed together, each as if alone."""
+        lengths = [len(prompt.ids) for prompt in prompts]
         slots = [
-            CacheRow(KVCache(self.model.config, 1, size + free, self.dtype))
-            for size, free in zip(sizes, room, strict=True)
+            CacheRow(KVCache(self.model.config, 1, length + free, self.dtype))
+            for length, free in zip(lengths, room, strict=True)
         ]
-        embedded = [self.embed_prompt(prompt)[0] for prompt in prompts]
-        positions = torch.cat([torch.arange(size) for size in sizes])
-
-        def attention(own: Attention, *joint: Tensor) -> Tensor:
-            """q, k and v as [n, heads, 1, d] of all prompts."""
-            parts = zip(*(part[:, :, 0].split(sizes) for part in joint), slots, strict=True)
-            out = []
-            for q, k, v, slot in parts:
-                keys, values = slot.cache.keys[own.layer], slot.cache.values[own.layer]
-                keys[0, :, : len(k)], values[0, :, : len(v)] = k.transpose(0, 1), v.transpose(0, 1)
-                looks = q.transpose(0, 1)[None]
-                made = attend(looks, keys[:, :, : len(k)], values[:, :, : len(v)], None)
-                out.append(made[0].transpose(0, 1))
-            return torch.cat(out)
-
-        hidden = self.layers(torch.cat(embedded), positions, attention, sizes)
-        states = [states[-1] for states in hidden.split(sizes)]
+        embedded = torch.cat([self.core.embed(prompt) for prompt in prompts])
+        places = [
+            Place(slot, position)
+            for slot, length in zip(slots, lengths, strict=True)
+            for position in range(length)
+        ]
+        parts = range(0, len(places), POSITIONS)
+        hidden = torch.cat(
+            [self.core.feed(embedded[i : i + POSITIONS], places[i : i + POSITIONS]) for i in parts]
+        )
+        states = [own[-1] for own in hidden.split(lengths)]
         return [Prefilled(*one) for one in zip(slots, states, strict=True)]
+
+    @torch.inference_mode()
+    def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
+        """See `Backend.embed_images`."""
+        return self.core.embed_images(tokens, coordinates)
 
     def step(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
         """See `Backend.step`."""
@@ -137,12 +100,13 @@ class CpuKernels(TorchBackend):
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
         """See `Backend.sample`."""
-        tokens = self.core.sample(requests)
-        # One by one, because vector instructions may span pictures and sums may be cut otherwise.
-        return [
-            token_norm(token) if one.normalise else token
-            for token, one in zip(tokens, requests, strict=True)
-        ]
+        return list(self.core.sample(requests))
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Backend.logits`."""
+        text = self.core.text_head
+        return super().logits(hidden) if text is None else text(hidden)
 
 
 def core_of(model: NextStepModel) -> Core | None:
@@ -188,14 +152,45 @@ class Core:
         self.model, self.config = model, model.config
         self._kept: list[Tensor] = []
         self._first = model.layers[0]
-        self._backbone = self._describe_backbone(model)
-        self._head = self._describe_head(model)
+        self._backbone = describe_backbone(model, self._address)
+        self._head = describe_head(model, self._address)
         self._angles = torch.empty(0)
         self._plans: dict[SolverSettings, Plan] = {}
+        # Layers that the model keeps as they are, because training code reads them.
+        inner, _, outer = model.image_head.net.time_embed.mlp
+        self._times = self._packed(inner), self._packed(outer)
+        self._project = self._packed(model.image_in_projector)
+        text = model.lm_head
+        is_small = text.weight.numel() <= SMALL if not isinstance(text, PackedLinear) else False
+        self.text_head = self._packed(text) if is_small else None
+
+    def _packed(self, part: nn.Module) -> PackedLinear:
+        """A layer in its own number format, through the kernels."""
+        assert isinstance(part, nn.Linear)
+        return PackedLinear(part.weight, part.bias, OWN[part.weight.dtype], Arena())
+
+    def _address(self, tensor: Tensor) -> int:
+        """Of the tensor in fp32, which stays as long as this."""
+        self._kept.append(tensor.detach().float().contiguous())
+        return self._kept[-1].data_ptr()
 
     def stands_for(self, model: NextStepModel) -> bool:
         """Whether this is still that model's own."""
         return self.model is model and self._first is model.layers[0]
+
+    def embed_images(self, tokens: Tensor, coordinates: Tensor | None) -> Tensor:
+        """Input embeddings of image tokens, [n, D], [n, 2] in their pictures -> [n, E]."""
+        embedded = self.model.add_positions(self._project(tokens.float()), coordinates)
+        return embedded.to(self.model.embed_tokens.weight.dtype)
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        """Input embeddings of a prompt, [S, E]."""
+        projected = None
+        if prompt.image_tokens:
+            places = [raster_coordinates(grid) for grid in prompt.grids]
+            where = torch.cat(places) if places else None
+            projected = self.embed_images(torch.cat(list(prompt.image_tokens)), where)
+        return self.model.embed_with(torch.tensor([list(prompt.ids)]), projected)[0]
 
     @torch.inference_mode()
     def feed(self, embedded: Tensor, places: Sequence[Place]) -> Tensor:
@@ -206,7 +201,7 @@ class Core:
             places: n of them.
 
         Returns:
-            [n, E] behind the final norm, in the dtype of the embeddings.
+            [n, E] behind the final norm, in the model's dtype.
         """
         x = embedded.float().contiguous().clone()
         self._reach(max(place.position for place in places) + 1)
@@ -214,17 +209,11 @@ class Core:
         lines = []
         for slot, position in places:
             store = slot.cache.store
-            lines.append(
-                (
-                    store[0, 0, slot.row].data_ptr(),
-                    *(store.stride(dim) for dim in (3, 1, 0)),
-                    0,  # the first position that it looks at
-                    position,
-                    start + position * step,
-                )
-            )
+            layer, value, row, head = store.stride()[:4]
+            own = store.data_ptr() + slot.row * row * store.element_size()
+            lines.append((own, head, value, layer, 0, position, start + position * step))
         build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
-        return x.to(embedded.dtype)
+        return x.to(self.model.embed_tokens.weight.dtype)
 
     @property
     def rows_at_once(self) -> int:
@@ -263,8 +252,7 @@ class Core:
         if solver not in self._plans:
             if len(self._plans) >= REMEMBERED:
                 self._plans.clear()
-            asked = torch.tensor(question_times(solver))
-            times = self.model.image_head.embed_time(asked).float()
+            times = embed_times(torch.tensor(question_times(solver)), *self._times)
             self._plans[solver] = Plan(*coefficients(solver), times)
         return self._plans[solver]
 
@@ -273,54 +261,7 @@ class Core:
         if len(self._angles) >= positions:
             return
         config, count = self.config, math.ceil(positions / ANGLES) * ANGLES
-        angles = rotary_angles(torch.arange(count)[None], config.head_dim, config.rope_theta)
-        self._angles = torch.stack([part[0, 0] for part in angles], dim=1).contiguous()
-
-    def _float(self, tensor: Tensor) -> int:
-        """Address of a norm's weights in fp32."""
-        self._kept.append(tensor.detach().float().contiguous())
-        return self._kept[-1].data_ptr()
-
-    def _describe_backbone(self, model: NextStepModel) -> _Backbone:
-        config = model.config
-        made = (_Layer * config.num_hidden_layers)()
-        for out, layer in zip(made, model.layers, strict=True):
-            assert isinstance(layer, Layer)
-            attention, mlp = layer.self_attn, layer.mlp
-            for name, part in (
-                ("query", attention.q_proj), ("key", attention.k_proj), ("value", attention.v_proj),
-                ("output", attention.o_proj), ("gate", mlp.gate_proj), ("up", mlp.up_proj),
-                ("down", mlp.down_proj),
-            ):  # fmt: skip
-                setattr(out, name, _matrix(part))
-            out.before = self._float(layer.input_layernorm.weight)
-            out.behind = self._float(layer.post_attention_layernorm.weight)
-        return _Backbone(
-            config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
-            config.num_key_value_heads, config.head_dim, config.intermediate_size,
-            int(model.embed_tokens.weight.dtype == torch.bfloat16), config.rms_norm_eps, made,
-            self._float(model.norm.weight),
-        )  # fmt: skip
-
-    def _describe_head(self, model: NextStepModel) -> _Head:
-        net, config = model.image_head.net, model.config
-        made = (_Block * config.fm_head_layers)()
-        for out, block in zip(made, net.blocks(), strict=True):
-            out.modulation = _matrix(block.adaLN_modulation[1])
-            out.inner, out.outer = _matrix(block.mlp[0]), _matrix(block.mlp[2])
-            out.weight, out.bias = self._float(block.in_ln.weight), self._float(block.in_ln.bias)
-        last = net.final_layer
-        return _Head(
-            config.hidden_size, config.fm_head_dim, config.token_size, config.fm_head_layers,
-            NORM_EPS, TOKEN_NORM_EPS, made, _matrix(model.image_out_projector),
-            _matrix(net.cond_embed), _matrix(net.input_proj), _matrix(last.adaLN_modulation[1]),
-            _matrix(last.linear),
-        )  # fmt: skip
-
-
-def _matrix(part: nn.Module) -> Matrix:
-    assert isinstance(part, PackedLinear)
-    return part.matrix
+        self._angles = rotary_angles(count, config.head_dim, config.rope_theta)
 
 
 def coefficients(solver: SolverSettings) -> tuple[int, int, Tensor]:

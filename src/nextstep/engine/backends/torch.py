@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
 from nextstep.engine.backends.blocks import ROWS, blockwise, filled
@@ -162,7 +161,7 @@ class TorchBackend:
         """One prompt in its own shape."""
         free = 0 if self.pool is not None else room
         cache = KVCache(self.model.config, 1, len(prompt.ids) + free, self.dtype, self.device)
-        embeddings = self.embed_prompt(prompt)
+        embeddings = self._embed([prompt], torch.tensor([list(prompt.ids)]))
         hidden = self.model.hidden(embeddings, cache=cache)[0, -1]
         slot = CacheRow(cache)
         if self.pool is not None:
@@ -186,10 +185,6 @@ class TorchBackend:
             Prefilled(pool.add(store[:, :, :, ids.shape[1] - len(prompt.ids) :], free), state)
             for store, prompt, free, state in rows
         ]
-
-    def embed_prompt(self, prompt: Prompt) -> Tensor:
-        """Input embeddings of a prompt, [1, S, E]."""
-        return self._embed([prompt], torch.tensor([list(prompt.ids)]))
 
     def _embed(self, prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
         """Input embeddings of prompts with their pictures, [n, S] -> [n, S, E]."""
@@ -218,7 +213,7 @@ class TorchBackend:
                 out[row] = attend(q[row : row + 1], keys[:, :, :end], values[:, :, :end], None)[0]
             return out
 
-        return self.layers(x, filled(positions), attention)[: len(places)]
+        return self._layers(x, filled(positions), attention)[: len(places)]
 
     def _together(self, x: Tensor, places: Sequence[Place]) -> Tensor:
         """[n, E] -> states [n, E], with one call of attention for all rows."""
@@ -265,28 +260,12 @@ class TorchBackend:
             values[where, :, positions] = v[:, :, 0]
             return attend(q, keys[read, :, :length], values[read, :, :length], mask)
 
-        return self.layers(x, positions, attention)
+        return self._layers(x, positions, attention)
 
-    def layers(
-        self, x: Tensor, positions: Tensor, attention: Attend, sizes: Sequence[int] | None = None
-    ) -> Tensor:
-        """All layers and the final norm, [n, E] -> [n, E].
-
-        Args:
-            x: [n, E].
-            positions: [n], rotary ones.
-            attention: of the rows.
-            sizes: of parts whose functions with rounding tails (sines, SiLU) are made apart: torch
-                computes the last values of a tensor in another way, so a row's bytes would depend
-                on how many rows there are.
-        """
+    def _layers(self, x: Tensor, positions: Tensor, attention: Attend) -> Tensor:
+        """All layers and the final norm, [n, E] -> [n, E]."""
         config = self.model.config
-        parts = list(sizes or [len(x)])
-        made = [
-            rotary_angles(part[:, None], config.head_dim, config.rope_theta)
-            for part in positions.split(parts)
-        ]
-        angles = torch.cat([cos for cos, _ in made]), torch.cat([sin for _, sin in made])
+        angles = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
         for layer in self.model.layers:
             assert isinstance(layer, Layer)
             own, h = layer.self_attn, layer.input_layernorm(x)
@@ -294,9 +273,7 @@ class TorchBackend:
             k = rotate(own.k_proj(h).view(len(x), own.G, 1, own.d), angles)
             v = own.v_proj(h).view(len(x), own.G, 1, own.d)
             x = x + own.o_proj(attention(own, q, k, v).reshape(len(x), own.H * own.d))
-            h, mlp = layer.post_attention_layernorm(x), layer.mlp
-            gate = torch.cat([F.silu(part) for part in mlp.gate_proj(h).split(parts)])
-            x = x + mlp.down_proj(gate * mlp.up_proj(h))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
         hidden: Tensor = self.model.norm(x)
         return hidden
 
