@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextstep.cli import benchmark
 from nextstep.cli import options as o
+from nextstep.evaluate.benchmarks import BENCHMARKS
 
 if TYPE_CHECKING:
     from nextstep.evaluate.world.run import Plan, Results
 
 eval_app = typer.Typer(help="What a model can do, measured.", no_args_is_help=True)
+
+for _name in BENCHMARKS:
+    eval_app.add_typer(benchmark.typer_of(_name), name=_name)
 
 WHO = ("model", "decoded", "drawn")
 
