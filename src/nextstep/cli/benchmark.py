@@ -273,10 +273,7 @@ def _start_others(count: int) -> list[Any]:
     if not count:
         return []
     command = [sys.executable, "-m", "nextstep", *sys.argv[1:], "--workers", "1", "--json"]
-    return [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        for _ in range(count)
-    ]
+    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
 
 
 @contextmanager

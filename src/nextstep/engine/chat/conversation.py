@@ -192,6 +192,8 @@ class Conversation:
         temperature: float = 0.0,
         top_p: float = 0.9,
         on_progress: Callable[[Progress], None] | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Iterator[str | GeneratedPicture]:
         """Let the model write and draw in turns as it sees fit.
 
@@ -208,7 +210,7 @@ class Conversation:
                 yield self.keep_text(event)
             if event.end != self.engine.text_tokenizer.ids.image_area:
                 return
-            yield self.draw(on_progress=on_progress)
+            yield self.draw(height, width, on_progress)
 
     def text_job(self, turn: TextTurn, client: str = "") -> TextJob:
         """A turn as a job of the engine; `keep_text` takes its outcome up."""

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.files import encoded, read_picture, write_below
 from nextstep.evaluate.benchmarks.statistics import Means
 from nextstep.evaluate.judges.protocol import Judge, RefusedError, UnreadableError
-from nextstep.results import GeneratedPicture
 
 IMAGE, EDIT, INTERLEAVED = "image", "edit", "interleaved"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from nextstep.engine.metadata import as_texts, write_file
 from nextstep.errors import NextStepError
 from nextstep.image.pictures import open_picture, png_bytes
-from nextstep.provenance import as_texts, write_file
 
 
 def read_picture(path: Path) -> Image.Image | None:

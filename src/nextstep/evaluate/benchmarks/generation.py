@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nextstep.data.documents import derived_seed
-from nextstep.engine.core import computed_by
+from nextstep.engine.backends.cpu_kernels import computed_by
+from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import EDIT, IMAGE, Benchmark, Item, Output
 from nextstep.evaluate.benchmarks.files import data_hash
-from nextstep.files import read_json, write_json
-from nextstep.results import GeneratedPicture
+from nextstep.utils.files import read_json, write_json
 from nextstep.version import __version__
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def _interleaved(
     talk.read(*sources, prompt)
     texts: list[str] = []
     pictures: list[GeneratedPicture] = []
-    for part in talk.go_on(max_pictures=MOST_PICTURES, max_tokens=MOST_TEXT):
+    for part in talk.go_on(MOST_PICTURES, MOST_TEXT, height=settings.size, width=settings.size):
         if isinstance(part, str):
             texts.append(part)
         else:
@@ -264,7 +265,7 @@ def _manifest(
 ) -> dict[str, Any]:  # fmt: skip
     defaults = pipeline.defaults
     base = defaults.edit if benchmark.kind == EDIT else defaults.generate
-    return {
+    told = {
         "benchmark": benchmark.name,
         "data": {"path": str(data.resolve()), "sha256": data_hash(data)},
         "licence": benchmark.licence,
@@ -284,6 +285,9 @@ def _manifest(
             "computed_by": computed_by(pipeline.model),
         },
     }
+    # As it is read back from its file, where tuples are lists.
+    read_back: dict[str, Any] = json.loads(json.dumps(told))
+    return read_back
 
 
 class Claims:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nextstep.engine.metadata import write_file
 from nextstep.evaluate.benchmarks.base import Benchmark
 from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.benchmarks.scoring import (
@@ -25,9 +26,8 @@ from nextstep.evaluate.benchmarks.scoring import (
     read_scores,
 )
 from nextstep.evaluate.benchmarks.statistics import Estimate, differences, estimates
-from nextstep.files import read_json, write_json
 from nextstep.image.pictures import png_bytes
-from nextstep.provenance import write_file
+from nextstep.utils.files import read_json, write_json
 from nextstep.version import __version__
 from nextstep.world.sheet import sheet_of
 

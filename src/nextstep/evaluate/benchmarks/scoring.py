@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from nextstep.evaluate.benchmarks.base import Benchmark, Item, Judges, Measured
 from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.benchmarks.statistics import Row
 from nextstep.evaluate.judges.protocol import UnavailableError
-from nextstep.files import read_json, write_json
+from nextstep.utils.files import read_json, write_json
 
 JUDGES, ITEMS, ANSWERS = "judges.json", "items.jsonl", "answers"
 GONE_AFTER = 3
@@ -148,13 +149,18 @@ def _judge_all(
     """Item -> why it has no verdict; empty when all have."""
     workers = max((judge.concurrency for judge in judges.values()), default=1)
     lost: dict[str, str] = {}
-    misses = 0
+    gone = _Gone()
 
     def measure(item: Item) -> Measured:
-        if misses >= GONE_AFTER:
-            raise UnavailableError("the judge is gone")
+        gone.check()
         shown = run.benchmark.shown(run.images, item, run.model)
-        return run.benchmark.measure(item, shown, judges)
+        try:
+            measured = run.benchmark.measure(item, shown, judges)
+        except UnavailableError:
+            gone.missed()
+            raise
+        gone.answered()
+        return measured
 
     with ThreadPoolExecutor(workers) as pool:
         running: dict[Future[Measured], Item] = {pool.submit(measure, one): one for one in items}
@@ -165,15 +171,32 @@ def _judge_all(
                     measured = future.result()
                 except UnavailableError as error:
                     lost.setdefault(item.key, str(error))
-                    misses += 1
                     continue
-                misses = 0
                 scores.append(item, hashes[item.key], measured)
                 told(1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return lost
+
+
+class _Gone:
+    """Notices that a judge has not answered for several items in a row."""
+
+    def __init__(self) -> None:
+        self._misses, self._guard = 0, threading.Lock()
+
+    def missed(self) -> None:
+        with self._guard:
+            self._misses += 1
+
+    def answered(self) -> None:
+        with self._guard:
+            self._misses = 0
+
+    def check(self) -> None:
+        if self._misses >= GONE_AFTER:
+            raise UnavailableError("the judge is gone")
 
 
 def import_results(run: Run, path: Path, name: str) -> list[Scored]:

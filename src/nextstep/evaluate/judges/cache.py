@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from nextstep.provenance import write_file
+from nextstep.engine.metadata import write_file
 
 Entry = dict[str, Any]
 

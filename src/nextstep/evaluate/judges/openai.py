@@ -68,7 +68,9 @@ class OpenAIJudge(Judge):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.name, self.base_url, self.concurrency = model, base_url.rstrip("/"), concurrency
         self.cache, self.pause = AnswerCache(cache), pause
-        self._http = httpx2.Client(headers=headers, timeout=timeout)
+        # Certificates take a second to load and have no part in a plain connection.
+        secure = base_url.startswith("https://")
+        self._http = httpx2.Client(headers=headers, timeout=timeout, verify=secure)
 
     def ask(
         self,

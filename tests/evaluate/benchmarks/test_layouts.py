@@ -1,0 +1,148 @@
+"""The folders that official scorers read, file by file against trees made by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextstep.evaluate.benchmarks import benchmark_class
+from nextstep.evaluate.benchmarks.base import Item, Output
+from nextstep.image.pictures import png_bytes
+from tests.evaluate.benchmarks.official import SETS, SIZE, made, picture, tree
+
+RECORD = {
+    "nextstep": json.dumps({"prompt": "p", "version": "0", "seed": 0}),
+    "Software": "open-nextstep 0",
+    "Description": "p",
+}
+
+
+def png(number: int) -> bytes:
+    texts = RECORD | {"nextstep": json.dumps({"prompt": "p", "version": "0", "seed": number})}
+    return png_bytes(picture(number), texts)
+
+
+def grid_pixels() -> np.ndarray:
+    """Four pictures in reading order, set together by hand."""
+    cells = [np.asarray(picture(n)) for n in range(4)]
+    return np.concatenate([np.concatenate(cells[:2], 1), np.concatenate(cells[2:], 1)])
+
+
+def written(name: str, folder: Path, model: str = "m") -> tuple[dict[str, bytes], list[Item]]:
+    """All files after the first item of a set was written and the set finished."""
+    benchmark = benchmark_class(name)()
+    items = benchmark.read(SETS[name](folder / "set"))[:1]
+    out = folder / "images"
+    out.mkdir()
+    output = Output([made(n) for n in range(benchmark.repeats)], "some words")
+    benchmark.write(out, items[0], output, model)
+    benchmark.finish(out, items, model)
+    assert all((out / file).is_file() for file in benchmark.files(items[0], model))
+    return tree(out), items
+
+
+def test_geneval(tmp_path: Path) -> None:
+    metadata = (
+        b'{"tag": "single_object", "include": [{"class": "cup", "count": 1}], '
+        b'"prompt": "a photo of 0 cups"}'
+    )
+    assert written("geneval", tmp_path)[0] == {
+        "00000/metadata.jsonl": metadata,
+        "00000/samples/00000.png": png(0),
+        "00000/samples/00001.png": png(1),
+        "00000/samples/00002.png": png(2),
+        "00000/samples/00003.png": png(3),
+    }
+
+
+def test_geneval2(tmp_path: Path) -> None:
+    assert written("geneval2", tmp_path)[0] == {
+        "00000.png": png(0),
+        "image_paths.json": b'{\n  "0 white cups": "00000.png"\n}',
+    }
+
+
+def test_genai_bench(tmp_path: Path) -> None:
+    files, _ = written("genai-bench", tmp_path)
+    assert list(files) == [f"m-{n}/00000.jpeg" for n in range(4)]
+    with Image.open(io.BytesIO(files["m-0/00000.jpeg"])) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (SIZE, SIZE))
+        apart = np.asarray(opened).astype(int) - np.asarray(picture(0))
+        assert np.abs(apart).max() <= 4  # the best quality that JPEG has
+
+
+def test_dpg_bench(tmp_path: Path) -> None:
+    files, _ = written("dpg-bench", tmp_path)
+    assert files == {"part0.png": png_bytes(Image.fromarray(grid_pixels()), RECORD)}
+
+
+@pytest.mark.parametrize("name", ["oneig", "oneig-zh"])
+def test_oneig(name: str, tmp_path: Path) -> None:
+    files, _ = written(name, tmp_path)
+    assert list(files) == ["anime/m/000.webp"]
+    with Image.open(io.BytesIO(files["anime/m/000.webp"])) as opened:
+        assert opened.format == "WEBP"
+        assert (np.asarray(opened.convert("RGB")) == grid_pixels()).all()
+
+
+@pytest.mark.parametrize("name", ["wise", "wise-verified"])
+def test_wise(name: str, tmp_path: Path) -> None:
+    assert written(name, tmp_path)[0] == {"1.png": png(0)}
+
+
+def test_gedit(tmp_path: Path) -> None:
+    files, _ = written("gedit", tmp_path)
+    assert files == {
+        "m/fullset/subject-add/en/k0.png": png(0),
+        "m/fullset/subject-add/en/k0_SRCIMG.png": png_bytes(picture(100, (48, 32)), {}),
+    }
+
+
+def test_imgedit(tmp_path: Path) -> None:
+    assert written("imgedit", tmp_path)[0] == {"0.png": png(0)}
+
+
+@pytest.mark.parametrize("name", ["unigenbench", "unigenbench-zh"])
+def test_unigenbench(name: str, tmp_path: Path) -> None:
+    assert written(name, tmp_path)[0] == {f"0_{n}.png": png(n) for n in range(4)}
+
+
+def test_ueval(tmp_path: Path) -> None:
+    files, _ = written("ueval", tmp_path)
+    assert list(files) == ["answers/0.json", "images/0_0.png", "model_outputs.json"]
+    assert files["images/0_0.png"] == png(0)
+    assert files["model_outputs.json"].decode() == (
+        '[\n  {\n    "id": "0",\n    "text_answer": "some words",\n'
+        '    "image_answer": [\n      "images/0_0.png"\n    ]\n  }\n]'
+    )
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pictures_are_read_back_as_they_were_made(name: str, tmp_path: Path) -> None:
+    benchmark = benchmark_class(name)()
+    items = benchmark.read(SETS[name](tmp_path / "set"))
+    assert len(items) == 8
+    out = tmp_path / "images"
+    out.mkdir()
+    output = Output([made(n) for n in range(benchmark.repeats)], "some words")
+    benchmark.write(out, items[0], output, "m")
+    shown = benchmark.shown(out, items[0], "m")
+    assert len(shown.pictures) == benchmark.repeats
+    if name not in ("genai-bench", "gedit"):  # one is JPEG, the other resized for its judge
+        for number, one in enumerate(shown.pictures):
+            assert one is not None
+            assert one.tobytes() == picture(number).tobytes()
+    missing = benchmark.shown(out, items[1], "m")
+    assert list(missing.pictures) == [None] * benchmark.repeats
+
+
+def test_a_damaged_picture_counts_as_missing(tmp_path: Path) -> None:
+    benchmark = benchmark_class("wise")()
+    item = benchmark.read(SETS["wise"](tmp_path / "set"))[0]
+    (tmp_path / "1.png").write_bytes(png(0)[:200])
+    assert list(benchmark.shown(tmp_path, item, "m").pictures) == [None]
