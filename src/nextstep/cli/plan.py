@@ -13,12 +13,17 @@ from nextstep.cli import options as o
 if TYPE_CHECKING:
     from nextstep.estimate.plan import Plan, Totals
 
+PAPER = "paper"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
 def command(
     recipe: Annotated[
-        Path, typer.Argument(help="YAML file, or a recipe that ships, such as pretrain-14b.")
+        Path,
+        typer.Argument(
+            help="YAML file, or a recipe that ships, such as pretrain-14b; or a benchmark, or "
+            "'paper' for all of the paper's."
+        ),
     ],
     changes: Annotated[
         list[str] | None, typer.Argument(help="key.path=value, as for `nextstep train`.")
@@ -34,9 +39,13 @@ def command(
     """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
     from nextstep.errors import NextStepError
     from nextstep.estimate.devices import find_device
+    from nextstep.evaluate.benchmarks import BENCHMARKS
     from nextstep.recipe.load import load_recipe
     from nextstep.recipe.places import recipe_file
 
+    if str(recipe) in (*BENCHMARKS, PAPER) and not recipe.exists():
+        _benchmarks(str(recipe), changes or [], device or "h100", ranks or 1, as_json)
+        return
     file = recipe_file(recipe)
     load_recipe(file, changes or [])
     chosen = find_device(device or ("cpu" if "nano" in file.stem else "h100"))
@@ -46,6 +55,47 @@ def command(
     typer.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(lines(plan)))
     if not plan.fits:
         raise NextStepError(plan.refusal())
+
+
+def _benchmarks(name: str, changes: list[str], device: str, devices: int, as_json: bool) -> None:
+    """Hours and judge's money of one benchmark or of all in the paper."""
+    from nextstep.config import NextStepConfig
+    from nextstep.errors import NextStepError
+    from nextstep.estimate.devices import find_device
+    from nextstep.evaluate.benchmarks import cost
+
+    chosen = {"model": "14b", "size": "256", "steps": "28", "batch": "8"}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in chosen:
+            raise NextStepError(f"a benchmark's plan has no '{key}': {', '.join(chosen)}")
+        if key != "model" and not (value.isdigit() and int(value)):
+            raise NextStepError(f"{key} is a whole number above 0, not '{value}'")
+        chosen[key] = value
+    config, found = NextStepConfig.named(chosen["model"]), find_device(device)
+    size, steps, batch = (int(chosen[key]) for key in ("size", "steps", "batch"))
+    costs = [
+        cost.cost_of(one, config, found, size, steps, batch, devices)
+        for one in (cost.PAPER if name == PAPER else (name,))
+    ]
+    if as_json:
+        typer.echo(json.dumps([one.to_dict() for one in costs]))
+        return
+    typer.echo(
+        f"{chosen['model']} on {devices} x {found.name}: {size} pixels, {steps} steps, "
+        f"{batch} pictures together\n"
+        f"  {'benchmark':<16}{'pictures':>9}{'hours':>8}{'judge calls':>13}{'dollars':>9}  judge"
+    )
+    for one in costs:
+        money = "own" if one.dollars is None else f"{one.dollars:.2f}"
+        typer.echo(
+            f"  {one.benchmark:<16}{one.pictures:>9,}{one.hours:>8.2f}{one.calls or '-':>13}"
+            f"{money:>9}  {one.judge}"
+        )
+    paid = sum(one.dollars or 0 for one in costs)
+    pictures = sum(one.pictures for one in costs)
+    hours = sum(one.hours for one in costs)
+    typer.echo(f"  {'all':<16}{pictures:>9,}{hours:>8.2f}{'':>13}{paid:>9.2f}")
 
 
 def lines(plan: Plan) -> list[str]:

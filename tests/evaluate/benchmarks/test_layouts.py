@@ -12,7 +12,7 @@ from PIL import Image
 
 from nextstep.evaluate.benchmarks import benchmark_class
 from nextstep.evaluate.benchmarks.base import Item, Output
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 from tests.evaluate.benchmarks.official import SETS, SIZE, made, picture, tree
 
 RECORD = {
@@ -24,7 +24,7 @@ RECORD = {
 
 def png(number: int) -> bytes:
     texts = RECORD | {"nextstep": json.dumps({"prompt": "p", "version": "0", "seed": number})}
-    return png_bytes(picture(number), texts)
+    return encode(picture(number), "PNG", texts)
 
 
 def grid_pixels() -> np.ndarray:
@@ -78,7 +78,7 @@ def test_genai_bench(tmp_path: Path) -> None:
 
 def test_dpg_bench(tmp_path: Path) -> None:
     files, _ = written("dpg-bench", tmp_path)
-    assert files == {"part0.png": png_bytes(Image.fromarray(grid_pixels()), RECORD)}
+    assert files == {"part0.png": encode(Image.fromarray(grid_pixels()), "PNG", RECORD)}
 
 
 @pytest.mark.parametrize("name", ["oneig", "oneig-zh"])
@@ -99,7 +99,7 @@ def test_gedit(tmp_path: Path) -> None:
     files, _ = written("gedit", tmp_path)
     assert files == {
         "m/fullset/subject-add/en/k0.png": png(0),
-        "m/fullset/subject-add/en/k0_SRCIMG.png": png_bytes(picture(100, (48, 32)), {}),
+        "m/fullset/subject-add/en/k0_SRCIMG.png": encode(picture(100, (48, 32))),
     }
 
 

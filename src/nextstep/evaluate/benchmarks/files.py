@@ -13,7 +13,8 @@ from PIL import Image
 
 from nextstep.engine.metadata import as_texts, write_file
 from nextstep.errors import NextStepError
-from nextstep.image.pictures import open_picture, png_bytes
+from nextstep.image.encode import encode, format_of
+from nextstep.image.pictures import open_picture
 
 
 def read_picture(path: Path) -> Image.Image | None:
@@ -34,18 +35,19 @@ def write_below(folder: Path, name: str, data: bytes) -> None:
 
 
 def encoded(image: Image.Image, name: str, record: Mapping[str, Any] | None = None) -> bytes:
-    """File contents by the suffix of a name: PNG with its record, WebP without loss, best JPEG."""
-    suffix = Path(name).suffix
-    if suffix == ".png":
-        return png_bytes(image, as_texts(dict(record)) if record else {})
-    out = io.BytesIO()
-    if suffix == ".webp":
-        image.save(out, "WEBP", lossless=True)
-    elif suffix in (".jpg", ".jpeg"):
-        image.save(out, "JPEG", quality=100, subsampling=0)
-    else:
-        raise NextStepError(f"no format is known for {name}")
-    return out.getvalue()
+    """File contents by the ending of a name: PNG, best JPEG, or WebP without loss.
+
+    Args:
+        image: the picture.
+        name: of the file.
+        record: what made it, put inside PNG and JPEG.
+    """
+    form = format_of(Path(name))
+    if form == "WEBP":
+        out = io.BytesIO()
+        image.save(out, form, lossless=True)
+        return out.getvalue()
+    return encode(image, form, as_texts(dict(record)) if record else {}, quality=100)
 
 
 def grid_of(pictures: Sequence[Image.Image], side: int = 2) -> Image.Image:

@@ -26,7 +26,7 @@ from nextstep.evaluate.benchmarks.scoring import (
     read_scores,
 )
 from nextstep.evaluate.benchmarks.statistics import Estimate, differences, estimates
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 from nextstep.utils.files import read_json, write_json
 from nextstep.version import __version__
 from nextstep.world.sheet import sheet_of
@@ -133,11 +133,11 @@ def write_report(report: Report) -> list[Path]:
     folder = report.run.folder
     write_json(folder / "report.json", report.to_dict())
     write_file(folder / "report.md", markdown(report).encode())
-    write_file(folder / "report.png", png_bytes(chart(report), {}))
+    write_file(folder / "report.png", encode(chart(report)))
     sheet = worst_sheet(report)
     written = [folder / name for name in ("report.json", "report.md", "report.png")]
     if sheet is not None:
-        write_file(folder / "worst.png", png_bytes(sheet, {}))
+        write_file(folder / "worst.png", encode(sheet))
         written.append(folder / "worst.png")
     return written
 

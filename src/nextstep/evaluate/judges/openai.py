@@ -24,7 +24,7 @@ from nextstep.evaluate.judges.protocol import (
     RefusedError,
     UnavailableError,
 )
-from nextstep.image.pictures import png_bytes
+from nextstep.image.encode import encode
 
 TRIES = 8
 """Requests for one answer until the service counts as gone."""
@@ -170,7 +170,7 @@ class OpenAIJudge(Judge):
 
 def data_url(picture: Image.Image) -> str:
     """A picture inside a URL, as PNG."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(picture, {})).decode()
+    return "data:image/png;base64," + base64.b64encode(encode(picture)).decode()
 
 
 def _read_answer(response: Any) -> Entry | None:
