@@ -45,8 +45,9 @@ def _generate_of(name: str) -> Callable[..., None]:
             Path, typer.Option(help="The official set, as it was published.", show_default=False)
         ],
         out: Annotated[
-            Path, typer.Option("--out", "-o", help="Folder of the run; one that was interrupted "
-                               "is gone on with, by several processes at once if you like.")
+            Path, typer.Option("--output", "-o", "--out", help="Folder of the run; one that was "
+                               "interrupted is gone on with, by several processes at once if "
+                               "you like.")
         ],
         model: o.Model = "nano",
         alias: Annotated[
@@ -82,10 +83,17 @@ def _generate_of(name: str) -> Callable[..., None]:
         as_json: o.Json = False,
     ) -> None:  # fmt: skip
         """Make the pictures of the set, in the layout that the official scorer reads."""
+        from nextstep.cli.checks import ModelOptions
+
+        if preset not in PRESETS:
+            raise ValueError(f"--preset is one of {', '.join(PRESETS)}, not '{preset}'")
+        named = ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+        named.check()
+        benchmark = _benchmark(name)
+        benchmark.read(data)
         from nextstep.evaluate.benchmarks import generation
 
-        benchmark = _benchmark(name)
-        pipeline = o.load_pipeline(model, dtype, device, vae, adapter, adapter_scale, quantize)
+        pipeline = named.load()
         changed = {
             "guidance": guidance, "image_guidance": image_guidance, "solver": solver,
             "steps": steps, "shift": shift, "positive_prompt": positive,
@@ -142,9 +150,11 @@ def _score_of(name: str) -> Callable[..., None]:
         as_json: o.Json = False,
     ) -> None:  # fmt: skip
         """Judge the pictures of a run by the official rule."""
+        from nextstep.cli.checks import check_device_name
         from nextstep.evaluate.benchmarks import scoring
         from nextstep.evaluate.judges import load_judge
 
+        check_device_name(device)
         opened = _open(name, run, data, judge_prompt)
         if results is not None:
             chosen = name_ or "official"
@@ -153,7 +163,7 @@ def _score_of(name: str) -> Callable[..., None]:
             judges = _judges(
                 opened.benchmark, judge or [],
                 lambda spec: load_judge(
-                    spec, run / "answers", concurrency, o.check_device(device), judge_dtype
+                    spec, run / "answers", concurrency, device, judge_dtype
                 ),
             )  # fmt: skip
             chosen = name_ or scoring.default_name(judges)
@@ -237,8 +247,6 @@ def _settings(
 ) -> Settings:  # fmt: skip
     from nextstep.evaluate.benchmarks.generation import RELEASED, RELEASED_SIZE, Settings
 
-    if preset not in PRESETS:
-        raise ValueError(f"--preset is one of {', '.join(PRESETS)}, not '{preset}'")
     base = dict(RELEASED) if preset == "released" else {}
     usual = RELEASED_SIZE if preset == "released" else pipeline.defaults.height
     sampling = base | {name: value for name, value in changed.items() if value is not None}

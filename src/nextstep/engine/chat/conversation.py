@@ -197,6 +197,11 @@ class Conversation:
     ) -> Iterator[str | GeneratedPicture]:
         """Let the model write and draw in turns as it sees fit.
 
+        Args:
+            max_pictures: after which it ends.
+            max_tokens, temperature, top_p: of every stretch of text, see `write`.
+            on_progress, height, width: of every picture, see `draw`.
+
         Yields:
             Texts and pictures; ends with the model's own end of text, after `max_pictures`, or
             when one stretch of text has `max_tokens` ids.

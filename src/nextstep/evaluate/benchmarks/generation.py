@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nextstep.data.documents import derived_seed
-from nextstep.engine.backends.cpu_kernels import computed_by
+from nextstep.engine.backends import backend_of
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import EDIT, IMAGE, Benchmark, Item, Output
 from nextstep.evaluate.benchmarks.files import data_hash
+from nextstep.text.vocabulary import PromptWarning
 from nextstep.utils.files import read_json, write_json
 from nextstep.version import __version__
 
@@ -188,7 +190,11 @@ def generate(
                 # Another process may have made it since the list was drawn up.
                 if claims.take(numbers[item.key]) and not run.done(item):
                     batch.append(item)
-            for item, output in zip(batch, make(run, pipeline, settings, batch), strict=True):
+            with warnings.catch_warnings():
+                # Hundreds of prompts of a set are not the user's to reword.
+                warnings.simplefilter("ignore", PromptWarning)
+                made = make(run, pipeline, settings, batch)
+            for item, output in zip(batch, made, strict=True):
                 run.benchmark.write(run.images, item, output, run.model)
                 told(1)
             for item in batch:
@@ -282,7 +288,7 @@ def _manifest(
         "versions": {
             "nextstep": __version__,
             "torch": torch.__version__,
-            "computed_by": computed_by(pipeline.model),
+            "computed_by": backend_of(pipeline.model).name,
         },
     }
     # As it is read back from its file, where tuples are lists.
