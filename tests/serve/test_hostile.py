@@ -15,8 +15,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from nextstep.engine.engine import Engine
 from nextstep.serve.jobs.limits import Limits
-from tests.serve.conftest import Running, running, until
+from nextstep.serve.jobs.tasks import Task
+from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
 from tests.serve.test_jobs import SLOW, jobs_in, submit
 
 HEAD = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -219,3 +221,46 @@ def test_a_cancelled_upload_frees_its_place_in_the_queue(app_of: Callable[..., F
         httpx2.post(f"{made.url}/jobs/{job['id']}/cancel")
         until(lambda: not jobs_in(made, "running"))
         until(lambda: httpx2.post(f"{made.url}/jobs", json={"prompt": "a"}).status_code == 202)
+
+
+def test_sources_and_long_texts_are_read_beside_the_steps(
+    app_of: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are served while one job's pictures and texts are still being read."""
+    begun, go_on, names = threading.Event(), threading.Event(), set()
+    encode, count = Engine.encode, Task.count_text
+
+    def waits(name: str) -> None:
+        names.add(name)
+        begun.set()
+        assert go_on.wait(60)
+
+    def encoded(self: Engine, picture: Any) -> Any:
+        waits(threading.current_thread().name)
+        return encode(self, picture)
+
+    def counted(self: Task, text: str) -> int:
+        if len(text) > 2000:
+            waits(threading.current_thread().name)
+        return count(self, text)
+
+    monkeypatch.setattr(Engine, "encode", encoded)
+    monkeypatch.setattr(Task, "count_text", counted)
+    picture = data_uri(picture_bytes(size=(32, 32)))
+    for body in ({"prompt": "a", "images": [picture]},
+                 {"parts": [{"type": "text", "text": "a " * 2000}]}):  # fmt: skip
+        begun.clear()
+        go_on.clear()
+        with running(app_of()) as made:
+            heavy, gone = submit(made.url, **body)["id"], submit(made.url, **body)["id"]
+            assert begun.wait(30)
+            assert made.openai().images.generate(prompt="a", size="32x32").data
+            httpx2.post(f"{made.url}/jobs/{gone}/cancel")
+            until(lambda m=made, g=gone: state_of(m, g) == "cancelled")
+            go_on.set()
+            until(lambda m=made, h=heavy: state_of(m, h) in ("done", "failed"))
+    assert all(name.startswith("preparing") for name in names)
+
+
+def state_of(service: Running, job: str) -> str:
+    return httpx2.get(f"{service.url}/jobs/{job}", timeout=30).json()["state"]

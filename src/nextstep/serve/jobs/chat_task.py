@@ -38,8 +38,8 @@ class ChatTask(Task):
         """That makes it."""
         return self.host.engine
 
-    def begin(self) -> None:
-        """See `Task.begin`."""
+    def prepare(self) -> None:
+        """See `Task.prepare`."""
         sources = [self.engine.encode(self.open(name)) for name in self.request.sources]
         for part in self.request.parts:
             if isinstance(part, str):
@@ -51,6 +51,9 @@ class ChatTask(Task):
         self._choose = text_choice(
             self.request.seed, len(self.read.ids), self.request.temperature, self.request.top_p
         )
+
+    def begin(self) -> None:
+        """See `Task.begin`."""
         if self.left and self.request.draw:
             self._draw()
         else:

@@ -79,6 +79,9 @@ class EngineBackend:
         self._closing = False
         # As many threads as here, because they decide in which order some sums are made.
         threads = torch.get_num_threads()
+        self._preparer = ThreadPoolExecutor(
+            1, "preparing", initializer=lambda: torch.set_num_threads(threads)
+        )
         self._decoder = ThreadPoolExecutor(
             1, "decoding", initializer=lambda: torch.set_num_threads(threads)
         )
@@ -110,7 +113,10 @@ class EngineBackend:
         task = (ChatTask if job.request.task == b.CHAT else PictureTask)(self, job)
         if self._closing:
             raise NextStepError("the service is stopping; ask again later")
-        self.post(lambda: self._begin(task))
+        if task.is_heavy:
+            self._preparer.submit(self._prepare, task)
+        else:
+            self.post(lambda: self._prepare(task))
         return task
 
     def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
@@ -140,6 +146,7 @@ class EngineBackend:
         with self._change:
             self._closing, self._end = True, time.monotonic() + grace
             self._change.notify()
+        self._preparer.shutdown(wait=False, cancel_futures=True)
         self._worker.join()
         self._decoder.shutdown(wait=True)
 
@@ -198,19 +205,32 @@ class EngineBackend:
         """See `Host.ended`."""
         self._live.discard(task)
 
+    def _prepare(self, task: Task) -> None:
+        """Read what a job gives, then let it begin; heavy ones beside the steps."""
+        if not task.over and self._succeeds(task, task.prepare):
+            self.post(lambda: self._begin(task))
+
     def _begin(self, task: Task) -> None:
         if task.over:
             return
         self._live.add(task)
+        self._succeeds(task, task.begin)
+
+    def _succeeds(self, task: Task, work: Callable[[], None]) -> bool:
+        """Do a job's work; one that fails ends the job."""
         try:
-            task.begin()
+            work()
         except ValueError as error:
-            task.end(b.Failed(str(error), bad_input=True))
+            failed = b.Failed(str(error), bad_input=True)
         except (StoredFileError, StorageError) as error:
-            task.end(b.Failed(str(error)))
+            failed = b.Failed(str(error))
         except Exception:
             log.exception("a job could not be begun")
-            task.end(b.Failed(INTERNAL))
+            failed = b.Failed(INTERNAL)
+        else:
+            return True
+        self.post(lambda: task.end(failed))
+        return False
 
     def _run(self) -> None:
         while True:

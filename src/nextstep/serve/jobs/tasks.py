@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nextstep.serve")
 
+LIGHT = 2000
+"""Characters whose ids are made in less time than a step takes."""
 INTERNAL = "the picture could not be made because of an internal failure; the log says more"
 
 
@@ -114,6 +116,19 @@ class Task(ABC):
         self.tickets.clear()
         self.tell(event)
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether preparing it takes longer than a step of the engine may."""
+        return bool(self.request.sources) or self.request.characters > LIGHT
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read pictures and texts: in a thread of its own when it is heavy, before `begin`.
+
+        Raises:
+            ValueError: when the request is at fault.
+        """
+
     @abstractmethod
     def begin(self) -> None:
         """Hand the work to the engine.
@@ -188,15 +203,18 @@ class PictureTask(Task):
         self.parts: dict[int, b.Part | None] = {}
         self.decoding = 0
 
-    def begin(self) -> None:
-        """See `Task.begin`."""
-        engine = self.host.engine
+    def prepare(self) -> None:
+        """See `Task.prepare`."""
         for index, fresh in enumerate(self._wanted()):
             state = self._parked(index, fresh)
             request = replace(state.request, client=self.job.owner)
             self.states.append(replace(state, request=request))
             self.rows.append(Rows(self, index, request.grid))
             self.rows[-1].told = state.rows
+
+    def begin(self) -> None:
+        """See `Task.begin`."""
+        engine = self.host.engine
         for index, state in enumerate(self.states):
             state.maker.check(engine.maker)
             self.tickets[self.host.submit_state(self, state)] = index
