@@ -32,6 +32,7 @@ from nextstep.cli import (
     train,
     world,
 )
+from nextstep.cli.console import show_anything
 from nextstep.errors import printable
 
 app = typer.Typer(
@@ -96,6 +97,7 @@ def options(
 
 def run() -> None:
     """Entry point: errors become one sentence and an exit status."""
+    show_anything()
     # Only how a warning reads: which of our lines it came from helps nobody.
     warnings.formatwarning = lambda message, *_, **__: f"nextstep: warning: {message}\n"
     try:

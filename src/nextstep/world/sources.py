@@ -120,7 +120,7 @@ def _icon_names_by_code() -> dict[str, list[str]]:
     for style in ("noto", "twemoji", "openmoji"):
         source = STYLE_PACKAGES[style]
         table = json.loads(
-            (fetch_package(source.package, source.version) / "chars.json").read_text()
+            (fetch_package(source.package, source.version) / "chars.json").read_text("utf-8")
         )
         for code, name in table.items():
             found.setdefault(normalise_code(code), []).append(name)
