@@ -215,8 +215,8 @@ def test_an_index_is_made_for_others_shards(tmp_path: Path) -> None:
         put("./aa.json", b'{"caption": "first", "aesthetic": 5, "nsfw": true}')
         put("./aa.jpg", picture(1, (40, 20)))
         put("bb.json", b'{"caption": "second"}')
-        put("bb.note.jpg", b"two dots")
-        put("x" * 150 + ".txt", b"long name")
+        put("bb.cls", b"neither text nor picture")
+        put("x" * 150 + ".cls", b"long name")
         put("bb-0.JPG", picture(2, (20, 40), "JPEG"))
 
     class Trap:

@@ -95,9 +95,13 @@ def write_set(folder: Path, name: str, kind: str, shards: Sequence[ShardFile]) -
 def read_set(folder: Path) -> SetFile:
     """What is known about a folder of shards, by `set.json`, `meta.json` or the files alone.
 
+    A single shard is a set of its own.
+
     Raises:
         NextStepError: when the folder is missing, has no shards, or its description is damaged.
     """
+    if folder.is_file() and folder.suffix.lower() == ".tar":
+        return SetFile(folder.stem, None, (ShardFile(folder.name),))
     if not folder.is_dir():
         raise NextStepError(f"there is no data set folder {folder}")
     if (folder / FILE).is_file():

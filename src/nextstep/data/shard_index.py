@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,7 +26,9 @@ from nextstep.data.documents import SampleError
 from nextstep.data.stored import refuse_bomb, upright_size
 
 FORMAT = "nextstep-shard-index"
-VERSION = 1
+VERSION = 2
+FIRST_VERSION = 1
+"""Knew neither captions as texts nor keys with dots; used where the shard has neither."""
 TRUNCATED = "truncated shard"
 CORRUPT_INDEX = "corrupt index"
 LARGEST_RECORD = 64 * 2**20
@@ -47,6 +49,7 @@ class SampleRecord:
     Attributes:
         key: as in the member names.
         record: where its JSON lies; None when it has none.
+        text: where its caption as a text lies; None when it has none.
         pictures: where its pictures lie.
         sizes: (width, height) of each, upright; zeros where the header cannot be read.
         numbers: numeric fields of the record.
@@ -59,11 +62,12 @@ class SampleRecord:
     sizes: tuple[tuple[int, int], ...] = ()
     numbers: dict[str, float] | None = None
     problem: tuple[str, str] | None = None
+    text: Span | None = None
 
     @property
     def end(self) -> int:
         """Byte after the last one of the sample."""
-        spans = [*self.pictures, *([self.record] if self.record else [])]
+        spans = [*self.pictures, *(span for span in (self.record, self.text) if span)]
         return max((span.offset + span.size for span in spans), default=0)
 
     def to_line(self) -> bytes:
@@ -71,6 +75,8 @@ class SampleRecord:
         told: dict[str, Any] = {"key": self.key}
         if self.record:
             told["json"] = self.record
+        if self.text:
+            told["text"] = self.text
         if self.pictures:
             told["pictures"] = [
                 [*span, *size] for span, size in zip(self.pictures, self.sizes, strict=True)
@@ -91,16 +97,18 @@ class SampleRecord:
         try:
             told = json.loads(line)
             cells = [[int(value) for value in cell] for cell in told.get("pictures", ())]
-            record = Span(*map(int, told["json"])) if "json" in told else None
+            record, text = (
+                Span(*map(int, told[name])) if name in told else None for name in ("json", "text")
+            )
             numbers = {str(name): float(n) for name, n in told.get("numbers", {}).items()}
             problem = told.get("problem")
-            if any(value < 0 for cell in [*cells, record or ()] for value in cell):
+            if any(value < 0 for cell in [*cells, record or (), text or ()] for value in cell):
                 raise ValueError("a place before the beginning")
             return cls(
                 str(told["key"]), record,
                 tuple(Span(offset, size) for offset, size, _, _ in cells),
                 tuple((width, height) for _, _, width, height in cells),
-                numbers, (str(problem[0]), str(problem[1])) if problem else None,
+                numbers, (str(problem[0]), str(problem[1])) if problem else None, text,
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise SampleError("?", CORRUPT_INDEX, str(error)) from None
@@ -114,11 +122,13 @@ class ShardIndex:
         size: bytes of the shard it was made from.
         truncated: whether that shard broke off before its end mark.
         lines: one line of JSON a sample.
+        newest: whether it was written as indexes are written today.
     """
 
     size: int
     truncated: bool
     lines: tuple[bytes, ...]
+    newest: bool = field(default=True, compare=False)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -145,6 +155,7 @@ def describe(
     record: Span | None,
     pictures: Iterable[tuple[int, Span]],
     read: Callable[[Span], bytes],
+    text: Span | None = None,
 ) -> SampleRecord:
     """What the index says about a sample whose members lie in these places.
 
@@ -153,6 +164,7 @@ def describe(
         record: place of its JSON.
         pictures: number and place of each picture.
         read: gives the bytes of a place; EOFError where the shard was cut off.
+        text: place of its caption as a text.
     """
     ordered = sorted(pictures)
     spans = tuple(span for _, span in ordered)
@@ -160,11 +172,12 @@ def describe(
     numbers: dict[str, float] = {}
     problems: list[tuple[str, str]] = []
     try:
-        if record is None:
-            problems.append((MISSING_CAPTION, "no JSON beside the pictures"))
-        elif record.size > LARGEST_RECORD:
-            problems.append((CORRUPT_CAPTION, f"{record.size} bytes of JSON"))
-        else:
+        if record is None and text is None:
+            problems.append((MISSING_CAPTION, "no JSON or text beside the pictures"))
+        for span in (record, text):
+            if span is not None and span.size > LARGEST_RECORD:
+                problems.append((CORRUPT_CAPTION, f"{span.size} bytes of captions"))
+        if record is not None and record.size <= LARGEST_RECORD:
             numbers = numbers_of(parse_record(read(record), key))
     except (SampleError, EOFError) as error:
         problems.append(_problem(error))
@@ -181,7 +194,8 @@ def describe(
         sizes.append(size)
     # A sample that the end of the shard cuts through is broken for that reason before any other.
     problems.sort(key=lambda problem: problem[0] != TRUNCATED)
-    return SampleRecord(key, record, spans, tuple(sizes), numbers, next(iter(problems), None))
+    problem = next(iter(problems), None)
+    return SampleRecord(key, record, spans, tuple(sizes), numbers, problem, text)
 
 
 def build_index(shard: Path) -> ShardIndex:
@@ -194,19 +208,27 @@ def build_index(shard: Path) -> ShardIndex:
         members, truncated = tar.scan(file)
         size = file.seek(0, os.SEEK_END)
         lines = []
-        for key, parts in tar.samples(members):
-            places = [(part.number, Span(part.member.offset, part.member.size)) for part in parts]
-            record = next((span for number, span in places if number is None), None)
-            pictures = [(number, span) for number, span in places if number is not None]
-            told = describe(key, record, pictures, lambda span: _read(file, span, size))
+        for parts in tar.samples(members):
+            pictures = [(number, _span(member)) for number, member in parts.pictures]
+            told = describe(
+                parts.key,
+                parts.record and _span(parts.record),
+                pictures,
+                lambda span: _read(file, span, size),
+                parts.text and _span(parts.text),
+            )
             lines.append(told.to_line())
     return ShardIndex(size, truncated, tuple(lines))
 
 
-def member_keys(shard: Path) -> list[str]:
-    """Keys of the samples in a shard, by its tar headers alone."""
+def member_places(shard: Path) -> list[tuple[str, int]]:
+    """(key, byte after its last member) of the samples in a shard, by its tar headers alone."""
     with shard.open("rb") as file:
-        return [key for key, _ in tar.samples(tar.scan(file)[0])]
+        found = tar.samples(tar.scan(file)[0])
+    return [
+        (parts.key, max(member.offset + member.size for member in _members(parts)))
+        for parts in found
+    ]
 
 
 def index_path(shard: Path) -> Path:
@@ -247,12 +269,24 @@ def read_index(shard: Path) -> ShardIndex | None:
     try:
         head = json.loads(first + b"]}")
         lines = tuple(line.removesuffix(b",") for line in body.split(b"\n")) if body else ()
-        known = (head["format"], head["version"], head["count"], end)
-        if known != (FORMAT, VERSION, len(lines), b"]}"):
+        known = (head["format"], head["count"], end)
+        if known != (FORMAT, len(lines), b"]}"):
             return None
-        return ShardIndex(int(head["size"]), bool(head["truncated"]), lines)
+        if head["version"] not in (FIRST_VERSION, VERSION):
+            return None
+        newest = head["version"] == VERSION
+        return ShardIndex(int(head["size"]), bool(head["truncated"]), lines, newest)
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _span(member: tar.Member) -> Span:
+    return Span(member.offset, member.size)
+
+
+def _members(parts: tar.Parts) -> list[tar.Member]:
+    texts = [member for member in (parts.record, parts.text) if member]
+    return [*texts, *(member for _, member in parts.pictures)]
 
 
 def _read(file: IO[bytes], span: Span, size: int) -> bytes:

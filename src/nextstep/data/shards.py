@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from nextstep.data import set_file
-from nextstep.data.captions import MISSING_CAPTION, captions_of, check_captions, parse_record
+from nextstep.data.captions import CORRUPT_CAPTION, captions_of, check_captions, parse_record
 from nextstep.data.documents import SampleError
 from nextstep.data.set_file import ShardFile, check_kind
 from nextstep.data.shard_index import (
@@ -21,12 +21,14 @@ from nextstep.data.shard_index import (
     ShardIndex,
     Span,
     build_index,
-    member_keys,
+    index_path,
+    member_places,
     read_index,
     write_index,
 )
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.data.stored import decode
+from nextstep.data.text_files import check_encoding, decode_text
 from nextstep.errors import NextStepError
 
 __all__ = ["Entry", "RawSample", "ShardSet", "ShardWriter", "build_index"]
@@ -59,20 +61,26 @@ class ShardSet:
     nothing is shared between threads, and the object can be sent to other processes.
 
     Args:
-        folder: with `set.json`, with the released `meta.json`, or with shards alone.
+        folder: with `set.json`, with the released `meta.json`, or with shards alone; or a shard.
         name: of the set; by default as it was written, else the folder's name.
         kind: one of `documents.KINDS`; needed where neither `set.json` nor the first sample
             tells it.
+        encoding: of captions as texts, where no byte order mark tells it; by default UTF-8.
 
     Raises:
-        NextStepError: when there are no shards, or the kind is not known.
+        NextStepError: when there are no shards or no samples, or the kind is not known.
     """
 
     def __init__(
-        self, folder: str | Path, name: str | None = None, kind: str | None = None
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        kind: str | None = None,
+        encoding: str | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        told = set_file.read_set(self.folder)
+        folder, self.encoding = Path(folder), check_encoding(encoding)
+        told = set_file.read_set(folder)
+        self.folder = folder.parent if folder.is_file() else folder
         self.name = name or told.name
         self.shards: tuple[ShardFile, ...] = told.shards
         self._indexes: dict[int, ShardIndex] = {}
@@ -83,6 +91,11 @@ class ShardSet:
             for number, shard in enumerate(told.shards)
         ]  # fmt: skip
         self._starts = list(accumulate(lengths, initial=0))
+        if not len(self):
+            raise NextStepError(
+                f"{folder} holds no samples that can be told: they are KEY.json with KEY-0.jpg, "
+                "KEY-1.png ..., or KEY.jpg with KEY.txt or KEY.caption"
+            )
         self.kind = check_kind(kind or told.kind or self._guess_kind())
 
     def __len__(self) -> int:
@@ -176,9 +189,17 @@ class ShardSet:
         return record, shard, key
 
     def _json(self, record: SampleRecord, shard: int, key: str) -> dict[str, Any]:
-        if record.record is None:
-            raise SampleError(key, MISSING_CAPTION)
-        return parse_record(self._read(shard, record.record, key), key)
+        told: dict[str, Any] = {}
+        if record.record is not None:
+            told = parse_record(self._read(shard, record.record, key), key)
+        field = "text" if self.kind == "text" else "caption"
+        if record.text is not None and not told.get(field):
+            try:
+                text = decode_text(self._read(shard, record.text, key), self.encoding)
+            except ValueError as error:
+                raise SampleError(key, CORRUPT_CAPTION, str(error)) from None
+            told[field] = text.strip()
+        return told
 
     def _read(self, shard: int, span: Span, key: str) -> bytes:
         try:
@@ -223,7 +244,9 @@ def _open_index(shard: Path) -> tuple[ShardIndex, int]:
     if not shard.is_file():
         return stored or ShardIndex(0, True, ()), -1
     size = shard.stat().st_size
-    if stored is not None and (stored.size == size or _was_cut(shard, stored, size)):
+    if stored is not None and (
+        (stored.size == size and _is_of(stored, shard)) or _was_cut(shard, stored, size)
+    ):
         return stored, size
     index = build_index(shard)
     # A folder that cannot be written is indexed again the next time.
@@ -240,5 +263,22 @@ def _was_cut(shard: Path, stored: ShardIndex, size: int) -> bool:
         keys = stored.keys()
     except SampleError:
         return False
-    left = member_keys(shard)
+    left = [key for key, _ in member_places(shard)]
     return left == keys[: len(left)]
+
+
+def _is_of(index: ShardIndex, shard: Path) -> bool:
+    """Whether an index was made from what a shard of its size holds now.
+
+    A shard that is older than its index is taken as it was; of a newer one, and of an index as it
+    was written once, the places of all samples are compared.
+    """
+    if index.newest and shard.stat().st_mtime_ns <= index_path(shard).stat().st_mtime_ns:
+        return True
+    if not index.newest and any(b'"problem"' in line for line in index.lines):
+        return False
+    try:
+        records = [index.sample(number) for number in range(len(index))]
+    except SampleError:
+        return False
+    return [(record.key, record.end) for record in records] == member_places(shard)

@@ -19,13 +19,12 @@ from PIL import Image
 from nextstep.data.documents import SampleError, derived_seed
 from nextstep.data.steps import Step
 from nextstep.errors import NextStepError
+from nextstep.image.formats import is_picture
 from nextstep.image.pictures import open_picture
 from nextstep.train.stages.tokenizer import PictureBatch
 
 MakeCrop = Callable[[int, int], np.ndarray]
 """(number of the picture in the run, seed of its draws) -> uint8 [S, S, 3]."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class RandomCrops:
@@ -92,9 +91,9 @@ def folder_crops(folder: Path, size: int, seed: int = 0) -> RandomCrops:
     Raises:
         NextStepError: when there is none.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = sorted(f for f in folder.rglob("*") if is_picture(f.suffix) and f.name[0] != ".")
     if not files:
-        raise NextStepError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
+        raise NextStepError(f"{folder} holds no pictures")
     return RandomCrops(len(files), lambda index: open_picture(files[index]), size, seed)
 
 
