@@ -20,8 +20,15 @@ from nextstep.finetune.data import (
     file_words,
     open_samples,
     shapes,
+    that_fit,
 )
 from nextstep.model.pretrained import Parts
+from tests.data.test_webdataset import shard
+from tests.data.toys import picture as encoded_picture
+
+
+def noise_png() -> bytes:
+    return encoded_picture(1)
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (40, 40)) -> Path:
@@ -51,7 +58,7 @@ def test_captions_come_from_texts_names_or_a_template(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["owl", "red apple"]
     assert texts(tmp_path, "{name}, my style") == ["owl, my style", "red apple, my style"]
     assert texts(tmp_path, "my cat") == ["my cat", "my cat"]
-    with pytest.raises(NextStepError, match=r"holds no texts for \{caption\}"):
+    with pytest.raises(NextStepError, match=r"has a text for \{caption\}"):
         captioned(tmp_path, "{caption}, my style")
     (tmp_path / "red_apple.txt").write_text("an apple\n")
     (tmp_path / "more" / "owl-2.json").write_text(json.dumps({"caption": "an owl"}))
@@ -108,11 +115,51 @@ def test_samples_are_encoded_once_and_lose_their_text_now_and_then(
     assert np.array_equal(found[0], tokens[0])
 
 
-def test_captions_that_are_too_long_are_refused(tmp_path: Path, tiny_parts: Parts) -> None:
+def test_a_caption_that_is_too_long_is_left_out_and_named(
+    tmp_path: Path, tiny_parts: Parts
+) -> None:
+    for name, caption in (("a", "an apple"), ("b", "a red apple " * 200), ("c", "a pear")):
+        picture(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.txt").write_text(caption)
+    report = build_samples(that_fit(captioned(tmp_path / "in"), tiny_parts), tmp_path, False)
+    assert report.samples == 2
+    assert [(error.key, error.reason) for error in report.broken] == [("b.png", "caption too long")]
+    assert "this model reads at most 256" in str(report.broken[0])
+    assert open_samples(tmp_path, tiny_parts, 0.1).longest <= 256
+
+
+def test_only_long_captions_are_refused_by_name(tmp_path: Path, tiny_parts: Parts) -> None:
     picture(tmp_path / "in" / "a.png")
-    build_samples(captioned(tmp_path / "in", "a red apple " * 200), tmp_path, False)
-    with pytest.raises(NextStepError, match="shorten the captions"):
-        open_samples(tmp_path, tiny_parts, 0.1)
+    with pytest.raises(NextStepError, match=r"none of 1 samples .* a.png: caption too long"):
+        items = that_fit(captioned(tmp_path / "in", "a red apple " * 200), tiny_parts)
+        build_samples(items, tmp_path, False)
+
+
+def test_captions_come_from_tables_and_shards(tmp_path: Path) -> None:
+    picture(tmp_path / "table" / "x 1.png")
+    (tmp_path / "table" / "metadata.csv").write_text("file_name,text\nx 1.png,a red apple\n")
+    assert texts(tmp_path / "table") == ["a red apple"]
+    assert texts(tmp_path / "table", "{caption} ({name})") == ["a red apple (x)"]
+    assert texts(tmp_path / "table", "{name}, my style") == ["x, my style"]
+    (tmp_path / "tars").mkdir()
+    shard(tmp_path / "tars" / "a.tar", {"k.1.png": noise_png(), "k.1.txt": b"a pear"})
+    assert texts(tmp_path / "tars") == ["a pear"]
+    assert texts(tmp_path / "tars" / "a.tar", "{caption}, my style") == ["a pear, my style"]
+
+
+def test_stray_texts_do_not_switch_to_captions(tmp_path: Path) -> None:
+    picture(tmp_path / "red_apple.png")
+    (tmp_path / "LICENSE.txt").write_text("free")
+    (tmp_path / "notes.json").write_text("[]")
+    assert texts(tmp_path) == ["red apple"]
+    with pytest.raises(NextStepError, match=r"no picture in .* has a text for \{caption\}"):
+        captioned(tmp_path, "{caption}, my style")
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "red_apple.png")
+    (tmp_path / "._red_apple.png").write_bytes(b"a resource fork")
+    assert texts(tmp_path, "my cat") == ["my cat"]
 
 
 def test_shapes_follow_the_model() -> None:

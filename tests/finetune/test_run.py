@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nextstep.data.shards import ShardSet
 from nextstep.errors import NextStepError
 from nextstep.finetune import run as module
 from nextstep.finetune.run import FinetuneSettings, finetune
@@ -197,7 +198,7 @@ def test_a_mistake_in_the_settings_can_be_mended_in_place(
     data: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     settings = settings_for(data, tmp_path / "out", tiny_folder, caption="apple " * 300)
-    with pytest.raises(NextStepError, match="shorten the captions"):
+    with pytest.raises(NextStepError, match="caption too long"):
         quietly(settings)
     assert quietly(replace(settings, caption="{caption}, mine", steps=1)).finished
 
@@ -228,3 +229,51 @@ def test_edits_of_photos_larger_than_the_model_are_learned(
         tmp_path / "data", tmp_path / "out", tmp_path / "model", edits=True, prompts=(), steps=1
     )
     assert quietly(settings).finished
+
+
+def test_corrected_captions_are_seen_after_a_refusal(tiny_folder: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    Image.new("RGB", (40, 40), "red").save(data / "a.png")
+    (data / "a.txt").write_text("an appel")
+    prompts = ("x " * 500,)
+    with pytest.raises(NextStepError, match="tokens"):
+        quietly(settings_for(data, output, tiny_folder, prompts=prompts))
+    assert ShardSet(output / "run" / "data").entry(0).captions["caption"] == "an appel"
+    (data / "a.txt").write_text("an apple")
+    with pytest.raises(NextStepError, match="tokens"):
+        quietly(settings_for(data, output, tiny_folder, prompts=prompts))
+    assert ShardSet(output / "run" / "data").entry(0).captions["caption"] == "an apple"
+
+
+def test_a_run_that_took_steps_does_not_go_on_with_other_data(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, output = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    Image.new("RGB", (40, 40), "red").save(data / "a.png")
+    (data / "a.txt").write_text("an apple")
+    settings = settings_for(data, output, tiny_folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "run", lambda self: False)
+        assert not quietly(settings).finished
+    (data / "a.txt").write_text("a pear")
+    with pytest.raises(NextStepError, match=r"pictures or captions in .* have changed since"):
+        quietly(settings)
+    (data / "a.txt").write_text("an apple")
+    assert quietly(settings).finished
+
+
+def test_sources_of_captions_are_told(tiny_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in "abc":
+        Image.new("RGB", (40, 40), "red").save(data / f"{name}.png")
+    (data / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "an apple"}')
+    (data / "b.caption").write_text("a pear")
+    told: list[str] = []
+    finetune(settings_for(data, tmp_path / "out", tiny_folder, steps=1), tell=told.append)
+    assert told[1:4] == [
+        "captions: 1 from metadata.jsonl", "captions: 1 from .caption files",
+        "left out: c.png: missing caption (no .txt, .json or .caption of that name)",
+    ]  # fmt: skip

@@ -34,7 +34,7 @@ SourcePanel = "Source"
 
 @data_app.command("build")
 def build(
-    source: Annotated[str, typer.Argument(help="Folder, .jsonl, .parquet, or Hugging Face set.")],
+    source: Annotated[str, typer.Argument(help="Folder, file or Hugging Face set.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     kind: Annotated[
         str, typer.Option("--kind", "-k", help="text, image_text, image_to_image or interleaved.")
@@ -43,8 +43,8 @@ def build(
         str | None, typer.Option(help="Name of the set; default that of the folder.")
     ] = None,
     form: Annotated[
-        str | None, typer.Option(help="folder, jsonl, parquet or datasets; default by what lies "
-                                 "there.", rich_help_panel=SourcePanel)
+        str | None, typer.Option(help="folder, jsonl, csv, shards, parquet or datasets; default "
+                                 "by what lies there.", rich_help_panel=SourcePanel)
     ] = None,
     image_column: Annotated[
         list[str] | None, typer.Option(help="Column of pictures; repeat it for several, in order.",
@@ -59,6 +59,10 @@ def build(
     config: Annotated[
         str | None, typer.Option(help="Configuration of a Hugging Face set.",
                                  rich_help_panel=SourcePanel)
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of captions in files, such as cp1252; default "
+                                 "UTF-8.", rich_help_panel=SourcePanel)
     ] = None,
     streaming: Annotated[
         bool, typer.Option("--stream/--fetch", help="Read a Hugging Face set while it is fetched, "
@@ -75,7 +79,15 @@ def build(
 
     _quiet_pillow()
     items = open_source(
-        source, kind, form, image_column or (), caption_column, split, config, streaming
+        source,
+        kind,
+        form,
+        image_column or (),
+        caption_column,
+        split,
+        config,
+        streaming,
+        encoding,
     )
     with counting("samples read", as_json) as counted:
         report = build_set(
@@ -185,6 +197,8 @@ def _tell_built(report: BuildReport) -> None:
         f"wrote {report.folder}: {report.samples:,} samples of '{report.name}' ({report.kind}) in "
         f"{report.shards} shard(s), {_size(report.size)}"
     )
+    for place, count in report.captions.items():
+        typer.echo(f"captions: {count:,} from {place}")
     _tell_broken(report.reasons, report.broken, "left out")
 
 

@@ -12,13 +12,20 @@ from nextstep.cli import options as o
 DATA_PANEL, TRAINING_PANEL = "Data", "Training"
 
 Data = Annotated[
-    Path, typer.Option("--data", help="Folder of pictures, with NAME.txt beside NAME.png.")
+    Path, typer.Option("--data", help="Folder of pictures with captions, or of tar shards.")
 ]
 Caption = Annotated[
     str | None,
     typer.Option(
-        help="What is trained as caption: {caption} is the text beside the picture, "
+        help="What is trained as caption: {caption} is the picture's own text, "
         "{name} the words of the file name.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoding of captions in files, such as cp1252; default UTF-8.",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -127,6 +134,7 @@ def command(
     device: o.Device = "cpu",
     caption: Caption = None,
     edits: Edits = False,
+    encoding: Encoding = None,
     full: Full = False,
     steps: Steps = None,
     minutes: Minutes = None,
@@ -163,10 +171,10 @@ def command(
     settings = FinetuneSettings(
         data, output, model, caption, edits, full, shape, steps, minutes, batch, learning_rate,
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
-        precision, tensorboard,
+        precision, tensorboard, encoding,
     )  # fmt: skip
     checks.ModelOptions(model, device=device, vae=vae).check()
-    if not data.is_dir():
+    if not data.exists():
         raise NextStepError(f"there is no folder {data}")
     host.settle()
     from nextstep.finetune.run import finetune

@@ -41,12 +41,14 @@ class RawSample:
         pictures: encoded files (JPEG, PNG or WebP), in the order of the tags.
         key: hexadecimal; made from the set's name and the sample's number when None.
         origin: names the sample in reports.
+        caption_source: where its caption was found, for reports, e.g. ".txt files".
     """
 
     record: Mapping[str, Any]
     pictures: tuple[bytes, ...] = ()
     key: str | None = None
     origin: str = ""
+    caption_source: str = ""
 
 
 class ShardWriter:

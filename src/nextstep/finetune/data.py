@@ -6,20 +6,26 @@ RUN/latents/   every picture encoded once
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextstep.data.captions import MISSING_CAPTION
-from nextstep.data.documents import SampleError
+from PIL import Image
+
+from nextstep.data.captions import MISSING_CAPTION, captions_of
+from nextstep.data.documents import SampleError, derived_seed
 from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.prepare.build import BuildReport, build_set
-from nextstep.data.prepare.importers import ENDINGS, Item, from_folder
+from nextstep.data.prepare.columns import Item
+from nextstep.data.prepare.folder import UNREADABLE, PictureFolder, from_folder
+from nextstep.data.prepare.importers import from_shards
 from nextstep.data.shard_writer import RawSample
-from nextstep.data.shards import ShardSet
+from nextstep.data.shards import Entry, ShardSet
 from nextstep.data.sources import ShardSource, SourceOptions
+from nextstep.data.stored import decode, upright_size
 from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ SET_NAME = "pictures"
 NAME, CAPTION = "{name}", "{caption}"
 BUCKET_SIDE = 256
 """Aspect buckets exist for multiples of this; other models see one shape alone."""
+
+TOO_LONG = "caption too long"
 
 _NUMBER_AT_END = re.compile(r"[\s_-]*\(?\d+\)?$")
 
@@ -54,42 +62,48 @@ def file_words(stem: str) -> str:
     return " ".join(_NUMBER_AT_END.sub("", stem).replace("_", " ").replace("-", " ").split())
 
 
-def captioned(folder: Path, caption: str | None = None, edits: bool = False) -> Iterator[Item]:
-    """The samples of a folder.
+def captioned(
+    folder: Path, caption: str | None = None, edits: bool = False, encoding: str | None = None
+) -> Iterator[Item]:
+    """The samples of a folder, as `data.prepare.folder.from_folder` or `from_shards` reads them.
 
     Args:
-        folder: pictures, with NAME.txt or NAME.json beside NAME.png for their captions; of edits
-            NAME.txt with NAME-0.png (the source) and NAME-1.png.
-        caption: what is trained as caption. "{caption}" stands for the text beside the picture,
-            "{name}" for the words of the file name. Default the text beside it; in a folder
-            without any text, the words of the file name.
+        folder: pictures with captions in metadata.jsonl or metadata.csv, or with NAME.txt,
+            NAME.caption or NAME.json beside NAME.png; of edits NAME.txt with NAME-0.png (the
+            source) and NAME-1.png; or tar shards.
+        caption: what is trained as caption. "{caption}" stands for the one that the picture has,
+            "{name}" for the words of the file name. Default the picture's own; in a folder in
+            which no picture has any, the words of the file name.
         edits: samples are edits.
+        encoding: of texts without a byte order mark; by default UTF-8.
 
     Raises:
         NextStepError: when the folder is missing or holds nothing of the kind.
     """
-    if edits:
-        if caption is not None:
-            raise NextStepError("edits bring their instructions along; leave --caption out")
-        return from_folder(folder, "image_to_image")
-    if not folder.is_dir():
-        raise NextStepError(f"there is no folder {folder}")
-    has_texts = any(f.suffix.lower() in (".txt", ".json") for f in folder.rglob("*"))
-    if caption is None:
-        caption = CAPTION if has_texts else NAME
-    if not caption.strip():
+    kind = "image_to_image" if edits else "image_text"
+    if edits and caption is not None:
+        raise NextStepError("edits bring their instructions along; leave --caption out")
+    if caption is not None and not caption.strip():
         raise NextStepError("the caption is empty; write one, or leave --caption out")
+    found = None if folder.suffix.lower() == ".tar" else PictureFolder.scan(folder)
+    if found is None or found.is_shards:
+        items = from_shards(folder, kind, encoding)
+        return items if caption is None else (_worded(item, caption) for item in items)
+    if edits:
+        return from_folder(folder, kind, encoding=encoding)
+    if not found.pictures and not found.tables:
+        reasons = "; ".join(str(problem) for problem in found.problems[:3])
+        raise NextStepError(f"{folder} holds no pictures{f' ({reasons})' if reasons else ''}")
+    if caption is None:
+        caption = CAPTION if found.has_captions else NAME
     if CAPTION in caption:
-        if not has_texts:
+        if not found.has_captions:
             raise NextStepError(
-                f"{folder} holds no texts for {CAPTION}; write NAME.txt beside NAME.png, or use "
-                f"{NAME} for the words of the file name"
+                f"no picture in {folder} has a text for {CAPTION}; write NAME.txt beside NAME.png, "
+                f"or use {NAME} for the words of the file name"
             )
-        return (_worded(item, caption) for item in from_folder(folder, "image_text"))
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
-    if not files:
-        raise NextStepError(f"{folder} holds no pictures")
-    return (_named(file, file.relative_to(folder).as_posix(), caption) for file in files)
+        return (_worded(item, caption) for item in from_folder(folder, kind, encoding=encoding))
+    return _named_items(found, caption)
 
 
 def _worded(item: Item, caption: str) -> Item:
@@ -101,15 +115,70 @@ def _worded(item: Item, caption: str) -> Item:
     return replace(item, record=record)
 
 
-def _named(file: Path, origin: str, caption: str) -> Item:
-    words = file_words(file.stem)
-    if NAME in caption and not words:
-        return SampleError(origin, MISSING_CAPTION, "the file name has no words")
-    try:
-        record = {"caption": caption.replace(NAME, words)}
-        return RawSample(record, (file.read_bytes(),), origin=origin)
-    except OSError as error:
-        return SampleError(origin, "unreadable file", str(error.strerror))
+def _named_items(found: PictureFolder, caption: str) -> Iterator[Item]:
+    """Every picture, whatever texts lie beside it."""
+    yield from found.problems
+    for path in found.pictures:
+        words, origin = file_words(path.stem), path.as_posix()
+        if NAME in caption and not words:
+            yield SampleError(origin, MISSING_CAPTION, "the file name has no words")
+            continue
+        try:
+            data = (found.folder / path).read_bytes()
+        except OSError as error:
+            yield SampleError(origin, UNREADABLE, str(error.strerror))
+            continue
+        source = "file names" if NAME in caption else "--caption"
+        yield RawSample({"caption": caption.replace(NAME, words)}, (data,), None, origin, source)
+
+
+def data_digest(folder: Path) -> str:
+    """16 hex digits of what samples are made from: they change when a picture or text does."""
+    if folder.is_file():
+        found = folder.stat()
+        return f"{derived_seed(folder.name, found.st_size, found.st_mtime_ns):016x}"
+    return PictureFolder.scan(folder).digest()
+
+
+def that_fit(items: Iterator[Item], parts: Parts) -> Iterator[Item]:
+    """Samples without those that are longer than the model reads, which are named instead."""
+    limit = parts.model.config.max_position_embeddings
+    options = shapes(parts.defaults, parts.image_tokenizer.config.token_pixels)
+    for item in items:
+        length = 0
+        if isinstance(item, RawSample):
+            # What is wrong with a sample otherwise is told by whoever writes it.
+            with contextlib.suppress(SampleError):
+                kind = "image_to_image" if len(item.pictures) > 1 else "image_text"
+                source = ShardSource(_One(item), kind, parts.text_tokenizer, options)
+                document = source.document(0, 0)
+                length = len(document) if document else 0
+        if isinstance(item, RawSample) and length > limit:
+            detail = f"{length} tokens with its picture; this model reads at most {limit}"
+            yield SampleError(item.origin, TOO_LONG, detail)
+        else:
+            yield item
+
+
+@dataclass
+class _One:
+    """One sample as a set, to see how long it is."""
+
+    item: RawSample
+    name: str = "one"
+
+    def __len__(self) -> int:
+        return 1
+
+    def entry(self, index: int) -> Entry:
+        """What a set would know of it."""
+        item = self.item
+        sizes = tuple(upright_size(data, item.origin) for data in item.pictures)
+        return Entry(item.origin, captions_of(item.record), sizes, {})
+
+    def pictures(self, index: int) -> list[Image.Image]:
+        """Its pictures, decoded."""
+        return [decode(data, self.item.origin) for data in self.item.pictures]
 
 
 def build_samples(items: Iterator[Item], run: Path, edits: bool) -> BuildReport:
@@ -139,7 +208,7 @@ def open_samples(run: Path, parts: Parts, drop_text: float) -> Samples:
         drop_text: share of uses without the caption, for guidance.
 
     Raises:
-        NextStepError: when no picture can be encoded, or one sample alone is too long.
+        NextStepError: when no picture can be encoded.
     """
     shards = ShardSet(run / "data", SET_NAME)
     own = shapes(parts.defaults, parts.image_tokenizer.config.token_pixels)
@@ -149,10 +218,4 @@ def open_samples(run: Path, parts: Parts, drop_text: float) -> Samples:
     build_cache(source, parts.image_tokenizer, run / "latents")
     cache = LatentCache(run / "latents", tokenizer_hash(parts.image_tokenizer))
     lengths = [len(d) for i in range(len(plain)) if (d := plain.document(i, 0)) is not None]
-    longest, limit = max(lengths), parts.model.config.max_position_embeddings
-    if longest > limit:
-        raise NextStepError(
-            f"a caption with its picture takes {longest} tokens; this model reads at most {limit}, "
-            "so shorten the captions"
-        )
-    return Samples(shards, CachedSource(source, cache), longest)
+    return Samples(shards, CachedSource(source, cache), max(lengths))

@@ -30,7 +30,14 @@ from nextstep.data.planning import one_per_row
 from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
 from nextstep.finetune.comparison import comparison
-from nextstep.finetune.data import Samples, build_samples, captioned, open_samples
+from nextstep.finetune.data import (
+    Samples,
+    build_samples,
+    captioned,
+    data_digest,
+    open_samples,
+    that_fit,
+)
 from nextstep.finetune.settings import Finetuned, FinetuneSettings
 from nextstep.image.encode import encode
 from nextstep.model import pretrained as folders
@@ -52,7 +59,7 @@ if TYPE_CHECKING:
 __all__ = ["FinetuneSettings", "Finetuned", "Finetuning", "finetune"]
 
 ADAPTER, MODEL, SHEET, RUN = "adapter", "model", "before-after.png", "run"
-SETTINGS_FILE, PLANNED = "finetune.json", "steps planned"
+SETTINGS_FILE, PLANNED, DATA_DIGEST = "finetune.json", "steps planned", "data digest"
 SHOWN = 8
 """Samples whose captions are drawn when there are no prompts."""
 
@@ -115,13 +122,21 @@ def _begin(settings: FinetuneSettings) -> dict[str, Any]:
     if (output / SHEET).exists():
         raise NextStepError(f"{output} is finished already; choose another folder")
     stored = read_json(path)
-    for name, value in settings.to_dict().items():
+    # A run that has its shards needs no folder any more; an old one has noted no digest.
+    known = DATA_DIGEST in stored and settings.data.exists()
+    given = {DATA_DIGEST: data_digest(settings.data)} if known else {}
+    for name, value in (settings.to_dict() | given).items():
         if stored.get(name) != value:
             if not stored.get(PLANNED):
                 # No step was noted down; kept all the same, should the note be damaged.
                 with lock_folder(output / RUN, "training"):
                     move_aside(output / RUN)
                 return {}
+            if name == DATA_DIGEST:
+                raise NextStepError(
+                    f"pictures or captions in {settings.data} have changed since {output} was "
+                    "begun; choose another folder, or put them back to go on"
+                )
             raise NextStepError(
                 f"{output} holds a fine-tuning with {name} = {stored.get(name)}, and now it is "
                 f"{value}; choose another folder, or the same settings to go on"
@@ -155,7 +170,8 @@ class Finetuning:
         self.output, self.run = settings.output, settings.output / RUN
         if stored.get("base", parts.model_hash) != parts.model_hash:
             raise NextStepError(f"{self.output} was begun on another model; choose another folder")
-        notes = settings.to_dict() | {"base": parts.model_hash}
+        digest = stored.get(DATA_DIGEST) or data_digest(settings.data)
+        notes = settings.to_dict() | {"base": parts.model_hash, DATA_DIGEST: digest}
         self.run.mkdir(parents=True, exist_ok=True)
         self.lock = lock_folder(self.run, "training")
         write_json(self.run / SETTINGS_FILE, notes | {PLANNED: stored.get(PLANNED)})
@@ -211,9 +227,11 @@ class Finetuning:
     def _open(self) -> Samples:
         settings = self.settings
         if not (self.run / "data").exists():
-            items = captioned(settings.data, settings.caption, settings.edits)
-            report = build_samples(items, self.run, settings.edits)
+            items = captioned(settings.data, settings.caption, settings.edits, settings.encoding)
+            report = build_samples(that_fit(items, self.parts), self.run, settings.edits)
             self.tell(f"{report.samples} samples in {settings.data}")
+            for place, count in report.captions.items():
+                self.tell(f"captions: {count} from {place}")
             for error in report.broken:
                 self.tell(f"left out: {error}")
         return open_samples(self.run, self.parts, settings.drop_text)

@@ -32,11 +32,12 @@ class FinetuneSettings:
     """What a fine-tuning is asked to do.
 
     Attributes:
-        data: folder of pictures; see `finetune_data.captioned`.
+        data: folder of pictures; see `data.captioned`.
         output: folder of the result.
         model: model folder, shipped name or hub id to start from.
-        caption: see `finetune_data.captioned`.
+        caption: see `data.captioned`.
         edits: samples are edits.
+        encoding: of captions in files without a byte order mark; by default UTF-8.
         full: train all weights instead of an adapter.
         adapter: shape of the adapter.
         steps: optimizer steps; default `EPOCHS` uses of every sample, within bounds.
@@ -76,6 +77,7 @@ class FinetuneSettings:
     merge: bool = False
     precision: str = "auto"
     tensorboard: bool = False
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:

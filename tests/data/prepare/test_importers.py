@@ -20,13 +20,8 @@ from nextstep.data.documents import SampleError
 from nextstep.data.ordered import ordered_map
 from nextstep.data.prepare.build import build_set, guess_form, open_source
 from nextstep.data.prepare.columns import choose_columns
-from nextstep.data.prepare.importers import (
-    Item,
-    from_datasets,
-    from_folder,
-    from_jsonl,
-    from_parquet,
-)
+from nextstep.data.prepare.folder import from_folder
+from nextstep.data.prepare.importers import Item, from_datasets, from_parquet, from_table
 from nextstep.data.shards import RawSample, ShardSet
 from nextstep.errors import NextStepError
 from tests.data.toys import bomb, noise, picture
@@ -132,7 +127,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ]
     lines = [json.dumps(row) for row in rows]
     path.write_text("\n".join([*lines, "", "{", "[]"]) + "\n")
-    items = list(from_jsonl(path, "image_text"))
+    items = list(from_table(path, "image_text"))
     assert isinstance(items[0], RawSample)
     assert items[0].pictures == (picture(1),)
     assert items[0].record == {
@@ -320,10 +315,10 @@ def test_build_does_not_depend_on_threads(tmp_path: Path) -> None:
 def test_a_source_without_a_usable_sample_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text("{\n")
     with pytest.raises(NextStepError, match=r"none of 1 samples .* list.jsonl:1: corrupt caption"):
-        build_set(from_jsonl(tmp_path / "list.jsonl", "text"), tmp_path / "set", "a", "text")
+        build_set(from_table(tmp_path / "list.jsonl", "text"), tmp_path / "set", "a", "text")
     (tmp_path / "list.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(NextStepError, match="--caption-column"):
-        build_set(from_jsonl(tmp_path / "list.jsonl", "text"), tmp_path / "set", "a", "text")
+        build_set(from_table(tmp_path / "list.jsonl", "text"), tmp_path / "set", "a", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]
 
 
@@ -336,21 +331,21 @@ def test_sources_are_told_apart_by_what_lies_there(
     for name, form in [("a.parquet", "parquet"), ("metadata.jsonl", "jsonl"), ("b.JSONL", "jsonl")]:
         (tmp_path / name).write_text("x")
         assert guess_form(str(tmp_path / name)) == form
-    assert guess_form(str(tmp_path)) == "jsonl", "metadata.jsonl leads a folder"
+    assert guess_form(str(tmp_path)) == "folder", "the folder reads its metadata.jsonl"
     (tmp_path / "metadata.jsonl").unlink()
     assert guess_form(str(tmp_path)) == "parquet"
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.md").write_text("x")
     for source, form, said in [
-        (str(tmp_path / "a.csv"), None, "of no known form"),
+        (str(tmp_path / "a.md"), None, "of no known form"),
         (str(tmp_path / "none"), None, "--form datasets"),
-        (str(tmp_path), "csv", "unknown form 'csv'"),
+        (str(tmp_path), "xls", "unknown form 'xls'"),
         (str(tmp_path / "none.jsonl"), "jsonl", "there is no file"),
         (str(tmp_path / "none"), "folder", "there is no folder"),
         (str(tmp_path / "none"), "parquet", "there is no Parquet file"),
     ]:
         with pytest.raises(NextStepError, match=said):
             open_source(source, "text", form)
-    with pytest.raises(NextStepError, match="no columns to name"):
+    with pytest.raises(NextStepError, match="without metadata.jsonl or .* has no columns"):
         open_source(str(tmp_path), "text", "folder", caption="a")
     with pytest.raises(NextStepError, match="unknown kind"):
         open_source(str(tmp_path), "poems", "folder")

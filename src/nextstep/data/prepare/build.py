@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nextstep.data import set_file
 from nextstep.data.documents import SampleError
 from nextstep.data.ordered import ordered_map
 from nextstep.data.prepare import importers
-from nextstep.data.prepare.importers import Item
+from nextstep.data.prepare.columns import Item
+from nextstep.data.prepare.folder import TABLES, PictureFolder, from_folder
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.data.stored import as_stored, decode, refuse_bomb, upright_size
 from nextstep.errors import NextStepError
 
-FORMS = ("folder", "jsonl", "parquet", "datasets")
+FORMS = ("folder", "jsonl", "csv", "shards", "parquet", "datasets")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class BuildReport:
         shards: written.
         size: bytes of the shards.
         broken: samples that were left out.
+        captions: where captions were found -> samples written with one from there.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class BuildReport:
     shards: int
     size: int
     broken: list[SampleError] = field(default_factory=list)
+    captions: dict[str, int] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -52,7 +56,7 @@ class BuildReport:
         return {
             "folder": str(self.folder), "name": self.name, "kind": self.kind,
             "samples": self.samples, "shards": self.shards, "bytes": self.size,
-            "left_out": self.reasons,
+            "captions": self.captions, "left_out": self.reasons,
             "broken": [[error.key, error.reason, error.detail] for error in self.broken],
         }  # fmt: skip
 
@@ -86,6 +90,7 @@ def build_set(
         NextStepError: when the folder exists or cannot be written, or no sample can be used.
     """
     broken: list[SampleError] = []
+    captions: Counter[str] = Counter()
     writer = ShardWriter(folder, name, kind, samples_per_shard)
     checked = ordered_map(partial(_checked, decode_pictures=decode_pictures), items, threads)
     with writer, closing(checked) as stream:
@@ -93,6 +98,8 @@ def build_set(
             error = item if isinstance(item, SampleError) else _add(writer, item)
             if error is not None:
                 broken.append(error)
+            elif isinstance(item, RawSample) and item.caption_source:
+                captions[item.caption_source] += 1
             if on_item is not None:
                 on_item(item)
             if limit is not None and writer.count >= limit:
@@ -101,7 +108,9 @@ def build_set(
             why = f"; the first is {broken[0]}" if broken else ""
             raise NextStepError(f"none of {len(broken)} samples can be used{why}")
     size = sum(shard.size or 0 for shard in writer.shards)
-    return BuildReport(writer.folder, name, kind, writer.count, len(writer.shards), size, broken)
+    return BuildReport(
+        writer.folder, name, kind, writer.count, len(writer.shards), size, broken, dict(captions)
+    )
 
 
 def open_source(
@@ -113,6 +122,7 @@ def open_source(
     split: str = "train",
     config: str | None = None,
     streaming: bool = True,
+    encoding: str | None = None,
 ) -> Iterator[Item]:
     """The importer for a source.
 
@@ -122,18 +132,18 @@ def open_source(
         form: one of `FORMS`; guessed when None.
         pictures, caption: columns; guessed when not given.
         split, config, streaming: of Hugging Face data sets.
+        encoding: of texts in files without a byte order mark; by default UTF-8.
 
     Raises:
         NextStepError: when the source is not there or its form cannot be told.
     """
     form = form or guess_form(source)
-    if form == "folder":
-        if pictures or caption:
-            raise NextStepError("a folder of pictures has no columns to name")
-        return importers.from_folder(source, kind)
-    if form == "jsonl":
-        path = Path(source) / "metadata.jsonl" if Path(source).is_dir() else Path(source)
-        return importers.from_jsonl(path, kind, pictures, caption)
+    if form == "folder" or (form in ("jsonl", "csv") and Path(source).is_dir()):
+        return from_folder(source, kind, pictures, caption, encoding)
+    if form in ("jsonl", "csv"):
+        return importers.from_table(source, kind, pictures, caption, encoding)
+    if form == "shards":
+        return importers.from_shards(source, kind, encoding)
     if form == "parquet":
         return importers.from_parquet(source, kind, pictures, caption)
     if form == "datasets":
@@ -151,15 +161,22 @@ def guess_form(source: str) -> str:
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return "datasets"
-        if (path / "metadata.jsonl").is_file():
-            return "jsonl"
-        return "parquet" if next(path.rglob("*.parquet"), None) else "folder"
+        if (path / set_file.FILE).is_file():
+            return "shards"
+        if any((path / name).is_file() for name in TABLES):
+            return "folder"
+        if next(path.rglob("*.parquet"), None):
+            return "parquet"
+        return "shards" if PictureFolder.scan(path).is_shards else "folder"
     if path.is_file():
-        endings = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+        endings = {
+            ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tar": "shards",
+            ".parquet": "parquet",
+        }  # fmt: skip
         if path.suffix.lower() in endings:
             return endings[path.suffix.lower()]
         raise NextStepError(
-            f"{path} is of no known form; give a folder, a .jsonl or a .parquet file"
+            f"{path} is of no known form; give a folder, a .jsonl, .csv, .tar or .parquet file"
         )
     raise NextStepError(
         f"there is no file or folder {source}; for a set of the Hugging Face hub say "
@@ -181,7 +198,7 @@ def _checked(item: Item, decode_pictures: bool) -> Item:
             pictures.append(as_stored(data, item.origin))
     except SampleError as error:
         return error
-    return RawSample(item.record, tuple(pictures), item.key, item.origin)
+    return replace(item, pictures=tuple(pictures))
 
 
 def _add(writer: ShardWriter, sample: RawSample) -> SampleError | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,6 +20,7 @@ from nextstep.errors import NextStepError
 from nextstep.image.encode import encode
 from nextstep.image.pictures import flatten
 
+Item = RawSample | SampleError
 ReadFile = Callable[[str], bytes]
 """Gives the bytes of a picture file that a row names; OSError or ValueError when it cannot."""
 
@@ -121,6 +123,30 @@ def row_sample(
     kept = _plain(told) if isinstance(told, dict) else None
     record["metadata"] = {**(kept or {}), "origin": origin}
     return RawSample(record, tuple(pictures), None, origin)
+
+
+def row_item(
+    row: Mapping[str, Any], columns: Columns, kind: str, origin: str, read: ReadFile
+) -> Item:
+    """`row_sample`, or why there is none."""
+    try:
+        return row_sample(row, columns, kind, origin, read)
+    except SampleError as error:
+        return error
+
+
+def read_beside(folder: Path) -> ReadFile:
+    """Reads regular files by path, relative ones from a folder, also as Windows writes them."""
+
+    def read(name: str) -> bytes:
+        path = folder / name
+        if not path.is_file():  # a pipe or a device would be waited for without end
+            path = folder / name.replace("\\", "/")
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {folder / name}")
+        return path.read_bytes()
+
+    return read
 
 
 def _guess_pictures(names: Collection[str], kind: str, typed: Seq[str]) -> tuple[str, ...]:
