@@ -155,7 +155,7 @@ def test_stray_texts_are_named_and_change_nothing(tmp_path: Path) -> None:
 
 
 def test_encodings(tmp_path: Path) -> None:
-    text = "Äpfel – süß"
+    text = "Äpfel und süß"
     put(tmp_path, "a.txt", text.encode("utf-16"))
     put(tmp_path, "b.txt", text.encode("utf-8-sig"))
     put(tmp_path, "c.txt", text.encode("cp1252"))

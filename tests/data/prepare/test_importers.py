@@ -345,7 +345,7 @@ def test_sources_are_told_apart_by_what_lies_there(
     ]:
         with pytest.raises(NextStepError, match=said):
             open_source(source, "text", form)
-    with pytest.raises(NextStepError, match="without metadata.jsonl or .* has no columns"):
+    with pytest.raises(NextStepError, match=r"without metadata.jsonl or .* has no columns"):
         open_source(str(tmp_path), "text", "folder", caption="a")
     with pytest.raises(NextStepError, match="unknown kind"):
         open_source(str(tmp_path), "poems", "folder")
