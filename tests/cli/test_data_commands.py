@@ -107,7 +107,7 @@ BAD = [
     ("no source", ["build", "{tmp}/none", "{tmp}/new"], "there is no file or folder"),
     ("existing target", ["build", "{tmp}/source", "{tmp}/source"], "exists already"),
     ("unknown kind", ["build", "{tmp}/source", "{tmp}/new", "-k", "film"], "unknown kind"),
-    ("unknown form", ["build", "{tmp}/source", "{tmp}/new", "--form", "csv"], "unknown form"),
+    ("unknown form", ["build", "{tmp}/source", "{tmp}/new", "--form", "xls"], "unknown form"),
     ("no samples", ["build", "{tmp}/empty", "{tmp}/new"], "holds no pictures"),
     ("no shard", ["build", "{tmp}/source", "{tmp}/new", "--samples-per-shard", "0"], "at least 1"),
     ("bad name", ["build", "{tmp}/source", "{tmp}/new", "--name", "a/b"], "cannot name"),
