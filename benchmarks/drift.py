@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Prompt, SampleRequest
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import draw
 from nextstep.flow.noise import KeyedNoise
@@ -36,7 +36,7 @@ PROMPTS = (
 class Reader:
     """Reads finished pictures with one model and samples each of their tokens again."""
 
-    def __init__(self, pipeline: NextStepPipeline, jobs: list[Job]) -> None:
+    def __init__(self, pipeline: NextStepPipeline, jobs: list[ImageJob]) -> None:
         self.pipeline, self.model, self.jobs = pipeline, pipeline.model, jobs
         self.how = jobs[0].decode
 

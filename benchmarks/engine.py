@@ -20,7 +20,7 @@ from torch import Tensor
 from nextstep.engine.backends import backend_of
 from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request
-from nextstep.engine.scheduler import Limits, draw
+from nextstep.engine.scheduler import EngineLimits, draw
 from nextstep.kernels.quantization import pack_for_sampling
 from nextstep.model.pretrained import load_parts
 
@@ -60,10 +60,12 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="with kernels, which need no blocks")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    model, images, texts, defaults, _ = load_parts(asked.model, DTYPES[asked.dtype])
+    own = load_parts(asked.model, DTYPES[asked.dtype])
     if asked.kernels:
-        pack_for_sampling(model)
-    engine = Engine(model, texts, images, defaults, Limits(2**36))
+        pack_for_sampling(own.model)
+    engine = Engine(
+        own.model, own.text_tokenizer, own.image_tokenizer, own.defaults, EngineLimits(2**36)
+    )
     rows = []
     print("pictures  free s  blocks s  ratio  blocks: pictures/s  equal free  equal blocks")
     for batch in asked.batch:

@@ -36,10 +36,10 @@ from nextstep.engine.backends import backend_of
 from nextstep.engine.backends import torch as plain_backend
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.cpu_kernels import Core, core_of
-from nextstep.engine.backends.sampling_head import Group, SamplingHead
+from nextstep.engine.backends.sampling_head import SamplingHead, SolverGroup
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
 from nextstep.engine.scheduler import draw
 from nextstep.flow.guidance import GuidanceSettings
@@ -170,7 +170,7 @@ def peak_bytes() -> int:
 class DirectHead(SamplingHead):
     """The head asked as a plain sampling loop asks: everything anew at every call."""
 
-    def integrate(self, groups: list[Group]) -> None:
+    def integrate(self, groups: list[SolverGroup]) -> None:
         """Let every group's solver run to its tokens."""
         for group in groups:
             condition = self.model.image_condition(group.hidden)
@@ -222,7 +222,7 @@ def sampling(
         name: Prompt([*made_up_ids(config, length), config.begin_of_image_id])
         for name, length in zip(how.branches, (WORDS, NOTHING), strict=False)
     }
-    jobs = [Job(prompts, how, (0, index)) for index in range(asked.batch)]
+    jobs = [ImageJob(prompts, how, (0, index)) for index in range(asked.batch)]
     return lambda: torch.stack(draw(model, jobs, backend_of(model, batch_invariant=False)))
 
 

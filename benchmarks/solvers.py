@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, SampleRequest
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import draw
 from nextstep.flow.solvers import SolverSettings, question_times
@@ -116,7 +116,7 @@ def main() -> None:
     print(json.dumps({"model": asked.model, "pictures": len(jobs), "rows": table}))
 
 
-def with_solver(job: Job, solver: SolverSettings) -> Job:
+def with_solver(job: ImageJob, solver: SolverSettings) -> ImageJob:
     """The same picture by another solver."""
     return replace(job, decode=replace(job.decode, solver=solver))
 

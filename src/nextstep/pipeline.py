@@ -19,7 +19,7 @@ from nextstep.engine.chat.conversations import Conversations
 from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request, SourceLimits, encode_source, picture_grid
 from nextstep.engine.results import GeneratedPicture, Progress, noted
-from nextstep.engine.scheduler import Event, Limits
+from nextstep.engine.scheduler import EngineLimits, Event
 from nextstep.engine.settings import ModelDefaults, check_count, check_seed, check_used
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
@@ -273,7 +273,9 @@ class NextStepPipeline:
             if event.request is not None
         ]
 
-    def engine(self, running: int = Limits.running, batch_invariant: bool | None = None) -> Engine:
+    def engine(
+        self, running: int = EngineLimits.running, batch_invariant: bool | None = None
+    ) -> Engine:
         """An engine of this model for one caller.
 
         Args:
@@ -284,7 +286,7 @@ class NextStepPipeline:
         made_for = id(self.model), id(core_of(self.model)), invariant
         if self._backend is None or self._backend[0] != made_for:
             self._backend = made_for, backend_of(self.model, invariant)
-        limits = Limits(UNLIMITED, running, UNLIMITED)
+        limits = EngineLimits(UNLIMITED, running, UNLIMITED)
         return Engine(
             self.model, self.text_tokenizer, self.image_tokenizer, self.defaults, limits,
             model_hash=self.model_hash, adapter=self.adapter, backend=self._backend[1], check=False,

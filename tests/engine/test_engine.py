@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.scheduler import Limits
+from nextstep.engine.scheduler import EngineLimits
 from nextstep.engine.state import FORMAT, PictureState
 from nextstep.errors import NextStepError
 from nextstep.model.pretrained import Parts
@@ -228,15 +228,17 @@ def test_requests_are_checked(engine: Engine, tiny_parts: Parts) -> None:
         engine.request("<image> and <image>", [RED])
     with pytest.raises(ValueError, match="shorten the prompt"):
         engine.submit(engine.request("word " * 300))
-    small = Engine.of_parts(tiny_parts, Limits(cache_bytes=100))
+    small = Engine.of_parts(tiny_parts, EngineLimits(cache_bytes=100))
     with pytest.raises(NextStepError, match="give the engine more"):
         small.submit(small.request("a"))
 
 
 def test_deadline_is_counted_from_the_request(tiny_parts: Parts) -> None:
     now = 100.0
-    model, images, texts, defaults, _ = tiny_parts
-    engine = Engine(model, texts, images, defaults, clock=lambda: now)
+    own = tiny_parts
+    engine = Engine(
+        own.model, own.text_tokenizer, own.image_tokenizer, own.defaults, clock=lambda: now
+    )
     engine.submit(engine.request("a", seconds=5))
     engine.step()
     now = 106.0

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.decode import DecodeSettings, Given
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.decode import DecodeSettings, FixedTokens
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import Lookahead, guesses
 from nextstep.engine.scheduler import Event, Scheduler
 from nextstep.errors import NextStepError
@@ -32,7 +32,7 @@ def model(request: pytest.FixtureRequest) -> NextStepModel:
     return model_in(request.param)
 
 
-def job(number: int, lookahead: Lookahead, given: Given | None = None) -> Job:
+def job(number: int, lookahead: Lookahead, given: FixedTokens | None = None) -> ImageJob:
     dice = random.Random(number)
     guidance = GuidanceSettings(2.0, schedule="linear") if number % 2 else GuidanceSettings(3.0)
     how = DecodeSettings(GRID, SOLVERS[number % 3], guidance, lookahead=lookahead)
@@ -40,10 +40,10 @@ def job(number: int, lookahead: Lookahead, given: Given | None = None) -> Job:
         name: Prompt([*(dice.randrange(6, 320) for _ in range(4)), TINY.begin_of_image_id])
         for name in how.branches
     }
-    return Job(prompts, how, (number, 0), given=given)
+    return ImageJob(prompts, how, (number, 0), given=given)
 
 
-def drawn(model: NextStepModel, asked: Job) -> tuple[Tensor, int]:
+def drawn(model: NextStepModel, asked: ImageJob) -> tuple[Tensor, int]:
     """Tokens, and passes they took."""
     scheduler = Scheduler(model)
     scheduler.submit(asked)
@@ -125,7 +125,7 @@ def test_it_goes_on_from_tokens_and_guesses() -> None:
 def test_given_tokens_are_never_guessed() -> None:
     model = random_model(TINY)
     sampled = torch.tensor([bool(i % 7) for i in range(20)])
-    given = Given(torch.randn(20, 64, generator=torch.Generator().manual_seed(1)), sampled)
+    given = FixedTokens(torch.randn(20, 64, generator=torch.Generator().manual_seed(1)), sampled)
     plain, _ = drawn(model, job(2, ONE, given))
     ahead, _ = drawn(model, job(2, Lookahead(8, 0.0), given))
     assert torch.equal(ahead, plain)

@@ -13,8 +13,8 @@ from torch import Tensor
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.torch import TorchBackend, cache_bytes
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import Job
-from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
+from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.scheduler import ENDS, EngineLimits, Event, Scheduler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
@@ -36,7 +36,7 @@ HOW = [
 ]
 
 
-def job(number: int, **more: object) -> Job:
+def job(number: int, **more: object) -> ImageJob:
     """An unlike picture for every number: text length, sources, grid, branches, solver."""
     dice = random.Random(number)
     solver, guidance = HOW[number % len(HOW)]
@@ -48,7 +48,7 @@ def job(number: int, **more: object) -> Job:
         ids = [dice.randrange(6, 320) for _ in range(dice.randrange(1, 12))]
         source = [torch.randn(2, 64, generator=generator)] if edit else []
         prompts[name] = Prompt([*ids, *([PLACE, PLACE] if edit else []), BOI], source)
-    return Job(prompts, how, (number, 1), **more)  # type: ignore[arg-type]
+    return ImageJob(prompts, how, (number, 1), **more)  # type: ignore[arg-type]
 
 
 def skip_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def pictures(events: list[Event]) -> dict[int, Tensor]:
     return {event.ticket: event.tokens for event in events if event.kind == "finished"}
 
 
-def alone(model: NextStepModel, asked: Job) -> Tensor:
+def alone(model: NextStepModel, asked: ImageJob) -> Tensor:
     scheduler = Scheduler(model)
     ticket = scheduler.submit(asked)
     return pictures(scheduler.run_until_idle())[ticket]
@@ -77,7 +77,7 @@ def model(request: pytest.FixtureRequest) -> NextStepModel:
 def mix(model: NextStepModel, number: int, expected: dict[int, Tensor]) -> int:
     """A random mix with arrivals, cancellations and preemptions; gives how many were compared."""
     dice = random.Random(number)
-    limits = Limits(running=dice.choice([1, 3, 9]), cache_bytes=dice.choice([2**14, 2**20]))
+    limits = EngineLimits(running=dice.choice([1, 3, 9]), cache_bytes=dice.choice([2**14, 2**20]))
     scheduler, asked, aside = Scheduler(model, limits), dict[int, int](), set[int]()
     arrivals = [dice.randrange(len(expected)) for _ in range(dice.randrange(2, 6))]
     events: list[Event] = []
@@ -153,7 +153,7 @@ def test_learned_positions() -> None:
         assert torch.equal(together[ticket], alone(model, one))
 
 
-def need(model: NextStepModel, asked: Job) -> int:
+def need(model: NextStepModel, asked: ImageJob) -> int:
     return asked.check(model, 2**40)
 
 
@@ -161,7 +161,7 @@ def test_admission_keeps_within_the_memory() -> None:
     model = random_model(TINY)
     asked = [job(number) for number in range(12)]
     budget = max(need(model, one) for one in asked) + 1000
-    scheduler = Scheduler(model, Limits(cache_bytes=budget))
+    scheduler = Scheduler(model, EngineLimits(cache_bytes=budget))
     for one in asked:
         scheduler.submit(one)
     done: list[Event] = []
@@ -176,8 +176,8 @@ def test_admission_keeps_within_the_memory() -> None:
 def test_what_can_never_run_is_refused_at_once() -> None:
     model, asked = random_model(TINY), job(2)
     with pytest.raises(NextStepError, match="bytes of key/value cache"):
-        Scheduler(model, Limits(cache_bytes=need(model, asked) - 1)).submit(asked)
-    scheduler = Scheduler(model, Limits(cache_bytes=need(model, asked), waiting=1))
+        Scheduler(model, EngineLimits(cache_bytes=need(model, asked) - 1)).submit(asked)
+    scheduler = Scheduler(model, EngineLimits(cache_bytes=need(model, asked), waiting=1))
     scheduler.submit(asked)
     with pytest.raises(NextStepError, match="1 pictures wait already"):
         scheduler.submit(asked)
@@ -185,7 +185,7 @@ def test_what_can_never_run_is_refused_at_once() -> None:
     with pytest.raises(NextStepError, match="reads at most 256"):
         scheduler.submit(large)
     with pytest.raises(NextStepError, match="must be at least 1"):
-        Limits(running=0)
+        EngineLimits(running=0)
 
 
 def test_one_row_takes_what_is_said() -> None:
@@ -198,7 +198,7 @@ def started(scheduler: Scheduler) -> list[int]:
 
 def test_order_is_by_priority_then_by_turns_of_clients() -> None:
     model = random_model(TINY)
-    scheduler = Scheduler(model, Limits(running=1))
+    scheduler = Scheduler(model, EngineLimits(running=1))
     greedy = [scheduler.submit(job(2, client="greedy")) for _ in range(3)]
     modest = [scheduler.submit(job(2, client="modest")) for _ in range(2)]
     urgent = scheduler.submit(job(2, priority=1, client="greedy"))
@@ -220,7 +220,7 @@ def test_being_set_aside_is_not_charged_twice() -> None:
 
 
 def test_waiting_counts_as_priority() -> None:
-    scheduler = Scheduler(random_model(TINY), Limits(running=1, aging=4))
+    scheduler = Scheduler(random_model(TINY), EngineLimits(running=1, aging=4))
     first = scheduler.submit(job(2))
     patient = scheduler.submit(job(2))
     order = []
@@ -237,7 +237,7 @@ def test_small_pictures_pass_a_large_one_only_so_often() -> None:
     small = job(2)
     large = replace(small, decode=replace(small.decode, grid=(4, 5)))
     budget = need(model, large) + need(model, small) - 1
-    scheduler = Scheduler(model, Limits(cache_bytes=budget, passes=3))
+    scheduler = Scheduler(model, EngineLimits(cache_bytes=budget, passes=3))
     runs = scheduler.submit(small)
     scheduler.step()
     waits = scheduler.submit(large)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.settings import GenerationSettings
-from nextstep.engine.solver_fitting import Rule, Samples, fit, mean_square, record
+from nextstep.engine.solver_fitting import Rule, TokenSamples, fit, mean_square, record
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import MOST_FITTED, adams_bashforth, rule
@@ -36,12 +36,12 @@ class Bent(FlowHead):
         return condition + (time * 0.09 - (1 - time)) / variance * (x - time * condition)
 
 
-def bent_samples(count: int) -> Samples:
+def bent_samples(count: int) -> TokenSamples:
     """Its tokens by the closed form c + 0.3 * noise."""
     generator = torch.Generator().manual_seed(0)
     hidden, noise = torch.randn(2, count, 4, generator=generator).unbind()
     weights = {"conditional": torch.ones(count, 1)}
-    return Samples(hidden[None], weights, noise, hidden + 0.3 * noise, False)
+    return TokenSamples(hidden[None], weights, noise, hidden + 0.3 * noise, False)
 
 
 @pytest.mark.parametrize("steps", [2, 5])
@@ -75,7 +75,7 @@ def test_what_is_recorded_makes_the_same_tokens() -> None:
     how = DecodeSettings((2, 2), teacher, GuidanceSettings(2.0, schedule="linear"))
     begin = TINY.begin_of_image_id
     jobs = [
-        Job({name: Prompt([*range(7, 7 + n), begin]) for name in how.branches}, how, (1, n))
+        ImageJob({name: Prompt([*range(7, 7 + n), begin]) for name in how.branches}, how, (1, n))
         for n in (2, 4)
     ]
     samples = record(model, jobs)
@@ -98,7 +98,7 @@ def test_wrong_values_are_refused() -> None:
     with pytest.raises(NextStepError, match="2 to 16"):
         fit(Bent(), lambda hidden: hidden, bent_samples(40), MOST_FITTED + 1)
     how = DecodeSettings((2, 2), SolverSettings("v1", 3), GuidanceSettings())
-    asked = Job({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
+    asked = ImageJob({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
     with pytest.raises(NextStepError, match="draws noise on its way"):
         record(random_model(TINY), [asked])
 

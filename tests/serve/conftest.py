@@ -18,10 +18,10 @@ from PIL import Image
 
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.scheduler import Limits as EngineLimits
+from nextstep.engine.scheduler import EngineLimits
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import Server, build_app, server
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 
 
 @dataclass
@@ -75,7 +75,7 @@ def narrow(tiny_pipeline: NextStepPipeline) -> Iterator[Running]:
 def app_of(tiny_pipeline: NextStepPipeline) -> Callable[..., FastAPI]:
     def build(folder: Path | None = None, keys: Path | None = None, **limits: float) -> FastAPI:
         more = {name: limits.pop(name) for name in ("max_batch", "preview_share") if name in limits}
-        return build_app(tiny_pipeline, "tiny", folder, keys, Limits(**limits), **more)
+        return build_app(tiny_pipeline, "tiny", folder, keys, ServiceLimits(**limits), **more)
 
     return build
 

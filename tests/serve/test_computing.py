@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from nextstep.engine import runtime_info as computing
-from nextstep.engine.runtime_info import Computing
+from nextstep.engine.runtime_info import RuntimeInfo
 from nextstep.engine.state import PictureState
 from nextstep.image.sizes import SizeLimits
 from nextstep.kernels import build
 from nextstep.kernels.quantization import pack_for_sampling
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.store import Store
@@ -48,7 +48,7 @@ class Silent:
 def begun(folder: Path, **computing: Any) -> Jobs:
     """Jobs of a process that computes so."""
     store = Store(folder, 10)
-    jobs = Jobs(Silent(**computing), store, Limits(), Metrics())  # type: ignore[arg-type]
+    jobs = Jobs(Silent(**computing), store, ServiceLimits(), Metrics())  # type: ignore[arg-type]
 
     async def begin() -> None:
         jobs.open()
@@ -91,10 +91,10 @@ def test_the_model_card_says_what_computes(service: Running) -> None:
 def test_the_reason_is_the_processs_or_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "is_hindered", lambda: True)
     monkeypatch.setattr(build, "why_not", lambda: "there is no compiler")
-    told = Computing.of(random_model(PACKABLE))
+    told = RuntimeInfo.of(random_model(PACKABLE))
     assert (told.by, told.why_torch, told.hindered) == ("torch", "there is no compiler", True)
     for model in (random_model(TINY), random_model(PACKABLE).half()):
-        told = Computing.of(model)
+        told = RuntimeInfo.of(model)
         assert (told.why_torch, told.hindered) == (computing.OTHER_MODEL, False)
 
 
@@ -102,7 +102,7 @@ def test_the_reason_is_the_processs_or_the_models(monkeypatch: pytest.MonkeyPatc
 def test_kernels_are_told() -> None:
     model = random_model(PACKABLE)
     pack_for_sampling(model)
-    told = Computing.of(model)
+    told = RuntimeInfo.of(model)
     assert (told.by, told.number_format) == ("kernels 2", "float32, kernels 2")
     assert (told.why_torch, told.hindered) == ("", False)
 

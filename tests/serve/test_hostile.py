@@ -16,8 +16,8 @@ import pytest
 from fastapi import FastAPI
 
 from nextstep.engine.engine import Engine
-from nextstep.serve.jobs.limits import Limits
-from nextstep.serve.jobs.tasks import Task
+from nextstep.serve.jobs.limits import ServiceLimits
+from nextstep.serve.jobs.tasks import ServiceTask
 from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
 from tests.serve.test_jobs import SLOW, jobs_in, submit
 
@@ -208,7 +208,7 @@ def test_request_that_outlives_the_grace_gets_503_too(
 
 
 def test_defaults_keep_hostile_clients_within_bounds() -> None:
-    limits = Limits()
+    limits = ServiceLimits()
     assert limits.head_seconds <= 30 and limits.heads <= 500
     assert limits.characters <= 500_000 and limits.json_values <= 500_000
 
@@ -228,7 +228,7 @@ def test_sources_and_long_texts_are_read_beside_the_steps(
 ) -> None:
     """Others are served while one job's pictures and texts are still being read."""
     begun, go_on, names = threading.Event(), threading.Event(), set()
-    encode, count = Engine.encode, Task.count_text
+    encode, count = Engine.encode, ServiceTask.count_text
 
     def waits(name: str) -> None:
         names.add(name)
@@ -239,13 +239,13 @@ def test_sources_and_long_texts_are_read_beside_the_steps(
         waits(threading.current_thread().name)
         return encode(self, picture)
 
-    def counted(self: Task, text: str) -> int:
+    def counted(self: ServiceTask, text: str) -> int:
         if len(text) > 2000:
             waits(threading.current_thread().name)
         return count(self, text)
 
     monkeypatch.setattr(Engine, "encode", encoded)
-    monkeypatch.setattr(Task, "count_text", counted)
+    monkeypatch.setattr(ServiceTask, "count_text", counted)
     picture = data_uri(picture_bytes(size=(32, 32)))
     for body in ({"prompt": "a", "images": [picture]},
                  {"parts": [{"type": "text", "text": "a " * 2000}]}):  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from nextstep.cli.serve import _replica, parse_replicas
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import app_around
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 from tests.serve.conftest import Running, alone, running, until
 from tests.serve.test_forks import ask, png
 from tests.serve.test_jobs import submit
@@ -46,7 +46,7 @@ def replicas(
     # Ray gives a replica one thread, and pictures record how many made them.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with running(app_around(backend, folder, None, Limits())) as made:
+    with running(app_around(backend, folder, None, ServiceLimits())) as made:
         yield made
     torch.set_num_threads(before)
     shut_down()

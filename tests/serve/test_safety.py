@@ -20,13 +20,13 @@ from PIL import Image
 
 from nextstep.errors import NextStepError
 from nextstep.serve.api.keys import Keys, add_key
-from nextstep.serve.api.server import JsonLines
+from nextstep.serve.api.server import JsonLogFormatter
 from nextstep.serve.api.uploads import bytes_of_uri, check_pictures, safe_mask, safe_picture
-from nextstep.serve.jobs.limits import Limits, check_binding
+from nextstep.serve.jobs.limits import ServiceLimits, check_binding
 from nextstep.serve.problems import ApiError
 from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
 
-LIMITS = Limits(picture_bytes=100_000, picture_pixels=10_000)
+LIMITS = ServiceLimits(picture_bytes=100_000, picture_pixels=10_000)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -88,24 +88,26 @@ def test_the_further_pictures_of_a_photo_are_no_animation() -> None:
 
 def test_photos_of_phones_are_taken_by_default() -> None:
     photo = picture_bytes("JPEG", (8160, 6120))
-    check_pictures([photo] * 8, Limits(), "image")
-    taken = safe_picture(photo, Limits(), "image")
+    check_pictures([photo] * 8, ServiceLimits(), "image")
+    taken = safe_picture(photo, ServiceLimits(), "image")
     mask = Image.new("L", (8160, 6120))
     mask.paste(255, (0, 0, 4080, 6120))
     buffer = io.BytesIO()
     mask.save(buffer, "PNG")
-    with Image.open(io.BytesIO(safe_mask(buffer.getvalue(), taken, Limits(), "mask"))) as kept:
+    with Image.open(
+        io.BytesIO(safe_mask(buffer.getvalue(), taken, ServiceLimits(), "mask"))
+    ) as kept:
         assert kept.size == (2040, 1530)
         assert kept.getpixel((1000, 9)) == 255 and kept.getpixel((1040, 9)) == 0
     with pytest.raises(ApiError, match="40x40 pixels and its picture 8160x6120"):
-        safe_mask(picture_bytes(), taken, Limits(), "mask")
+        safe_mask(picture_bytes(), taken, ServiceLimits(), "mask")
 
 
 def test_pixels_to_decode_are_counted_over_a_request() -> None:
     wide = picture_bytes("PNG", (4000, 4000))
-    check_pictures([wide] * 4, Limits(), "image")
+    check_pictures([wide] * 4, ServiceLimits(), "image")
     with pytest.raises(ApiError, match=r"at most 64,000,000 pixels to decode") as refused:
-        check_pictures([wide] * 5, Limits(), "image")
+        check_pictures([wide] * 5, ServiceLimits(), "image")
     assert refused.value.status == 413
 
 
@@ -260,7 +262,7 @@ def test_logs_are_json_without_prompts(service: Running) -> None:
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(JsonLines().format(record))
+            lines.append(JsonLogFormatter().format(record))
 
     logger = logging.getLogger("nextstep.serve")
     handler = Keep()

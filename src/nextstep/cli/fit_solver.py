@@ -15,7 +15,7 @@ from nextstep.cli import options as o
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nextstep.engine.solver_fitting import Samples
+    from nextstep.engine.solver_fitting import TokenSamples
     from nextstep.pipeline import NextStepPipeline
 
 
@@ -131,10 +131,10 @@ def _prompts(file: Path | None, count: int, seed: int) -> list[str]:
 
 def _drawn(
     pipeline: NextStepPipeline, texts: list[str], together: int, seed: int, told: Callable[[], None]
-) -> Samples:
+) -> TokenSamples:
     """Tokens of a picture of every prompt."""
     from nextstep.engine.request import Request
-    from nextstep.engine.solver_fitting import TEACHER, Samples, record
+    from nextstep.engine.solver_fitting import TEACHER, TokenSamples, record
 
     own, config = pipeline.defaults, pipeline.model.config
     grid = pipeline.grid(None, None, (own.height, own.width))
@@ -156,4 +156,4 @@ def _drawn(
         made.append(record(pipeline.model, jobs))
         for _ in requests:
             told()
-    return Samples.together(made)
+    return TokenSamples.together(made)

@@ -11,7 +11,7 @@ import typer
 from nextstep.cli import options as o
 
 if TYPE_CHECKING:
-    from nextstep.estimate.plan import Plan, Totals
+    from nextstep.estimate.plan import PlanTotals, RunPlan
 
 PAPER = "paper"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -98,7 +98,7 @@ def _benchmarks(name: str, changes: list[str], device: str, devices: int, as_jso
     typer.echo(f"  {'all':<16}{pictures:>9,}{hours:>8.2f}{'':>13}{paid:>9.2f}")
 
 
-def lines(plan: Plan) -> list[str]:
+def lines(plan: RunPlan) -> list[str]:
     """The plan in words."""
     device = plan.device
     out = [f"{plan.recipe}  (stage {plan.stage}, {plan.ranks} x {device.name})", "parameters"]
@@ -122,7 +122,7 @@ def lines(plan: Plan) -> list[str]:
     return [*out, *totals(plan.published)]
 
 
-def totals(stages: list[Totals]) -> list[str]:
+def totals(stages: list[PlanTotals]) -> list[str]:
     """The row of stages as a table, computed beside published."""
     if not stages:
         return []

@@ -117,7 +117,12 @@ def command(
     from nextstep.cli import checks
     from nextstep.errors import NextStepError
     from nextstep.recipe.host import settle
-    from nextstep.serve.jobs.limits import Limits, check_binding, checked_origin, checked_root
+    from nextstep.serve.jobs.limits import (
+        ServiceLimits,
+        check_binding,
+        checked_origin,
+        checked_root,
+    )
     from nextstep.serve.jobs.store import Store
 
     if new_key is not None:
@@ -133,7 +138,7 @@ def command(
     checked_root(root_path)
     chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     chosen.check()
-    limits = Limits(
+    limits = ServiceLimits(
         queue=queue,
         per_key=min(per_key, queue),
         deadline=deadline,

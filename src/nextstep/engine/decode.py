@@ -45,7 +45,7 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True)
-class Given:
+class FixedTokens:
     """Tokens of a picture that are taken as they are instead of being sampled.
 
     Attributes:

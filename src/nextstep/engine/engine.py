@@ -21,7 +21,7 @@ from nextstep.engine.backends.base import Backend
 from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.backends.cpu_kernels import number_format
 from nextstep.engine.chat.reasoning import reasoning_job, with_reasoning
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import (
     EncodedImage,
     Request,
@@ -31,9 +31,9 @@ from nextstep.engine.request import (
     picture_grid,
 )
 from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.scheduler import ENDS, Event, Limits, Scheduler
+from nextstep.engine.scheduler import ENDS, EngineLimits, Event, Scheduler
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_used
-from nextstep.engine.state import Maker, PictureState
+from nextstep.engine.state import ModelFingerprint, PictureState
 from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
@@ -74,7 +74,7 @@ class Engine:
         text_tokenizer: TextTokenizer,
         image_tokenizer: ImageTokenizer,
         defaults: ModelDefaults | None = None,
-        limits: Limits | None = None,
+        limits: EngineLimits | None = None,
         *,
         model_hash: str = "",
         adapter: dict[str, Any] | None = None,
@@ -88,11 +88,13 @@ class Engine:
         self.backend = backend or backend_of(model)
         self.scheduler = Scheduler(model, limits, clock, self.backend, check)
         threads, block = torch.get_num_threads(), ROWS if self.backend.batch_invariant else 0
-        self.maker = Maker(model_hash, number_format(model), block, adapter or {}, threads)
+        self.maker = ModelFingerprint(
+            model_hash, number_format(model), block, adapter or {}, threads
+        )
         self._requests: dict[int, Request] = {}
 
     @classmethod
-    def of_parts(cls, parts: Parts, limits: Limits | None = None) -> Engine:
+    def of_parts(cls, parts: Parts, limits: EngineLimits | None = None) -> Engine:
         """An engine from what `folders.load_parts` gives."""
         model, images, texts, defaults, fingerprint, _ = parts
         pack_for_sampling(model)
@@ -214,7 +216,7 @@ class Engine:
         self._requests[ticket] = request
         return ticket
 
-    def submit_job(self, job: Job | TextJob) -> int:
+    def submit_job(self, job: ImageJob | TextJob) -> int:
         """Queue a text, or a picture that no request describes; gives its ticket.
 
         Its events carry ids or tokens and no picture.
@@ -224,7 +226,7 @@ class Engine:
         """
         return self.scheduler.submit(job)
 
-    def _reasoned(self, ticket: int, ids: Sequence[int], noise: NoiseSource | None) -> Job:
+    def _reasoned(self, ticket: int, ids: Sequence[int], noise: NoiseSource | None) -> ImageJob:
         """The picture of a request whose model has written what it will show."""
         limit, tokenizer = self.model.config.max_position_embeddings, self.text_tokenizer
         request = with_reasoning(tokenizer, self._requests[ticket], ids, limit)
@@ -288,7 +290,7 @@ class Engine:
             events += self.step()
         return events
 
-    def run(self, jobs: Sequence[Job | TextJob], on_step: OnStep | None = None) -> list[Event]:
+    def run(self, jobs: Sequence[ImageJob | TextJob], on_step: OnStep | None = None) -> list[Event]:
         """Run what `submit_job` takes to its end, side by side; see `wait`."""
         tickets: list[int] = []
         try:

@@ -15,7 +15,7 @@ from torch import Tensor
 from nextstep.engine import jacobi as ahead
 from nextstep.engine.backends.base import Backend, CacheRow, Place, Prefilled, Prompt, SampleRequest
 from nextstep.engine.backends.torch import cache_bytes
-from nextstep.engine.decode import DecodeSettings, Given
+from nextstep.engine.decode import DecodeSettings, FixedTokens
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
 from nextstep.model.nextstep import NextStepModel
@@ -23,7 +23,7 @@ from nextstep.vae.latents import raster_coordinates
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageJob:
     """One picture to be sampled.
 
     Attributes:
@@ -46,7 +46,7 @@ class Job:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
-    given: Given | None = None
+    given: FixedTokens | None = None
     guesses: Tensor | None = None
     noise: NoiseSource | None = None
 
@@ -116,7 +116,7 @@ class ImageSequence:
     def __init__(
         self,
         backend: Backend,
-        job: Job,
+        job: ImageJob,
         tokens: list[Tensor],
         guesses: list[Tensor],
         prefilled: Sequence[Prefilled],

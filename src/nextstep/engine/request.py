@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nextstep.config import NextStepConfig
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.decode import DecodeSettings, Given
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.decode import DecodeSettings, FixedTokens
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_seed
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
@@ -41,7 +41,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class InpaintingSource:
     """What a picture keeps of another one of its size, where a mask does not let it change.
 
     Attributes:
@@ -54,9 +54,9 @@ class Kept:
     picture: Image.Image
     mask: np.ndarray
 
-    def given(self, grid: Grid) -> Given:
+    def given(self, grid: Grid) -> FixedTokens:
         """Which tokens are taken as they are."""
-        return Given(self.tokens, masks.touched(self.mask, self.mask.shape[0] // grid[0]))
+        return FixedTokens(self.tokens, masks.touched(self.mask, self.mask.shape[0] // grid[0]))
 
     def finish(self, made: Image.Image) -> Image.Image:
         """The finished picture: pixels outside the mask are those of the kept one."""
@@ -96,7 +96,7 @@ class Request:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
-    kept: Kept | None = None
+    kept: InpaintingSource | None = None
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class Request:
         return self.settings.decoding(self.grid, bool(self.sources))
 
     @property
-    def given(self) -> Given | None:
+    def given(self) -> FixedTokens | None:
         """Tokens that are not sampled: those outside of a mask, or of an edit's region."""
         if self.kept is not None:
             return self.kept.given(self.grid)
@@ -144,7 +144,7 @@ class Request:
         tokens: Tensor | None = None,
         guesses: Tensor | None = None,
         noise: NoiseSource | None = None,
-    ) -> Job:
+    ) -> ImageJob:
         """The same for the scheduler.
 
         Args:
@@ -168,13 +168,13 @@ class Request:
             )
             for name in decode.branches
         }
-        return Job(
+        return ImageJob(
             prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
             self.client, self.given, guesses, noise,
         )  # fmt: skip
 
 
-def given_outside_region(text: str, source: EncodedImage, grid: Grid) -> Given | None:
+def given_outside_region(text: str, source: EncodedImage, grid: Grid) -> FixedTokens | None:
     """The tokens of a source that the line behind an edit's instruction leaves as they are.
 
     Args:
@@ -191,7 +191,7 @@ def given_outside_region(text: str, source: EncodedImage, grid: Grid) -> Given |
         return None
     sampled = torch.zeros(len(source.tokens), dtype=torch.bool)
     sampled[region.places(grid)] = True
-    return Given(source.tokens, sampled)
+    return FixedTokens(source.tokens, sampled)
 
 
 def with_positive(text: str, settings: GenerationSettings) -> str:
@@ -302,7 +302,7 @@ def encode_source(
 
 def masked_source(
     picture: Image.Image, source: tuple[Tensor, Grid], grid: Grid, mask: Image.Image, side: int
-) -> Kept:
+) -> InpaintingSource:
     """What an edit inside a mask keeps of its first source.
 
     Args:
@@ -323,4 +323,4 @@ def masked_source(
         )
     height, width = own[0] * side, own[1] * side
     fitted = masks.fit_mask(mask, pictures.original_size(picture), height, width)
-    return Kept(tokens, pictures.resize_and_crop(picture, height, width), fitted)
+    return InpaintingSource(tokens, pictures.resize_and_crop(picture, height, width), fitted)

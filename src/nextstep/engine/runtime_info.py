@@ -22,7 +22,7 @@ OTHER_MODEL = "the kernels do not know this model's device, widths, number forma
 
 
 @dataclass(frozen=True)
-class Computing:
+class RuntimeInfo:
     """How a process computes with a model.
 
     Attributes:
@@ -43,7 +43,7 @@ class Computing:
     hindered: bool = False
 
     @classmethod
-    def of(cls, model: NextStepModel, backend: Backend | None = None) -> Computing:
+    def of(cls, model: NextStepModel, backend: Backend | None = None) -> RuntimeInfo:
         """With this model and its backend, in this process."""
         by, could = (backend or backend_of(model)).name, _could_be_known(model)
         why = OTHER_MODEL

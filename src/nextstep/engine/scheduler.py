@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, Place, Prefilled, Prompt
-from nextstep.engine.image_sequence import ImageSequence, Job
+from nextstep.engine.image_sequence import ImageJob, ImageSequence
 from nextstep.engine.text_sequence import TextJob, TextSequence, choose_ids
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
@@ -32,7 +32,7 @@ ENDS = ("finished", "stopped", "failed", "cancelled", "late")
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What the engine may use, and how it keeps order.
 
     Attributes:
@@ -81,11 +81,11 @@ class Event:
 
 
 @dataclass
-class Entry:
+class SchedulerEntry:
     """A picture or a text in the scheduler's books."""
 
     ticket: int
-    job: Job | TextJob
+    job: ImageJob | TextJob
     bytes: int
     arrived: int
     tokens: list[Tensor] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Entry:
 
     def take_given(self) -> None:
         """Take the tokens that follow and need not be sampled."""
-        assert isinstance(self.job, Job)
+        assert isinstance(self.job, ImageJob)
         given = self.job.given
         while given is not None and len(self.tokens) < self.job.decode.tokens:
             token = given.at(len(self.tokens))
@@ -146,22 +146,22 @@ class Scheduler:
     def __init__(
         self,
         model: NextStepModel,
-        limits: Limits | None = None,
+        limits: EngineLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         backend: Backend | None = None,
         check: bool = True,
     ) -> None:
-        self.model, self.limits, self.clock = model, limits or Limits(), clock
+        self.model, self.limits, self.clock = model, limits or EngineLimits(), clock
         self.backend = backend or backend_of(model)
         if check:
             self.backend.check()
         self.steps = 0
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, SchedulerEntry] = {}
         self._served: defaultdict[str, int] = defaultdict(int)
         self._pending: list[Event] = []
         self._next = 0
 
-    def submit(self, job: Job | TextJob) -> int:
+    def submit(self, job: ImageJob | TextJob) -> int:
         """Queue a picture or a text; gives its ticket.
 
         Raises:
@@ -173,8 +173,8 @@ class Scheduler:
             raise NextStepError(f"{waiting} pictures wait already; try again later")
         ticket = self._next
         self._next += 1
-        entry = Entry(ticket, job, needed, self.steps)
-        if isinstance(job, Job):
+        entry = SchedulerEntry(ticket, job, needed, self.steps)
+        if isinstance(job, ImageJob):
             entry.tokens = _listed(job.tokens)
             entry.guesses = _listed(job.guesses)
         self._catch_client_up(job.client)
@@ -205,7 +205,7 @@ class Scheduler:
         """Whether it has not ended."""
         return ticket in self._entries
 
-    def job(self, ticket: int) -> Job | TextJob:
+    def job(self, ticket: int) -> ImageJob | TextJob:
         """What was asked for."""
         return self._entry(ticket).job
 
@@ -259,19 +259,23 @@ class Scheduler:
             events += self.step()
         return events
 
-    def _entry(self, ticket: int) -> Entry:
+    def _entry(self, ticket: int) -> SchedulerEntry:
         if ticket not in self._entries:
             raise NextStepError(f"there is no picture {ticket} in the engine")
         return self._entries[ticket]
 
-    def _running(self) -> list[Entry]:
+    def _running(self) -> list[SchedulerEntry]:
         return [entry for entry in self._entries.values() if entry.running]
 
-    def _tell(self, entry: Entry, kind: Kind, message: str = "", end: int | None = None) -> None:
+    def _tell(
+        self, entry: SchedulerEntry, kind: Kind, message: str = "", end: int | None = None
+    ) -> None:
         known = entry.known(self.model.config.token_size)
         self._pending.append(Event(kind, entry.ticket, known, message, tuple(entry.ids), end))
 
-    def _end(self, entry: Entry, kind: Kind, message: str = "", end: int | None = None) -> None:
+    def _end(
+        self, entry: SchedulerEntry, kind: Kind, message: str = "", end: int | None = None
+    ) -> None:
         self._leave(entry)
         del self._entries[entry.ticket]
         self._tell(entry, kind, message, end)
@@ -279,7 +283,7 @@ class Scheduler:
         for client in [name for name in self._served if name not in active]:
             del self._served[client]
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: SchedulerEntry) -> None:
         """Free the memory of one that runs."""
         if entry.running is not None:
             for slot in entry.running.slots:
@@ -291,7 +295,7 @@ class Scheduler:
         if client not in self._served:
             self._served[client] = min(self._served.values(), default=0)
 
-    def _turn(self, entry: Entry) -> tuple[int, int, int]:
+    def _turn(self, entry: SchedulerEntry) -> tuple[int, int, int]:
         waited = (self.steps - entry.arrived) // self.limits.aging
         client = entry.job.client
         return -(entry.job.priority + waited), self._served[client], entry.ticket
@@ -300,8 +304,8 @@ class Scheduler:
         """Take up waiting pictures in fair order, as long as they fit."""
         limits, waiting = self.limits, [e for e in self._entries.values() if not e.running]
         waiting = [entry for entry in waiting if not entry.held]
-        held_up: list[Entry] = []
-        admitted: list[Entry] = []
+        held_up: list[SchedulerEntry] = []
+        admitted: list[SchedulerEntry] = []
         used, count = self.used_bytes, self.running
         while waiting and count < limits.running:
             entry = min(waiting, key=self._turn)
@@ -321,13 +325,13 @@ class Scheduler:
         if admitted:
             self._start(admitted)
 
-    def _charge(self, entry: Entry) -> bool:
+    def _charge(self, entry: SchedulerEntry) -> bool:
         """Count what an admitted one takes; whether anything is left to sample."""
         # The whole picture is charged when it starts, so that clients take turns at once.
         if not entry.charged:
             self._served[entry.job.client] += entry.job.size - len(entry.tokens)
             entry.charged = True
-        if isinstance(entry.job, Job):
+        if isinstance(entry.job, ImageJob):
             entry.take_given()
             if len(entry.tokens) == entry.job.size:
                 self._tell(entry, "admitted")
@@ -335,7 +339,7 @@ class Scheduler:
                 return False
         return True
 
-    def _start(self, entries: Sequence[Entry]) -> None:
+    def _start(self, entries: Sequence[SchedulerEntry]) -> None:
         """Read the prompts of admitted ones, all together, and tell them."""
         asked = [entry.prompts() for entry in entries]
         try:
@@ -372,7 +376,7 @@ class Scheduler:
             taken.add(key)
         return made
 
-    def _sample(self, running: list[Entry]) -> None:
+    def _sample(self, running: list[SchedulerEntry]) -> None:
         pictures = [entry.running for entry in running if isinstance(entry.running, ImageSequence)]
         asked = [picture.sample_requests() for picture in pictures]
         sampled = self.backend.sample([one for own in asked for one in own])
@@ -383,12 +387,12 @@ class Scheduler:
                 if not self._take(entry, token, sound):
                     break
 
-    def _take(self, entry: Entry, token: Tensor, sound: bool) -> bool:
+    def _take(self, entry: SchedulerEntry, token: Tensor, sound: bool) -> bool:
         """Add one token, known to be finite if `sound`, to a picture; whether it goes on."""
         if not sound and not bool(torch.isfinite(token).all()):
             self._end(entry, "failed", not_finite(len(entry.tokens)))
             return False
-        assert isinstance(entry.job, Job)
+        assert isinstance(entry.job, ImageJob)
         columns = entry.job.decode.grid[1]
         rows = len(entry.tokens) // columns
         entry.tokens.append(token)
@@ -399,7 +403,7 @@ class Scheduler:
             return False
         return True
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[SchedulerEntry]) -> None:
         """One id of every text."""
         texts = [entry.running for entry in entries if isinstance(entry.running, TextSequence)]
         for entry, text, chosen in zip(
@@ -413,7 +417,7 @@ class Scheduler:
             if len(entry.ids) == text.job.limit:
                 self._finish_text(entry, text.job, None)
 
-    def _finish_text(self, entry: Entry, job: TextJob, end: int | None) -> None:
+    def _finish_text(self, entry: SchedulerEntry, job: TextJob, end: int | None) -> None:
         """End a text, or let the picture it was written for wait for its turn."""
         if job.then is None:
             self._end(entry, "finished", end=end)
@@ -427,7 +431,7 @@ class Scheduler:
             return
         entry.ids, entry.charged = [], False
 
-    def _feed(self, going: list[Entry]) -> None:
+    def _feed(self, going: list[SchedulerEntry]) -> None:
         """Let the backbone read what pictures and texts have new, in one step."""
         pictures = [entry.running for entry in going if isinstance(entry.running, ImageSequence)]
         texts = [entry.running for entry in going if isinstance(entry.running, TextSequence)]
@@ -453,13 +457,15 @@ class Scheduler:
             text.take(next(states)[0])
 
 
-def draw(model: NextStepModel, jobs: Sequence[Job], backend: Backend | None = None) -> list[Tensor]:
+def draw(
+    model: NextStepModel, jobs: Sequence[ImageJob], backend: Backend | None = None
+) -> list[Tensor]:
     """Tokens [N, D] of pictures that are made together, whatever memory they take.
 
     Raises:
         NextStepError: when one fails.
     """
-    limits = Limits(2**62, max(1, len(jobs)))
+    limits = EngineLimits(2**62, max(1, len(jobs)))
     scheduler = Scheduler(model, limits, backend=backend, check=False)
     tickets = [scheduler.submit(job) for job in jobs]
     ends = {event.ticket: event for event in scheduler.run_until_idle() if event.kind in ENDS}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, SampleRequest
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import draw
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
@@ -36,7 +36,7 @@ LEAST_GAP = 1e-3
 
 
 @dataclass(frozen=True)
-class Samples:
+class TokenSamples:
     """Tokens of a solver of many steps.
 
     Attributes:
@@ -56,19 +56,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.noise)
 
-    def part(self, places: Tensor) -> Samples:
+    def part(self, places: Tensor) -> TokenSamples:
         """Some of them."""
         weights = {name: weight[places] for name, weight in self.weights.items()}
-        return Samples(
+        return TokenSamples(
             self.hidden[:, places], weights, self.noise[places], self.tokens[places],
             self.normalised,
         )  # fmt: skip
 
     @staticmethod
-    def together(parts: list[Samples]) -> Samples:
-        """Samples of several batches with the same branches."""
+    def together(parts: list[TokenSamples]) -> TokenSamples:
+        """TokenSamples of several batches with the same branches."""
         first = parts[0]
-        return Samples(
+        return TokenSamples(
             torch.cat([part.hidden for part in parts], dim=1),
             {name: torch.cat([part.weights[name] for part in parts]) for name in first.weights},
             torch.cat([part.noise for part in parts]),
@@ -89,7 +89,7 @@ class Recorder:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.kept: list[Samples] = []
+        self.kept: list[TokenSamples] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
@@ -103,11 +103,11 @@ class Recorder:
         }
         states = torch.stack([one.hidden.float().cpu() for one in requests], dim=1)
         noise = torch.stack([one.solver.noise_scale * one.draws[0].cpu() for one in requests])
-        self.kept.append(Samples(states, weights, noise, torch.stack(tokens), first.normalise))
+        self.kept.append(TokenSamples(states, weights, noise, torch.stack(tokens), first.normalise))
         return tokens
 
 
-def record(model: NextStepModel, jobs: Sequence[Job]) -> Samples:
+def record(model: NextStepModel, jobs: Sequence[ImageJob]) -> TokenSamples:
     """Sample pictures together and keep their tokens.
 
     Args:
@@ -125,7 +125,7 @@ def record(model: NextStepModel, jobs: Sequence[Job]) -> Samples:
         )
     recorder = Recorder(backend_of(model, batch_invariant=False))
     draw(model, jobs, recorder)
-    return Samples.together(recorder.kept)
+    return TokenSamples.together(recorder.kept)
 
 
 class Rule(nn.Module):
@@ -188,7 +188,7 @@ class Fitted:
 def fit(
     head: FlowHead,
     condition: Callable[[Tensor], Tensor],
-    samples: Samples,
+    samples: TokenSamples,
     steps: int,
     iterations: int = 300,
     batch: int = 256,
@@ -238,7 +238,7 @@ def mean_square(
     found: Rule,
     head: FlowHead,
     conditions: Tensor,
-    samples: Samples,
+    samples: TokenSamples,
     places: Tensor,
 ) -> Tensor:
     """Mean square of the distance of a rule's tokens to the given ones, [].

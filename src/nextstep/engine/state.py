@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.engine import metadata as provenance
-from nextstep.engine.request import EncodedImage, Kept, Request
+from nextstep.engine.request import EncodedImage, InpaintingSource, Request
 from nextstep.engine.settings import generation_settings
 from nextstep.errors import NextStepError
 
@@ -32,7 +32,7 @@ DIGEST = "digest"
 
 
 @dataclass(frozen=True)
-class Maker:
+class ModelFingerprint:
     """What a picture's bytes depend on beside its request.
 
     Attributes:
@@ -49,7 +49,7 @@ class Maker:
     adapter: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
 
-    def check(self, other: Maker, threads: bool = False) -> None:
+    def check(self, other: ModelFingerprint, threads: bool = False) -> None:
         """Make sure that `other` gives the bytes that this one gave.
 
         Args:
@@ -93,7 +93,7 @@ class PictureState:
 
     request: Request
     tokens: Tensor
-    maker: Maker
+    maker: ModelFingerprint
     guesses: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -173,7 +173,7 @@ class PictureState:
         tokens = torch.cat((self.tokens, self.tokens.new_zeros(missing, self.tokens.shape[-1])))
         changed = self._changed(prompt, seed, index, settings)
         origin = f"part sampled anew of the picture {provenance.tensor_hash(self.tokens)}"
-        kept = Kept(tokens, picture.convert("RGB"), mask)
+        kept = InpaintingSource(tokens, picture.convert("RGB"), mask)
         return replace(
             self,
             tokens=self.tokens[:0].clone(),
@@ -296,7 +296,7 @@ class PictureState:
         if "kept.mask" in tensors:
             values = tensors["kept.picture"].numpy()
             base = Image.fromarray(values, "RGB")
-            kept = Kept(tensors["kept.tokens"], base, tensors["kept.mask"].numpy())
+            kept = InpaintingSource(tensors["kept.tokens"], base, tensors["kept.mask"].numpy())
             if kept.mask.shape != values.shape[:2] or len(kept.tokens) != rows * columns:
                 raise NextStepError("the kept picture and its mask do not fit")
         request = Request(
@@ -313,7 +313,7 @@ class PictureState:
         for given in (tokens, tokens if guesses is None else guesses):
             if given.ndim != 2 or given.dtype != torch.float32:
                 raise NextStepError("the tokens are not rows of fp32 values")
-        return cls(request, tokens, Maker(**told["maker"]), guesses)
+        return cls(request, tokens, ModelFingerprint(**told["maker"]), guesses)
 
 
 _DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)

@@ -20,7 +20,7 @@ from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
 
 if TYPE_CHECKING:
-    from nextstep.engine.image_sequence import Job
+    from nextstep.engine.image_sequence import ImageJob
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class TextJob:
         choose: logits [V] -> id; called once an id, in order.
         forbidden: ids that are never written.
         ends: ids that end it; they are told and not written.
-        priority, deadline, client: as of a picture's `Job`.
+        priority, deadline, client: as of a picture's `ImageJob`.
         then: ids written -> the picture that the text was written for, under the same ticket; None
             is nothing.
     """
@@ -46,7 +46,7 @@ class TextJob:
     priority: int = 0
     deadline: float = math.inf
     client: str = ""
-    then: Callable[[Sequence[int]], Job] | None = None
+    then: Callable[[Sequence[int]], ImageJob] | None = None
 
     @property
     def size(self) -> int:

@@ -25,7 +25,7 @@ from nextstep.vae.latents import raster_coordinates
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import Job
+    from nextstep.engine.image_sequence import ImageJob
     from nextstep.engine.state import PictureState
 
 MOST_DRAWS = 16
@@ -108,7 +108,7 @@ def measure(
 
 
 @torch.inference_mode()
-def _hidden(engine: Engine, job: Job) -> Generator[None, None, Tensor]:
+def _hidden(engine: Engine, job: ImageJob) -> Generator[None, None, Tensor]:
     """States that each of the job's tokens is sampled from, [b, N, E]."""
     assert job.tokens is not None
     count, places = len(job.tokens), raster_coordinates(job.decode.grid)

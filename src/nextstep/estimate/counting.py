@@ -52,7 +52,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class TokenMixture:
     """What an average document of the mixture holds.
 
     Attributes:
@@ -179,13 +179,13 @@ def picture_tokens(source: SourceSettings, data: Data) -> float:
     return sum((side / 16) ** 2 for side in sides) / len(sides)
 
 
-def mixture(data: Data) -> Mixture:
+def mixture(data: Data) -> TokenMixture:
     """The average document, from the sources' shares and what is expected of their samples."""
     documents = _documents(data)
     lengths = [(share, text + image) for share, (text, image, _) in documents]
     mean = sum(share * length for share, length in lengths)
     squares = sum(share * length * length for share, length in lengths)
-    return Mixture(
+    return TokenMixture(
         text=sum(share * text for share, (text, _, _) in documents),
         image=sum(share * image for share, (_, image, _) in documents),
         targets=sum(share * targets for share, (_, _, targets) in documents),

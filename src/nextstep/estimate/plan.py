@@ -29,7 +29,7 @@ HOUR = 3600
 
 
 @dataclass(frozen=True)
-class Totals:
+class PlanTotals:
     """Tokens of a stage, as computed and as published.
 
     Attributes:
@@ -53,7 +53,7 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run of one recipe takes.
 
     Attributes:
@@ -82,7 +82,7 @@ class Plan:
     flops_per_step: float
     hours: float
     disk: dict[str, float]
-    published: list[Totals]
+    published: list[PlanTotals]
 
     @property
     def fits(self) -> bool:
@@ -107,7 +107,7 @@ def make_plan(
     device: Device,
     ranks: int | None = None,
     overrides: Sequence[str] = (),
-) -> Plan:
+) -> RunPlan:
     """Read a recipe and reckon with it.
 
     Args:
@@ -130,7 +130,7 @@ def make_plan(
     stage = _tokenizer_plan if recipe.stage == "tokenizer" else _sequence_plan
     found = stage(recipe, device, n)
     hours = found.flops * recipe.steps / (n * device.flops * device.efficiency) / HOUR
-    return Plan(
+    return RunPlan(
         recipe=str(path), stage=recipe.stage, device=device, ranks=n,
         parameters=found.parameters, memory=vars(found.memory),
         memory_total=found.memory.total, memory_usable=USABLE * device.memory,
@@ -166,13 +166,13 @@ def check_ranks(recipe: Recipe, ranks: int, where: str) -> None:
         )
 
 
-def stage_totals(path: Path, recipe: Recipe) -> list[Totals]:
+def stage_totals(path: Path, recipe: Recipe) -> list[PlanTotals]:
     """Token totals of this recipe and of those that `next` leads to.
 
     Raises:
         RecipeError: when the row of stages runs in a circle.
     """
-    found: list[Totals] = []
+    found: list[PlanTotals] = []
     seen: set[Path] = set()
     here, current = path, recipe
     while True:
@@ -187,13 +187,13 @@ def stage_totals(path: Path, recipe: Recipe) -> list[Totals]:
         current = load_recipe(here)
 
 
-def _totals(path: Path, recipe: Recipe) -> Totals:
+def _totals(path: Path, recipe: Recipe) -> PlanTotals:
     ranks = recipe.parallel.ranks
     per_step = recipe.data.rows * recipe.data.row_length
     told = recipe.published or Published()
     pairs = [(per_step * recipe.steps, told.tokens), (per_step / ranks, told.tokens_per_rank)]
     agreements = [Published.agrees(value, text) for value, text in pairs if text]
-    return Totals(
+    return PlanTotals(
         path.name, recipe.stage, recipe.steps, ranks, per_step / ranks, per_step * recipe.steps,
         told.tokens, told.tokens_per_rank, all(agreements) if agreements else None,
     )  # fmt: skip

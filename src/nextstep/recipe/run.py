@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MODEL, SAMPLES, SHEETS = "model", "samples", "step-{:08d}.png"
 
 
-class Parts(Protocol):
+class RunParts(Protocol):
     """What a run of any stage is made of."""
 
     stage: Any
@@ -162,7 +162,7 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     write_whole(path, text.encode())
 
 
-def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> Parts:
+def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> RunParts:
     if recipe.stage == "tokenizer":
         from nextstep.recipe.tokenizer_parts import TokenizerParts
 
@@ -172,7 +172,7 @@ def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> Parts:
     return SequenceParts(recipe, folder, ranks, where)
 
 
-def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: bool) -> Outcome:
+def _train(recipe: Recipe, parts: RunParts, folder: Path, ranks: Ranks, progress: bool) -> Outcome:
     from nextstep.train.loss_plot import save_loss_plot
     from nextstep.train.trainer import Trainer
 
@@ -193,7 +193,7 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, ranks: Ranks, progress: b
     return Outcome(folder, trainer.step, finished, folder / MODEL if finished else None)
 
 
-def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer], None]:
+def _callback(recipe: Recipe, parts: RunParts, folder: Path) -> Callable[[Trainer], None]:
     """Called every `build.callback_steps`: sheet, figures and milestone when they are due."""
 
     def look(trainer: Trainer) -> None:
@@ -211,7 +211,7 @@ def _callback(recipe: Recipe, parts: Parts, folder: Path) -> Callable[[Trainer],
     return look
 
 
-def _measure(trainer: Trainer, parts: Parts, probes: Probes) -> None:
+def _measure(trainer: Trainer, parts: RunParts, probes: Probes) -> None:
     """Log figures of the averaged weights; every rank works them out."""
     from nextstep.recipe.probes import held
     from nextstep.train.parallel import run_gathered
@@ -222,7 +222,7 @@ def _measure(trainer: Trainer, parts: Parts, probes: Probes) -> None:
     trainer.report("probe", **figures, **gate)
 
 
-def _draw(parts: Parts, weights: dict[str, Tensor], path: Path) -> None:
+def _draw(parts: RunParts, weights: dict[str, Tensor], path: Path) -> None:
     """Draw a sheet; days of training do not end because one cannot be drawn."""
     try:
         parts.draw(weights, path)
@@ -230,7 +230,7 @@ def _draw(parts: Parts, weights: dict[str, Tensor], path: Path) -> None:
         warnings.warn(f"{path.name} was not drawn: {type(error).__name__}: {error}", stacklevel=2)
 
 
-def _write_model(trainer: Trainer, parts: Parts, folder: Path) -> None:
+def _write_model(trainer: Trainer, parts: RunParts, folder: Path) -> None:
     """Put a model folder with averaged weights in its place."""
     weights = trainer.weights()
     if not trainer.peers.leads:

@@ -14,8 +14,8 @@ from nextstep.engine.backends.base import Backend, Prompt
 from nextstep.engine.backends.cpu_kernels import CpuKernels
 from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend
-from nextstep.engine.decode import DecodeSettings, Given
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.decode import DecodeSettings, FixedTokens
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import Lookahead
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.text_sampling import greedy
@@ -79,7 +79,7 @@ def job(
     guidance: GuidanceSettings = TWO,
     grid: tuple[int, int] = (2, 3),
     **more: object,
-) -> Job:
+) -> ImageJob:
     """A picture with so many sources and ids of text."""
     ahead = more.pop("lookahead", Lookahead())
     how = DecodeSettings(grid, solver, guidance, True, sources > 0, ahead)  # type: ignore[arg-type]
@@ -89,13 +89,13 @@ def job(
         words = range(7, 7 + text) if name == CONDITIONAL else ()
         ids = [*([PLACE] * 2 * shown), *words, BOI]
         prompts[name] = Prompt(ids, [source(n) for n in range(shown)], [(1, 2)] * shown)
-    return Job(prompts, how, (key, 0), **more)  # type: ignore[arg-type]
+    return ImageJob(prompts, how, (key, 0), **more)  # type: ignore[arg-type]
 
 
-def some_given() -> Given:
+def some_given() -> FixedTokens:
     generator = torch.Generator().manual_seed(5)
     sampled = torch.tensor([False, True, True, False, True, False])
-    return Given(torch.randn(6, CONFIG.token_size, generator=generator), sampled)
+    return FixedTokens(torch.randn(6, CONFIG.token_size, generator=generator), sampled)
 
 
 JOBS = {
@@ -116,7 +116,7 @@ def expected(model: NextStepModel) -> dict[str, Tensor]:
     return {name: reference_tokens(model, asked) for name, asked in JOBS.items()}
 
 
-def drawn(backend: Backend, asked: list[Job], model: NextStepModel) -> list[Tensor]:
+def drawn(backend: Backend, asked: list[ImageJob], model: NextStepModel) -> list[Tensor]:
     scheduler = Scheduler(model, backend=backend)
     tickets = [scheduler.submit(one) for one in asked]
     ends = {e.ticket: e.tokens for e in scheduler.run_until_idle() if e.kind == "finished"}

@@ -15,7 +15,7 @@ from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.cuda_graphs import CudaGraphs, _size
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import Scheduler
 from nextstep.flow.guidance import CONDITIONAL, GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
@@ -52,7 +52,7 @@ def made(backend: TorchBackend, how: DecodeSettings) -> Tensor:
             )
             for name in how.branches
         }
-        scheduler.submit(Job(prompts, how, (1, number)))
+        scheduler.submit(ImageJob(prompts, how, (1, number)))
     return torch.stack([e.tokens for e in scheduler.run_until_idle() if e.kind == "finished"])
 
 

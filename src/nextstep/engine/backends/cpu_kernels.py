@@ -44,7 +44,7 @@ KERNELS = "kernels 2"
 """Pictures are byte-equal for kernels of one number; others give other roundings."""
 
 
-class Plan(NamedTuple):
+class SolverPlan(NamedTuple):
     """A solver: see `coefficients`; and its embedded times [calls, W]."""
 
     draws: int
@@ -155,7 +155,7 @@ class Core:
         self._backbone = describe_backbone(model, self._address)
         self._head = describe_head(model, self._address)
         self._angles = torch.empty(0)
-        self._plans: dict[SolverSettings, Plan] = {}
+        self._plans: dict[SolverSettings, SolverPlan] = {}
         # Layers that the model keeps as they are, because training code reads them.
         inner, _, outer = model.image_head.net.time_embed.mlp
         self._times = self._packed(inner), self._packed(outer)
@@ -247,13 +247,13 @@ class Core:
         build.call("sample", self._head, len(wants), torch.tensor(lines), self.rows_at_once, tokens)
         return tokens
 
-    def plan(self, solver: SolverSettings) -> Plan:
+    def plan(self, solver: SolverSettings) -> SolverPlan:
         """What a solver does, made once."""
         if solver not in self._plans:
             if len(self._plans) >= REMEMBERED:
                 self._plans.clear()
             times = embed_times(torch.tensor(question_times(solver)), *self._times)
-            self._plans[solver] = Plan(*coefficients(solver), times)
+            self._plans[solver] = SolverPlan(*coefficients(solver), times)
         return self._plans[solver]
 
     def _reach(self, positions: int) -> None:

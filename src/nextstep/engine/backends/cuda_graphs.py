@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextstep.engine.backends.base import SampleRequest
-from nextstep.engine.backends.sampling_head import Group, Key, stacked
+from nextstep.engine.backends.sampling_head import Key, SolverGroup, stacked
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.model.nextstep import NextStepModel
 
@@ -108,7 +108,7 @@ class CudaGraphs(TorchBackend):
         return tokens
 
     def _tokens(self, key: Key, hidden: Tensor, draws: Tensor, weights: Tensor) -> Tensor:
-        """The tokens [B, D] of a group; its arguments are those of `Group`."""
+        """The tokens [B, D] of a group; its arguments are those of `SolverGroup`."""
         b, B = weights.shape
         size = _size(B)
         if size > B:
@@ -126,7 +126,7 @@ class CudaGraphs(TorchBackend):
         return recorded(hidden, draws, weights)[:B]
 
     def _integrated(self, key: Key, hidden: Tensor, draws: Tensor, weights: Tensor) -> Tensor:
-        group = Group(key, hidden, draws, weights, 0)
+        group = SolverGroup(key, hidden, draws, weights, 0)
         self.head.integrate([group])
         assert group.tokens is not None
         return group.tokens

@@ -42,7 +42,7 @@ Key = tuple[SolverSettings, tuple[str, ...], bool]
 """What requests of one group share: solver, branches, whether tokens are normalised."""
 
 
-class Group:
+class SolverGroup:
     """Tokens whose solver steps are the same arithmetic.
 
     Args:
@@ -103,7 +103,7 @@ class SamplingHead:
             order.setdefault(((one.solver, one.branches, one.normalise), apart), []).append(place)
         groups, first = [], 0
         for (key, _), members in order.items():
-            groups.append(Group(key, *stacked([requests[i] for i in members]), first))
+            groups.append(SolverGroup(key, *stacked([requests[i] for i in members]), first))
             first += len(groups[-1].hidden)
         self.integrate(groups)
         made = torch.cat([group.tokens for group in groups if group.tokens is not None]).cpu()
@@ -112,7 +112,7 @@ class SamplingHead:
             tokens[place] = token
         return tokens
 
-    def integrate(self, groups: list[Group]) -> None:
+    def integrate(self, groups: list[SolverGroup]) -> None:
         """Let every group's solver run to its tokens."""
         hidden = torch.cat([group.hidden for group in groups])
         condition = self._blockwise(
@@ -149,10 +149,10 @@ class SamplingHead:
         return function(rows) if self.block is None else blockwise(function, rows, self.block)
 
     def _rounds(
-        self, groups: list[Group], times: list[Tensor], condition: Tensor
-    ) -> Iterator[tuple[list[Group], list[list[Modulation]]]]:
+        self, groups: list[SolverGroup], times: list[Tensor], condition: Tensor
+    ) -> Iterator[tuple[list[SolverGroup], list[list[Modulation]]]]:
         """Every round's groups, and the modulations of its blocks."""
-        waiting: list[tuple[list[Group], Sequence[Tensor]]] = []
+        waiting: list[tuple[list[SolverGroup], Sequence[Tensor]]] = []
         numbers = condition.shape[1] * (3 * len(self.net.res_blocks) + 2)
         count, held = max(map(len, times)), 0
         for round_ in range(count):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
 from nextstep.engine.chat.transcript import Transcript
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import EncodedImage, Grid
 from nextstep.engine.results import GeneratedPicture, Progress
 from nextstep.engine.settings import GenerationSettings
@@ -225,7 +225,7 @@ class Conversation:
         limit = max(1, min(turn.max_tokens, room))
         return self.transcript.text_job(limit, choose, turn.pictures, client)
 
-    def picture_job(self, turn: PictureTurn, client: str = "") -> Job:
+    def picture_job(self, turn: PictureTurn, client: str = "") -> ImageJob:
         """A turn as a job of the engine; `keep_picture` takes its outcome up."""
         key = self.seed, self.drawn
         return self.transcript.picture_job(self.grid(turn), self.settings(), key, client)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.image_sequence import Job
+from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import EncodedImage, given_outside_region
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.text_sampling import Choose
@@ -94,7 +94,7 @@ class Transcript:
         settings: GenerationSettings,
         key: tuple[int, int],
         client: str = "",
-    ) -> Job:
+    ) -> ImageJob:
         """The next picture.
 
         Args:
@@ -110,7 +110,7 @@ class Transcript:
         given = None
         if self.pictures and self.said[-1] != IMAGE:
             given = given_outside_region(self.said[-1], self.pictures[-1], grid)
-        return Job(prompts, decode, key, client=client, given=given)
+        return ImageJob(prompts, decode, key, client=client, given=given)
 
     def _branch(self, name: str, settings: GenerationSettings, opening: list[int]) -> Prompt:
         if name == CONDITIONAL:

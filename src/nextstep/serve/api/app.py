@@ -20,8 +20,8 @@ from nextstep.serve.api.guard import LOCAL_NAMES, Guard
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.api.service import Service
 from nextstep.serve.api.streams import ClientGone
-from nextstep.serve.jobs.backend import STORAGE_FAILED, STORAGE_FULL, Backend
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.backend import STORAGE_FAILED, STORAGE_FULL, ServiceBackend
+from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
@@ -50,9 +50,9 @@ _ERRORS = {
 
 
 def create_app(
-    backend: Backend,
+    backend: ServiceBackend,
     store: Store,
-    limits: Limits,
+    limits: ServiceLimits,
     metrics: Metrics,
     keys: Keys | None = None,
     hosts: frozenset[str] = LOCAL_NAMES,
@@ -64,7 +64,7 @@ def create_app(
     Args:
         backend: makes the pictures; closed when the application stops.
         store: keeps the jobs; closed too.
-        limits: see `Limits`.
+        limits: see `ServiceLimits`.
         metrics: read at /metrics.
         keys: who may ask; None is everybody on this machine.
         hosts: names for this machine that are taken without keys.

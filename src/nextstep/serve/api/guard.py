@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextstep.serve.api.keys import Keys
-from nextstep.serve.jobs.limits import Limits, is_loopback
+from nextstep.serve.jobs.limits import ServiceLimits, is_loopback
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.problems import ApiError, failed, stopping, too_busy
 
@@ -64,7 +64,7 @@ class Guard:
     """
 
     app: ASGIApp
-    limits: Limits
+    limits: ServiceLimits
     metrics: Metrics
     keys: Keys | None = None
     hosts: frozenset[str] = LOCAL_NAMES

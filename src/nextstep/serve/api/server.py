@@ -14,13 +14,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from nextstep.engine.engine import Engine
-from nextstep.engine.scheduler import Limits as EngineLimits
+from nextstep.engine.scheduler import EngineLimits
 from nextstep.serve.api.app import create_app
 from nextstep.serve.api.connections import bounded_protocol
 from nextstep.serve.api.keys import Keys
-from nextstep.serve.jobs.backend import Backend
+from nextstep.serve.jobs.backend import ServiceBackend
 from nextstep.serve.jobs.engine_backend import EngineBackend
-from nextstep.serve.jobs.limits import Limits, check_binding, checked_origin
+from nextstep.serve.jobs.limits import ServiceLimits, check_binding, checked_origin
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.store import Store
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-class JsonLines(logging.Formatter):
+class JsonLogFormatter(logging.Formatter):
     """One JSON object a line: time, level, event, and what the event carries."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -66,7 +66,7 @@ def build_app(
     name: str,
     folder: Path | Store | None,
     keys: Path | None = None,
-    limits: Limits | None = None,
+    limits: ServiceLimits | None = None,
     max_batch: int = 8,
     preview_share: float = 0.03,
     aliases: Sequence[str] = (),
@@ -79,7 +79,7 @@ def build_app(
         name: of the model as clients say it.
         folder: for jobs and pictures, or a store that is open already; None keeps them in memory.
         keys: file of API keys.
-        limits: see `Limits`.
+        limits: see `ServiceLimits`.
         max_batch: pictures and texts made together.
         preview_share: of the time, that previews of rows may take.
         aliases, origins: see `create_app`.
@@ -114,16 +114,16 @@ def make_backend(
 
 
 def app_around(
-    backend: Backend,
+    backend: ServiceBackend,
     folder: Path | Store | None,
     keys: Path | None = None,
-    limits: Limits | None = None,
+    limits: ServiceLimits | None = None,
     metrics: Metrics | None = None,
     aliases: Sequence[str] = (),
     origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application around any backend; arguments as of `build_app`."""
-    chosen = limits or Limits()
+    chosen = limits or ServiceLimits()
     known = Keys.of_file(keys) if keys else None
     store = folder if isinstance(folder, Store) else Store(folder, chosen.keep)
     return create_app(
@@ -156,7 +156,7 @@ def server(app: FastAPI, host: str, port: int, grace: float, root_path: str = ""
 def log_to_stderr() -> None:
     """Lines of JSON on stderr; uvicorn's own say only what went wrong."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLogFormatter())
     for name, level in (("nextstep.serve", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from nextstep.serve.api.streams import while_connected
 from nextstep.serve.api.uploads import bytes_of_uri, check_pictures, safe_mask, safe_picture
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad, not_found
@@ -31,7 +31,7 @@ class Service:
     """One running service, as routes find it in `request.app.state.service`."""
 
     jobs: Jobs
-    limits: Limits
+    limits: ServiceLimits
     begun: int
     aliases: frozenset[str] = frozenset()
     decoders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(DECODERS))

@@ -27,7 +27,7 @@ from nextstep.image.pictures import (
     open_header,
     open_picture,
 )
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.problems import ApiError, bad
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
@@ -36,7 +36,7 @@ _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,([A-Za-z0-9+/=\s]*)", r
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def check_pictures(files: Sequence[bytes], limits: Limits, param: str) -> None:
+def check_pictures(files: Sequence[bytes], limits: ServiceLimits, param: str) -> None:
     """Refuse pictures by their headers, before any of them is decoded.
 
     Raises:
@@ -50,7 +50,7 @@ def check_pictures(files: Sequence[bytes], limits: Limits, param: str) -> None:
         )
 
 
-def bytes_of_uri(uri: str, limits: Limits, param: str) -> bytes:
+def bytes_of_uri(uri: str, limits: ServiceLimits, param: str) -> bytes:
     """The file in a data URI; other addresses are never fetched.
 
     Raises:
@@ -71,7 +71,7 @@ def bytes_of_uri(uri: str, limits: Limits, param: str) -> bytes:
         raise bad("the data URI does not hold valid base64", param) from None
 
 
-def safe_mask(data: bytes, source: bytes, limits: Limits, param: str) -> bytes:
+def safe_mask(data: bytes, source: bytes, limits: ServiceLimits, param: str) -> bytes:
     """An uploaded mask as a fresh grey PNG, white where its picture may change.
 
     Args:
@@ -104,7 +104,7 @@ def has_hole(data: bytes) -> bool:
     return int(least) < HALF <= int(most)  # type: ignore[arg-type]
 
 
-def safe_picture(data: bytes, limits: Limits, param: str) -> bytes:
+def safe_picture(data: bytes, limits: ServiceLimits, param: str) -> bytes:
     """The pixels of an uploaded picture as a fresh PNG.
 
     Raises:
@@ -123,7 +123,7 @@ def _fresh(picture: Image.Image) -> bytes:
 
 
 def _decoded(
-    data: bytes, limits: Limits, param: str, decode: Callable[[bytes], Image.Image]
+    data: bytes, limits: ServiceLimits, param: str, decode: Callable[[bytes], Image.Image]
 ) -> Image.Image:
     """A checked picture, decoded."""
     _header(data, limits, param)
@@ -135,7 +135,7 @@ def _decoded(
         raise bad("the picture is damaged and cannot be read", param, "damaged_picture") from None
 
 
-def _header(data: bytes, limits: Limits, param: str) -> Image.Image:
+def _header(data: bytes, limits: ServiceLimits, param: str) -> Image.Image:
     """A picture that may be decoded, of which only the header is read."""
     if len(data) > limits.picture_bytes:
         raise _too_large(f"at most {limits.picture_bytes:,} bytes", param)

@@ -287,7 +287,7 @@ def other_roundings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in names if before.get(name) != now.get(name)]
 
 
-class Backend(Protocol):
+class ServiceBackend(Protocol):
     """Makes pictures and text."""
 
     facts: ModelFacts

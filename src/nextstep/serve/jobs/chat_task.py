@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from nextstep.engine.chat.conversation import Conversation, PictureTurn
 from nextstep.engine.text_sampling import Choose, text_choice
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.tasks import Host, Rows, Task
+from nextstep.serve.jobs.tasks import Rows, ServiceTask, TaskRunner
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
     from nextstep.engine.scheduler import Event
 
 
-class ChatTask(Task):
+class ChatTask(ServiceTask):
     """An answer, a description or a story."""
 
-    def __init__(self, host: Host, job: b.Job) -> None:
+    def __init__(self, host: TaskRunner, job: b.Job) -> None:
         super().__init__(host, job)
         self.talk = Conversation(host.engine, self.request.seed, **self.request.settings)
         self.read = self.talk.transcript
@@ -39,7 +39,7 @@ class ChatTask(Task):
         return self.host.engine
 
     def prepare(self) -> None:
-        """See `Task.prepare`."""
+        """See `ServiceTask.prepare`."""
         sources = [self.engine.encode(self.open(name)) for name in self.request.sources]
         for part in self.request.parts:
             if isinstance(part, str):
@@ -53,14 +53,14 @@ class ChatTask(Task):
         )
 
     def begin(self) -> None:
-        """See `Task.begin`."""
+        """See `ServiceTask.begin`."""
         if self.left and self.request.draw:
             self._draw()
         else:
             self._write()
 
     def on(self, event: Event) -> None:
-        """See `Task.on`."""
+        """See `ServiceTask.on`."""
         if event.kind == "admitted":
             self.tell_started()
         elif event.kind in ("token", "row"):
@@ -80,7 +80,7 @@ class ChatTask(Task):
                 self.end(b.Failed(str(error), bad_input=True))
 
     def stop_now(self) -> None:
-        """See `Task.stop_now`."""
+        """See `ServiceTask.stop_now`."""
         if not self.tickets and not self.decoding:
             self.end(b.Cancelled())
         for ticket in list(self.tickets):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nextstep.engine.runtime_info import Computing
+from nextstep.engine.runtime_info import RuntimeInfo
 from nextstep.engine.scheduler import ENDS, Event
 from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
@@ -22,7 +22,7 @@ from nextstep.image.sizes import SizeLimits
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
-from nextstep.serve.jobs.tasks import INTERNAL, PictureTask, Task
+from nextstep.serve.jobs.tasks import INTERNAL, PictureTask, ServiceTask
 from nextstep.vae.linear_preview import RoughDecoder
 from nextstep.vae.progressive_preview import GrowingPicture
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import Job as EngineJob
+    from nextstep.engine.image_sequence import ImageJob
     from nextstep.engine.text_sequence import TextJob
     from nextstep.text.vocabulary import Vocabulary
 
@@ -67,10 +67,11 @@ class EngineBackend:
         self.facts = b.ModelFacts(
             name, engine.maker.model, own.height, own.width,
             SizeLimits.of(engine.model.config, side), defaults,
-            Computing.of(engine.model, engine.backend).to_dict(), vocabulary, engine.maker.adapter,
+            RuntimeInfo.of(engine.model, engine.backend).to_dict(), vocabulary,
+            engine.maker.adapter,
         )  # fmt: skip
-        self._tasks: dict[int, Task] = {}
-        self._live: set[Task] = set()
+        self._tasks: dict[int, ServiceTask] = {}
+        self._live: set[ServiceTask] = set()
         self._inbox: list[Callable[[], None]] = []
         self._measures: list[Iterator[None]] = []
         self._change = threading.Condition()
@@ -108,7 +109,7 @@ class EngineBackend:
         elif request.height is not None and request.width is not None:
             self.facts.sizes.grid(request.height, request.width)
 
-    def submit(self, job: b.Job) -> Task:
+    def submit(self, job: b.Job) -> ServiceTask:
         """See `Backend.submit`."""
         task = (ChatTask if job.request.task == b.CHAT else PictureTask)(self, job)
         if self._closing:
@@ -156,13 +157,13 @@ class EngineBackend:
             self._inbox.append(command)
             self._change.notify()
 
-    def submit_state(self, task: Task, state: PictureState) -> int:
+    def submit_state(self, task: ServiceTask, state: PictureState) -> int:
         """See `Host.submit_state`."""
         ticket = self.engine.submit(state.request, state)
         self._tasks[ticket] = task
         return ticket
 
-    def submit_job(self, task: Task, job: EngineJob | TextJob) -> int:
+    def submit_job(self, task: ServiceTask, job: ImageJob | TextJob) -> int:
         """See `Host.submit_job`."""
         ticket = self.engine.submit_job(job)
         self._tasks[ticket] = task
@@ -173,7 +174,7 @@ class EngineBackend:
         return self.engine.scheduler.running
 
     def decode(
-        self, task: Task, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+        self, task: ServiceTask, make: Callable[[], b.Part], then: Callable[[b.Part], None]
     ) -> None:
         """See `Host.decode`."""
 
@@ -201,22 +202,22 @@ class EngineBackend:
         self._credit -= spent
         return shown
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: ServiceTask) -> None:
         """See `Host.ended`."""
         self._live.discard(task)
 
-    def _prepare(self, task: Task) -> None:
+    def _prepare(self, task: ServiceTask) -> None:
         """Read what a job gives, then let it begin; heavy ones beside the steps."""
         if not task.over and self._succeeds(task, task.prepare):
             self.post(lambda: self._begin(task))
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: ServiceTask) -> None:
         if task.over:
             return
         self._live.add(task)
         self._succeeds(task, task.begin)
 
-    def _succeeds(self, task: Task, work: Callable[[], None]) -> bool:
+    def _succeeds(self, task: ServiceTask, work: Callable[[], None]) -> bool:
         """Do a job's work; one that fails ends the job."""
         try:
             work()
@@ -299,7 +300,7 @@ class EngineBackend:
             self._forget(task)
         return True
 
-    def _forget(self, task: Task) -> None:
+    def _forget(self, task: ServiceTask) -> None:
         """Drop a job without a word."""
         for ticket in task.tickets:
             self.engine.cancel(ticket)

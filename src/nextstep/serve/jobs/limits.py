@@ -11,7 +11,7 @@ from nextstep.errors import NextStepError
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What one service allows.
 
     Attributes:

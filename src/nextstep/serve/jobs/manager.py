@@ -15,7 +15,7 @@ from typing import Any
 
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.limits import Limits
+from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.records import DONE, FAILED, QUEUED, Record
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
@@ -78,7 +78,9 @@ class Jobs:
         metrics: told what happens.
     """
 
-    def __init__(self, backend: b.Backend, store: Store, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, backend: b.ServiceBackend, store: Store, limits: ServiceLimits, metrics: Metrics
+    ) -> None:
         self.backend, self.store, self.limits, self.metrics = backend, store, limits, metrics
         self.draining, self._drained = False, 0.0
         self._live: dict[str, LiveJob] = {}

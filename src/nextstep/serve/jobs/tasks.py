@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import Job as EngineJob
+    from nextstep.engine.image_sequence import ImageJob
     from nextstep.engine.request import Request
     from nextstep.engine.text_sequence import TextJob
 
@@ -35,42 +35,42 @@ LIGHT = 2000
 INTERNAL = "the picture could not be made because of an internal failure; the log says more"
 
 
-class Host(Protocol):
+class TaskRunner(Protocol):
     """What a task needs of the thread that runs it."""
 
     engine: Engine
 
-    def submit_state(self, task: Task, state: PictureState) -> int:
+    def submit_state(self, task: ServiceTask, state: PictureState) -> int:
         """Queue a picture for a task; gives its ticket."""
 
-    def submit_job(self, task: Task, job: EngineJob | TextJob) -> int:
+    def submit_job(self, task: ServiceTask, job: ImageJob | TextJob) -> int:
         """Queue a text, or a picture of a story, for a task; gives its ticket."""
 
     def running(self) -> int:
         """Pictures and texts being made."""
 
     def decode(
-        self, task: Task, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+        self, task: ServiceTask, make: Callable[[], b.Part], then: Callable[[b.Part], None]
     ) -> None:
         """Make a part beside the steps; `then` gets it on the worker's thread."""
 
     def show(self, picture: GrowingPicture, tokens: torch.Tensor, want: b.Want) -> Image.Image:
         """A preview; rough where there is no time for more and none is surely wanted."""
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: ServiceTask) -> None:
         """A task told its end."""
 
     def post(self, command: Callable[[], None]) -> None:
         """Do something on the worker's thread."""
 
 
-class Task(ABC):
+class ServiceTask(ABC):
     """A submitted job: the handle of who asked, and the worker's view of it.
 
     `cancel`, `stop` and `snapshot` may be called from any thread; all else is the worker's.
     """
 
-    def __init__(self, host: Host, job: b.Job) -> None:
+    def __init__(self, host: TaskRunner, job: b.Job) -> None:
         self.host, self.job, self.request = host, job, job.request
         self.over = self.started = False
         self.tickets: dict[int, int] = {}
@@ -174,7 +174,7 @@ class Task(ABC):
 class Rows:
     """Rows of one picture, told as they come."""
 
-    def __init__(self, task: Task, index: int, grid: tuple[int, int]) -> None:
+    def __init__(self, task: ServiceTask, index: int, grid: tuple[int, int]) -> None:
         self.task, self.index, self.grid = task, index, grid
         self.told = 0
         self.growing = GrowingPicture(task.host.engine.image_tokenizer, grid)
@@ -193,10 +193,10 @@ class Rows:
         self.told = max(self.told, done)
 
 
-class PictureTask(Task):
+class PictureTask(ServiceTask):
     """A generation, an edit, or a picture that goes on from a state."""
 
-    def __init__(self, host: Host, job: b.Job) -> None:
+    def __init__(self, host: TaskRunner, job: b.Job) -> None:
         super().__init__(host, job)
         self.states: list[PictureState] = []
         self.rows: list[Rows] = []
@@ -204,7 +204,7 @@ class PictureTask(Task):
         self.decoding = 0
 
     def prepare(self) -> None:
-        """See `Task.prepare`."""
+        """See `ServiceTask.prepare`."""
         for index, fresh in enumerate(self._wanted()):
             state = self._parked(index, fresh)
             request = replace(state.request, client=self.job.owner)
@@ -213,7 +213,7 @@ class PictureTask(Task):
             self.rows[-1].told = state.rows
 
     def begin(self) -> None:
-        """See `Task.begin`."""
+        """See `ServiceTask.begin`."""
         engine = self.host.engine
         for index, state in enumerate(self.states):
             state.maker.check(engine.maker)
@@ -256,7 +256,7 @@ class PictureTask(Task):
         return state
 
     def on(self, event: Event) -> None:
-        """See `Task.on`."""
+        """See `ServiceTask.on`."""
         index = self.tickets[event.ticket]
         if event.kind == "admitted":
             self.tell_started()
@@ -298,21 +298,21 @@ class PictureTask(Task):
         self.tell(b.Done(parts, self._usage()) if parts else b.Cancelled())
 
     def stop_now(self) -> None:
-        """See `Task.stop_now`."""
+        """See `ServiceTask.stop_now`."""
         if not self.tickets and not self.decoding:
             self.end(b.Cancelled())
         for ticket in list(self.tickets):
             self.host.engine.stop(ticket)
 
     def state_of(self, index: int) -> PictureState:
-        """See `Task.state_of`."""
+        """See `ServiceTask.state_of`."""
         if not 0 <= index < len(self.states):
             raise NextStepError(f"the job has no picture {index} yet")
         ticket = next((t for t, i in self.tickets.items() if i == index), None)
         return self.states[index] if ticket is None else self.host.engine.snapshot(ticket)
 
     def park(self) -> None:
-        """See `Task.park`."""
+        """See `ServiceTask.park`."""
         for index in range(len(self.states)):
             state = self.state_of(index)
             if len(state.tokens):
