@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextstep.cli import benchmark
+from nextstep.cli import benchmark, reconstruction
 from nextstep.cli import options as o
 from nextstep.evaluate.benchmarks import BENCHMARKS
 
@@ -22,6 +22,7 @@ eval_app = typer.Typer(help="What a model can do, measured.", no_args_is_help=Tr
 
 for _name in BENCHMARKS:
     eval_app.add_typer(benchmark.typer_of(_name), name=_name)
+eval_app.command("reconstruction")(reconstruction.command)
 
 WHO = ("model", "decoded", "drawn")
 

@@ -1,4 +1,4 @@
-"""How well an image tokenizer gives back what it was shown: PSNR, SSIM, feature distance."""
+"""How well an image tokenizer gives back what it was shown: PSNR, SSIM, distances of features."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from nextstep.errors import NextStepError
+from nextstep.evaluate.fidelity import Moments, ScriptNet, frechet_distance
 from nextstep.image.pictures import resize_and_crop, to_pixels
 from nextstep.image.sizes import fitting_size
 
@@ -31,12 +32,16 @@ class Reconstruction:
         ssim: structural similarity (11-pixel Gaussian window), 1 for equal pictures.
         feature_distance: EfficientNet-Lite0 feature distance, 0 for equal pictures; None when it
             was not asked for.
+        lpips: by VGG, 0 for equal pictures; None without its network.
+        rfid: Frechet distance of Inception features to those of the originals; None without it.
     """
 
     pictures: int
     psnr: float
     ssim: float
     feature_distance: float | None = None
+    lpips: float | None = None
+    rfid: float | None = None
 
     def rounded(self) -> dict[str, float | int | None]:
         """For tables and JSON."""
@@ -51,6 +56,8 @@ def measure(
     pictures: Iterable[Image.Image],
     features: FeatureNet | None = None,
     max_pixels: int | None = None,
+    lpips: ScriptNet | None = None,
+    inception: ScriptNet | None = None,
 ) -> Reconstruction:
     """Encode and decode every picture and compare.
 
@@ -59,6 +66,7 @@ def measure(
         pictures: RGB; each is cut to the nearest size that image tokens can cover.
         features: network of the feature distance; None leaves it out.
         max_pixels: larger pictures are shrunk to about this area first.
+        lpips, inception: networks of these distances; None leaves one out.
 
     Raises:
         NextStepError: when there is no picture, or torchmetrics is not installed.
@@ -67,7 +75,8 @@ def measure(
         from torchmetrics.functional.image import structural_similarity_index_measure as ssim
     except ImportError:
         raise NextStepError("SSIM needs torchmetrics: pip install 'open-nextstep[eval]'") from None
-    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    sums, count = torch.zeros(4, dtype=torch.float64), 0
+    shown, given_back = Moments(), Moments()
     for picture in pictures:
         side = tokenizer.config.token_pixels
         height, width = fitting_size(picture.height, picture.width, side, max_pixels)
@@ -78,10 +87,26 @@ def measure(
         distance = torch.zeros(()) if features is None else features.distance(output, pixels)[0]
         # Structural similarity compares brightness too, so its values must begin at black.
         similarity = ssim((output + 1) / 2, (pixels + 1) / 2, data_range=1.0)
-        values = 10 * torch.log10(RANGE**2 / error), similarity, distance
+        unlike = torch.zeros(()) if lpips is None else squared(lpips(output), lpips(pixels))
+        if inception is not None:
+            shown.add(inception(pixels))
+            given_back.add(inception(output))
+        values = 10 * torch.log10(RANGE**2 / error), similarity, distance, unlike
         sums += torch.stack([torch.as_tensor(value).cpu().double() for value in values])
         count += 1
     if not count:
         raise NextStepError("there are no pictures to measure the image tokenizer on")
-    psnr, structure, feature = (sums / count).tolist()
-    return Reconstruction(count, psnr, structure, None if features is None else feature)
+    psnr, structure, feature, unlikeness = (sums / count).tolist()
+    return Reconstruction(
+        count,
+        psnr,
+        structure,
+        None if features is None else feature,
+        None if lpips is None else unlikeness,
+        None if inception is None else frechet_distance(shown, given_back),
+    )
+
+
+def squared(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Squared distance of two rows of features [1, D]."""
+    return (first - second).square().sum()
