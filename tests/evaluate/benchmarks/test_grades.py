@@ -221,6 +221,26 @@ def test_gedit_pictures_are_judged_at_the_area_of_512(tmp_path: Path) -> None:
     assert at_area(picture(1, (32, 32))).size == (512, 512)
 
 
+def test_gedit_is_read_from_arrow_files_too(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    benchmark = GEdit()
+    items = benchmark.read(SETS["gedit"](tmp_path / "parquet"))
+    table = pyarrow.parquet.read_table(tmp_path / "parquet")
+    (tmp_path / "arrow").mkdir()
+    path = str(tmp_path / "arrow/data-00000.arrow")
+    with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=3)
+    again = benchmark.read(tmp_path / "arrow")
+    assert [item.key for item in again] == [item.key for item in items]
+    for one, other in zip(items[3:5], again[3:5], strict=True):
+        assert benchmark.sources(one)[0].tobytes() == benchmark.sources(other)[0].tobytes()
+    (tmp_path / "arrow/data-00000.arrow").write_bytes(b"no")
+    with pytest.raises(NextStepError, match="cannot be read as GEdit-Bench"):
+        benchmark.read(tmp_path / "arrow")
+
+
 def test_gedit_results_of_the_official_scorer(tmp_path: Path) -> None:
     benchmark = GEdit()
     items = benchmark.read(SETS["gedit"](tmp_path / "set"))

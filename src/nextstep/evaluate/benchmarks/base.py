@@ -18,6 +18,8 @@ from nextstep.evaluate.benchmarks.files import encoded, read_picture, write_belo
 from nextstep.evaluate.benchmarks.statistics import Means
 from nextstep.evaluate.judges.protocol import Judge, RefusedError, UnreadableError
 
+UNVERIFIED = "not verified here: read that of its repository"
+"""For sets whose licence could not be looked up when their benchmark was written."""
 IMAGE, EDIT, INTERLEAVED = "image", "edit", "interleaved"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
+    UNVERIFIED,
     Benchmark,
     Item,
     Judges,
@@ -60,7 +61,7 @@ class DPGBench(Benchmark):
 
     name: ClassVar[str] = "dpg-bench"
     title: ClassVar[str] = "DPG-Bench"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/TencentQQGYLab/ELLA, dpg_bench/dpg_bench.csv"
     data_help: ClassVar[str] = "dpg_bench.csv"
     roles: ClassVar[Mapping[str, Role]] = {

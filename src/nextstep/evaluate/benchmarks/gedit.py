@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,9 +74,9 @@ class GEdit(Benchmark):
 
     name: ClassVar[str] = "gedit"
     title: ClassVar[str] = "GEdit-Bench"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = "MIT"
     source: ClassVar[str] = "huggingface.co/datasets/stepfun-ai/GEdit-Bench"
-    data_help: ClassVar[str] = "folder with the data set's parquet files"
+    data_help: ClassVar[str] = "folder with the data set's arrow or parquet files"
     kind: ClassVar[str] = EDIT
     repeats: ClassVar[int] = 1
     roles: ClassVar[Mapping[str, Role]] = {
@@ -100,15 +101,13 @@ class GEdit(Benchmark):
 
     def read(self, data: Path) -> list[Item]:
         """See `Benchmark.read`; pictures stay in their files until they are wanted."""
-        parquet = _parquet()
-        files = sorted(data.rglob("*.parquet")) if data.is_dir() else [data]
+        found = [p for p in data.rglob("*") if p.suffix in (".parquet", ".arrow")]
         columns = ["task_type", "key", "instruction", "instruction_language", "Intersection_exist"]
         items = []
-        for file in files:
+        for file in sorted(found) if data.is_dir() else [data]:
             try:
-                opened = parquet.ParquetFile(file)
-                for group in range(opened.num_row_groups):
-                    rows = opened.read_row_group(group, columns).to_pylist()
+                for group, table in enumerate(_tables(file, columns)):
+                    rows = table.to_pylist()
                     items += [_item(row, file, group, n) for n, row in enumerate(rows)]
             except (OSError, ValueError, KeyError) as error:
                 raise NextStepError(f"{file} cannot be read as GEdit-Bench: {error}") from None
@@ -206,20 +205,29 @@ class GEdit(Benchmark):
         file, group, row = item.record["place"]
         if self._group is None or self._group[0] != (file, group):
             names = ["input_image", "input_image_raw"]
-            table = _parquet().ParquetFile(file).read_row_group(group, names)
+            table = next(itertools.islice(_tables(file, names), group, None))
             self._group = (file, group), table
         cell = self._group[1][column][row].as_py()
         return open_picture(io.BytesIO(cell["bytes"]))
 
 
-def _parquet() -> Any:
+def _tables(file: Path, columns: list[str]) -> Iterator[Any]:
+    """Parts of a file one after another: row groups of parquet, batches of an arrow stream."""
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise NextStepError(
-            "reading parquet files needs pyarrow: pip install 'open-nextstep[data]'"
+            "reading the data set needs pyarrow: pip install 'open-nextstep[data]'"
         ) from None
-    return pyarrow.parquet
+    if file.suffix == ".arrow":
+        with pyarrow.memory_map(str(file)) as mapped:
+            for batch in pyarrow.ipc.open_stream(mapped):
+                yield batch.select(columns)
+        return
+    opened = pyarrow.parquet.ParquetFile(file)
+    for group in range(opened.num_row_groups):
+        yield opened.read_row_group(group, columns)
 
 
 def _item(row: Mapping[str, Any], file: Path, group: int, number: int) -> Item:

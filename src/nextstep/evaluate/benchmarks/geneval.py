@@ -18,6 +18,7 @@ from PIL import Image
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
+    UNVERIFIED,
     Benchmark,
     Item,
     Judges,
@@ -59,7 +60,7 @@ class GenEval(Benchmark):
 
     name: ClassVar[str] = "geneval"
     title: ClassVar[str] = "GenEval"
-    licence: ClassVar[str] = "MIT"
+    licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/djghosh13/geneval, prompts/evaluation_metadata.jsonl"
     data_help: ClassVar[str] = "evaluation_metadata.jsonl"
     roles: ClassVar[Mapping[str, Role]] = {

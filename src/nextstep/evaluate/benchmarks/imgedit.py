@@ -15,6 +15,7 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
     EDIT,
+    UNVERIFIED,
     Benchmark,
     Item,
     Judges,
@@ -55,7 +56,7 @@ class ImgEdit(Benchmark):
 
     name: ClassVar[str] = "imgedit"
     title: ClassVar[str] = "ImgEdit-Bench"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/PKU-YuanGroup/ImgEdit, Benchmark/Basic"
     data_help: ClassVar[str] = f"folder with {EDITS}, {ORIGINALS}/ and the official {PROMPTS}"
     kind: ClassVar[str] = EDIT

@@ -66,7 +66,7 @@ class OneIG(Benchmark):
 
     name: ClassVar[str] = "oneig"
     title: ClassVar[str] = "OneIG-Bench (EN)"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = "CC BY-NC 4.0"
     source: ClassVar[str] = "github.com/OneIG-Bench/OneIG-Benchmark"
     data_help: ClassVar[str] = "folder of the official repository"
     roles: ClassVar[Mapping[str, Role]] = {

@@ -18,6 +18,7 @@ import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
+    UNVERIFIED,
     Benchmark,
     Item,
     Judges,
@@ -49,7 +50,7 @@ class UniGenBench(Benchmark):
 
     name: ClassVar[str] = "unigenbench"
     title: ClassVar[str] = "UniGenBench++ (EN)"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/CodeGoat24/UniGenBench, data/test_prompts_en.csv"
     data_help: ClassVar[str] = "test_prompts_en.csv, or the long prompts"
     roles: ClassVar[Mapping[str, Role]] = {

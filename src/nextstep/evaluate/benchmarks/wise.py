@@ -16,6 +16,7 @@ import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
+    UNVERIFIED,
     Benchmark,
     Item,
     Judges,
@@ -62,7 +63,7 @@ class Wise(Benchmark):
 
     name: ClassVar[str] = "wise"
     title: ClassVar[str] = "WISE"
-    licence: ClassVar[str] = "Apache-2.0"
+    licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/PKU-YuanGroup/WISE, data/"
     data_help: ClassVar[str] = "folder of the three official JSON files"
     repeats: ClassVar[int] = 1
