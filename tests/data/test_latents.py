@@ -16,13 +16,16 @@ from nextstep.data.filters import Filters
 from nextstep.data.latents import CachedSource, CacheReport, LatentCache, build_cache
 from nextstep.data.latents import tokenizer_hash as hash_of
 from nextstep.data.loader import Loader, LoaderConfig
+from nextstep.data.shards import RawSample, ShardSet, ShardWriter
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.errors import NextStepError
 from nextstep.image.pictures import to_pixels
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.utils.files import read_json, write_json
 from nextstep.vae.tokenizer import ImageTokenizer
 from tests.conftest import TINY_VAE
 from tests.data.made_up import MadeUpEntry, MadeUpSet
+from tests.data.toys import picture as encoded_picture
 
 OPTIONS = SourceOptions(areas=(32,))
 
@@ -196,6 +199,30 @@ def test_a_cache_of_other_data_is_refused(
     source = CachedSource(edit_source(text_tokenizer, shorter), cache)
     with pytest.raises(SampleError, match="picture 0 at"):
         source.pictures(made(source, 1))
+
+
+def test_a_cache_of_a_set_that_was_written_anew_is_refused(
+    text_tokenizer: TextTokenizer, tokenizer: ImageTokenizer, tmp_path: Path
+) -> None:
+    """Of as many samples under the same keys: only what the shards hold has changed."""
+
+    def source_of(seed: int) -> ShardSource:
+        folder = tmp_path / f"set{seed}"
+        with ShardWriter(folder, "toys", "image_text") as writer:
+            for number in range(2):
+                writer.add(RawSample({"caption": "a"}, (encoded_picture(seed + number, (40, 40)),)))
+        return ShardSource(ShardSet(folder), "image_text", text_tokenizer, OPTIONS)
+
+    old, new = source_of(1), source_of(5)
+    cached(old, tokenizer, tmp_path / "cache")
+    for use in (cached, lambda s, t, f: CachedSource(s, LatentCache(f, hash_of(t)))):
+        with pytest.raises(NextStepError, match=r"was made with shards = \w{16}, and now it is"):
+            use(new, tokenizer, tmp_path / "cache")
+    # A cache from before sets were noted down is taken as it is.
+    head = tmp_path / "cache" / "cache.json"
+    told = {n: value for n, value in read_json(head).items() if n != "shards"}
+    write_json(head, told)
+    assert CachedSource(old, LatentCache(tmp_path / "cache", hash_of(tokenizer)))
 
 
 def test_filtered_samples_are_not_encoded(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FORMAT = "nextstep-latents"
 VERSION = 1
 NOT_CACHED = "not in the latent cache"
+SINCE_LATER = "shards"
+"""What caches were not keyed by at first; those are taken as they are."""
 OPEN_PARTS = 128
 """Parts mapped at once; each holds a file descriptor."""
 
@@ -375,6 +377,8 @@ def _described(source: StillSource) -> dict[str, Any]:
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
+        if name == SINCE_LATER and name not in found:
+            continue
         if found.get(name) != value:
             raise NextStepError(
                 f"the latent cache {folder} was made with {name} = {found.get(name)}, and now it "

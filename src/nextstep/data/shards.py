@@ -13,7 +13,7 @@ from PIL import Image
 
 from nextstep.data import set_file
 from nextstep.data.captions import CORRUPT_CAPTION, captions_of, check_captions, parse_record
-from nextstep.data.documents import SampleError
+from nextstep.data.documents import SampleError, derived_seed
 from nextstep.data.set_file import ShardFile, check_kind
 from nextstep.data.shard_index import (
     TRUNCATED,
@@ -100,6 +100,19 @@ class ShardSet:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the shards as they were written: names, sizes and checksums."""
+        noted = [
+            (shard.path, shard.size or self._size(number), shard.checksum)
+            for number, shard in enumerate(self.shards)
+        ]
+        return f"{derived_seed(repr(noted)):016x}"
+
+    def _size(self, shard: int) -> int:
+        path = self.path(shard)
+        return path.stat().st_size if path.is_file() else -1
 
     def entry(self, index: int) -> Entry:
         """What is known of a sample; its JSON is read, its pictures are not.

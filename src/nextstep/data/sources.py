@@ -254,9 +254,11 @@ class ShardSource:
         return self.options.crop == "centre"
 
     def shown(self) -> dict[str, Any]:
-        """What the pictures depend on beside their files."""
+        """What the pictures depend on: how they are cut, and which set they are from."""
         options = self.options
+        digest = getattr(self.samples, "digest", None)
         return {
+            **({"shards": digest} if digest else {}),
             "areas": [] if options.grids else list(options.areas),
             "grids": [list(grid) for grid in options.grids],
             "token_pixels": options.token_pixels,
