@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class NextStepConfig:
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 or self.head_dim < 2:
             raise ValueError(f"head_dim must be even for rotary positions, not {self.head_dim}")
 
     @property
@@ -112,7 +113,7 @@ class NextStepConfig:
         for key, value in raw.items():
             name = RELEASED_NAMES.get(key, key)
             if name in known and value is not None:
-                values[name] = _checked(key, value, str(known[name].type))
+                values[name] = _checked(key, value, str(known[name].type), LIMITS.get(name, MOST))
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if name not in values:
                 raise ValueError(f"there is no '{name}'")
@@ -121,7 +122,8 @@ class NextStepConfig:
         if raw.get("model_type") == "qwen2":
             values.setdefault("rms_norm_eps", 1e-6)
         if isinstance(raw.get("rope_parameters"), dict):
-            values.setdefault("rope_theta", raw["rope_parameters"].get("rope_theta", 1e6))
+            theta = raw["rope_parameters"].get("rope_theta", 1e6)
+            values.setdefault("rope_theta", _checked("rope_theta", theta, "float", MOST))
         return cls(**values)
 
     @classmethod
@@ -168,8 +170,8 @@ def refuse_unimplemented(raw: dict[str, Any]) -> None:
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
     found = {
-        f"rope type '{kind}'": kind != "default",
-        f"hidden_act '{raw.get('hidden_act')}'": raw.get("hidden_act", "silu") != "silu",
+        f"rope type {kind!r:.60}": kind != "default",
+        f"hidden_act {raw.get('hidden_act')!r:.60}": raw.get("hidden_act", "silu") != "silu",
         "use_sliding_window": bool(raw.get("use_sliding_window")),
         # Present in the released code, used by no released weights.
         "use_gen_pos_embed": bool(raw.get("use_gen_pos_embed")),
@@ -179,16 +181,27 @@ def refuse_unimplemented(raw: dict[str, Any]) -> None:
             raise ValueError(f"it asks for {name}, which is not implemented")
 
 
-def _checked(key: str, value: Any, kind: str) -> Any:
-    """The value, if it is of the field's type and, for counts and sizes, positive."""
+def _checked(key: str, value: Any, kind: str, most: int) -> Any:
+    """The value, if it is of the field's type and, for counts and sizes, positive and possible."""
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= 2**53 else math.inf
     wanted = {"int": int, "float": float, "bool": bool}.get(kind, str)
     right = isinstance(value, wanted) and (wanted is not int or not isinstance(value, bool))
+    right = right and (wanted is not float or math.isfinite(value))
     if not right or (wanted is int and not key.endswith(ID_ENDINGS) and value < 1):
-        raise ValueError(f"'{key}' must be a positive {kind}, not {value!r}")
+        raise ValueError(f"'{key}' must be a positive {kind}, not {value!r:.60}")
+    if wanted is int and not 0 <= value <= most:
+        raise ValueError(f"'{key}' must be at most {most:,}, not {value!r:.60}")
     return value
 
+
+MOST = 2**24
+"""Of any size or id in a config; larger ones would be built for ever, and fit nowhere."""
+LIMITS = {"num_hidden_layers": 1000, "fm_head_layers": 1000, "num_attention_heads": 4096,
+          "num_key_value_heads": 4096, "head_dim": 4096, "hidden_size": 2**20,
+          "intermediate_size": 2**22, "fm_head_dim": 2**20, "latent_channels": 4096,
+          "latent_patch_size": 64}  # fmt: skip
+"""The same by field, where less is possible."""
 
 ID_ENDINGS = ("_id", "boi", "eoi", "_id_added", "image_position_side")
 """Keys whose integers may be 0."""

@@ -48,6 +48,10 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelFileError(f"{index} has no 'weight_map'")
     names = dict.fromkeys(map(str, weight_map.values()))
     for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelFileError(
+                f"{index} names the shard {name!r:.80}, which is no file beside it"
+            )
         if not (folder / name).exists():
             raise ModelFileError(f"{folder} lacks the shard {name} that its index names")
     return [folder / name for name in names]

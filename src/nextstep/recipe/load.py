@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from nextstep.errors import NextStepError
+from nextstep.errors import ModelFileError, NextStepError
+from nextstep.utils.files import read_plain
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
 
 Plain = dict[str, Any]
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 2**17, 50, 50_000
+"""Of a recipe file; the longest there are have some thousand bytes."""
 TYPE_WORDS = {
     "int_type": "an integer", "int_from_float": "an integer", "float_type": "a number",
     "bool_type": "true or false", "string_type": "text", "list_type": "a list",
@@ -42,6 +45,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = read_yaml(Path(path))
     for override in overrides:
         apply_override(raw, override)
+    check_extent(raw, str(path))
     return check_recipe(raw, str(path))
 
 
@@ -81,20 +85,59 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Plain:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: extends itself")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path, MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not UTF-8 text") from None
-    raw = parse_yaml(text, str(path))
+    except ModelFileError as error:
+        raise RecipeError(str(error)) from None
+    try:
+        raw = parse_yaml(text, str(path))
+        check_extent(raw, str(path))
+    except RecipeError:
+        if not seen:
+            raise
+        raise RecipeError(f"{path} is no recipe") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
+    # A recipe of somebody else may extend any file of ours: nothing in it is shown.
+    if seen and not set(raw) <= {*_keys_at(()), "extends"}:
+        raise RecipeError(f"{path} is no recipe")
     base = raw.pop("extends", None)
     if base is None:
         return raw
-    if not isinstance(base, str):
-        raise RecipeError(f"{path}: extends: must be the name of a file, not {base!r}")
+    if not isinstance(base, str) or not base.endswith((".yaml", ".yml")):
+        raise RecipeError(f"{path}: extends: must be the name of a .yaml file, not {base!r:.60}")
+    if len(seen) >= MAX_DEPTH:
+        raise RecipeError(f"{path}: more than {MAX_DEPTH} recipes extend each other")
     return merged(read_yaml(path.parent / base, (*seen, path.resolve())), raw)
+
+
+def check_extent(raw: Any, where: str) -> None:
+    """Refuse values that are nested too deep, without end, or too many once names are replaced.
+
+    Raises:
+        RecipeError: saying which.
+    """
+    sizes: dict[int, int] = {}
+    open_: set[int] = set()
+
+    def size_of(value: Any, depth: int) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if depth > MAX_DEPTH or id(value) in open_:
+            raise RecipeError(f"{where}: values are nested too deep")
+        if id(value) not in sizes:
+            open_.add(id(value))
+            inside = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size_of(one, depth + 1) for one in inside)
+            open_.remove(id(value))
+        if sizes[id(value)] > MAX_VALUES:
+            raise RecipeError(f"{where}: holds more than {MAX_VALUES:,} values")
+        return sizes[id(value)]
+
+    size_of(raw, 0)
 
 
 def merged(base: Plain, over: Plain) -> Plain:
@@ -117,6 +160,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
     try:
         return yaml.load(text, Loader=_loader())
+    except RecursionError:
+        raise RecipeError(f"{where}: values are nested too deep") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
@@ -133,13 +178,16 @@ def _loader() -> type:
         yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form are PyYAML's
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for place, key in enumerate(keys):
-                if key in keys[:place]:
-                    mark = node.value[place][0].start_mark
+            known: set[Hashable] = set()
+            for node_of_key, _ in node.value:
+                key = self.construct_object(node_of_key, deep=True)
+                if not isinstance(key, Hashable) or key in known:
+                    twice = f"the key '{key!s:.60}' is given twice"
                     raise yaml.MarkedYAMLError(
-                        problem=f"the key '{key}' is given twice", problem_mark=mark
+                        problem=twice if isinstance(key, Hashable) else "a key must be a text",
+                        problem_mark=node_of_key.start_mark,
                     )
+                known.add(key)
             return super().construct_mapping(node, deep)
 
     digits = list("-+.0123456789")
@@ -195,7 +243,7 @@ def path_of(place: Iterable[int | str]) -> str:
 def _complaint(error: ErrorDetails) -> str:
     """One of pydantic's findings in our words."""
     kind, context = error["type"], error.get("ctx", {})
-    given = f", not {error['input']!r}"
+    given = f", not {error['input']!r:.100}"
     if kind == "extra_forbidden":
         known = _keys_at(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
+from nextstep.errors import ModelFileError
 from nextstep.text import special
-from nextstep.utils.files import read_json, write_json
+from nextstep.utils.files import check_plain, read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,6 +53,8 @@ class TextTokenizer:
         path, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
         if not path.exists() and not (vocab.exists() and merges.exists()):
             raise FileNotFoundError(f"{folder} has no tokenizer.json")
+        for file in (path, vocab, merges):
+            check_plain(file)
         try:
             if path.exists():
                 tokenizer = Tokenizer.from_file(str(path))
@@ -218,11 +221,18 @@ def add_listed_tokens(tokenizer: Tokenizer, folder: Path) -> None:
         ValueError: when a token would not get the id that is listed for it.
     """
     listed: dict[int, str] = {}
-    if (folder / "added_tokens.json").exists():
-        listed |= {int(i): t for t, i in read_json(folder / "added_tokens.json").items()}
-    if (folder / "tokenizer_config.json").exists():
-        entries = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        listed |= {int(i): entry["content"] for i, entry in entries.items()}
+    path = folder / "added_tokens.json"
+    if path.exists():
+        listed |= {_id_of(path, i): t for t, i in read_json(path).items()}
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        entries = read_json(path).get("added_tokens_decoder") or {}
+        if not isinstance(entries, dict):
+            raise ModelFileError(f"{path}: 'added_tokens_decoder' must be an object")
+        for number, entry in entries.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+                raise ModelFileError(f"{path} lists the id {number!r:.30} without a token")
+            listed[_id_of(path, number)] = entry["content"]
     for number, token in sorted(listed.items()):
         if tokenizer.token_to_id(token) is None:
             tokenizer.add_special_tokens([token])
@@ -231,6 +241,14 @@ def add_listed_tokens(tokenizer: Tokenizer, folder: Path) -> None:
                 f"{folder} lists token '{token}' with id {number}, "
                 f"but it has id {tokenizer.token_to_id(token)}"
             )
+
+
+def _id_of(path: Path, value: object) -> int:
+    """An id of a vocabulary from a file: a number, or a text of digits."""
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
+    if not digits and type(value) is not int:
+        raise ModelFileError(f"{path}: {value!r:.30} is no id of a token")
+    return int(str(value))
 
 
 def _split_special(text: str, tokens: tuple[str, ...]) -> list[str]:

@@ -75,18 +75,55 @@ def read_config(folder: Path) -> AutoencoderConfig:
         raise ModelFileError(f"{folder} has no config.json for the image tokenizer")
     raw = read_json(path)
     try:
-        return _from_diffusers(raw) if "block_out_channels" in raw else _from_released(raw)
+        made = _from_diffusers(raw) if "block_out_channels" in raw else _from_released(raw)
+        _check(made)
+        return made
     except KeyError as error:
         raise ModelFileError(f"{path} lacks {error}") from None
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from None
 
 
+def _check(config: AutoencoderConfig) -> None:
+    """Refuse a shape that cannot be built, or that would be built for ever.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    counts = {"layers_per_block": 64, "latent_channels": 4096, "norm_groups": 2**13, "patch": 64}
+    for name, most in counts.items():
+        _integers(name, [getattr(config, name)], most)
+    for name in ("scaling_factor", "shift_factor"):
+        value = getattr(config, name)
+        if type(value) not in (int, float) or not -1e30 <= value <= 1e30:
+            raise ValueError(f"{name} must be a number, not {value!r:.60}")
+    if not config.scaling_factor:
+        raise ValueError("scaling_factor must not be 0")
+    if any(channels % config.norm_groups for channels in config.block_channels):
+        raise ValueError(f"norm groups of {config.norm_groups} do not divide the channels")
+
+
+def _integers(name: str, values: Any, most: int) -> tuple[int, ...]:
+    """A list of a few positive integers as a tuple.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    if not isinstance(values, list) or not 1 <= len(values) <= 16:
+        raise ValueError(f"{name} must be a list of numbers, not {values!r:.60}")
+    for value in values:
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} must be from 1 to {most}, not {value!r:.60}")
+    return tuple(values)
+
+
 def _from_released(raw: dict[str, Any]) -> AutoencoderConfig:
     # What the file leaves out is as in the released weights (facts differ between code versions,
     # whose own defaults contradict each other). GroupNorm always has 32 groups there.
+    factors = _integers("ch_mult", raw["ch_mult"], 64)
+    (base,) = _integers("ch", [raw["ch"]], 2**13)
     return AutoencoderConfig(
-        block_channels=tuple(raw["ch"] * factor for factor in raw["ch_mult"]),
+        block_channels=tuple(base * factor for factor in factors),
         layers_per_block=raw["num_res_blocks"],
         latent_channels=raw["z_channels"],
         patch=raw.get("psz") or 2,
@@ -101,7 +138,7 @@ def _from_diffusers(raw: dict[str, Any]) -> AutoencoderConfig:
     if raw.get("use_quant_conv", True) or raw.get("use_post_quant_conv", True):
         raise ModelFileError("an autoencoder with quant convolutions is not a NextStep tokenizer")
     return AutoencoderConfig(
-        block_channels=tuple(raw["block_out_channels"]),
+        block_channels=_integers("block_out_channels", raw["block_out_channels"], 2**13),
         layers_per_block=raw["layers_per_block"],
         latent_channels=raw["latent_channels"],
         norm_groups=raw["norm_num_groups"],
