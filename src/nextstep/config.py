@@ -33,6 +33,8 @@ class NextStepConfig:
         latent_channels, latent_patch_size: an image token has channels * patch^2 values.
         image_position_side: learned row and column embeddings are added to embedded image tokens,
             for grids up to this many rows and columns; 0, as released, adds none.
+        flow_map: the flow head predicts mean velocities over spans, guidance folded in (stage
+            `distill`).
         fm_head_dim, fm_head_layers: width and depth of the flow head.
         fm_head_batch_mul: noise levels every token is trained at in one step.
         lm_loss_weight, im_loss_weight: weights of cross-entropy and flow matching.
@@ -58,6 +60,7 @@ class NextStepConfig:
     latent_channels: int = 16
     latent_patch_size: int = 2
     image_position_side: int = 0
+    flow_map: bool = False
     fm_head_dim: int = 1536
     fm_head_layers: int = 12
     fm_head_batch_mul: int = 4

@@ -27,6 +27,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted(RECIPES.glob("*.yaml"))
 SIZES = ("nano", "0.5b", "14b")
 STAGES = ("tokenizer", "pretrain", "pretrain-2", "anneal", "sft")
+POST_TRAINING = ("dpo", "rl", "distill")
 
 
 def device_of(path: Path) -> str:
@@ -35,8 +36,8 @@ def device_of(path: Path) -> str:
 
 def test_every_stage_has_a_recipe_of_every_size() -> None:
     found = {p.stem for p in ALL}
-    assert found - {"core-nano", "singles-nano", "world-nano"} == {
-        f"{stage}-{size}" for stage in STAGES for size in SIZES
+    assert found - {"core-nano", "singles-nano", "world-nano", "rl-grpo-nano"} == {
+        f"{stage}-{size}" for stage in (*STAGES, *POST_TRAINING) for size in SIZES
     }
 
 
@@ -65,7 +66,9 @@ def test_stages_follow_each_other(size: str) -> None:
             assert model.folder is None
         else:
             assert model.folder == f"runs/{before.stem}/model"
-    assert seen == [f"{stage}-{size}" for stage in STAGES]
+    # The shipped nano model goes on to dpo from its own weights.
+    last = () if size == "nano" else ("dpo",)
+    assert seen == [f"{stage}-{size}" for stage in (*STAGES, *last)]
 
 
 def test_the_published_token_totals_come_out_of_the_settings() -> None:
@@ -76,6 +79,7 @@ def test_the_published_token_totals_come_out_of_the_settings() -> None:
         ("pretrain-2-14b.yaml", 384, 0.6144e12, "0.61T", True),
         ("anneal-14b.yaml", 125, 40e9, "40B", True),
         ("sft-14b.yaml", 64, 5.12e9, "5B", True),
+        ("dpo-14b.yaml", 64, 49_152_000, None, None),
     ]
 
 
@@ -87,6 +91,34 @@ PUBLISHED = {
 }
 """arXiv 2508.10711 table 1: rate, schedule, warm-up, steps, tokens a rank, areas, ratios of text,
 image-text, image-to-image, interleaved."""
+
+
+def test_the_14b_recipe_of_dpo_carries_what_is_published() -> None:
+    recipe = load_recipe(RECIPES / "dpo-14b.yaml")
+    assert recipe.optimizer.learning_rate == 2e-6
+    assert (recipe.schedule.kind, recipe.schedule.warmup, recipe.steps) == ("constant", 200, 300)
+    assert (recipe.optimizer.weight_decay, recipe.data.areas) == (0.1, [256, 512])
+    assert recipe.preference is not None and recipe.preference.winners == 4
+
+
+def test_post_training_plans_its_samples_references_and_frozen_parts() -> None:
+    h100 = find_device("h100")
+    dpo, rl, distill = (make_plan(RECIPES / f"{stage}-0.5b.yaml", h100) for stage in POST_TRAINING)
+    weights = 4.0 * dpo.parameters["total"]
+    assert dpo.memory["reference"] == pytest.approx(2 * weights)
+    assert (dpo.memory["sampling"], distill.memory["reference"]) == (0, 0)
+    assert rl.memory["sampling"] >= 8e9 + 2 * rl.parameters["total"]
+    # Drawing costs a forward pass of every branch and step beside the training.
+    recipe = load_recipe(RECIPES / "rl-0.5b.yaml")
+    config = counting.model_config(recipe)
+    more = load_recipe(RECIPES / "rl-0.5b.yaml", ["rollouts.settings.steps=16"])
+    assert counting.step_flops(more, config) > counting.step_flops(recipe, config)
+    assert distill.parameters["trained"] == distill.parameters["head"]
+    small = load_recipe(RECIPES / "dpo-0.5b.yaml", ["lora={rank: 8}"])
+    adapted = counting.count_parameters(small, counting.model_config(small))
+    assert 0 < adapted.trained < 0.05 * adapted.total
+    with pytest.raises(NextStepError, match=r"rollouts\.prompts"):
+        check_ranks(load_recipe(RECIPES / "rl-nano.yaml"), 5, "r")
 
 
 @pytest.mark.parametrize("stem", PUBLISHED)

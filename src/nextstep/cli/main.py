@@ -26,6 +26,7 @@ from nextstep.cli import (
     predict,
     read,
     replay,
+    rollout,
     serve,
     show_settings,
     story,
@@ -58,6 +59,7 @@ app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("fit-solver")(fit_solver.command)
 app.command("plan")(plan.command)
+app.command("rollout")(rollout.command)
 app.command("show-settings")(show_settings.command)
 app.command("replay")(replay.replay_command)
 app.command("verify")(replay.verify_command)

@@ -50,7 +50,8 @@ Guidance = Annotated[float | None, _option("Text guidance scale; 1 is none.")]
 ImageGuidance = Annotated[float | None, _option("Source-picture guidance scale; 1 is none.")]
 Schedule = Annotated[str | None, _option("Guidance schedule: constant, linear, linear-rising.")]
 Solver = Annotated[
-    str | None, _option("v1, v1.1, sde, cps, ode, midpoint, heun, ab2 or multistep.", "--solver")
+    str | None,
+    _option("v1, v1.1, sde, cps, ode, midpoint, heun, ab2, multistep or flow_map.", "--solver"),
 ]
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
 LastSteps = Annotated[

@@ -80,11 +80,14 @@ class GenerationSettings:
         return SolverSettings(
             self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
             self.noise_scale, table, self.last_steps, self.noise_from, self.noise_steps,
+            self.guidance if self.solver == "flow_map" else 1.0,
         )  # fmt: skip
 
     @property
     def guidance_settings(self) -> GuidanceSettings:
-        """The guidance part."""
+        """The guidance part; a head that jumps has it folded in and needs no other branch."""
+        if self.solver == "flow_map":
+            return GuidanceSettings()
         return GuidanceSettings(self.guidance, self.image_guidance, self.schedule)
 
     @property

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import NextStepError
 from nextstep.recipe.data_schema import EXPECTED_PICTURES, EXPECTED_TEXT, SourceSettings
 from nextstep.recipe.places import local_folder, tokenizer_folder
+from nextstep.recipe.posttrain_schema import Distillation, Lora, Policy, Preference
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nextstep.recipe.data_schema import Data
     from nextstep.recipe.schema import Recipe
+    from nextstep.train.flops import Work
     from nextstep.vae.config import AutoencoderConfig
 
 M = TypeVar("M", bound="nn.Module")
@@ -166,8 +168,19 @@ def count_parameters(recipe: Recipe, config: NextStepConfig) -> Parameters:
         else:
             part = "backbone"
         counts[part] += parameter.numel()
-        trained += 0 if recipe.model.frozen(name) else parameter.numel()
+        left_alone = recipe.model.frozen(name) or (recipe.stage == "distill" and part != "head")
+        trained += 0 if left_alone else parameter.numel()
+    if recipe.lora is not None:
+        trained = _adapter_size(model, recipe.lora)
     return Parameters(**counts, trained=trained)
+
+
+def _adapter_size(model: nn.Module, lora: Lora) -> int:
+    """Parameters of an adapter."""
+    from nextstep.model.adapter_config import AdapterConfig
+
+    targets = AdapterConfig(lora.rank, lora.alpha, parts=tuple(lora.parts)).targets(model)
+    return sum(lora.rank * sum(model.get_parameter(f"{name}.weight").shape) for name in targets)
 
 
 def picture_tokens(source: SourceSettings, data: Data) -> float:
@@ -235,24 +248,70 @@ SAMPLE = 20
 """Documents that stand for a mixture."""
 
 
+def step_rows(recipe: Recipe) -> int:
+    """Rows of one optimizer step over all ranks; of rl a row holds one sample."""
+    if recipe.rollouts is not None:
+        return recipe.rollouts.prompts * recipe.rollouts.samples
+    return recipe.data.rows
+
+
+def step_positions(recipe: Recipe) -> float:
+    """Positions, or tokens of a cache, that one optimizer step trains on, over all ranks."""
+    if recipe.stage == "distill":
+        return float((recipe.distillation or Distillation()).batch)
+    if recipe.rollouts is not None:
+        return step_rows(recipe) / mixture(recipe.data).documents
+    return float(recipe.data.rows * recipe.data.row_length)
+
+
+def noise_levels(recipe: Recipe, config: NextStepConfig) -> int:
+    """Noise levels that an image token is trained at."""
+    if recipe.stage == "dpo":
+        return (recipe.preference or Preference()).levels
+    if recipe.stage == "rl":
+        return (recipe.policy or Policy()).levels
+    return recipe.loss.head_batch_mul or config.fm_head_batch_mul
+
+
 def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
     """Arithmetic of one optimizer step over all ranks.
 
-    Training, what checkpointing computes a second time, and the encoding of pictures.
+    Training, what checkpointing computes a second time, and the encoding of pictures; of dpo and
+    rl what other weights say of the same rows, of rl the drawing of the samples, without rewards.
     """
-    from nextstep.train.flops import TRAINING, Work, train_flops
+    from nextstep.train.flops import TRAINING, Work, head_numbers, train_flops
 
-    data, mix = recipe.data, mixture(recipe.data)
-    positions = float(data.rows * data.row_length)
+    mix, positions = mixture(recipe.data), step_positions(recipe)
+    if recipe.stage == "distill":
+        once, each_level = head_numbers(config)
+        # Out-projector, head, and about one more pass of it for targets.
+        return float(2 * positions * (TRAINING + 1) * (once + each_level + config.hidden_size**2))
     image = positions * mix.image_share
     targets = positions * mix.documents * mix.targets
     layers = Work(positions, positions * mix.context)
     work = Work(
         positions, positions * mix.context, positions * mix.documents * mix.text, image, targets,
-        recipe.loss.head_batch_mul or config.fm_head_batch_mul,
+        noise_levels(recipe, config),
     )  # fmt: skip
     again = train_flops(config, layers) / TRAINING if recipe.checkpointing else 0.0
-    return train_flops(config, work) + again + encoding_flops(recipe, image)
+    training = train_flops(config, work)
+    if recipe.stage == "dpo":
+        return training + again + training / TRAINING
+    if recipe.rollouts is not None:
+        looks = 1 + bool((recipe.policy or Policy()).kl)
+        return training + again + looks * training / TRAINING + drawing_flops(recipe, config, work)
+    return training + again + encoding_flops(recipe, image)
+
+
+def drawing_flops(recipe: Recipe, config: NextStepConfig, work: Work) -> float:
+    """Arithmetic of drawing the samples of a step of rl, all branches and solver steps."""
+    from nextstep.train.flops import TRAINING, train_flops
+
+    assert recipe.rollouts is not None
+    told = recipe.rollouts.settings
+    steps, guidance = int(told.get("steps", 8)), float(told.get("guidance", 2.0))
+    branches = 1 if guidance == 1 else 2
+    return branches * train_flops(config, replace(work, levels=steps)) / TRAINING
 
 
 def encoding_flops(recipe: Recipe, image_tokens: float) -> float:
@@ -263,7 +322,8 @@ def encoding_flops(recipe: Recipe, image_tokens: float) -> float:
 def fresh_share(data: Data) -> float:
     """Share of the samples whose pictures are encoded while training runs."""
     pairs = zip(data.sources, data.shares.values(), strict=True)
-    return sum(share for source, share in pairs if not source.latents)
+    held = ("latents", "rollouts", "prompts")
+    return sum(share for source, share in pairs if not any(getattr(source, n) for n in held))
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
-from nextstep.estimate.counting import Parameters, document_lengths, mixture, size_of
+from nextstep.estimate.counting import (
+    Parameters,
+    document_lengths,
+    mixture,
+    noise_levels,
+    size_of,
+    step_positions,
+    step_rows,
+)
 
 if TYPE_CHECKING:
     from nextstep.estimate.dry_run import Peak
@@ -40,6 +48,8 @@ class Memory:
         drawings: what live sources hold; on a GPU its host holds it.
         fragments: what the allocator holds and nobody uses.
         process: what the program itself takes.
+        reference: other weights that dpo and rl compare the model with.
+        sampling: of rl the model that draws, with its keys and values; of distill the teacher.
     """
 
     weights: float
@@ -54,6 +64,8 @@ class Memory:
     drawings: float
     fragments: float
     process: float
+    reference: float = 0.0
+    sampling: float = 0.0
 
     @property
     def total(self) -> float:
@@ -76,7 +88,7 @@ def sequence_memory(
 
     data = recipe.data
     split = max(1, ranks // recipe.parallel.replicas)
-    share = -(-data.rows // ranks)
+    share = -(-step_rows(recipe) // ranks)
     rows = min(data.rows_per_micro, share)
     micro = -(-share // rows)
     # A sharded model runs as it is.
@@ -86,15 +98,17 @@ def sequence_memory(
         document_lengths(data),
         rows,
         data.row_length,
-        recipe.loss.head_batch_mul or config.fm_head_batch_mul,
+        noise_levels(recipe, config),
         bf16=recipe.precision == "bf16",
         cast=split == 1,
         packed=cpu,
         checkpointing=recipe.checkpointing,
         compiled=compiled,
     )
+    if recipe.stage == "distill":
+        peak = _head_peak(config, parameters, -(-int(step_positions(recipe)) // ranks))
     tokenizer, encoding, remembered = _pictures(recipe, config, ranks, cpu)
-    return _together(
+    made = _together(
         recipe,
         peak,
         state=FP32 * parameters.trained / split,
@@ -107,6 +121,33 @@ def sequence_memory(
         pictures=remembered,
         cpu=cpu,
     )
+    return replace(made, **_posttraining(recipe, parameters, split, cpu))
+
+
+def _head_peak(config: NextStepConfig, parameters: Parameters, tokens: int) -> Peak:
+    """What a step of distill keeps: states, a path, and ten vectors a block of the head."""
+    from nextstep.estimate.dry_run import Peak
+
+    width = 2 * config.hidden_size + 9 * config.token_size
+    kept = float(FP32 * tokens * (width + 10 * config.fm_head_layers * config.fm_head_dim))
+    return Peak(kept, 1.3 * kept, float(FP32 * parameters.head))
+
+
+def _posttraining(
+    recipe: Recipe, parameters: Parameters, split: int, cpu: bool
+) -> dict[str, float]:
+    """What the stages dpo, rl and distill hold beside the training."""
+    compared = recipe.stage == "dpo" or bool(recipe.policy and recipe.policy.kl)
+    # While other weights look, the present ones are kept beside them.
+    reference = 2 * FP32 * parameters.trained / split if compared else 0.0
+    sampling = 0.0
+    if recipe.rollouts is not None:
+        # Whole on every rank where it computes; on a GPU its host holds what is handed over.
+        sampling = (2 * FP32 if cpu else BF16) * parameters.total
+        sampling += 1e9 * recipe.rollouts.cache_gb
+    if recipe.stage == "distill":
+        sampling = FP32 * parameters.head
+    return {"reference": reference, "sampling": sampling}
 
 
 def tokenizer_memory(recipe: Recipe, ranks: int, cpu: bool) -> Memory:
@@ -163,7 +204,7 @@ def _together(
     """
     kind = ("cpu compiled" if compiled else "cpu") if cpu else "gpu"
     average = state if recipe.ema else 0.0
-    workspace = max(peak.highest, encoding, state - gradients) - peak.kept
+    workspace = max(peak.kept, peak.highest, encoding, state - gradients) - peak.kept
     return Memory(
         weights=weights,
         gradients=gradients,

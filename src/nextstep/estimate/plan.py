@@ -151,8 +151,16 @@ def check_ranks(recipe: Recipe, ranks: int, where: str) -> None:
             f"{where}: parallel.replicas: {ranks} ranks cannot hold {recipe.parallel.replicas} "
             "equal replicas"
         )
+    for section, number in (
+        ("rollouts.prompts", recipe.rollouts.prompts if recipe.rollouts else ranks),
+        ("distillation.batch", recipe.distillation.batch if recipe.distillation else ranks),
+    ):
+        if number % ranks:
+            raise NextStepError(
+                f"{where}: {section}: {number} cannot be dealt out to {ranks} ranks alike"
+            )
     if recipe.tokenizer is None:
-        if recipe.data.rows < ranks:
+        if counting.step_rows(recipe) < ranks and recipe.stage != "distill":
             raise NextStepError(
                 f"{where}: data.rows: {recipe.data.rows} row(s) a step leave some of {ranks} ranks "
                 "without any"
@@ -189,7 +197,7 @@ def stage_totals(path: Path, recipe: Recipe) -> list[PlanTotals]:
 
 def _totals(path: Path, recipe: Recipe) -> PlanTotals:
     ranks = recipe.parallel.ranks
-    per_step = recipe.data.rows * recipe.data.row_length
+    per_step = counting.step_positions(recipe)
     told = recipe.published or Published()
     pairs = [(per_step * recipe.steps, told.tokens), (per_step / ranks, told.tokens_per_rank)]
     agreements = [Published.agrees(value, text) for value, text in pairs if text]
@@ -214,7 +222,7 @@ def _sequence_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
     config = counting.model_config(recipe)
     check_pictures(recipe, config)
     parts = counting.count_parameters(recipe, config)
-    tokens = recipe.data.rows * recipe.data.row_length
+    tokens = counting.step_positions(recipe)
     return _Found(
         {**asdict(parts), "total": parts.total},
         memory.sequence_memory(recipe, config, parts, ranks, device.is_cpu),

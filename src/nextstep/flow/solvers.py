@@ -17,6 +17,7 @@ Ours:
     ab2              second order Adams-Bashforth on an uneven grid, one velocity a step
     multistep        a rule given by a table of numbers, see `multistep`; without one `ab2` begun by
                      Euler's step
+    flow_map         jumps of a head that predicts mean velocities, guidance folded in
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class SolverSettings:
         steps: intervals of the time grid (v1: points of it, at least 2).
         shift: time shift, 1 is none.
         noise_level: strength of `sde` and `cps`; the others ignore it.
+        guidance: of `flow_map`, whose head is told it; the others have branches for it.
         noise_from, noise_steps: a window of `sde` and `cps`: so many steps from number `noise_from`
             on are stochastic and all others are Euler's (MixGRPO, arXiv 2507.21802); 0 steps make
             all of them stochastic.
@@ -75,6 +77,7 @@ class SolverSettings:
     last_steps: int = 0
     noise_from: int = 0
     noise_steps: int = 0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
@@ -186,6 +189,20 @@ def question_times(settings: SolverSettings) -> list[float]:
             times.append(questions.send(nothing)[1])
     except StopIteration:
         return times
+
+
+def question_rows(settings: SolverSettings) -> Tensor:
+    """What a flow head is told with every question: time, span of the jump, guidance; [K, 3].
+
+    Only `flow_map` jumps; the span of the others is 0.
+    """
+    import torch
+
+    times = question_times(settings)
+    spans = [0.0] * len(times)
+    if settings.name == "flow_map":
+        spans = [after - t for t, after in pairwise([*times, 1.0])]
+    return torch.tensor([[t, s, settings.guidance] for t, s in zip(times, spans, strict=True)])
 
 
 def _langevin_step(x: Tensor, v: Tensor, t: float, dt: float, xi: Tensor) -> Tensor:
@@ -325,4 +342,6 @@ SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
     "heun": _solve_heun,
     "ab2": _solve_ab2,
     "multistep": _solve_multistep,
+    # A jump over a span by its mean velocity is Euler's step.
+    "flow_map": _solve_ode,
 }

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from nextstep.config import NextStepConfig
     from nextstep.model.nextstep import NextStepModel
 
-KEPT = ("image_in_projector", "image_head.net.time_embed")
+KEPT = (
+    "image_in_projector", "image_head.net.time_embed", "image_head.net.span_embed",
+    "image_head.net.guidance_embed",
+)  # fmt: skip
 """Parts that stay ordinary layers: they are used once a token, or once a process."""
 ENDS = ("image_head.net.input_proj", "image_head.net.final_layer.linear")
 """Parts that keep the model's own precision: noise and velocity go through them."""

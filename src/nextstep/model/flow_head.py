@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.config import NextStepConfig
+from nextstep.errors import NextStepError
 
 TIME_SIZE = 256
 MAX_PERIOD = 10_000
@@ -86,6 +87,8 @@ class FlowNet(nn.Module):
         self.input_proj = nn.Linear(config.token_size, width)
         self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.fm_head_layers))
         self.final_layer = FinalLayer(width, config.token_size)
+        self.span_embed = TimeEmbedding(width) if config.flow_map else None
+        self.guidance_embed = TimeEmbedding(width) if config.flow_map else None
 
     def blocks(self) -> Iterator[ResidualBlock]:
         """The residual blocks in order."""
@@ -104,6 +107,9 @@ class FlowNet(nn.Module):
 class FlowHead(nn.Module):
     """velocity = head(x_t, t, condition).
 
+    With `config.flow_map` the head predicts the mean velocity over a span, and is told the guidance
+    that is folded into it; without a span it is the velocity (train.objectives.flow_map).
+
     `condition` is the hidden state after the out-projector. Sampling asks many times with one
     condition, so its embedding can be made once with `embed_condition`.
     """
@@ -119,6 +125,35 @@ class FlowHead(nn.Module):
     def embed_time(self, t: Tensor) -> Tensor:
         """[M] -> [M, W]."""
         return self.net.time_embed(t)
+
+    def embeddings(self, rows: Tensor) -> list[tuple[TimeEmbedding, Tensor]]:
+        """What embeds which column of a solver's questions, [K, 3] of `flow.solvers.question_rows`.
+
+        Raises:
+            NextStepError: when jumps are asked of a head that was not taught to.
+        """
+        t, span, guidance = rows.unbind(-1)
+        net = self.net
+        if net.span_embed is None or net.guidance_embed is None:
+            if bool(span.any()):
+                raise NextStepError(
+                    "this model's flow head does not jump: solver 'flow_map' is for models of the "
+                    "distill stage; choose another one"
+                )
+            return [(net.time_embed, t)]
+        return [(net.time_embed, t), (net.span_embed, span), (net.guidance_embed, guidance)]
+
+    def embed_question(self, rows: Tensor) -> Tensor:
+        """What a solver's questions are about, [K, 3] -> [K, W].
+
+        Raises:
+            NextStepError: see `embeddings`.
+        """
+        (embed, t), *others = self.embeddings(rows)
+        embedded: Tensor = embed(t)
+        for further, values in others:
+            embedded = embedded + further(values)
+        return embedded
 
     def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Velocity from embedded time and condition, both [M, W]; x [M, D] -> [M, D]."""
@@ -139,11 +174,16 @@ class FlowHead(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for module in self.net.time_embed.mlp:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+        net = self.net
+        jumps = [part for part in (net.span_embed, net.guidance_embed) if part is not None]
+        for embedding in (net.time_embed, *jumps):
+            for module in embedding.mlp:
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
         zeroed = [block.adaLN_modulation for block in self.net.blocks()]
         final = self.net.final_layer
-        for part in (*zeroed, final.adaLN_modulation, final.linear):
+        # A head that learns to jump begins as the one that it was.
+        spans = [embedding.mlp[2] for embedding in jumps]
+        for part in (*zeroed, final.adaLN_modulation, final.linear, *spans):
             for parameter in part.parameters():
                 nn.init.zeros_(parameter)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +222,27 @@ def merge_adapter(model: NextStepModel, adapter: Adapter, scale: float = 1.0) ->
     for name, (a, b) in adapter.matrices.items():
         weight = modules[name].get_parameter("weight")
         weight.copy_(weight.float() + _product(a, b, scale * adapter.scaling).to(weight.device))
+
+
+def folded_weights(weights: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    """Plain weights of a model with an adapter in it, from all of its tensors by name.
+
+    Args:
+        weights: of the model, adapter included.
+        scaling: how much the product of its matrices counts.
+    """
+    out = {}
+    for name, tensor in weights.items():
+        owner, found, leaf = name.rpartition(".base_layer.")
+        if not found:
+            if ".lora_" not in name:
+                out[name] = tensor
+        elif leaf == "weight":
+            a, b = (weights[f"{owner}.{side}.{NAME}.weight"] for side in ("lora_A", "lora_B"))
+            out[f"{owner}.{leaf}"] = (tensor.float() + _product(a, b, scaling)).to(tensor.dtype)
+        else:
+            out[f"{owner}.{leaf}"] = tensor
+    return out
 
 
 def _product(a: Tensor, b: Tensor, scaling: float) -> Tensor:

@@ -80,6 +80,10 @@ def train_config(recipe: Recipe, progress: bool = False) -> TrainConfig:
         progress=progress,
         tensorboard=recipe.logging.tensorboard,
         wandb=recipe.logging.wandb or "",
+        # Samples of online learning come from the weights after the step before.
+        prefetch=recipe.stage != "rl",
+        # Frozen weights come from the model that a run starts from.
+        save_frozen=recipe.lora is None and recipe.stage != "distill",
     )
 
 
@@ -192,6 +196,13 @@ def open_plain(
     """
     if settings.world:
         return open_live(settings, tokenizer, where)
+    if settings.rollouts:
+        from nextstep.rollout.pairs import Winners
+
+        return Winners(
+            Path(settings.rollouts), tokenizer, settings.best, settings.least_reward,
+            settings.no_caption, settings.title,
+        )  # fmt: skip
     return open_shards(settings, recipe, tokenizer)
 
 

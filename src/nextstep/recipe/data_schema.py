@@ -88,6 +88,17 @@ class SourceSettings(Section):
     """A live source: its name, or {name: ..., options: {...}}."""
     pictures: str | None = None
     """Folder of pictures, searched through all folders in it; for the tokenizer stage alone."""
+    rollouts: str | None = None
+    """Folder of the model's own samples: written by `nextstep rollout`, or of an rl run. Pairs of
+    them for dpo; the best of them for stages that learn from examples."""
+    prompts: str | None = None
+    """File of prompts, one a line or JSON Lines; for rl alone."""
+    best: Positive = 1
+    """Of rollouts: samples of a prompt that are learned, best first."""
+    least_reward: float | None = None
+    """Of rollouts: samples of a smaller reward are left out."""
+    no_caption: Share = 0.0
+    """Of rollouts: share of the uses that lose their text, for guidance."""
     kind: Kind | None = None
     """What the samples are; default what the shards say they are."""
     weight: Weight = 1.0
@@ -111,8 +122,14 @@ class SourceSettings(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceSettings:
-        if sum(bool(origin) for origin in (self.shards, self.world, self.pictures)) != 1:
-            raise ValueError("a source is one of 'shards', 'world' and 'pictures'; name just one")
+        origins = self.shards, self.world, self.pictures, self.rollouts, self.prompts
+        if sum(bool(origin) for origin in origins) != 1:
+            raise ValueError(
+                "a source is one of 'shards', 'world', 'pictures', 'rollouts' and 'prompts'; name "
+                "just one"
+            )
+        if self.latents and (self.rollouts or self.prompts):
+            raise ValueError("'latents' are for shards and live sources; rollouts hold tokens")
         if not self.shards and (self.captions or self.templates):
             raise ValueError("'captions' and 'templates' are for shards alone")
         if self.compose_latents and (self.latents or not self.world):
@@ -133,7 +150,8 @@ class SourceSettings(Section):
             return self.name
         if self.world:
             return self.world.name
-        return str(self.shards or self.pictures).rstrip("/").rsplit("/", 1)[-1]
+        folder = self.shards or self.pictures or self.rollouts or self.prompts
+        return str(folder).rstrip("/").rsplit("/", 1)[-1]
 
 
 class Data(Section):

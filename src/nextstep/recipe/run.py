@@ -64,6 +64,9 @@ class RunParts(Protocol):
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Figures of the emoji world of this model."""
 
+    def attach(self, trainer: Trainer) -> None:
+        """Take notice of the trainer before its first step."""
+
     def close(self) -> None:
         """Stop what runs beside the training."""
 
@@ -167,9 +170,15 @@ def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> RunParts:
         from nextstep.recipe.tokenizer_parts import TokenizerParts
 
         return TokenizerParts(recipe, ranks, where)
-    from nextstep.recipe.sequence_parts import SequenceParts
+    from nextstep.recipe import posttrain_parts, sequence_parts
 
-    return SequenceParts(recipe, folder, ranks, where)
+    kinds: dict[str, type[sequence_parts.SequenceParts]] = {
+        "dpo": posttrain_parts.DpoParts,
+        "rl": posttrain_parts.RlParts,
+        "distill": posttrain_parts.DistillParts,
+    }
+    kind = kinds.get(recipe.stage, sequence_parts.SequenceParts)
+    return kind(recipe, folder, ranks, where)
 
 
 def _train(recipe: Recipe, parts: RunParts, folder: Path, ranks: Ranks, progress: bool) -> Outcome:
@@ -181,6 +190,7 @@ def _train(recipe: Recipe, parts: RunParts, folder: Path, ranks: Ranks, progress
         parts.model, parts.stage, parts.batches, config, folder,
         mesh=parts.mesh, on_sample=_callback(recipe, parts, folder),
     )  # fmt: skip
+    parts.attach(trainer)
     trainer.resume()
     if trainer.step >= recipe.steps and (folder / MODEL).is_dir():
         return Outcome(folder, trainer.step, True, folder / MODEL)

@@ -30,12 +30,25 @@ def defaults_of(recipe: Recipe) -> ModelDefaults:
     folder = local_folder(start) if start else None
     before = ModelDefaults.of_folder(folder) if folder else ModelDefaults()
     asked = recipe.samples
+    if recipe.stage == "distill":
+        return _jumping(recipe, before)
     if asked is None:
         side = max(recipe.data.areas)
         return ModelDefaults(side, side, before.generate, before.edit)
     generate = GenerationSettings().with_values(**asked.settings)
     edit = generate.with_values(image_guidance=max(generate.image_guidance, EDIT_IMAGE_GUIDANCE))
     return ModelDefaults(asked.height, asked.width, generate, edit)
+
+
+def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
+    """Drawings by as few calls of the head as it learned; edits, which it did not, as before."""
+    told = recipe.distillation
+    calls = min(told.calls) if told else 1
+    scale = told.guidance[0] if told else before.generate.guidance
+    generate = before.generate.with_values(
+        solver="flow_map", steps=calls, last_steps=0, guidance=scale
+    )
+    return ModelDefaults(before.height, before.width, generate, before.edit)
 
 
 EDIT_IMAGE_GUIDANCE = 1.5

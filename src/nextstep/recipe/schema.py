@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nextstep.config import HEADS, SIZES, NextStepConfig
 from nextstep.recipe.data_schema import Data
+from nextstep.recipe.posttrain_schema import Distillation, Lora, Policy, Preference, Rollouts
 from nextstep.recipe.run_schema import (
     Logging,
     Loss,
@@ -22,9 +23,16 @@ from nextstep.recipe.run_schema import (
 )
 from nextstep.recipe.section import Count, Positive, Section, Weight
 
-SEQUENCE_STAGES = ("pretrain", "anneal", "sft")
+SEQUENCE_STAGES = ("pretrain", "anneal", "sft", "dpo", "rl", "distill")
 """Stages that train the transformer on sequences."""
-Stage = Literal["tokenizer", "pretrain", "anneal", "sft"]
+Stage = Literal["tokenizer", "pretrain", "anneal", "sft", "dpo", "rl", "distill"]
+OWN_SECTIONS = {
+    "preference": ("dpo",), "policy": ("rl",), "rollouts": ("rl",), "distillation": ("distill",),
+    "lora": ("sft", "dpo", "rl"), "probes": ("pretrain", "anneal", "sft"),
+}  # fmt: skip
+"""Section -> the stages that it is for."""
+ORIGINS = {"dpo": ("rollouts",), "rl": ("world", "prompts"), "distill": ("rollouts",)}
+"""Where the samples of a stage may come from; other stages take all but pictures and prompts."""
 
 
 class Model(Section):
@@ -184,7 +192,8 @@ class Recipe(Section):
     """A whole training run."""
 
     stage: Stage
-    """tokenizer, pretrain, anneal or sft; the last three differ in their data and schedule."""
+    """tokenizer, pretrain, anneal, sft, dpo, rl or distill; pretrain, anneal and sft differ in
+    their data and schedule."""
     description: str = ""
     """One line for people."""
     seed: int = 0
@@ -206,7 +215,17 @@ class Recipe(Section):
     tokenizer: TokenizerOptions | None = None
     """Options of the tokenizer stage."""
     loss: Loss = Loss()
-    """Options of the stages on sequences."""
+    """Options of the stages that learn from examples."""
+    preference: Preference | None = None
+    """Options of dpo."""
+    policy: Policy | None = None
+    """Options of rl: its loss."""
+    rollouts: Rollouts | None = None
+    """Options of rl: samples and rewards."""
+    distillation: Distillation | None = None
+    """Options of distill."""
+    lora: Lora | None = None
+    """Train an adapter, which is merged into the model folders; for sft, dpo and rl."""
     optimizer: Optimizer
     """How weights follow gradients."""
     schedule: Schedule = Schedule()
@@ -236,6 +255,36 @@ class Recipe(Section):
     """What a paper reports of this stage."""
     next: str | None = None
     """Recipe of the stage that follows, beside this file; `plan` shows the whole row of stages."""
+
+    @model_validator(mode="after")
+    def _sections_of_the_stage(self) -> Recipe:
+        for section, stages in OWN_SECTIONS.items():
+            if getattr(self, section) is not None and self.stage not in stages:
+                raise ValueError(f"'{section}' is for {' and '.join(stages)}, not for {self.stage}")
+        if self.stage == "rl" and self.rollouts is None:
+            raise ValueError("the rl stage needs a 'rollouts' section with its rewards")
+        for place, source in enumerate(self.data.sources):
+            allowed = ORIGINS.get(self.stage)
+            if allowed and not any(getattr(source, name) for name in allowed):
+                raise ValueError(
+                    f"data.sources[{place}]: the {self.stage} stage reads {' or '.join(allowed)}"
+                )
+            if source.prompts and self.stage != "rl":
+                raise ValueError(f"data.sources[{place}].prompts: are for the rl stage")
+        if self.policy and self.policy.method == "grpo":
+            self._grpo_samples()
+        return self
+
+    def _grpo_samples(self) -> None:
+        assert self.rollouts is not None
+        told = self.rollouts.settings
+        if told.get("solver") not in ("sde", "cps") or "steps" not in told:
+            raise ValueError(
+                "rollouts.settings: grpo needs steps with a density; say solver: cps (or sde) and "
+                "steps"
+            )
+        if told.get("guidance") != 1:
+            raise ValueError("rollouts.settings: grpo trains without guidance; say guidance: 1.0")
 
     @model_validator(mode="after")
     def _parts_of_the_stage(self) -> Recipe:
@@ -281,6 +330,4 @@ class Recipe(Section):
             raise ValueError(f"saving.milestones: {late[0]} lies behind the last step {self.steps}")
         if self.samples and self.stage == "tokenizer":
             raise ValueError("'samples' draws from prompts; the tokenizer stage reads none")
-        if self.probes and self.stage == "tokenizer":
-            raise ValueError("'probes' read and draw scenes; the tokenizer stage does neither")
         return self

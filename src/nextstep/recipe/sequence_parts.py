@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nextstep.data.batch import ContextNoise
+from nextstep.errors import NextStepError
 from nextstep.estimate.counting import model_config
 from nextstep.estimate.plan import check_pictures
+from nextstep.model.adapter_config import AdapterConfig
+from nextstep.model.lora import add_adapter, folded_weights
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build
 from nextstep.recipe.samples import defaults_of, draw_sheet
 from nextstep.recipe.weights import build_model
+from nextstep.train.parallel import is_sharded
 
 if TYPE_CHECKING:
     from nextstep.recipe.probes import Probe
     from nextstep.recipe.schema import Recipe
     from nextstep.text.vocabulary import Vocabulary
     from nextstep.train.parallel import Ranks
+    from nextstep.train.trainer import Trainer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,15 +45,28 @@ class SequenceParts:
         NextStepError: when a part cannot be had or does not fit.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> None:
-        from nextstep.train.stages.pretrain import PretrainStage
+    stage: Any
+    batches: Any
 
-        self.recipe, self.device = recipe, ranks.device
+    def __init__(self, recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> None:
+        self.recipe, self.device, self.ranks = recipe, ranks.device, ranks
         self.config = model_config(recipe, fetch=True)
         check_pictures(recipe, self.config)
         self.text_tokenizer = build.open_text_tokenizer(recipe, folder)
         self.image_tokenizer = build.open_image_tokenizer(recipe, ranks)
         check_fit(self.config, self.image_tokenizer, self.text_tokenizer)
+        self.model, self.mesh = build_model(
+            recipe, self.config, ranks, self.text_tokenizer if recipe.train_text_tokenizer else None
+        )
+        self.probe: Probe | None = None
+        self.scaling = self._adapt()
+        self._open(folder, where)
+
+    def _open(self, folder: Path, where: str) -> None:
+        """Make stage and batches."""
+        from nextstep.train.stages.pretrain import PretrainStage
+
+        recipe = self.recipe
         self.stage = PretrainStage(
             self.config,
             self.image_tokenizer,
@@ -64,12 +82,30 @@ class SequenceParts:
             compile=recipe.compile,
         )
         self.batches = build.open_loader(
-            recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, ranks, where
-        )
-        self.probe: Probe | None = None
-        self.model, self.mesh = build_model(
-            recipe, self.config, ranks, self.text_tokenizer if recipe.train_text_tokenizer else None
-        )
+            recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, self.ranks,
+            where,
+        )  # fmt: skip
+
+    def _adapt(self) -> float:
+        """Put the recipe's adapter into the model; how much it counts, 0 without one.
+
+        Raises:
+            NextStepError: when the model is split over ranks.
+        """
+        lora = self.recipe.lora
+        if lora is None:
+            return 0.0
+        if is_sharded(self.model):
+            raise NextStepError(
+                "an adapter is trained on whole copies of the model; set parallel.replicas to the "
+                "number of ranks"
+            )
+        shape = AdapterConfig(lora.rank, lora.alpha, parts=tuple(lora.parts))
+        add_adapter(self.model, shape, self.recipe.seed)
+        return shape.scaling
+
+    def attach(self, trainer: Trainer) -> None:
+        """Take notice of the trainer before its first step."""
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         """Write a model folder with these whole weights."""
@@ -114,6 +150,8 @@ class SequenceParts:
         """A model of its own with these weights, and the tokenizers beside it."""
         with torch.device("meta"):
             model = NextStepModel(self.config)
+        if self.scaling:
+            weights = folded_weights(weights, self.scaling)
         given = {name: tensor.to(dtype) for name, tensor in weights.items()}
         if self.config.tie_word_embeddings:
             given.setdefault("lm_head.weight", given["embed_tokens.weight"])

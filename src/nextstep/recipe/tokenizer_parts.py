@@ -22,6 +22,7 @@ from nextstep.vae.tokenizer import ImageTokenizer
 if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
     from nextstep.train.parallel import Ranks
+    from nextstep.train.trainer import Trainer
     from nextstep.vae.config import AutoencoderConfig
     from nextstep.vae.perceptual import FeatureNet
 
@@ -70,6 +71,9 @@ class TokenizerParts:
     def measure(self, model: nn.Module) -> dict[str, float]:
         """The stage draws no scenes."""
         raise NotImplementedError("the tokenizer stage draws no scenes")
+
+    def attach(self, trainer: Trainer) -> None:
+        """Nothing here needs the trainer."""
 
     def close(self) -> None:
         """Nothing runs beside the training."""

@@ -32,6 +32,10 @@ POSITIONS = ("image_row_embed.", "image_column_embed.")
 """Parts that a model without learned positions lacks, and may be given."""
 
 
+FLOW_MAP = ("image_head.net.span_embed.", "image_head.net.guidance_embed.")
+"""Parts that a head lacks that has not learned to jump, and may be given."""
+
+
 class ImageParts(nn.Module):
     """Projectors, learned positions and flow head alone, under the names of the whole model."""
 
@@ -86,7 +90,7 @@ def first_weights(
         if not tied and not name.endswith(TOLERATED):
             given.add(name)
             yield name, tensor.float()
-    may_lack = (*POSITIONS, *(IMAGE_PARTS if model.language_model else ()))
+    may_lack = (*POSITIONS, *FLOW_MAP, *(IMAGE_PARTS if model.language_model else ()))
     for name, tensor in fresh.named_parameters():
         if name not in given and name.startswith(may_lack):
             yield name, tensor.detach()

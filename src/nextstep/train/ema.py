@@ -39,6 +39,8 @@ def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
         model: whole or sharded; gathered weights are freed on both ways.
         weights: by parameter name, laid out as the model's are; others stay.
     """
+    if is_sharded(model):
+        let_go(model)  # or the parameters would be the gathered ones
     changed = {name: p for name, p in model.named_parameters() if name in weights}
     kept = {name: local(p).detach().clone() for name, p in changed.items()}
     _put(model, changed, weights)

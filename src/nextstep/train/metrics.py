@@ -176,10 +176,11 @@ class Tensorboard:
         self.writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, row: Row) -> None:
-        """One point a figure."""
+        """One point a figure; those of events under the event's name."""
+        before = f"{row['event']}/" if "event" in row else ""
         for name, value in row.items():
-            if isinstance(value, int | float) and name != "step" and "event" not in row:
-                self.writer.add_scalar(name, value, row["step"])
+            if isinstance(value, int | float) and name != "step":
+                self.writer.add_scalar(f"{before}{name}", value, row["step"])
 
     def close(self) -> None:
         """Write out and close the file."""

@@ -264,6 +264,19 @@ class Trainer:
         self._let_go()
         return gathered(state.weights(self.stepper, average), self.peers.leads)
 
+    def weights_everywhere(self, average: bool = True) -> dict[str, Tensor]:
+        """Whole weights in the memory of every rank; all must ask.
+
+        Args:
+            average: the averaged ones, where an average is kept.
+        """
+        self._let_go()
+        return gathered(state.weights(self.stepper, average), True)
+
+    def note(self, event: str, **figures: Any) -> None:
+        """Put an event with figures of its own into the log, as of the step that comes."""
+        self._event(event, step=self.step + 1, **figures)
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Inside the block the model, in eval mode, carries the averaged weights, if any.
@@ -316,6 +329,8 @@ class Trainer:
 
     def _event(self, event: str, detail: str = "", **more: Any) -> None:
         row = {"step": self.step, "event": event, "detail": detail, **more}
+        if not self.peers.leads:
+            return
         if self.log is None:
             self.events.append(row)
         for reporter in self.reporters:

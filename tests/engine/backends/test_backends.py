@@ -108,7 +108,11 @@ JOBS = {
     "fewer steps later": job(7, solver=SolverSettings("v1", 4, last_steps=2)),
     "look-ahead": job(8, lookahead=Lookahead(4, 0.0)),
     "tall": job(9, grid=(4, 1)),
-} | {f"solver {name}": job(20, solver=SolverSettings(name, 3)) for name in SOLVERS}
+} | {
+    f"solver {name}": job(20, solver=SolverSettings(name, 3))
+    for name in SOLVERS
+    if name != "flow_map"  # of heads that jump, see tests/train/stages/test_distill.py
+}
 
 
 @pytest.fixture(scope="module")

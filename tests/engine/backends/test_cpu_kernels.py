@@ -65,7 +65,7 @@ def test_known_positions_may_come_together(packed: NextStepModel) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "flow_map"])
 def test_tokens_are_those_of_the_solvers(
     plain: NextStepModel, packed: NextStepModel, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, Sa
 from nextstep.engine.backends.exact import embed_times, rotary_angles
 from nextstep.engine.backends.kernel_structs import describe_backbone, describe_head
 from nextstep.engine.backends.torch import TorchBackend
-from nextstep.flow.solvers import SolverSettings, ask, question_times
+from nextstep.flow.solvers import SolverSettings, ask, question_rows, question_times
 from nextstep.kernels import build
 from nextstep.kernels.linear import Arena, PackedLinear
 from nextstep.kernels.quantization import OWN, kernels_fit, quantised
@@ -157,12 +157,21 @@ class Core:
         self._angles = torch.empty(0)
         self._plans: dict[SolverSettings, SolverPlan] = {}
         # Layers that the model keeps as they are, because training code reads them.
-        inner, _, outer = model.image_head.net.time_embed.mlp
-        self._times = self._packed(inner), self._packed(outer)
+        self._embeddings: dict[nn.Module, tuple[PackedLinear, PackedLinear]] = {}
         self._project = self._packed(model.image_in_projector)
         text = model.lm_head
         is_small = text.weight.numel() <= SMALL if not isinstance(text, PackedLinear) else False
         self.text_head = self._packed(text) if is_small else None
+
+    def _embedded(self, rows: Tensor) -> Tensor:
+        """What a solver's questions are about, [K, 3] -> [K, W], fp32."""
+        embedded: list[Tensor] = []
+        for part, values in self.model.image_head.embeddings(rows):
+            if part not in self._embeddings:
+                inner, _, outer = part.mlp
+                self._embeddings[part] = self._packed(inner), self._packed(outer)
+            embedded.append(embed_times(values, *self._embeddings[part]))
+        return sum(embedded[1:], embedded[0])
 
     def _packed(self, part: nn.Module) -> PackedLinear:
         """A layer in its own number format, through the kernels."""
@@ -252,7 +261,7 @@ class Core:
         if solver not in self._plans:
             if len(self._plans) >= REMEMBERED:
                 self._plans.clear()
-            times = embed_times(torch.tensor(question_times(solver)), *self._times)
+            times = self._embedded(question_rows(solver))
             self._plans[solver] = SolverPlan(*coefficients(solver), times)
         return self._plans[solver]
 

@@ -25,7 +25,7 @@ from nextstep.engine.backends.base import SampleRequest
 from nextstep.engine.backends.blocks import ROWS, blockwise, filled
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
-from nextstep.flow.solvers import Questions, SolverSettings, ask, question_times
+from nextstep.flow.solvers import Questions, SolverSettings, ask, question_rows
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import token_norm
@@ -136,8 +136,8 @@ class SamplingHead:
         if solver in self._times:
             self._times.move_to_end(solver)
             return self._times[solver]
-        asked = torch.tensor(question_times(solver), device=self.model.embed_tokens.weight.device)
-        self._times[solver] = self._blockwise(self.head.embed_time, asked)
+        asked = question_rows(solver).to(self.model.embed_tokens.weight.device)
+        self._times[solver] = self._blockwise(self.head.embed_question, asked)
         if len(self._times) > REMEMBERED:
             self._times.popitem(last=False)
         return self._times[solver]

@@ -86,12 +86,13 @@ class Scorer:
         verdicts = []
         for question, outputs in zip(questions, answers, strict=True):
             seen = [None if isinstance(output, str) else next(sights) for output in outputs]
-            verdicts.append(self._verdict(question, outputs, seen))
+            verdicts.append(self.verdict(question, outputs, seen))
         return verdicts
 
-    def _verdict(
+    def verdict(
         self, question: Question, outputs: tuple[Output, ...], seen: list[Sight | None]
     ) -> Verdict:
+        """The verdict on one answer whose pictures were looked at already."""
         if question.task == "story":
             return self._story(question, seen)
         found = [self._part(question, number, outputs, sight) for number, sight in enumerate(seen)]

@@ -68,7 +68,10 @@ class Sampling(Strict):
     image_guidance: Finite | None = None
     schedule: Literal["constant", "linear", "linear-rising"] | None = None
     solver: (
-        Literal["v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2", "multistep"] | None
+        Literal[
+            "v1", "v1.1", "sde", "cps", "ode", "midpoint", "heun", "ab2", "multistep", "flow_map"
+        ]
+        | None
     ) = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     last_steps: Annotated[int, Field(ge=0, le=1000)] | None = None

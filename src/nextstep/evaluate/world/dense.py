@@ -1,0 +1,135 @@
+"""How much of what was asked for a picture shows: one figure a requirement instead of all or none.
+
+`Spec.failures` says whether a picture is right. Learning from rewards needs more: a picture with
+one of two objects is nearer to the goal than one with neither. A line of words about a picture can
+be judged by the same requirements, once it is read as what it says.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+
+from nextstep.evaluate.distance import edit_distance
+from nextstep.world.lexicon import things
+from nextstep.world.spec import REGIONS, Need, Seen, Sight, Spec, is_related
+from nextstep.world.vocabulary import COLOURS, STYLES
+
+PARTS = ("objects", "attributes", "layout", "size", "extra", "background", "style", "text")
+"""Kinds of requirements, in the order in which reports name them."""
+
+SMALL_HALF, BIG_HALF = 0.15, 0.25
+"""Half of the side of an object that a line calls small, and of one that it does not."""
+
+
+def requirements(spec: Spec, sight: Sight) -> dict[str, list[float]]:
+    """How far every requirement of a spec is met, from 0 to 1, by kind.
+
+    An object that is asked for several times counts once for each of its numbers; what must hold of
+    it counts as the share of those asked for that have it.
+    """
+    found: dict[str, list[float]] = {}
+
+    def add(part: str, value: float) -> None:
+        found.setdefault(part, []).append(value)
+
+    seen = Counter(one.name for one in sight.things)
+    asked: Counter[str] = Counter()
+    for need in spec.include:
+        asked[need.name] += need.count
+    for name, count in asked.items():
+        add("objects", min(seen[name], count) / max(seen[name], count))
+    for need in spec.include:
+        for part, plain in _single(need):
+            met = sum(plain.met_by(one) for one in sight.things)
+            add(part, min(1.0, met / need.count))
+        if need.relation is not None:
+            kind, other = need.relation
+            mates = [one for one in sight.things if spec.include[other].met_by(one)]
+            met = sum(
+                any(one is not mate and is_related(one.centre, mate.centre, kind) for mate in mates)
+                for one in sight.things
+                if one.name == need.name
+            )
+            add("layout", min(1.0, met / need.count))
+    unwanted = [name for name in spec.exclude if seen[name]]
+    if spec.exclude:
+        add("extra", 1 - len(unwanted) / len(spec.exclude))
+    if spec.only:
+        over = sum(seen.values()) - sum(asked.values())
+        add("extra", 1 / (1 + max(0, over)))
+    if spec.background:
+        pairs = zip(spec.background, (*sight.background, None, None), strict=False)
+        right = sum(one == other for one, other in pairs)
+        add("background", right / max(len(spec.background), len(sight.background)))
+    if spec.style is not None:
+        add("style", float(sight.style == spec.style))
+    if spec.text is not None:
+        add("text", text_share(sight.text or "", spec.text))
+    return found
+
+
+def _single(need: Need) -> Iterable[tuple[str, Need]]:
+    """What a need asks for beside the name, one thing at a time."""
+    for part, field in (
+        ("attributes", "colour"), ("attributes", "tone"), ("layout", "region"), ("layout", "at"),
+        ("size", "size"), ("size", "extent"),
+    ):  # fmt: skip
+        value = getattr(need, field)
+        if value is not None:
+            yield part, Need(need.name, **{field: value})
+
+
+def dense_score(spec: Spec, sight: Sight) -> tuple[float, dict[str, float]]:
+    """The mean over all requirements, and the mean of each kind that is asked for."""
+    found = requirements(spec, sight)
+    every = [value for values in found.values() for value in values]
+    means = {part: sum(found[part]) / len(found[part]) for part in PARTS if part in found}
+    return (sum(every) / len(every) if every else 1.0), means
+
+
+def text_share(said: str, wanted: str) -> float:
+    """1 - edit distance / length, at least 0; upper and lower case are one."""
+    apart = edit_distance(said.lower().strip(), wanted.lower().strip())
+    return max(0.0, 1 - apart / max(1, len(wanted.strip())))
+
+
+def sight_of_line(line: str) -> Sight:
+    """A line of words as what it says is there; see `world.descriptions` for its form."""
+    seen: list[Seen] = []
+    background: tuple[str, ...] = ()
+    style, text = None, None
+    # Of an edit's line the last part says what the result shows.
+    for clause in line.rpartition(";")[2].split(","):
+        words = clause.lower().strip()
+        if words.endswith("background"):
+            background = tuple(word for word in words.split() if word in COLOURS)
+        elif words.endswith("style"):
+            named = [name for name in STYLES if name in words.split()]
+            style = named[0] if len(named) == 1 else None
+        elif words.startswith("sign"):
+            text = clause.partition('"')[2].rpartition('"')[0] or None
+        else:
+            seen += _mentioned(words)
+    return Sight(tuple(seen), background, style, text)
+
+
+def _mentioned(words: str) -> list[Seen]:
+    """The object that a clause names, at the place that it names."""
+    names = [word for word in _words() if f" {word} " in f" {words} "]
+    if not names:
+        return []
+    name = _words()[max(names, key=len)]
+    places = [region for region in REGIONS if words.endswith(f" {region}")]
+    x, y = REGIONS[max(places, key=len)] if places else (0.5, 0.5)
+    half = SMALL_HALF if words.startswith("small ") else BIG_HALF
+    before = words.split()
+    colour = next((word for word in before if word in COLOURS), None)
+    return [Seen(name, (x - half, y - half, x + half, y + half), colour)]
+
+
+@functools.cache
+def _words() -> dict[str, str]:
+    """Everyday word of every object -> its label."""
+    return {thing.word.lower(): name for name, thing in things().items()}

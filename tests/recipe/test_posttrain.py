@@ -1,0 +1,343 @@
+"""Recipes of dpo and rl that really run: rollouts, rewards, kills, ranks, adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nextstep.errors import NextStepError
+from nextstep.pipeline import NextStepPipeline
+from nextstep.recipe.load import RecipeError, check_recipe
+from nextstep.recipe.run import run_recipe
+from nextstep.rollout.store import read_rollouts
+from nextstep.train.launch import launch
+from nextstep.train.stages.rl import PolicyStage
+from tests.cli.test_commands import nextstep
+from tests.train.play import server
+
+REWARD = '''
+import numpy as np
+
+def red(image, text, line, facts):
+    """How much more red than blue; smooth, so that roundings change it little."""
+    pixels = np.asarray(image, float) / 255
+    return float(pixels[..., 0].mean() - pixels[..., 2].mean())
+
+def bright(image, text, line, facts):
+    return float(np.asarray(image, float).mean() / 255)
+'''
+QUICK = {"guidance": 1.0, "solver": "cps", "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prompts and rewards."""
+    folder = tmp_path_factory.mktemp("posttrain")
+    (folder / "rewards.py").write_text(REWARD)
+    (folder / "prompts.txt").write_text("a red apple\ntwo cats\nmake it blue\n")
+    return folder
+
+
+def rl(place: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "stage": "rl", "steps": 3, "seed": 5, "model": {"folder": str(tiny)},
+        "data": {
+            "row_length": 64, "rows": 8, "rows_per_micro": 4, "areas": [32],
+            "sources": [{"prompts": str(place / "prompts.txt")}],
+        },
+        "rollouts": {
+            "prompts": 2, "samples": 4, "settings": QUICK,
+            "rewards": [{"kind": "python", "argument": f"{place / 'rewards.py'}:red"}],
+            "watch": [{"kind": "python", "argument": f"{place / 'rewards.py'}:bright"}],
+        },
+        "policy": {"method": "nft", "levels": 2},
+        "optimizer": {"learning_rate": 2e-3}, "precision": "fp32",
+        "saving": {"minutes": 0, "steps": 1, "in_background": False}, "logging": {"every": 1},
+    }  # fmt: skip
+    return {**raw, **changes}
+
+
+def rows(folder: Path, event: str = "") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.get("event", "") == event]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+GRPO = {"method": "grpo", "window": 1, "slide_every": 1, "kl": 0.1, "token_share": 0.5}
+
+
+@pytest.mark.parametrize("policy", [{"method": "nft", "kl": 0.1}, GRPO])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_of_rl_logs_rewards_and_ends_in_a_model(
+    place: Path, tiny_folder: Path, tmp_path: Path, policy: dict[str, Any], ema: float
+) -> None:
+    made = check_recipe(rl(place, tiny_folder, policy=policy, ema=ema), "test")
+    run_recipe(made, tmp_path / "run", device="cpu")
+    told = rows(tmp_path / "run", "rollout")
+    assert [row["step"] for row in told] == [1, 2, 3]
+    assert {"reward", "spread", "accepted", "red", "watch/bright"} <= told[0].keys()
+    figures = rows(tmp_path / "run")
+    assert {"policy_loss", "kl"} <= figures[0].keys()
+    if policy["method"] == "grpo":
+        assert all(row["ratio"] == 1 for row in figures)
+    groups = list(read_rollouts(tmp_path / "run"))
+    assert len(groups) == 6 and all(len(group.samples) == 4 for group in groups)
+    if policy["method"] == "grpo":
+        windows = [group.settings.noise_from for group in groups[::2]]
+        assert windows == [0, 1, 0]
+    pipeline = NextStepPipeline.from_pretrained(tmp_path / "run" / "model")
+    assert pipeline.generate("two cats", **QUICK)[0].image.size == (32, 32)
+    assert not same(weights(tmp_path / "run"), load_file(tiny_folder / "model.safetensors"))
+
+
+def die(folder: Path, raw: dict[str, Any], name: str, count: int) -> None:
+    """Run until the `count`-th call of a function, which SIGKILL ends."""
+    from nextstep.rollout import online
+
+    owner: Any = {"write_shard": online, "losses": PolicyStage}[name]
+    kept, calls = getattr(owner, name), 0
+
+    def call(*args: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return kept(*args, **named)
+
+    setattr(owner, name, call)
+    torch.set_num_threads(1)
+    run_recipe(check_recipe(raw, "test"), folder, device="cpu")
+
+
+def test_killed_runs_end_with_the_same_samples_and_weights(
+    place: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Kills in the middle of a rollout and in the middle of a step of learning."""
+    raw = rl(place, tiny_folder, ema=0.9)
+    run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
+    for name, count in (("write_shard", 2), ("losses", 3), ("write_shard", 2)):
+        child = server().Process(target=die, args=(tmp_path / "killed", raw, name, count))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "model").exists()
+    run_recipe(check_recipe(raw, "test"), tmp_path / "killed", device="cpu")
+    one, two = (list(read_rollouts(tmp_path / name)) for name in ("whole", "killed"))
+    assert [g.key for g in one] == [g.key for g in two]
+    for group, other in zip(one, two, strict=True):
+        assert group.policy == other.policy
+        for sample, mate in zip(group.samples, other.samples, strict=True):
+            assert sample.tokens is not None and mate.tokens is not None
+            assert torch.equal(sample.tokens, mate.tokens)
+            assert sample.rewards == mate.rewards
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def in_process(raw: dict[str, Any], folder: Path) -> None:
+    torch.set_num_threads(1)
+    run_recipe(check_recipe(raw, "test"), folder, device="cpu")
+
+
+@pytest.mark.parametrize("policy", [{"method": "nft", "levels": 2, "kl": 0.1}, GRPO])
+def test_two_ranks_learn_as_one(
+    place: Path, tiny_folder: Path, tmp_path: Path, policy: dict[str, Any]
+) -> None:
+    raw = rl(place, tiny_folder, policy=policy, steps=2)
+    in_process(raw, tmp_path / "one")
+    launch(in_process, (raw, tmp_path / "two"), 2, "fork")
+    one, two = (rows(tmp_path / name) for name in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+        for name in ("policy_loss", "kl", "loss", "grad_norm"):
+            assert row[name] == pytest.approx(other[name], rel=2e-3, abs=1e-5), name
+    told = [[row["reward"] for row in rows(tmp_path / n, "rollout")] for n in ("one", "two")]
+    assert told[0] == pytest.approx(told[1], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def rollouts(place: Path, tiny_folder: Path) -> Path:
+    """What `nextstep rollout` writes."""
+    from nextstep.engine.engine import Engine
+    from nextstep.model.pretrained import load_parts
+    from nextstep.rollout.prompts import ListedPrompts, read_prompts
+    from nextstep.rollout.reward_kinds import open_reward
+    from nextstep.rollout.rewards import Rewards
+    from nextstep.rollout.run import make_rollouts
+    from nextstep.rollout.sampler import Sampler, SamplingOptions
+    from nextstep.rollout.store import RolloutStore
+
+    rewards = Rewards([(open_reward("python", f"{place / 'rewards.py'}:red"), 1.0)])
+    sampler = Sampler(Engine.of_parts(load_parts(tiny_folder)), SamplingOptions(6, settings=QUICK))
+    store = RolloutStore(place / "rollouts", {"model": "tiny"})
+    stream = ListedPrompts(read_prompts(place / "prompts.txt"), None)
+    make_rollouts(store, stream, sampler, rewards, 3, per_shard=2)
+    return place / "rollouts"
+
+
+def dpo(rollouts: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "stage": "dpo", "steps": 6, "seed": 5, "model": {"folder": str(tiny)},
+        "data": {
+            "row_length": 96, "rows": 2, "rows_per_micro": 1, "areas": [32],
+            "sources": [{"rollouts": str(rollouts)}],
+        },
+        "preference": {"beta": 100.0, "winners": 2, "levels": 2, "sft": 0.1},
+        "optimizer": {"learning_rate": 2e-3}, "precision": "fp32",
+        "saving": {"minutes": 0, "steps": 2}, "logging": {"every": 1},
+    }  # fmt: skip
+    return {**raw, **changes}
+
+
+def test_a_run_of_dpo_prefers_winners(rollouts: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    raw = dpo(rollouts, tiny_folder, steps=12)
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    told = rows(tmp_path / "run")
+    first, last = told[0], told[-1]
+    assert first["dpo_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert first["winner_change"] == first["loser_change"] == 0
+    assert last["dpo_loss"] < first["dpo_loss"]
+    assert last["loser_change"] > last["winner_change"]
+    assert NextStepPipeline.from_pretrained(tmp_path / "run" / "model").generate("two cats")
+
+
+def test_dpo_goes_on_to_the_same_weights(rollouts: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    raw = dpo(rollouts, tiny_folder)
+    run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
+    run_recipe(check_recipe({**raw, "steps": 2}, "test"), tmp_path / "cut", device="cpu")
+    run_recipe(check_recipe(raw, "test"), tmp_path / "cut", device="cpu")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_two_ranks_prefer_as_one(rollouts: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    raw = dpo(rollouts, tiny_folder, steps=4)
+    in_process(raw, tmp_path / "one")
+    launch(in_process, (raw, tmp_path / "two"), 2, "fork")
+    for row, other in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("dpo_loss", "sft_loss", "winner_change", "loser_change", "accuracy"):
+            assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+
+
+def test_an_adapter_is_trained_and_folded(
+    rollouts: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    raw = dpo(rollouts, tiny_folder, lora={"rank": 2, "parts": ["attention"]})
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".self_attn." in name for name in changed)
+    assert rows(tmp_path / "run")[0]["winner_change"] == 0
+
+
+def test_the_best_samples_are_learned_as_examples(
+    rollouts: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    raw = dpo(rollouts, tiny_folder, stage="sft", steps=2)
+    del raw["preference"]
+    raw["data"]["sources"][0] |= {"best": 2, "no_caption": 0.3}
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    assert "im_loss" in rows(tmp_path / "run")[0]
+    raw["data"]["sources"][0]["least_reward"] = 100.0
+    with pytest.raises(NextStepError, match="no sample"):
+        run_recipe(check_recipe(raw, "test"), tmp_path / "none", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rollouts": None}, "needs a 'rollouts' section"),
+        ({"stage": "sft"}, "'policy' is for rl"),
+        ({"policy": {"method": "grpo"}, "rollouts": {"settings": {"steps": 3, "solver": "ode"}}},
+         "solver: cps"),
+        ({"policy": {"method": "grpo"}, "rollouts": {"settings": {"steps": 3, "solver": "cps"}}},
+         "guidance: 1.0"),
+        ({"data": {"sources": [{"shards": "x", "kind": "text"}]}}, "reads world or prompts"),
+    ],
+)  # fmt: skip
+def test_wrong_recipes_are_refused(
+    place: Path, tiny_folder: Path, changes: dict[str, Any], told: str
+) -> None:
+    raw = rl(place, tiny_folder)
+    for name, value in changes.items():
+        raw[name] = {**raw[name], **value} if isinstance(value, dict) else value
+    if "rollouts" in changes and isinstance(changes["rollouts"], dict):
+        raw["rollouts"]["settings"] = changes["rollouts"]["settings"]
+    with pytest.raises(RecipeError, match=told):
+        check_recipe(raw, "test")
+
+
+def test_rollouts_from_the_command_line(
+    place: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = [
+        "rollout", "-m", tiny_folder, "--prompts", place / "prompts.txt", "-n", "2", "--count", "2",
+        "--reward", f"python:{place / 'rewards.py'}:red=2", "--watch",
+        f"python:{place / 'rewards.py'}:bright", "--solver", "ode", "--steps", "2", "--json", "-o",
+        tmp_path / "out",
+    ]  # fmt: skip
+    status, out, _ = nextstep(capsys, *asked)
+    told = json.loads(out)
+    assert status == 0
+    assert told["prompts"] == 2 and told["reward"] == pytest.approx(2 * told["red"], abs=1e-3)
+    assert "watch/bright" in told
+    before = (tmp_path / "out" / "shard-00000.safetensors").stat().st_mtime_ns
+    assert nextstep(capsys, *asked)[0] == 0
+    assert (tmp_path / "out" / "shard-00000.safetensors").stat().st_mtime_ns == before
+    status, _, error = nextstep(capsys, *asked, "--steps", "3")
+    assert status == 2 and "other rollouts" in error
+    status, _, error = nextstep(capsys, "rollout", "-o", tmp_path / "new")
+    assert status == 2 and "either --prompts FILE or --world" in error
+
+
+def test_rewards_of_the_world_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    status, out, _ = nextstep(
+        capsys, "rollout", "-m", "nano", "--world", "tasks=[single]", "--world", "edition=core-48",
+        "-n", "2", "--count", "2", "--steps", "2", "--solver", "ode", "--json", "-o",
+        tmp_path / "out",
+    )  # fmt: skip
+    told = json.loads(out)
+    assert status == 0
+    assert 0 <= told["world/objects"] <= 1 and 0 <= told["world/right"] <= told["world/share"] <= 1
+
+
+@pytest.mark.parametrize("method", ["regression", "meanflow"])
+def test_a_distilled_model_draws_by_one_call_and_one_branch(
+    rollouts: Path, tiny_folder: Path, tmp_path: Path, method: str
+) -> None:
+    raw = dpo(rollouts, tiny_folder, stage="distill", steps=4, ema=0.0)
+    del raw["preference"]
+    raw["model"]["overrides"] = {"flow_map": True}
+    raw["distillation"] = {
+        "method": method, "calls": [1, 2], "guidance": [2.0, 3.0], "teacher_steps": 8, "batch": 64,
+    }  # fmt: skip
+    run_recipe(check_recipe({**raw, "steps": 2}, "test"), tmp_path / "run", device="cpu")
+    parts = sorted((tmp_path / "run" / "teacher").iterdir())
+    times = [path.stat().st_mtime_ns for path in parts]
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    assert [path.stat().st_mtime_ns for path in parts] == times
+    run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    pipeline = NextStepPipeline.from_pretrained(tmp_path / "run" / "model")
+    own = pipeline.defaults.generate
+    assert (own.solver, own.steps, own.guidance) == ("flow_map", 1, 2.0)
+    assert own.decoding((2, 2), False).branches == ["conditional"]
+    assert pipeline.generate("two cats")[0].settings["solver"] == "flow_map"
+    before = load_file(tiny_folder / "model.safetensors")
+    after = weights(tmp_path / "run")
+    kept = [name for name in before if not name.startswith("image_head.")]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
