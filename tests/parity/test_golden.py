@@ -137,6 +137,20 @@ def test_pictures(
     picture_case: str, golden: Path, index: dict[str, Any], pipeline: NextStepPipeline
 ) -> None:
     said, recorded = index[picture_case], case(golden, picture_case)
+    tokens = recorded_tokens(pipeline, golden, said, recorded)
+    assert distance(tokens, recorded["tokens"]) <= LOOSE
+    grid = pipeline.image_tokenizer.grid(*said["hw"])
+    ours = to_bytes(pipeline.image_tokenizer.decode_tokens(tokens, grid)).astype(int)
+    assert np.abs(ours - recorded["images"].numpy().astype(int)).max() <= 1
+
+
+def recorded_tokens(
+    pipeline: NextStepPipeline,
+    golden: Path,
+    said: dict[str, Any],
+    recorded: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """Our tokens of a recorded picture, from the recorded noise."""
     height, width = said["hw"]
     common = {
         "height": height,
@@ -154,16 +168,11 @@ def test_pictures(
         "negative_prompt": said.get("negative", ""),
         "noise_level": said.get("noise_level"),
     }
-    if "source" in said:
-        named = [said["source"]] if isinstance(said["source"], str) else said["source"]
-        sources = [Image.open(golden / "cases" / name) for name in named]
-        tokens = _tokens_of(pipeline, "edit", sources, said["caption"], **common)
-    else:
-        tokens = _tokens_of(pipeline, "generate", said["caption"], **common)
-    assert distance(tokens, recorded["tokens"]) <= LOOSE
-    grid = pipeline.image_tokenizer.grid(height, width)
-    ours = to_bytes(pipeline.image_tokenizer.decode_tokens(tokens, grid)).astype(int)
-    assert np.abs(ours - recorded["images"].numpy().astype(int)).max() <= 1
+    if "source" not in said:
+        return _tokens_of(pipeline, "generate", said["caption"], **common)
+    named = [said["source"]] if isinstance(said["source"], str) else said["source"]
+    sources = [Image.open(golden / "cases" / name) for name in named]
+    return _tokens_of(pipeline, "edit", sources, said["caption"], **common)
 
 
 def _tokens_of(

@@ -1,0 +1,120 @@
+"""How fast pictures are made on one CUDA device: seconds, share of its bandwidth, memory.
+
+Models of random weights in bf16, pictures of 512 x 512 pixels, 1, 4 and 16 at once. Tokens of a
+picture take nearly the same time each, so as many are drawn as `--seconds` allow and the rest is
+reckoned from them; `tokens` says how many. The share is of the bandwidth that copying memory
+reaches in the same run, counting every weight as often as sampling must read it. Prints one line of
+JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import torch
+from generate import bytes_a_token, made_up_ids
+from torch import nn
+
+from nextstep.config import HEADS, NextStepConfig
+from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.base import Prompt
+from nextstep.engine.decode import DecodeSettings
+from nextstep.engine.image_sequence import Job
+from nextstep.engine.scheduler import Limits, Scheduler
+from nextstep.flow.guidance import GuidanceSettings
+from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.model.nextstep import NextStepModel
+
+SIDE = 512
+BATCHES = (1, 4, 16)
+MODELS = {"0.5b": "base", "14b": ""}
+WARM_UP = 3
+"""Tokens before the clock starts: the first learns the solver's times, the next are recorded."""
+
+
+def random_model(config: NextStepConfig) -> NextStepModel:
+    """Random weights that never lie in the processor's memory."""
+    with torch.device("meta"):
+        model = NextStepModel(config).to(torch.bfloat16)
+    model = model.to_empty(device="cuda")
+    for name, weight in model.named_parameters():
+        is_norm = "norm" in name or ("in_ln" in name and name.endswith("weight"))
+        weight.data.fill_(1.0) if is_norm else weight.data.normal_(std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def bandwidth() -> float:
+    """Bytes per second of copying 4 GB, read and written."""
+    source = torch.empty(2**32, dtype=torch.uint8, device="cuda")
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(5):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        best = max(best, 2**33 / (time.perf_counter() - begun))
+    return best
+
+
+def measure(model: NextStepModel, batch: int, seconds: float, best: float) -> dict[str, Any]:
+    """Figures of one number of pictures at once."""
+    config, grid = model.config, (SIDE // 16, SIDE // 16)
+    how = DecodeSettings(grid, SolverSettings("ab2", 12), GuidanceSettings(7.5))
+    ids = made_up_ids(config, 48)
+    prompts = {
+        name: Prompt([*ids[: 48 - 36 * place], config.begin_of_image_id])
+        for place, name in enumerate(how.branches)
+    }
+    limits = Limits(cache_bytes=2**36, running=batch)
+    scheduler = Scheduler(model, limits, backend=backend_of(model))
+    torch.cuda.reset_peak_memory_stats()
+    for index in range(batch):
+        scheduler.submit(Job(prompts, how, (0, index)))
+    for _ in range(WARM_UP):
+        scheduler.step()
+    torch.cuda.synchronize()
+    begun, done = time.perf_counter(), 0
+    while done < how.tokens - WARM_UP and time.perf_counter() - begun < seconds:
+        scheduler.step()
+        torch.cuda.synchronize()
+        done += 1
+    token = (time.perf_counter() - begun) / done
+    layers, head = bytes_a_token(model, len(question_times(how.solver)))
+    return {
+        "batch": batch, "tokens": done, "token_ms": round(token * 1e3, 3),
+        "picture_s": round(token * how.tokens / batch, 3),
+        "share_of_bandwidth": round((layers + head) / token / best, 3),
+        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20, help="for each number of pictures")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
+    asked = parser.parse_args()
+    best = bandwidth()
+    row: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "bandwidth_gb_s": round(best / 1e9, 1),
+    }
+    for name in asked.models:
+        config = NextStepConfig.named(name)
+        if MODELS[name]:
+            config = config.with_values(**HEADS[MODELS[name]])
+        model: nn.Module = random_model(config)
+        assert isinstance(model, NextStepModel)
+        row[name] = [measure(model, batch, asked.seconds, best) for batch in BATCHES]
+        del model
+        torch.cuda.empty_cache()
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
