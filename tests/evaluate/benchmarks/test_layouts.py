@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks import benchmark_class
 from nextstep.evaluate.benchmarks.base import Item, Output
+from nextstep.evaluate.benchmarks.files import data_hash
 from nextstep.image.encode import encode
 from tests.evaluate.benchmarks.official import SETS, SIZE, made, picture, tree
 
@@ -146,3 +148,23 @@ def test_a_damaged_picture_counts_as_missing(tmp_path: Path) -> None:
     item = benchmark.read(SETS["wise"](tmp_path / "set"))[0]
     (tmp_path / "1.png").write_bytes(png(0)[:200])
     assert list(benchmark.shown(tmp_path, item, "m").pictures) == [None]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_known_by_its_own_files(name: str, tmp_path: Path) -> None:
+    data, patterns = SETS[name](tmp_path / "set"), benchmark_class(name).data_patterns
+    before = data_hash(data, patterns)
+    # What a scorer writes beside the set does not make it another one.
+    (tmp_path / "set/results").mkdir()
+    (tmp_path / "set/results/scores.csv").write_text("1")
+    assert data_hash(data, patterns) == before
+    files = [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file())
+    for file in files:
+        if "results" not in file.parts:
+            kept = file.read_bytes()
+            file.write_bytes(kept + b" ")
+            assert data_hash(data, patterns) != before
+            file.write_bytes(kept)
+    assert data_hash(data, patterns) == before
+    with pytest.raises(NextStepError, match="there is no file or folder"):
+        data_hash(tmp_path / "nowhere", patterns)

@@ -127,6 +127,7 @@ class Benchmark(ABC):
         title: in reports.
         licence, source: of the set, and where it comes from.
         data_help: what `--data` names.
+        data_patterns: files of that folder that are the set; others may change beside them.
         kind: IMAGE, EDIT or INTERLEAVED.
         repeats: pictures of an item.
         roles: of judges.
@@ -142,6 +143,7 @@ class Benchmark(ABC):
     licence: ClassVar[str]
     source: ClassVar[str]
     data_help: ClassVar[str]
+    data_patterns: ClassVar[Sequence[str]] = ("**/*",)
     kind: ClassVar[str] = IMAGE
     repeats: ClassVar[int] = 4
     roles: ClassVar[Mapping[str, Role]]

@@ -66,10 +66,15 @@ def cells_of(grid: Image.Image, side: int = 2) -> list[Image.Image]:
     return [grid.crop((x, y, x + width, y + height)) for x, y in corners]
 
 
-def data_hash(data: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder with their names."""
+def data_hash(data: Path, patterns: Sequence[str] = ("**/*",)) -> str:
+    """SHA-256 of a file, or of a folder's files that match, with their names.
+
+    Raises:
+        NextStepError: when there is no such file.
+    """
     digest = hashlib.sha256()
-    files = [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file())
+    found = {path for pattern in patterns for path in data.glob(pattern) if path.is_file()}
+    files = [data] if data.is_file() else sorted(found)
     if not files:
         raise NextStepError(f"there is no file or folder {data}")
     for file in files:

@@ -77,6 +77,7 @@ class GEdit(Benchmark):
     licence: ClassVar[str] = "MIT"
     source: ClassVar[str] = "huggingface.co/datasets/stepfun-ai/GEdit-Bench"
     data_help: ClassVar[str] = "folder with the data set's arrow or parquet files"
+    data_patterns: ClassVar[Sequence[str]] = ("**/*.arrow", "**/*.parquet")
     kind: ClassVar[str] = EDIT
     repeats: ClassVar[int] = 1
     roles: ClassVar[Mapping[str, Role]] = {

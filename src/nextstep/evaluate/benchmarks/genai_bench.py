@@ -41,6 +41,7 @@ class GenAIBench(Benchmark):
     licence: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "huggingface.co/datasets/BaiqiL/GenAI-Bench-1600"
     data_help: ClassVar[str] = f"folder with {PROMPTS} and {SKILLS}"
+    data_patterns: ClassVar[Sequence[str]] = (PROMPTS, SKILLS)
     roles: ClassVar[Mapping[str, Role]] = {
         "judge": Role(("clip-flant5-xxl",), ("yes_probability",))
     }

@@ -119,7 +119,7 @@ class Run:
                 f"{folder} is a run of {manifest.get('benchmark')}, not of {benchmark.name}"
             )
         data = data or Path(manifest["data"]["path"])
-        if data_hash(data) != manifest["data"]["sha256"]:
+        if data_hash(data, benchmark.data_patterns) != manifest["data"]["sha256"]:
             raise NextStepError(f"{data} is not the set that {folder} was made from")
         items = spread(benchmark.read(data), manifest["limit"])
         return cls(folder, benchmark, items, manifest)
@@ -273,7 +273,7 @@ def _manifest(
     base = defaults.edit if benchmark.kind == EDIT else defaults.generate
     told = {
         "benchmark": benchmark.name,
-        "data": {"path": str(data.resolve()), "sha256": data_hash(data)},
+        "data": {"path": str(data.resolve()), "sha256": data_hash(data, benchmark.data_patterns)},
         "licence": benchmark.licence,
         "complete": benchmark.complete(items),
         "items": len(items),

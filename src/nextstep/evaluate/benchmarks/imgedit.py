@@ -59,6 +59,7 @@ class ImgEdit(Benchmark):
     licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/PKU-YuanGroup/ImgEdit, Benchmark/Basic"
     data_help: ClassVar[str] = f"folder with {EDITS}, {ORIGINALS}/ and the official {PROMPTS}"
+    data_patterns: ClassVar[Sequence[str]] = (EDITS, PROMPTS, f"{ORIGINALS}/**/*")
     kind: ClassVar[str] = EDIT
     repeats: ClassVar[int] = 1
     roles: ClassVar[Mapping[str, Role]] = {"judge": Role(("gpt-4o",), ("ask",), own_prompt=True)}

@@ -69,6 +69,10 @@ class OneIG(Benchmark):
     licence: ClassVar[str] = "CC BY-NC 4.0"
     source: ClassVar[str] = "github.com/OneIG-Bench/OneIG-Benchmark"
     data_help: ClassVar[str] = "folder of the official repository"
+    data_patterns: ClassVar[Sequence[str]] = (
+        "OneIG-Bench*.csv", "scripts/alignment/Q_D/*.json", "scripts/text/*.csv",
+        "scripts/reasoning/*.json", f"{REFERENCES}/**/*",
+    )  # fmt: skip
     roles: ClassVar[Mapping[str, Role]] = {
         "alignment": Role(
             ("Qwen/Qwen2.5-VL-7B-Instruct",), ("ask",), own_prompt=True, optional=True

@@ -66,6 +66,7 @@ class Wise(Benchmark):
     licence: ClassVar[str] = UNVERIFIED
     source: ClassVar[str] = "github.com/PKU-YuanGroup/WISE, data/"
     data_help: ClassVar[str] = "folder of the three official JSON files"
+    data_patterns: ClassVar[Sequence[str]] = ("*.json",)
     repeats: ClassVar[int] = 1
     roles: ClassVar[Mapping[str, Role]] = {
         "judge": Role(("gpt-4o-2024-05-13",), ("ask",), own_prompt=True)
