@@ -22,7 +22,7 @@ Vae = Annotated[Path | None, _option("Folder of another image tokenizer.", panel
 Adapter = Annotated[
     Path | None, _option("Folder of a LoRA adapter, as written by finetune.", panel=MODEL_PANEL)
 ]
-AdapterScale = Annotated[float, typer.Option(help="How strongly the adapter counts; 0 is not.",
+AdapterScale = Annotated[float, typer.Option(help="LoRA scale; 0 disables it.",
                                              rich_help_panel=MODEL_PANEL)]  # fmt: skip
 Dtype = Annotated[
     str | None,
@@ -55,19 +55,25 @@ Solver = Annotated[
 ]
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
 LastSteps = Annotated[
-    int | None, _option("Steps of a picture's last token, down to which they fall; 0 is none.")
-]
+    int | None,
+    _option("Solver steps of a picture's final token, down to which they fall; 0 keeps --steps.",
+            "--final-token-steps", "--last-steps"),
+]  # fmt: skip
 Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
 NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
 NoiseScale = Annotated[
     float | None, _option("Factor on all noise; below 1 is calmer and less varied.")
 ]
 Lookahead = Annotated[
-    int | None, _option("Image tokens sampled in one pass, from guesses; 1 is none.")
-]
+    int | None,
+    _option("Image tokens that one pass samples by Jacobi decoding; 1 samples one after another.",
+            "--jacobi-window", "--lookahead"),
+]  # fmt: skip
 Tolerance = Annotated[
-    float | None, _option("With --lookahead: how far a token may lie from its guess.")
-]
+    float | None,
+    _option("How far a token may lie from its guess in Jacobi decoding.",
+            "--jacobi-tolerance", "--tolerance"),
+]  # fmt: skip
 Think = Annotated[
     bool | None,
     _option("Let the model say what the picture will show, then draw it.", "--think/--no-think"),

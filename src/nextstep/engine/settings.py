@@ -133,6 +133,11 @@ class GenerationSettings:
                 than its own.
         """
         known = {field.name for field in fields(self)}
+        for alias, name in ALIASES.items():
+            if alias in changes:
+                if name in changes:
+                    raise ValueError(f"'{alias}' and '{name}' are one setting; give one of them")
+                changes[name] = changes.pop(alias)
         for name in changes:
             if name not in known:
                 raise ValueError(
@@ -149,6 +154,13 @@ class GenerationSettings:
             raise ValueError(f"the table of the solver has {own} steps, not {made.steps}")
         return made
 
+
+ALIASES = {
+    "jacobi_window": "lookahead",
+    "jacobi_tolerance": "tolerance",
+    "final_token_steps": "last_steps",
+}
+"""The field's words for settings, as they may be given too."""
 
 IGNORED: dict[str, dict[str, Any]] = {
     "generate": {"image_guidance": 1.0},
