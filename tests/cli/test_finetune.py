@@ -85,8 +85,8 @@ def test_one_line_of_json(
         (["--rank", "0"], "at least 1"),
         (["--steps", "5", "--minutes", "1"], "not both"),
         (["-m", "no-such-model"], "there is no model folder"),
-        (["--caption", "{caption}!"], "holds no texts"),
-        (["--device", "abacus"], "cannot be used here"),
+        (["--caption", "{caption}!"], "has a text for {caption}"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
     ],
 )
 def test_bad_input(

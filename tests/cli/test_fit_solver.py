@@ -75,7 +75,7 @@ def test_a_picture_without_a_table_stays_so(
         (["--prompts", "MISSING"], "No such file"),
         (["-o", "NONE/settings.json"], "does not exist"),
         (["-o", "EMPTY/settings.json"], "does not exist"),
-        (["--batch-size", "0"], "at least 1 picture"),
+        (["--batch-size", "0"], "batch size must be at least 1"),
         (["--pictures", "4"], "16 tokens are too few"),
     ],
 )
