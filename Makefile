@@ -24,7 +24,7 @@ docs: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,data,eval,serve]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,data,eval,serve,heif]'
 	$(BIN)/python src/nextstep/kernels/targets.py
 	touch $@
 
