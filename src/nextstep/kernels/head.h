@@ -196,7 +196,7 @@ inline void conditions(const Head& head, int64_t count, const Picture* pictures,
   struct Both {
     Rows first, second;
   };
-  const auto [first, second] = laid([&](Pieces& p) {
+  const Both own = laid([&](Pieces& p) {
     return Both{Rows(p, head.output.format, rows, head.hidden), Rows(p, head.condition.format, rows, head.hidden)};
   });
 #pragma omp parallel num_threads(threads)
@@ -205,15 +205,15 @@ inline void conditions(const Head& head, int64_t count, const Picture* pictures,
     for (int64_t p = 0, r = 0; p < count; p++)
       for (int64_t b = 0; b < pictures[p].branches; b++, r++)
         if (r >= me.begin(rows) && r < me.end(rows)) {
-          std::copy_n(pictures[p].hidden + b * head.hidden, head.hidden, first.row(r));
-          first.prepare(r);
+          std::copy_n(pictures[p].hidden + b * head.hidden, head.hidden, own.first.row(r));
+          own.first.prepare(r);
         }
     me.wait();
-    product(me, first, head.output, second.values, second.apart);
+    product(me, own.first, head.output, own.second.values, own.second.apart);
     me.wait();
-    for (int64_t r = me.begin(rows); r < me.end(rows); r++) second.prepare(r);
+    for (int64_t r = me.begin(rows); r < me.end(rows); r++) own.second.prepare(r);
     me.wait();
-    product(me, second, head.condition, out, head.width);
+    product(me, own.second, head.condition, out, head.width);
   }
 }
 
