@@ -20,6 +20,12 @@ from nextstep.rollout.rewards import Candidate, Reward, Score
 KINDS = {
     "world": "nextstep.evaluate.world.reward:WorldReward",
     "python": "nextstep.rollout.reward_kinds:FunctionReward",
+    "ocr": "nextstep.evaluate.judges.rewards:OcrReward",
+    "clip": "nextstep.evaluate.judges.rewards:EmbeddingReward",
+    "pickscore": "nextstep.evaluate.judges.rewards:EmbeddingReward",
+    "hpsv2": "nextstep.evaluate.judges.rewards:EmbeddingReward",
+    "imagereward": "nextstep.evaluate.judges.rewards:ImageReward",
+    "judge": "nextstep.evaluate.judges.rewards:JudgeReward",
 }
 """Kind -> class with `open(argument, **options)`."""
 
@@ -47,6 +53,8 @@ def open_reward(kind: str, argument: str = "", options: Mapping[str, Any] | None
                 + (f"; it takes {', '.join(known)}" if known else "")
             )
     reward: Reward = found.open(argument, **dict(options or {}))
+    if kind != "python":
+        reward.name = kind
     return reward
 
 

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from nextstep.evaluate.distance import edit_distance
+
 CHINESE = re.compile("[\u4e00-\u9fff]")
 KEPT = "\u4e00-\u9fa5a-zA-Z0-9àâäéèêëîïôöùûüçÀÂÄÉÈÊËÎÏÔÖÙÛÜÇ"
 OTHER = re.compile(rf"[^{KEPT}\s]")
@@ -55,14 +57,3 @@ def match(read: str, asked: str) -> Match:
     words, others = Counter(split(wanted)), Counter(split(mine))
     distance = edit_distance(mine, wanted)
     return Match(distance, distance == 0, (words & others).total(), words.total())
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Insertions, deletions and replacements from one to the other (Levenshtein 1966)."""
-    row = list(range(len(second) + 1))
-    for number, letter in enumerate(first, 1):
-        above, row = row, [number]
-        for place, other in enumerate(second):
-            step = above[place] + (letter != other)
-            row.append(min(step, above[place + 1] + 1, row[place] + 1))
-    return row[-1]
