@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="another recording of the released code than tests/parity/recordings/tiny",
     )
+    parser.addoption(
+        "--fuzz-full",
+        action="store_true",
+        help="fuzz with thousands of inputs of each kind instead of a few (half an hour)",
+    )
     parser.addoption("--ray", action="store_true", help="run tests that start a Ray cluster too")
 
 

@@ -157,7 +157,7 @@ def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
         ("steps: 1\nsteps: 2", "line 2: the key 'steps' is given twice"),
         ("a: [1", "line 1"),
         ("a: !!python/object:os.system {}", "could not determine a constructor"),
-        ("extends: 3", "extends: must be the name of a file, not 3"),
+        ("extends: 3", "extends: must be the name of a .yaml file, not 3"),
         (b"\xff\xfe\xfd", "is not UTF-8 text"),
     ],
 )
