@@ -20,10 +20,13 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
-# The pin of torch comes first: a looser range would fetch a build for CUDA.
+# torch's build for CPUs, for every Python, comes from PyTorch's own index; make TORCH_INDEX= takes what
+# pip finds elsewhere, which is a build for CUDA on Linux.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_FROM := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH_FROM) $$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,data,eval,serve,heif]'
 	$(BIN)/python src/nextstep/kernels/targets.py
 	touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def test_dockerfiles(name: str) -> None:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists()
                 assert f"!{source.removeprefix('./')}" in ignored
+    froms = [rest for word, rest in found if word == "FROM"]
+    assert all(
+        re.match(r"python:3\.12-slim@sha256:[0-9a-f]{64}( AS build)?$", one) for one in froms
+    )
+    installs = [rest for word, rest in found if word == "RUN" and "pip install" in rest]
+    assert installs and all("-c /wheels/constraints.txt" in one for one in installs)
     command = [*json.loads(dict(found)["ENTRYPOINT"]), *json.loads(dict(found)["CMD"])]
     assert command[:2] == ["nextstep", "serve"]
     serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
@@ -58,3 +65,21 @@ def test_compose() -> None:
         assert {volume.split(":")[0] for volume in service["volumes"]} <= set(made["volumes"])
         assert set(service["secrets"]) <= set(made["secrets"])
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
+
+
+def test_recipes_lie_inside_the_package() -> None:
+    inside = ROOT / "src/nextstep/recipes"
+    assert sorted(file.name for file in inside.glob("*.yaml")) == sorted(
+        file.name for file in (ROOT / "recipes").glob("*.yaml")
+    )
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "recipes/*.yaml" in patterns["package-data"]["nextstep"]
+
+
+def test_readme_installs_what_its_commands_need() -> None:
+    text = (ROOT / "README.md").read_text()
+    block = next(b for b in re.findall(r"```bash\n(.*?)```", text, re.S) if "nextstep serve" in b)
+    (install,) = re.findall(r"pip install '\.\[(\w+)\]'", block)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras["optional-dependencies"][install] == ["open-nextstep[serve,train,data]"]
+    assert "https://download.pytorch.org/whl/cpu" in text

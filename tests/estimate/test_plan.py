@@ -14,8 +14,9 @@ from PIL import Image
 from nextstep.cli.plan import lines
 from nextstep.errors import NextStepError
 from nextstep.estimate import counting, devices
-from nextstep.estimate.devices import NAMES, PRINTED, find_device
+from nextstep.estimate.devices import find_device
 from nextstep.estimate.plan import check_ranks, make_plan
+from nextstep.estimate.printed import NAMES, PRINTED
 from nextstep.model import precision
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe.load import RecipeError, load_recipe

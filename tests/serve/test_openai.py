@@ -151,7 +151,7 @@ def test_errors_are_the_clients_own_classes(service: Running) -> None:
         client.images.generate(model="dall-e-3", prompt="a")
     assert unknown.value.code == "model_not_found"
     for bad in (
-        {"size": "33x32"}, {"n": 11}, {"response_format": "url"}, {"background": "transparent"},
+        {"size": "33x32"}, {"n": 11}, {"response_format": "jpeg"}, {"background": "transparent"},
         {"extra_body": {"steps": 100000}}, {"extra_body": {"colour": 1}},
         {"extra_body": {"seed": 2**53}}, {"size": "90000x90000"},
         {"prompt": "a " * 4000},

@@ -238,9 +238,11 @@ def test_bodies_have_a_limit(client: TestClient) -> None:
 
 
 def test_every_error_has_openais_form(client: TestClient) -> None:
+    json_type = {"Content-Type": "application/json"}
     answers = [
-        client.get("/nothing"), client.delete("/jobs"), client.post("/jobs", content=b"{"),
-        client.post("/jobs", content=b'{"prompt": "\\ud800"}'),
+        client.get("/nothing"), client.delete("/jobs"),
+        client.post("/jobs", content=b"{", headers=json_type),
+        client.post("/jobs", content=b'{"prompt": "\\ud800"}', headers=json_type),
         client.get("/jobs/../../etc/passwd"),
         client.get("/jobs/" + "0" * 32), client.post("/v1/images/edits", json={}),
         client.post("/v1/images/edits", data={"prompt": "a"}, files={"image": b"<svg/>"}),

@@ -97,6 +97,12 @@ def test_instructions_keep_what_is_to_be_written_on_a_sign() -> None:
     assert made.warnings == ("this model was not taught 'say'",)
 
 
+def test_lines_below_the_instruction_stay_as_they_are() -> None:
+    made = WORLD.instruction("Make The Background GREY\n a Fox, Gray background; change ALL")
+    assert made.text == "make the background gray\n a Fox, Gray background; change ALL"
+    assert made.warnings == ()
+
+
 @given(st.text(max_size=60) | st.lists(st.sampled_from(
     "a Red the apple apples cat puppy on in noto Style flat , . background teal grey two zebra 3d"
     ' "Sign" draw of'.split()

@@ -38,6 +38,7 @@ def command(
 ) -> None:
     """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
     from nextstep.errors import NextStepError
+    from nextstep.estimate.printed import check_name
     from nextstep.evaluate.benchmarks import BENCHMARKS
     from nextstep.recipe.load import load_recipe
     from nextstep.recipe.places import recipe_file
@@ -47,12 +48,12 @@ def command(
         return
     file = recipe_file(recipe)
     load_recipe(file, changes or [])
+    check_name(device or "cpu")
     # What imports torch comes after the recipe is known to be right.
     from nextstep.estimate.devices import find_device
     from nextstep.estimate.plan import make_plan
 
     chosen = find_device(device or ("cpu" if "nano" in file.stem else "h100"))
-
     plan = make_plan(file, chosen, ranks, changes or [])
     typer.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(lines(plan)))
     if not plan.fits:

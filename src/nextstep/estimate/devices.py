@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nextstep.errors import NextStepError
+from nextstep.estimate.printed import PRINTED, check_name
 from nextstep.model.precision import (
     DTYPES,
     PROBED_SIDE,
@@ -53,22 +53,6 @@ class Device:
         return self.name == "cpu"
 
 
-PRINTED: dict[str, tuple[float, float, str]] = {
-    "b200": (2250, 180, "NVIDIA HGX B200 data sheet"),
-    "h200": (989, 141, "NVIDIA H200 data sheet, SXM"),
-    "h100": (989, 80, "NVIDIA H100 data sheet, SXM"),
-    "h100-pcie": (756, 80, "NVIDIA H100 data sheet, PCIe"),
-    "a100": (312, 80, "NVIDIA A100 data sheet, 80 GB"),
-    "a100-40": (312, 40, "NVIDIA A100 data sheet, 40 GB"),
-    "l40s": (362, 48, "NVIDIA L40S data sheet"),
-    "rtx5090": (209.5, 32, "NVIDIA RTX Blackwell white paper"),
-    "rtx4090": (165.2, 24, "NVIDIA Ada white paper"),
-    "mi300x": (1307, 192, "AMD MI300X data sheet"),
-}
-"""Name -> (dense bf16 TFLOP/s without sparsity, GB, source)."""
-NAMES = (*PRINTED, "cpu")
-
-
 def at_precision(device: Device, precision: str) -> Device:
     """A device as it computes in a precision; of a GPU the bf16 figure stands for all.
 
@@ -102,7 +86,6 @@ def find_device(name: str) -> Device:
     if name == "cpu":
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         return at_precision(Device(name, 0.0, memory, CPU_EFFICIENCY, ""), fastest("cpu"))
-    if name not in PRINTED:
-        raise NextStepError(f"unknown device '{name}'; choose from {', '.join(NAMES)}")
+    check_name(name)
     tflops, memory_gb, source = PRINTED[name]
     return Device(name, tflops * 1e12, memory_gb * GB, GPU_EFFICIENCY, source)

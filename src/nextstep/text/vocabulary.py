@@ -190,6 +190,8 @@ class Vocabulary:
 
     def prompt(self, given: str) -> CheckedPrompt:
         """A prompt of a picture in the model's words. Read twice it stays what it is."""
+        if "\n" in given.strip():
+            return self._first_line(given, self.prompt)
         if not given.strip():
             return CheckedPrompt(given, given, ("the prompt is empty: the model draws anything",))
         plain = " ".join(given.split())
@@ -216,11 +218,20 @@ class Vocabulary:
 
     def instruction(self, given: str) -> CheckedPrompt:
         """An edit's instruction in the model's words. Read twice it stays what it is."""
+        if "\n" in given.strip():
+            return self._first_line(given, self.instruction)
         if not given.strip():
             return CheckedPrompt(given, given, ("the instruction is empty: nothing is asked for",))
         text = self._own_words(" ".join(given.split()))
         words = self._unknown_words(text)[:MOST_WARNINGS]
         return CheckedPrompt(text, given, tuple(self._warning(word) for word in words))
+
+    @staticmethod
+    def _first_line(given: str, read: Callable[[str], CheckedPrompt]) -> CheckedPrompt:
+        """The first line in the model's words; below it stands what it says of the picture."""
+        first, _, rest = given.strip().partition("\n")
+        made = read(first)
+        return CheckedPrompt(f"{made.text}\n{rest}", given, made.warnings)
 
     def nearest(self, said: str) -> list[str]:
         """Names that are spelled like `said`, or share a word with it; at most three."""

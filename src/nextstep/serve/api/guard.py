@@ -23,7 +23,7 @@ from nextstep.serve.problems import ApiError, failed, stopping, too_busy
 
 log = logging.getLogger("nextstep.serve.access")
 
-OPEN = frozenset({"/health", "/ready", "/"})
+OPEN = frozenset({"/health", "/ready", "/", "/docs"})
 """Paths that need no key."""
 STUDIO = "/studio/"
 """The studio's own files need none either: it asks for the key itself."""

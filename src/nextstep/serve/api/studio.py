@@ -66,6 +66,12 @@ async def page(request: Request) -> Response:
     return _answer(request, "index.html")
 
 
+@router.get("/docs")
+async def reference(request: Request) -> Response:
+    """The OpenAPI document as a page."""
+    return _answer(request, "docs.html")
+
+
 @router.get("/studio/{name:path}")
 async def part(name: str, request: Request) -> Response:
     """One of the files that the page loads."""

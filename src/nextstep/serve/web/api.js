@@ -42,7 +42,8 @@ async function problemOf(answer) {
 export async function ask(path, { method = 'GET', body, signal } = {}) {
   let answer;
   try {
-    answer = await fetch(path, {
+    // Relative, so that a proxy may show the service under a path.
+    answer = await fetch(path.replace(/^\//, ''), {
       method,
       signal,
       headers: headers(body === undefined ? {} : { 'Content-Type': 'application/json' }),

@@ -8,6 +8,8 @@ import { Mark } from './icons.js';
 import { refresh } from './jobs.js';
 import { draftOf, keepDraft, loadDrafts } from './kept.js';
 import { Read } from './read.js';
+import { recordOf } from './record.js';
+import { restore } from './replay.js';
 import { listen, say, set, show, state, useStore } from './state.js';
 import { Story } from './story.js';
 import { html, render, useEffect, useRef, useState } from './ui.js';
@@ -81,6 +83,7 @@ function Header() {
           <${Button} kind="quiet" icon="key" hidden=${true} label="Forget the API key"
             onClick=${() => { key.forget(); location.reload(); }} />
         `}
+        <a class="link docs-link" href="docs">API</a>
         <${Theme} />
       </div>
     </header>
@@ -89,11 +92,13 @@ function Header() {
 
 function Notice() {
   const notice = useStore((s) => s.notice);
+  const undo = useStore((s) => s.undo);
   return html`
     <div class="notice-place" role="alert">
       ${notice && html`
         <div class="notice">
           <p>${notice}</p>
+          ${undo && html`<${Button} kind="quiet" label="Undo" onClick=${undo} />`}
           <${Button} kind="quiet" icon="cross" hidden=${true} label="Dismiss"
             onClick=${() => set({ notice: null })} />
         </div>
@@ -177,6 +182,15 @@ async function begin() {
   }
 }
 
+/** A picture of ours that is dropped beside everything gives its settings back. */
+async function dropped(event) {
+  const file = [...(event.dataTransfer?.files || [])].find((one) => one.type === 'image/png');
+  if (!file || event.target.closest?.('.picture-input')) return;
+  const record = await recordOf(file);
+  if (record) restore(record);
+  else say('This picture does not say what made it.');
+}
+
 async function main() {
   dress(localStorage.getItem('nextstep-theme') || 'auto');
   await loadDrafts();
@@ -187,6 +201,7 @@ async function main() {
   });
   // A file that misses its place would take the whole page away.
   for (const name of ['dragover', 'drop']) addEventListener(name, (event) => event.preventDefault());
+  addEventListener('drop', dropped);
   await begin();
 }
 

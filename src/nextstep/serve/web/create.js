@@ -2,6 +2,7 @@
 import { Button, Chips, Swatches, Text } from './controls.js';
 import { submit, tried, useJob } from './jobs.js';
 import { useDraft } from './kept.js';
+import { NamePicker, withName } from './picker.js';
 import { asked, FRESH_CREATE, Settings } from './settings.js';
 import { Stage } from './stage.js';
 import { set, useStore } from './state.js';
@@ -40,12 +41,17 @@ export function Create() {
             pick=${(word) => change({ prompt: toggled(draft.prompt, word, colours, 'background') })} />
         `}
       </div>
+      ${Object.keys(words.names).length > 0 && html`
+        <${NamePicker} words=${words} prompt=${draft.prompt}
+          pick=${(name) => change({ prompt: withName(draft.prompt, name) })} />
+      `}
       <${Button} kind="main" label="Generate" busy=${busy} disabled=${busy} onClick=${generate} />
       <${Settings} draft=${draft} change=${change} model=${model} task="generate" />
     </section>
     <${Stage} job=${job} empty=${html`
       <p class="empty-title">Your picture appears here, row by row.</p>
-      <p class="hint">Stop it when you have seen enough, or go on from any row in another way.</p>
+      <p class="hint">${words.notes.create
+        || 'Stop it when you have seen enough, or go on from any row in another way.'}</p>
       <${Chips} label="Examples" options=${words.examples} pick=${(prompt) => change({ prompt })} />
     `} />
   `;

@@ -8,13 +8,16 @@ import { clock, day } from './words.js';
 
 export function Details({ job, index }) {
   const settings = { ...job.settings, ...job.pictures[index]?.settings };
+  const [, line] = (settings.prompt || job.prompt).split('\n');
   const parent = job.parent && jobOf(job.parent.job);
   const rows = [
     ['Size', settings.width ? `${settings.width} × ${settings.height}` : job.size?.replace('x', ' × ')],
     ['Seed', job.n > 1 ? `${job.seed}, picture ${index + 1}` : job.seed],
     ['Guidance', settings.guidance],
     ['Steps', settings.steps && `${settings.steps}, ${settings.solver || 'the model\'s solver'}`],
+    ['Image guidance', job.task === 'edit' ? settings.image_guidance : null],
     ['Negative', settings.negative_prompt],
+    ['It said first', line],
     ['Rows', settings.rows_done && `${settings.rows_done}, then stopped`],
     ['Made', `${day(job.created)}, ${clock(job.created)}`],
   ].filter(([, value]) => value !== undefined && value !== '' && value !== null);
@@ -40,6 +43,10 @@ export function Details({ job, index }) {
       </dl>
       <${Button} kind="quiet" icon="edit" label="Put these settings back into the form"
         onClick=${() => tried(() => reuse(job))} />
+      ${line && html`
+        <${Button} kind="quiet" icon="edit" label="Change what it said first"
+          onClick=${() => tried(() => reuse(job, line))} />
+      `}
     </div>
   `;
 }

@@ -28,8 +28,14 @@ export function Edit() {
     }
     setBusy(true);
     await tried(async () => {
-      const body = { prompt: draft.prompt.trim(), images: [draft.picture], ...asked(draft) };
+      const line = draft.line.trim();
+      const prompt = line ? `${draft.prompt.trim()}\n${line}` : draft.prompt.trim();
+      const body = { prompt, images: [draft.picture], ...asked(draft) };
       delete body.size;
+      // A line that is given stands for the one that the model would write.
+      if (line) body.think = false;
+      else if (draft.think !== null) body.think = draft.think;
+      if (draft.imageGuidance !== null) body.image_guidance = draft.imageGuidance;
       if (draft.layer) body.mask = await maskOf(draft.layer);
       await submit(body);
     });
@@ -49,12 +55,22 @@ export function Edit() {
       <${Text} label="Instruction" rows="2" value=${draft.prompt} send=${edit} class="prompt"
         placeholder=${words.edits[0]} change=${(prompt) => change({ prompt })} />
       <${Chips} label="Examples" options=${words.edits} pick=${(prompt) => change({ prompt })} />
+      <label class="check">
+        <input type="checkbox" checked=${draft.think ?? model.defaults.edit.think}
+          onChange=${(event) => change({ think: event.currentTarget.checked })} />
+        <span>Say first what the picture will show</span>
+      </label>
+      ${(draft.line || (draft.think ?? model.defaults.edit.think)) && html`
+        <${Text} label="What it will show" value=${draft.line} change=${(line) => change({ line })}
+          placeholder="left empty, the model writes this line itself" />
+      `}
       <${Button} kind="main" label="Change it" busy=${busy} disabled=${busy} onClick=${edit} />
       <${Settings} draft=${draft} change=${change} model=${model} task="edit" />
     </section>
     <${Stage} job=${job} empty=${html`
       <p class="empty-title">The changed picture appears here.</p>
-      <p class="hint">Any picture from the history can be changed too: open it and press Edit.</p>
+      <p class="hint">${words.notes.edit
+        || 'Any picture from the history can be changed too: open it and press Edit.'}</p>
     `} />
   `;
 }

@@ -1,6 +1,8 @@
 // Everything that was made, the newest first.
+import { Button, Text } from './controls.js';
 import { Icon } from './icons.js';
 import { isOver, remove, tabOf, tried, useLive } from './jobs.js';
+import { useDraft } from './kept.js';
 import { usePicture } from './pictures.js';
 import { reopen } from './replay.js';
 import { reveal, show, useStore } from './state.js';
@@ -25,7 +27,7 @@ function shownOf(job, live, unit) {
   return live.rows[0] ? live.rows[0].shown / live.rows[0].rows : 1;
 }
 
-function Card({ job, current }) {
+function Card({ job, current, liked, mark }) {
   const live = useLive(job.id);
   const model = useStore((s) => s.model);
   const source = isOver(job) ? job.sources[0] : '';
@@ -40,6 +42,7 @@ function Card({ job, current }) {
   const forget = () => tried(() => remove(job));
   const pressed = (event) => {
     if (event.key === 'Delete' && over) forget();
+    if (event.key.toLowerCase() === 'f' && over) mark(job.id);
   };
   return html`
     <div class="card-place">
@@ -59,6 +62,9 @@ function Card({ job, current }) {
       ${over && html`
         <button type="button" class="card-remove" tabindex="-1" aria-label=${`Remove ${title}`}
           title="Remove; the Delete key does it too" onClick=${forget}><${Icon} name="cross" /></button>
+        <button type="button" class="card-like ${liked ? 'liked' : ''}" tabindex="-1" aria-pressed=${liked}
+          aria-label=${`Favourite ${title}`} title="Favourite; the F key does it too"
+          onClick=${() => mark(job.id)}><${Icon} name="star" /></button>
       `}
     </div>
   `;
@@ -70,8 +76,15 @@ export function History() {
   const tab = useStore((s) => s.tab);
   const selected = useStore((s) => s.selected);
   const [most, setMost] = useState(SHOWN);
+  const [sought, setSought] = useState('');
+  const [liked, like] = useDraft('liked', { ids: [], only: false });
+  const shown = jobs.filter((job) => titleOf(job).toLowerCase().includes(sought.trim().toLowerCase())
+    && (!liked.only || liked.ids.includes(job.id)));
+  const mark = (id) => like({
+    ids: liked.ids.includes(id) ? liked.ids.filter((one) => one !== id) : [...liked.ids, id],
+  });
   const days = [];
-  for (const job of jobs.slice(0, most)) {
+  for (const job of shown.slice(0, most)) {
     const name = day(job.created);
     if (days.at(-1)?.name !== name) days.push({ name, jobs: [] });
     days.at(-1).jobs.push(job);
@@ -80,19 +93,29 @@ export function History() {
     <aside class="history" aria-label="History">
       <h2>History</h2>
       ${loaded && !jobs.length && html`<p class="hint">What you make is kept here.</p>`}
+      ${jobs.length > 0 && html`
+        <div class="sought">
+          <${Text} label="Search the history" hideLabel=${true} placeholder="search" value=${sought}
+            change=${setSought} />
+          <${Button} icon="star" label="Favourites only" hidden=${true} kind="quiet"
+            aria-pressed=${liked.only} onClick=${() => like({ only: !liked.only })} />
+        </div>
+      `}
+      ${jobs.length > 0 && !shown.length && html`<p class="hint">Nothing here is like that.</p>`}
       <div class="history-days" role="group" aria-label="What was made" tabindex="-1">
         ${days.map(({ name, jobs: made }) => html`
           <section key=${name}>
             <h3>${name}</h3>
             <div class="cards">
               ${made.map((job) => html`
-                <${Card} key=${job.id} job=${job} current=${selected[tab] === job.id} />
+                <${Card} key=${job.id} job=${job} current=${selected[tab] === job.id}
+                  liked=${liked.ids.includes(job.id)} mark=${mark} />
               `)}
             </div>
           </section>
         `)}
       </div>
-      ${jobs.length > most && html`
+      ${shown.length > most && html`
         <button type="button" class="link" onClick=${() => setMost(most + SHOWN)}>Show more</button>
       `}
     </aside>

@@ -9,6 +9,8 @@ const LISTED = 120;
 const POLL = 1500;
 const streams = new Map();
 const added = new Map();
+const UNDO = 6000;
+const leaving = new Set();
 let timer = 0;
 
 export const isOver = (job) => ['done', 'failed', 'cancelled'].includes(job.state);
@@ -29,7 +31,7 @@ export async function refresh() {
   const newer = state.jobs.filter((job) => !listed.has(job.id) && added.get(job.id) > asked);
   // An end that was heard of meanwhile is newer than the answer.
   const ended = new Map(state.jobs.filter(isOver).map((job) => [job.id, job]));
-  const jobs = data.map((job) => (isOver(job) ? job : ended.get(job.id) || job));
+  const jobs = data.filter((job) => !leaving.has(job.id)).map((job) => (isOver(job) ? job : ended.get(job.id) || job));
   set({ jobs: [...newer, ...jobs], loaded: true });
   pollWhileBusy();
 }
@@ -82,9 +84,24 @@ export async function end(job, how) {
   put(await post(`/jobs/${job.id}/${how}`));
 }
 
-export async function remove(job) {
-  await ask(`/jobs/${job.id}`, { method: 'DELETE' });
+/** Out of the list at once, and out of the service unless it is taken back in time. */
+export function remove(job) {
+  const place = state.jobs.findIndex((one) => one.id === job.id);
+  leaving.add(job.id);
   set({ jobs: state.jobs.filter((one) => one.id !== job.id) });
+  const timer = setTimeout(async () => {
+    set({ notice: state.undo === undo ? null : state.notice, undo: null });
+    await tried(() => ask(`/jobs/${job.id}`, { method: 'DELETE' }));
+    leaving.delete(job.id);
+  }, UNDO);
+  function undo() {
+    clearTimeout(timer);
+    leaving.delete(job.id);
+    const jobs = [...state.jobs];
+    jobs.splice(place, 0, job);
+    set({ jobs, notice: null, undo: null });
+  }
+  set({ notice: 'Removed from the history.', undo });
 }
 
 /** Follow a job until it is over. */

@@ -2,7 +2,8 @@
 import { Button, Chips, Text } from './controls.js';
 import { PictureInput } from './dropzone.js';
 import { useDraft } from './kept.js';
-import { say } from './state.js';
+import { say, useStore } from './state.js';
+import { wordsFor } from './styles.js';
 import { sent, useTurn } from './turns.js';
 import { html } from './ui.js';
 
@@ -11,6 +12,7 @@ const QUESTIONS = ['What is in the picture?', 'What colour is the background?', 
 
 export function Read() {
   const [draft, change] = useDraft('read', FRESH);
+  const model = useStore((s) => s.model);
   const turn = useTurn(draft, change, (made, job) => {
     const answer = made.map((part) => part.text || '').join(' ').trim();
     const said = draft.said.map((one, place) => (place === draft.said.length - 1
@@ -47,7 +49,7 @@ export function Read() {
           <div class="empty-words">
             <p class="empty-title">Answers appear here.</p>
             <p class="hint">The model reads the picture and your question as one sequence, and writes on.
-              A model does this as well as it was trained to.</p>
+              ${wordsFor(model).notes.read || 'A model does this as well as it was trained to.'}</p>
           </div>
         </div>
       `}

@@ -3,6 +3,7 @@ import { goOn, jobOf, submit, tabOf } from './jobs.js';
 import { draftOf, keepDraft } from './kept.js';
 import { layerOf, maskOf } from './mask.js';
 import { dataOf } from './pictures.js';
+import { draftOfRecord } from './record.js';
 import { FRESH_CREATE, FRESH_EDIT, taken } from './settings.js';
 import { set, show, state } from './state.js';
 
@@ -34,8 +35,8 @@ function into(tab, draft) {
 }
 
 /** Prompt, settings and sources of a job back in the tab that made it. */
-export async function reuse(job) {
-  const settings = { prompt: job.prompt, ...taken(job) };
+export async function reuse(job, line = job.prompt.split('\n')[1] || '') {
+  const settings = { prompt: job.prompt.split('\n')[0], line, ...taken(job) };
   if (tabOf(job) === 'edit' && job.sources.length) {
     const picture = await dataOf(job.sources[0]);
     const layer = job.mask ? await layerOf(await dataOf(job.mask)) : null;
@@ -43,6 +44,13 @@ export async function reuse(job) {
   } else {
     into('create', { ...draftOf('create', FRESH_CREATE), ...settings });
   }
+}
+
+/** The settings inside a PNG of ours in the tab that made it. */
+export function restore(record) {
+  const tab = record.task === 'edit' ? 'edit' : 'create';
+  const fresh = tab === 'edit' ? FRESH_EDIT : FRESH_CREATE;
+  into(tab, { ...draftOf(tab, fresh), ...draftOfRecord(record) });
 }
 
 /** A picture of the service in another tab. */

@@ -8,6 +8,7 @@ const FRESH = {
 export const FRESH_CREATE = { prompt: '', ...FRESH };
 export const FRESH_EDIT = {
   picture: null, layer: null, brush: 24, erase: false, prompt: '', ...FRESH,
+  imageGuidance: null, think: null, line: '',
 };
 const SOLVERS = [
   ['ab2', 'ab2, two steps back'], ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'],
@@ -39,6 +40,7 @@ export function taken(job) {
     seed: String(job.seed),
     n: job.n,
     guidance: given.guidance ?? null,
+    imageGuidance: given.image_guidance ?? null,
     steps: given.steps ?? null,
     solver: given.solver ?? '',
     negative: given.negative_prompt ?? '',
@@ -82,10 +84,10 @@ export function Settings({ draft, change, model, task }) {
   if (!sizes.some(([name]) => name === draft.size)) {
     sizes.push([draft.size, draft.size.replace('x', ' × ')]);
   }
-  const changed = ['guidance', 'steps'].some((name) => draft[name] !== null)
+  const changed = ['guidance', 'imageGuidance', 'steps'].some((name) => (draft[name] ?? null) !== null)
     || draft.solver || draft.negative;
   // A fitted solver has its own number of steps.
-  const fitted = own.table.length > 0;
+  const fitted = (own.table || []).length > 0;
   const binds = (solver) => fitted && (solver || own.solver) === 'multistep';
   const solvers = fitted && own.solver !== 'multistep'
     ? [['multistep', 'multistep, fitted to the model'], ...SOLVERS] : SOLVERS;
@@ -104,6 +106,11 @@ export function Settings({ draft, change, model, task }) {
         <div class="more-body">
           <${Scale} label="Guidance" value=${draft.guidance} own=${own.guidance} min="1" max="8"
             step="0.25" say=${(value) => value.toFixed(2)} change=${(guidance) => change({ guidance })} />
+          ${task === 'edit' && html`
+            <${Scale} label="Image guidance" value=${draft.imageGuidance} own=${own.image_guidance}
+              min="1" max="5" step="0.25" say=${(value) => value.toFixed(2)}
+              change=${(imageGuidance) => change({ imageGuidance })} />
+          `}
           ${!binds(draft.solver) && html`
             <${Scale} label="Steps a token" value=${draft.steps} own=${own.steps} min="2"
               max=${Math.min(60, model.most_steps)} step="1"
@@ -116,7 +123,7 @@ export function Settings({ draft, change, model, task }) {
             change=${(negative) => change({ negative })} placeholder="what to steer away from" />
           ${changed && html`
             <${Button} kind="quiet" label="Back to the model's own"
-              onClick=${() => change({ guidance: null, steps: null, solver: '', negative: '' })} />
+              onClick=${() => change({ guidance: null, imageGuidance: null, steps: null, solver: '', negative: '' })} />
           `}
         </div>
       </details>

@@ -8,7 +8,7 @@ import { download, usePicture } from './pictures.js';
 import { canReplay, replay, send } from './replay.js';
 import { state, useStore } from './state.js';
 import { html, useEffect, useRef, useState } from './ui.js';
-import { rowsOf, standing } from './words.js';
+import { capital, rowsOf, standing } from './words.js';
 
 const TOOLS = [['details', 'Details'], ['fork', 'Go on from a row'], ['tokens', 'Microscope']];
 
@@ -155,8 +155,14 @@ function Shown({ job, model }) {
   const several = Math.max(job.n, job.pictures.length) > 1;
   return html`
     <section class="stage" aria-label="Picture" data-job=${job.id} data-state=${job.state}>
-      <h2 class="stage-title">${job.prompt}</h2>
+      <h2 class="stage-title">${job.prompt.split('\n')[0]}</h2>
       <${Standing} job=${job} live=${live} />
+      ${job.prompt_given && html`<p class="hint">You asked for “${job.prompt_given}”.</p>`}
+      ${job.warnings?.length > 0 && html`
+        <ul class="warnings" aria-label="Warnings">
+          ${job.warnings.map((said) => html`<li key=${said}>${capital(said)}.</li>`)}
+        </ul>
+      `}
       <${Growing} picture=${picture} alt=${job.prompt}>
         ${tool === 'fork' && has && html`
           <${ForkLayer} rows=${picture.rows} most=${picture.done} row=${kept} pick=${setRow} />

@@ -12,6 +12,7 @@ export const state = {
   drawn: 0, // counts when a tab must be drawn from its draft anew
   selected: {}, // by tab: the job that it shows
   notice: null, // one sentence to the person
+  undo: null, // takes back what the notice is about
   needsKey: false,
   reachable: true,
 };
@@ -37,7 +38,7 @@ export function useStore(select) {
 }
 
 export function say(problem) {
-  set({ notice: typeof problem === 'string' ? problem : problem.message });
+  set({ notice: typeof problem === 'string' ? problem : problem.message, undo: null });
 }
 
 /** Bring the picture into view: on a phone it lies below the controls, else its top may be away. */

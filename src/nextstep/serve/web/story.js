@@ -5,6 +5,7 @@ import { end, tried } from './jobs.js';
 import { useDraft } from './kept.js';
 import { Growing, pictureOf } from './stage.js';
 import { say, useStore } from './state.js';
+import { wordsFor } from './styles.js';
 import { sent, useTurn } from './turns.js';
 import { html } from './ui.js';
 import { standing } from './words.js';
@@ -92,7 +93,7 @@ export function Story() {
           <div class="empty-words">
             <p class="empty-title">A story of words and pictures.</p>
             <p class="hint">Write the beginning; the model writes and draws on. Then it is your turn again.
-              A model does this as well as it was trained to.</p>
+              ${wordsFor(model).notes.story || 'A model does this as well as it was trained to.'}</p>
           </div>
         </div>
       `}

@@ -19,8 +19,15 @@ const GENERAL = {
   edits: ['make it evening', 'change the background to a beach', 'turn it into a pencil drawing'],
 };
 
-/** Models of the emoji world draw small; released ones start at 256. */
-export const wordsFor = (model) => (model && model.width < 256 ? WORLD : GENERAL);
+const hex = (rgb) => `#${rgb.map((value) => value.toString(16).padStart(2, '0')).join('')}`;
+
+/** The model's own words where it has a list; else small models speak of the emoji world. */
+export function wordsFor(model) {
+  const own = model?.vocabulary;
+  if (!own) return { names: {}, notes: {}, ...(model && model.width < 256 ? WORLD : GENERAL) };
+  const colours = Object.fromEntries(Object.entries(own.colours).map(([name, one]) => [name, hex(one.rgb)]));
+  return { ...own, styles: Object.keys(own.styles), colours };
+}
 
 const escaped = (words) => words.join('|').replace(/ /g, '\\s+');
 

@@ -22,6 +22,8 @@ export function clock(time) {
   return new Date(time * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 }
 
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 export function count(number, one, many = `${one}s`) {
   return `${number} ${number === 1 ? one : many}`;
 }

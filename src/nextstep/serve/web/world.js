@@ -4,6 +4,7 @@ import { PictureInput } from './dropzone.js';
 import { useDraft } from './kept.js';
 import { Coming } from './story.js';
 import { say, useStore } from './state.js';
+import { wordsFor } from './styles.js';
 import { sent, useTurn } from './turns.js';
 import { html } from './ui.js';
 
@@ -71,8 +72,8 @@ export function World() {
       ${!now && html`
         <${PictureInput} label="The state to begin with" picture=${null}
           change=${(picture) => picture && change({ path: [{ picture }], at: 0 })} />
-        <p class="hint">Or open a picture from the history and press Next state. A model does this as well
-          as it was trained to.</p>
+        <p class="hint">Or open a picture from the history and press Next state.
+          ${wordsFor(model).notes.world || 'A model does this as well as it was trained to.'}</p>
       `}
       ${draft.path.length > 0 && html`
         <div class="strip" role="group" aria-label="States so far">
