@@ -17,6 +17,7 @@ from nextstep.evaluate.world.run import Plan, evaluate
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.evaluate.world.sheets import answers_sheet
 from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS, default_caption
+from nextstep.world.editions import editions
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import (
     COLOURS,
@@ -32,6 +33,8 @@ WORLD = {
 }  # fmt: skip
 """Groups of tasks of the emoji world, and how many of the first items of each task are shown."""
 
+EDITION = "core-48"
+"""Edition of the world that the sheets of scenes are of."""
 SHEET_STYLES = ("noto", "3d", "mono")
 SEED = 1
 LABEL = 22
@@ -68,7 +71,9 @@ def single_scenes() -> list[Scene]:
 
 def held_out_scenes() -> list[Scene]:
     """Every pair of object and style that training never saw."""
-    pairs = [(n, s) for n in OBJECTS for s in STYLES if is_held_out(n, s)]
+    core = editions()[EDITION]
+    seen = {(name, style) for name in core.objects for style in core.styles}
+    pairs = [(n, s) for n in OBJECTS for s in STYLES if is_held_out(n, s) and (n, s) not in seen]
     return [(name, style, colour_of(i, style)) for i, (name, style) in enumerate(pairs)]
 
 
@@ -125,8 +130,9 @@ def sheet(cells: list[Cell], columns: int) -> Image.Image:
 def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
     """Answers to the first items of a group's tasks, framed green where the world's eye agrees."""
     size, tokenizer, count = pipeline.defaults.height, pipeline.image_tokenizer, WORLD[group]
-    plan = Plan.of([group], ["seen"], count, SEED, size)
-    scorer = Scorer(shipped_eye(), size, lambda picture: round_trip(picture, tokenizer))
+    plan = Plan.of([group], ["seen"], count, SEED, size, EDITION)
+    eye = shipped_eye(EDITION)
+    scorer = Scorer(eye, size, lambda picture: round_trip(picture, tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "answers"
         results = evaluate(plan, Model(pipeline, size), scorer, folder, pipeline.model_hash)
@@ -150,8 +156,9 @@ def main() -> None:
     }
     args.output.mkdir(parents=True, exist_ok=True)
     for name in args.sheets or makers:
-        makers[name]().save(args.output / f"{name}.png")
-        print(f"wrote {args.output / name}.png", flush=True)
+        made, path = makers[name](), args.output / f"{name}.webp"
+        made.save(path, "WEBP", quality=90, method=6)
+        print(f"wrote {path}", flush=True)
 
 
 if __name__ == "__main__":
