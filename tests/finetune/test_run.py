@@ -129,6 +129,17 @@ def test_minutes_become_steps(
     assert result.planned == 2
 
 
+def test_second_fine_tuning_in_one_folder_is_refused(
+    data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(data, tmp_path / "out", tiny_folder)
+    tuning = module.Finetuning(settings, load_parts(tiny_folder), {}, lambda sentence: None)
+    with pytest.raises(NextStepError, match=r"another training .* is using the folder"):
+        quietly(settings)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run"]
+    assert tuning.result().finished
+
+
 def test_timing_leaves_nothing_behind(data: Path, tiny_folder: Path, tmp_path: Path) -> None:
     settings = settings_for(data, tmp_path / "out", tiny_folder)
     tuning = module.Finetuning(settings, load_parts(tiny_folder), {}, lambda sentence: None)
