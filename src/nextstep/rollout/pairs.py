@@ -32,8 +32,7 @@ class Pairs:
         groups: of rollouts.
         tokenizer: of the text.
         winners: samples of a prompt that may win.
-        draws: a pair meets so many different draws of times and noise; then they come again, so
-            that what a reference says of them can be kept.
+        draws: a pair meets so many different draws of times and noise; then they come again.
         seed: of all choices.
 
     Raises:
