@@ -22,8 +22,8 @@ from nextstep.config import HEADS, NextStepConfig
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import Job
-from nextstep.engine.scheduler import Limits, Scheduler
+from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.scheduler import EngineLimits, Scheduler
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.model.nextstep import NextStepModel
@@ -68,11 +68,11 @@ def measure(model: NextStepModel, batch: int, seconds: float, best: float) -> di
         name: Prompt([*ids[: 48 - 36 * place], config.begin_of_image_id])
         for place, name in enumerate(how.branches)
     }
-    limits = Limits(cache_bytes=2**36, running=batch)
+    limits = EngineLimits(cache_bytes=2**36, running=batch)
     scheduler = Scheduler(model, limits, backend=backend_of(model))
     torch.cuda.reset_peak_memory_stats()
     for index in range(batch):
-        scheduler.submit(Job(prompts, how, (0, index)))
+        scheduler.submit(ImageJob(prompts, how, (0, index)))
     for _ in range(WARM_UP):
         scheduler.step()
     torch.cuda.synchronize()

@@ -58,7 +58,9 @@ def test_sequences(bf16: bool, checkpointing: bool) -> None:
         real = measure(lambda: stage.losses(model, batch), model, counter)
     # What is made of the batch itself is known in one and met in the other.
     assert planned.kept == pytest.approx(real.kept, rel=0.001)
-    assert planned.highest == pytest.approx(real.highest, rel=0.02)
+    # Two moments are nearly as high as each other, before the first gradient and after it.
+    peaks = [one.highest + one.gradients for one in (planned, real)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.03)
 
 
 def test_crops() -> None:

@@ -59,7 +59,7 @@ def test_oneDNN_keeps_few_shapes_unless_the_environment_says_so() -> None:  # no
 
 
 @pytest.mark.parametrize(
-    "command", [("train", "recipes/pretrain-nano.yaml"), ("finetune", "--data", "x", "-o", "y")]
+    "command", [("train", "recipes/pretrain-nano.yaml"), ("finetune", "--data", "tests", "-o", "y")]
 )
 def test_commands_that_train_settle_first(command: tuple[str, ...]) -> None:
     assert python(COMMANDS, *command).strip() == "settled"

@@ -58,7 +58,11 @@ def test_a_minimal_recipe_is_read(recipe_file: Path) -> None:
         ("optimizer.learning_rate=fast", "optimizer.learning_rate: must be a number, not 'fast'"),
         ("optimizer=null", "optimizer: must be a mapping, not None"),
         ("optimizer={}", "optimizer.learning_rate: is missing"),
-        ("stage=dream", "stage: must be 'tokenizer', 'pretrain', 'anneal' or 'sft', not 'dream'"),
+        (
+            "stage=dream",
+            "stage: must be 'tokenizer', 'pretrain', 'anneal', 'sft', 'dpo', 'rl' or 'distill', "
+            "not 'dream'",
+        ),
         ("model.size=huge", "model.size: there is no size 'huge'; choose from nano"),
         ("model.overrides={depth: 3}", "model.overrides.depth: there is no such field of a model"),
         ("model.overrides={vocab_size: x}", "model.overrides.vocab_size: must be int, not 'x'"),

@@ -108,6 +108,7 @@ def die(folder: Path, raw: dict[str, Any], name: str, count: int) -> None:
     """Run until the `count`-th call of a function, which SIGKILL ends."""
     from nextstep.rollout import online
 
+    torch.set_num_threads(1)
     owner: Any = {"write_shard": online, "losses": PolicyStage}[name]
     kept, calls = getattr(owner, name), 0
 
@@ -124,9 +125,15 @@ def die(folder: Path, raw: dict[str, Any], name: str, count: int) -> None:
 
 
 def test_killed_runs_end_with_the_same_samples_and_weights(
-    place: Path, tiny_folder: Path, tmp_path: Path
+    place: Path, tiny_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Kills in the middle of a rollout and in the middle of a step of learning."""
+    """Kills in the middle of a rollout and in the middle of a step of learning.
+
+    All lives compute with one thread: sums of several threads differ in their last bits.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     raw = rl(place, tiny_folder, ema=0.9)
     run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
     for name, count in (("write_shard", 2), ("losses", 3), ("write_shard", 2)):

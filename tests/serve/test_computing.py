@@ -53,7 +53,7 @@ def begun(folder: Path, **computing: Any) -> Jobs:
     async def begin() -> None:
         jobs.open()
         if not store.unfinished():
-            jobs.submit("a", b.JobRequest("generate", "a"), [])
+            await jobs.submit("a", b.JobRequest("generate", "a"), [])
 
     asyncio.run(begin())
     store.close()
