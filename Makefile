@@ -23,7 +23,8 @@ docs: $(INSTALLED)
 # torch's build for CPUs, for every Python, comes from PyTorch's own index; make TORCH_INDEX= takes what
 # pip finds elsewhere, which is a build for CUDA on Linux.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_FROM := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Where that index cannot be reached, pip is quick to go on without it.
+TORCH_FROM := $(if $(TORCH_INDEX),--retries 1 --extra-index-url $(TORCH_INDEX))
 $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $(TORCH_FROM) $$(grep '^torch==' constraints.txt)
