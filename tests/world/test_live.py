@@ -27,6 +27,7 @@ from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world import drawings
 from nextstep.world.build import build_shards
 from nextstep.world.descriptions import describe
+from nextstep.world.examples import Said
 from nextstep.world.live import WorldSource
 from nextstep.world.scenes import Background, Item, Scene, Sign
 from nextstep.world.sheet import sheet
@@ -153,11 +154,31 @@ def test_lines_stand_before_the_pictures_that_are_drawn() -> None:
             assert f"; {describe(scene)}" in told
         assert told.count("\n") == len(others)
         assert "\n" not in TOKENIZER.decode(without.sequence.ids)
-    half = WorldSource(TOKENIZER, 32, tasks=["add", "read_count"], no_caption=0, reasoning_prob=0.5)
+    half = WorldSource(TOKENIZER, 32, tasks=["add", "plain"], no_caption=0, reasoning_prob=0.5)
     told = [TOKENIZER.decode(half.document(i, 0).sequence.ids) for i in range(400)]
     drawn = [half.example(i, 0).task == "add" for i in range(400)]
     assert 0.4 < sum("\n" in text for text in told) / sum(drawn) < 0.6
     assert not any("\n" in text for text, draws in zip(told, drawn, strict=True) if not draws)
+
+
+def test_lines_stand_before_answers() -> None:
+    source = WorldSource(
+        TOKENIZER, 32, tasks=["read_change"], reasoning_prob=1, train_prompts=False
+    )
+    for index in range(20):
+        document, made = source.document(index, 0), source.example(index, 0)
+        before, after = map(describe, made.scenes)
+        answer = made.parts[-1]
+        assert isinstance(answer, Said)
+        sequence = document.sequence
+        learned = [i for i, label in zip(sequence.ids, sequence.labels, strict=True) if label >= 0]
+        written = f"{before}; {after}\n{answer.answers[0]}"
+        assert TOKENIZER.decode(learned[:-1]) == written
+        assert learned[:-1] == TOKENIZER.encode(before + "; " + after + "\n") + TOKENIZER.encode(
+            answer.answers[0]
+        )
+        prompt = made.prompt(made.targets[0])
+        assert f"{prompt.replace('<image>', '')}\n" in TOKENIZER.decode(sequence.ids)
 
 
 def test_text_only_samples_learn_the_line_from_what_the_picture_would_tell() -> None:

@@ -19,7 +19,9 @@ Grid = tuple[int, int]
 
 
 def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> list[Said | Shown]:
-    """The parts with a line before every trained picture that follows text.
+    """The parts with a line before every trained picture that follows text, and every answer.
+
+    The line of an answer says what the pictures before its question show.
 
     Args:
         parts: of a sample, in reading order.
@@ -45,6 +47,12 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
             else:
                 found.append(Said(describe(part.scene)))
             told.add(place)
+        elif isinstance(part, Said) and part.answers and isinstance(asked, Said):
+            found[-1] = replace(asked, text=thought(asked.text, ""))
+            scenes = [one.scene for one in parts[:place] if isinstance(one, Shown)]
+            line = SEPARATOR.join(map(describe, scenes))
+            found.append(Said(thought(line, ""), trained=source_line))
+            part = replace(part, text=part.text.strip())
         found.append(part)
     return _merged(found)
 

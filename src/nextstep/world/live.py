@@ -27,6 +27,7 @@ from nextstep.world.tasks.plain import plain, read_glosses
 
 _SPELLED = re.compile(r'"[A-Z]+"')
 _CONDITIONED = ("drawing", "editing", "story", "next_state", "recall")
+_REASONED = (*_CONDITIONED, "reading")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class WorldSource:
         no_caption: share of samples that lose their text, for guidance; half of those with
             several pictures lose all but the last of them too.
         sentences: share of captions and instructions with a capital letter and a full stop.
-        reasoning_prob: share of samples with a line before every picture that they draw, see
-            `lines.with_lines`.
+        reasoning_prob: share of samples with a line before every picture that they draw and every
+            answer, see `lines.with_lines`.
         text_only_prob: share of the samples with lines that leave out their pictures, so that
             lines are learned from many more texts than pictures are drawn.
         train_prompts: whether captions, instructions and questions are learned too, as released;
@@ -197,7 +198,7 @@ class WorldSource:
         parts = made.parts
         every = tuple(range(len(made.scenes)))
         group = TASKS[made.task].group
-        reasons = group in _CONDITIONED and rng.random() < self.reasoning_prob
+        reasons = group in _REASONED and rng.random() < self.reasoning_prob
         if group in _CONDITIONED and rng.random() < self.no_caption:
             if reasons:
                 parts = tuple(with_regions(parts, self.grid))

@@ -28,6 +28,18 @@ PAIR = Phrasings("""
     {a} together with {b}
     {a} beside {b}
     {a} and also {b}
+    {a} near {b}
+    {a} close to {b}
+    {a} along with {b}
+    {a} plus {b}
+    both {a} and {b}
+    {a} by {b}
+    {a} as well as {b}
+    {a} alongside {b}
+    {a}, {b}
+    {a} side by side with {b}
+    two things, {a} and {b}
+    {a} standing close to {b}
 """)
 COUNTS = Phrasings("""
     {n}

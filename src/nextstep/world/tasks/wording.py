@@ -43,6 +43,13 @@ LEFT = Phrasings("""
     {b} on the right and {a} on the left
     {a} on the left side of {b}
     {a} and to its right {b}
+    {b} to the right of {a}
+    {a} at the left of {b}
+    on the left {a}, on the right {b}
+    left {a}, right {b}
+    {a} placed left of {b}
+    {b} right of {a}
+    {b} on the right side of {a}
 """)
 RIGHT = Phrasings("""
     {a} to the right of {b}
@@ -52,6 +59,12 @@ RIGHT = Phrasings("""
     {b} on the left and {a} on the right
     {a} on the right side of {b}
     {a} and to its left {b}
+    {b} to the left of {a}
+    {a} at the right of {b}
+    on the right {a}, on the left {b}
+    right {a}, left {b}
+    {a} placed right of {b}
+    {b} on the left side, {a} on the right side
 """)
 ABOVE = Phrasings("""
     {a} above {b}
@@ -61,6 +74,12 @@ ABOVE = Phrasings("""
     {b} underneath {a}
     {a} higher up than {b}
     {a} and under it {b}
+    {b} below {a}
+    {a} on top, {b} below
+    at the top {a}, at the bottom {b}
+    {b} under {a}
+    {a} placed above {b}
+    {b} lower than {a}
 """)
 BELOW = Phrasings("""
     {a} below {b}
@@ -70,6 +89,12 @@ BELOW = Phrasings("""
     {b} over {a}
     {a} lower down than {b}
     {a} and above it {b}
+    {b} above {a}
+    {a} underneath {b}
+    at the bottom {a}, at the top {b}
+    {a} beneath {b}
+    {a} placed below {b}
+    {b} higher up than {a}
 """)
 RELATION_PHRASINGS = {"left of": LEFT, "right of": RIGHT, "above": ABOVE, "below": BELOW}
 
