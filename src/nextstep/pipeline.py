@@ -358,6 +358,9 @@ class NextStepPipeline:
     ) -> str:
         """What the model says about one or several pictures: an answer, or a caption.
 
+        A model that was trained so first writes what the pictures show, which is left out here, see
+        `text.reasoning`.
+
         Args:
             image: one or several pictures, as `image.pictures.open_picture` takes them.
             question: asked after the pictures; without one the model describes.
@@ -366,7 +369,7 @@ class NextStepPipeline:
         told = self.conversation()
         told.read(*map(_as_picture, pictures.listed(image)))
         if question:
-            told.read(question)
+            told.read_question(question)
         return told.write(max_tokens).strip()
 
     def next_state(

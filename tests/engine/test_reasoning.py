@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,39 @@ def test_turns_of_edits_think_too(
     assert np.abs(np.asarray(made[0]).astype(int) - np.asarray(first.image)).max() <= 1
     together.read_prompts({0: "two cats"}, size)
     assert "".join(together.each[0].transcript.said) == second.settings["prompt"]
+
+
+def test_an_answer_comes_without_the_line_about_the_picture(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, own = tiny_pipeline.text_tokenizer, tiny_pipeline.defaults
+    written = [*tokenizer.encode("dog left, blue background\nyes"), tokenizer.ids.eos]
+
+    def script(*_: object) -> Callable[[Tensor], int]:
+        ids = list(written)
+        return lambda logits: ids.pop(0)
+
+    monkeypatch.setattr("nextstep.engine.chat.conversation.text_choice", script)
+    question = "Is there a dog?"
+    plain = tiny_pipeline.read(RED, question)
+    assert plain == "dog left, blue background\nyes"
+    monkeypatch.setattr(tiny_pipeline, "defaults", replace(own, think_before_answers=True))
+    # The line does not use up what the answer may take.
+    assert tiny_pipeline.read(RED, question, max_tokens=2) == "yes"
+    told = tiny_pipeline.conversation()
+    told.read(RED)
+    told.read_question(question)
+    assert told.fork().write() == told.write() == "yes"
+    assert told.transcript.said == ["<image>", f"{question}\n", "dog left, blue background\nyes"]
+    for without in (tiny_pipeline.conversation(), tiny_pipeline.conversation(think=False)):
+        if "think" in without.changes:
+            without.read(RED)
+        without.read_question(question)
+        assert without.transcript.said[-1] == question
+    together = tiny_pipeline.conversations([1])
+    together.read(0, RED)
+    together.read_question(0, question)
+    assert together.take_turns({0: TextTurn(8)}) == {0: "yes"}
 
 
 def test_no_thought_where_there_is_no_room(tiny_pipeline: NextStepPipeline) -> None:

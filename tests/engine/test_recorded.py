@@ -163,6 +163,20 @@ def test_states_and_model_folders_hold_the_same_settings(
         ModelDefaults.of_folder(tmp_path)
 
 
+def test_think_before_answers_comes_back_and_is_checked(tmp_path: Path) -> None:
+    for told in (True, False):
+        made = ModelDefaults(think_before_answers=told)
+        (tmp_path / "generation.json").write_text(json.dumps(made.to_dict()))
+        assert ModelDefaults.of_folder(tmp_path) == made
+    raw = ModelDefaults().to_dict() | {"think_before_answers": "yes"}
+    (tmp_path / "generation.json").write_text(json.dumps(raw))
+    with pytest.raises(NextStepError, match="think_before_answers is 'yes'"):
+        ModelDefaults.of_folder(tmp_path)
+    del raw["think_before_answers"]  # of earlier versions
+    (tmp_path / "generation.json").write_text(json.dumps(raw))
+    assert not ModelDefaults.of_folder(tmp_path).think_before_answers
+
+
 def _none() -> Any:
     import torch
 

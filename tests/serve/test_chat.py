@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -132,6 +133,30 @@ def test_a_story_writes_and_draws_in_turns(
             assert part.settings["index"] == other.settings["index"]
         else:
             assert part.text == other
+
+
+def test_the_line_before_an_answer_is_not_told(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_pipeline.text_tokenizer
+    written = [*tokenizer.encode("dog left, blue background\nred and blue"), tokenizer.ids.eos]
+    monkeypatch.setattr("nextstep.serve.jobs.chat_task.text_choice", lambda *_: Script(*written))
+    made = EngineBackend(engine_of(tiny_pipeline))
+    told: list[b.Event] = []
+    over = threading.Event()
+
+    def tell(event: b.Event) -> None:
+        told.append(event)
+        if isinstance(event, b.FINAL):
+            over.set()
+
+    request = chat(parts=(0, "Which colours?"), max_tokens=50, settings={"think": True})
+    made.submit(b.Job("a", request, lambda name: picture_bytes(), tell))
+    assert over.wait(30)
+    made.close(1)
+    grown = [event.text for event in told if isinstance(event, b.TextGrown)]
+    assert grown and all("red and blue".startswith(text) for text in grown)
+    assert isinstance(told[-1], b.Done) and told[-1].parts == (b.Part("red and blue"),)
 
 
 def test_stopping_a_story_keeps_its_parts(

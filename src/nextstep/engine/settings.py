@@ -239,12 +239,15 @@ class ModelDefaults:
     Attributes:
         height, width: of a picture in pixels.
         generate, edit: settings for the two tasks.
+        think_before_answers: whether answers about pictures have a line about these before them,
+            see `text.reasoning`; with the setting `think` callers may say otherwise.
     """
 
     height: int = 512
     width: int = 512
     generate: GenerationSettings = GenerationSettings()
     edit: GenerationSettings = GenerationSettings(image_guidance=2.0, steps=50, shift=3.2)
+    think_before_answers: bool = False
 
     @classmethod
     def of_folder(cls, folder: Path) -> ModelDefaults:
@@ -261,10 +264,14 @@ class ModelDefaults:
             size = raw["height"], raw["width"]
             if not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
                 raise ValueError(f"its size is {size[0]!r:.50} times {size[1]!r:.50}")
+            thinks = raw.get("think_before_answers", False)
+            if type(thinks) is not bool:
+                raise ValueError(f"think_before_answers is {thinks!r:.50}, not true or false")
             return cls(
                 *size,
                 generation_settings(raw["generate"], "the settings of generate"),
                 generation_settings(raw["edit"], "the settings of edit"),
+                thinks,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: {error}") from None

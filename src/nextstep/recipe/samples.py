@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,10 @@ def defaults_of(recipe: Recipe) -> ModelDefaults:
         return _jumping(recipe, before)
     if asked is None:
         side = max(recipe.data.areas)
-        return ModelDefaults(side, side, before.generate, before.edit)
+        return replace(before, height=side, width=side)
     generate = GenerationSettings().with_values(**asked.settings)
     edit = generate.with_values(image_guidance=max(generate.image_guidance, EDIT_IMAGE_GUIDANCE))
-    return ModelDefaults(asked.height, asked.width, generate, edit)
+    return replace(before, height=asked.height, width=asked.width, generate=generate, edit=edit)
 
 
 def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
@@ -48,7 +49,7 @@ def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
     generate = before.generate.with_values(
         solver="flow_map", steps=calls, last_steps=0, guidance=scale
     )
-    return ModelDefaults(before.height, before.width, generate, before.edit)
+    return replace(before, generate=generate)
 
 
 EDIT_IMAGE_GUIDANCE = 1.5

@@ -1,10 +1,13 @@
-"""The line that a model writes before it draws: what the picture shows, and what an edit changes.
+"""The line that a model writes before it draws or answers: what is shown, and what an edit changes.
 
     dog left, cat right, noto style, blue background
     dog left, cat right, noto style, blue background; change rows 3-6 columns 5-8; dog left, ...
 
 The second form belongs to edits: the source in words, which image tokens change, and the result in
 words. Whoever draws keeps all other tokens of the source as they are.
+
+A question about pictures is followed by what they show, in the same words, and on the next line by
+the answer.
 """
 
 from __future__ import annotations
@@ -75,3 +78,8 @@ def region_in(text: str, grid: tuple[int, int]) -> Region | None:
     region = Region(top - 1, left - 1, bottom, right)
     fits = 0 <= region.top < bottom <= grid[0] and 0 <= region.left < right <= grid[1]
     return region if fits and not region.covers(grid) else None
+
+
+def answer_in(written: str) -> str:
+    """What a model answers in a text that may have a line about the pictures before it."""
+    return written.strip().rpartition("\n")[2].strip()

@@ -52,7 +52,8 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
             scenes = [one.scene for one in parts[:place] if isinstance(one, Shown)]
             line = SEPARATOR.join(map(describe, scenes))
             found.append(Said(thought(line, ""), trained=source_line))
-            part = replace(part, text=part.text.strip())
+            found.append(replace(part, text=part.text.strip()))
+            continue
         found.append(part)
     return _merged(found)
 

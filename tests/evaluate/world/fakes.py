@@ -86,6 +86,9 @@ class FakeConversations:
         part = self._next(which)
         assert given == part.text if isinstance(part, Said) else isinstance(given, Image.Image)
 
+    def read_question(self, which: int, question: str) -> None:
+        self.read(which, question)
+
     def read_prompts(self, instructions: dict[int, str], size: tuple[int, int]) -> None:
         assert size == (SIZE, SIZE)
         for which, text in instructions.items():

@@ -18,6 +18,7 @@ from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
+from nextstep.text.reasoning import answer_in
 from nextstep.text.sequence import thought
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Conversation:
     Attributes:
         transcript: what was read and made.
         drawn: pictures that were made.
+        reasons: whether the text that comes next begins with a line about the pictures.
 
     Raises:
         ValueError: for a setting that is unknown or out of range.
@@ -84,11 +86,13 @@ class Conversation:
         engine.defaults.generate.with_values(**settings)
         self.transcript = Transcript(engine.text_tokenizer)
         self.drawn = 0
+        self.reasons = False
 
     def fork(self, seed: int | None = None) -> Conversation:
         """A conversation of its own that goes on from here, with another seed if given."""
         other = Conversation(self.engine, self.seed if seed is None else seed, **self.changes)
         other.transcript, other.drawn = self.transcript.copy(), self.drawn
+        other.reasons = self.reasons
         return other
 
     def read(self, *parts: Part | EncodedImage) -> None:
@@ -97,6 +101,7 @@ class Conversation:
         Raises:
             NextStepError: when a picture cannot be opened.
         """
+        self.reasons = False
         for part in parts:
             if isinstance(part, str):
                 self.transcript.add_text(part)
@@ -104,6 +109,18 @@ class Conversation:
                 self.transcript.add_picture(part)
             else:
                 self.transcript.add_picture(self.engine.encode(pictures.open_picture(part)))
+
+    def read_question(self, question: str) -> None:
+        """Take up a question that the next text answers.
+
+        With the setting `think`, or where the model was trained so, one that has seen pictures
+        first writes what they show, see `text.reasoning`; that line stays in the transcript, and
+        `write` gives the answer alone.
+        """
+        thinks = self.changes.get("think", self.engine.defaults.think_before_answers)
+        reasons = bool(thinks and self.transcript.pictures)
+        self.read(thought(question, "") if reasons else question)
+        self.reasons = reasons
 
     def write(self, max_tokens: int = 64, temperature: float = 0.0, top_p: float = 0.9) -> str:
         """Let the model write text to its end; it draws nothing; see `TextTurn`."""
@@ -222,7 +239,8 @@ class Conversation:
         ids = self.transcript.ids
         choose = text_choice(self.seed, len(ids), turn.temperature, turn.top_p)
         room = self.engine.model.config.max_position_embeddings - len(ids)
-        limit = max(1, min(turn.max_tokens, room))
+        longest = turn.max_tokens + (LONGEST if self.reasons else 0)
+        limit = max(1, min(longest, room))
         return self.transcript.text_job(limit, choose, turn.pictures, client)
 
     def picture_job(self, turn: PictureTurn, client: str = "") -> ImageJob:
@@ -241,8 +259,10 @@ class Conversation:
         return told.text_job(min(LONGEST, room), greedy, pictures=True) if room > 0 else None, room
 
     def keep_text(self, event: Event) -> str:
-        """Take a written text up."""
-        return self.transcript.add_written(list(event.ids))
+        """Take a written text up; without the line about the pictures, if it has one."""
+        text = self.transcript.add_written(list(event.ids))
+        reasons, self.reasons = self.reasons, False
+        return answer_in(text) if reasons else text
 
     def keep_picture(self, event: Event, grid: Grid) -> dict[str, Any]:
         """Take a drawn picture up; gives what is recorded in it."""

@@ -30,6 +30,10 @@ class Conversations:
         """Let a conversation take up text and pictures in order; see `Conversation.read`."""
         self.each[which].read(*parts)
 
+    def read_question(self, which: int, question: str) -> None:
+        """Let a conversation take up a question; see `Conversation.read_question`."""
+        self.each[which].read_question(question)
+
     def read_prompts(self, prompts: Mapping[int, str], size: tuple[int, int]) -> None:
         """Let conversations take up what their next picture, drawn in a turn, is to show.
 

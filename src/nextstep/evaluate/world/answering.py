@@ -151,6 +151,8 @@ class Model:
                         talks.read(number, self._shown(part))
                     elif picture and nth == len(before):
                         prompts[number] = part.text
+                    elif nth == len(before):
+                        talks.read_question(number, part.text)
                     else:
                         talks.read(number, part.text)
                 turns[number] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nextstep.engine.chat.conversation import Conversation, PictureTurn
+from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.text_sampling import Choose, text_choice
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.tasks import Rows, ServiceTask, TaskRunner
@@ -41,13 +42,17 @@ class ChatTask(ServiceTask):
     def prepare(self) -> None:
         """See `ServiceTask.prepare`."""
         sources = [self.engine.encode(self.open(name)) for name in self.request.sources]
-        for part in self.request.parts:
-            if isinstance(part, str):
-                self.usage[0] += self.count_text(part)
-                self.read.add_text(part)
-            else:
+        parts = self.request.parts
+        for place, part in enumerate(parts, 1):
+            if not isinstance(part, str):
                 self.usage[1] += len(sources[part].tokens)
-                self.read.add_picture(sources[part])
+                self.talk.read(sources[part])
+                continue
+            self.usage[0] += self.count_text(part)
+            if place == len(parts) and not self.request.draws:
+                self.talk.read_question(part)
+            else:
+                self.talk.read(part)
         self._choose = text_choice(
             self.request.seed, len(self.read.ids), self.request.temperature, self.request.top_p
         )
@@ -112,7 +117,8 @@ class ChatTask(ServiceTask):
         """Queue a stretch of text; it may end at a picture where one may be drawn."""
         assert self._choose is not None
         room = self.engine.model.config.max_position_embeddings - len(self.read.ids)
-        limit = max(1, min(self.request.max_tokens, room))
+        longest = self.request.max_tokens + (LONGEST if self.talk.reasons else 0)
+        limit = max(1, min(longest, room))
         job = self.read.text_job(limit, self._choose, bool(self.left), self.job.owner)
         self.tickets[self.host.submit_job(self, job)] = len(self.parts)
 
@@ -156,8 +162,13 @@ class ChatTask(ServiceTask):
             self._tell_part(b.Part(text))
 
     def _tell_text(self, ids: list[int]) -> None:
-        """Tell what is written so far, without the half of a letter at its end."""
+        """Tell what is written so far, without the half of a letter at its end.
+
+        A line about the pictures, before an answer, is not told.
+        """
         text = self.engine.text_tokenizer.decode(ids).rstrip("\ufffd")
+        if self.talk.reasons:
+            text = text.lstrip().partition("\n")[2]
         if not self.request.draws:
             text = text.strip()
         if text:
