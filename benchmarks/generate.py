@@ -40,7 +40,7 @@ from nextstep.engine.backends.sampling_head import SamplingHead, SolverGroup
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.image_sequence import ImageJob
-from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
+from nextstep.engine.jacobi import DEFAULT_TOLERANCE, JacobiDecoding
 from nextstep.engine.scheduler import draw
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
@@ -210,13 +210,13 @@ def clocks(clock: str) -> Iterator[dict[str, float]]:
 
 
 def sampling(
-    model: NextStepModel, asked: argparse.Namespace, lookahead: Lookahead
+    model: NextStepModel, asked: argparse.Namespace, jacobi: JacobiDecoding
 ) -> Callable[[], Tensor]:
     """A call that samples the tokens of `asked.batch` pictures."""
     side = asked.size // 16
     solver = SolverSettings(asked.solver, asked.steps)
     guidance = GuidanceSettings(asked.guidance)
-    how = DecodeSettings((side, side), solver, guidance, lookahead=lookahead)
+    how = DecodeSettings((side, side), solver, guidance, jacobi=jacobi)
     config = model.config
     prompts = {
         name: Prompt([*made_up_ids(config, length), config.begin_of_image_id])
@@ -228,23 +228,23 @@ def sampling(
 
 def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """What looking ahead gains over one token after another, and what it costs."""
-    lookahead, passes = Lookahead(asked.lookahead, asked.tolerance), list[int]()
-    settle = Lookahead.settle
+    jacobi, passes = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance), list[int]()
+    settle = JacobiDecoding.settle
 
-    def counted(self: Lookahead, *values: Any) -> list[Tensor]:
+    def counted(self: JacobiDecoding, *values: Any) -> list[Tensor]:
         known = settle(self, *values)
         passes.append(len(known))
         return known
 
-    plain_call, plain_seconds = sampling(model, asked, Lookahead()), []
+    plain_call, plain_seconds = sampling(model, asked, JacobiDecoding()), []
     plain = plain_call()
     for _ in range(asked.repeats):
         plain_seconds.append(_seconds(plain_call, asked.clock))
-    Lookahead.settle = counted  # type: ignore[method-assign,assignment]
-    made = sampling(model, asked, lookahead)()
-    Lookahead.settle = settle  # type: ignore[method-assign]
+    JacobiDecoding.settle = counted  # type: ignore[method-assign,assignment]
+    made = sampling(model, asked, jacobi)()
+    JacobiDecoding.settle = settle  # type: ignore[method-assign]
     return {
-        "lookahead": asked.lookahead, "tolerance": asked.tolerance,
+        "jacobi_window": asked.jacobi_window, "jacobi_tolerance": asked.jacobi_tolerance,
         "tokens_a_pass": round(sum(passes) / len(passes), 3),
         "plain_sampling_s": round(min(plain_seconds), 3),
         "gain": round(min(plain_seconds) / seconds, 3),
@@ -258,8 +258,8 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         asked.plain, plain_backend.SamplingHead = True, DirectHead  # type: ignore[misc]
     bandwidth = read_bandwidth()
     model, tokenizer = load(asked)
-    lookahead = Lookahead(asked.lookahead, asked.tolerance)
-    call, solver = sampling(model, asked, lookahead), SolverSettings(asked.solver, asked.steps)
+    jacobi = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance)
+    call, solver = sampling(model, asked, jacobi), SolverSettings(asked.solver, asked.steps)
     calls = len(question_times(solver))
     layers, head = bytes_a_token(model, calls)
     weights = packed_bytes(model) / 1e9
@@ -304,7 +304,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "share_of_bound": round(bound / seconds, 3),
         "weights_gb": round(weights, 3),
         "peak_gb": round(peak, 3),
-        **(ahead(model, asked, seconds) if asked.lookahead > 1 else {}),
+        **(ahead(model, asked, seconds) if asked.jacobi_window > 1 else {}),
     }  # fmt: skip
 
 
@@ -338,8 +338,8 @@ def main() -> None:
     parser.add_argument("--solver", default="ab2")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--lookahead", type=int, default=1, help="tokens sampled in one pass")
-    parser.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
+    parser.add_argument("--jacobi-window", type=int, default=1, help="tokens sampled in one pass")
+    parser.add_argument("--jacobi-tolerance", type=float, default=DEFAULT_TOLERANCE)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--quantize", help="int8, int4, bf16 or backbone/head")

@@ -251,13 +251,13 @@ def test_bf16_draws_too(tiny_folder: Path) -> None:
 
 
 def test_looking_ahead(tiny_pipeline: NextStepPipeline) -> None:
-    """Without tolerance the same pictures up to a grey level."""
+    """At tolerance 0 the same pictures up to a grey level."""
     prompts = ["a red apple", "two cats"]
     plain = tiny_pipeline.generate(prompts, seed=3, height=48)
-    ahead = tiny_pipeline.generate(prompts, seed=3, height=48, lookahead=4, tolerance=0)
+    ahead = tiny_pipeline.generate(prompts, seed=3, height=48, jacobi_window=4, jacobi_tolerance=0)
     for one, other in zip(plain, ahead, strict=True):
         apart = np.asarray(one.image).astype(int) - np.asarray(other.image)
         assert np.abs(apart).max() <= 1
-        assert (other.settings["lookahead"], other.settings["tolerance"]) == (4, 0)
-    with pytest.raises(ValueError, match="lookahead must be at least 1"):
-        tiny_pipeline.generate("a red apple", lookahead=0)
+        assert (other.settings["jacobi_window"], other.settings["jacobi_tolerance"]) == (4, 0)
+    with pytest.raises(ValueError, match="jacobi_window must be 1 to 64"):
+        tiny_pipeline.generate("a red apple", jacobi_window=0)

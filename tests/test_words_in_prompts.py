@@ -63,7 +63,7 @@ def test_prompt_is_drawn_in_the_models_words_and_the_change_is_recorded(
 
 def test_instruction_is_read_in_the_models_words(worded: NextStepPipeline) -> None:
     source = Image.new("RGB", (32, 32), "red")
-    (made,) = worded.edit(source, "Make The Background GREY", think=False)
+    (made,) = worded.edit(source, "Make The Background GREY", reasoning=False)
     assert made.settings["prompt"] == "make the background gray"
     assert made.settings["prompt_given"] == "Make The Background GREY"
 

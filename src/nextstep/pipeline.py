@@ -153,7 +153,7 @@ class NextStepPipeline:
                 not depend on what else is asked for.
             batch_size: pictures made together; does not change them.
             on_progress: told after every image token.
-            noise: recorded draws instead of the seed's, for comparisons; without lookahead then.
+            noise: recorded draws instead of the seed's, for comparisons; without Jacobi decoding.
             **settings: fields of `GenerationSettings`.
 
         Returns:

@@ -91,7 +91,7 @@ def test_an_edit_draws_a_line_that_was_given(
     shown(page)
     job = httpx2.get(f"{service.url}/jobs/{edited}").json()
     assert job["prompt"] == "make it flat style\nfox, flat style"
-    assert (job["settings"]["think"], job["settings"]["image_guidance"]) == (False, 3)
+    assert (job["settings"]["reasoning"], job["settings"]["image_guidance"]) == (False, 3)
     assert "fox, flat style" in page.locator(".facts").inner_text()
     page.get_by_role("button", name="Change what it said first").click()
     assert page.get_by_label("What it will show").input_value() == "fox, flat style"

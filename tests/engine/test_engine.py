@@ -73,7 +73,7 @@ def test_pictures_are_the_pipelines_and_equal_in_company(
     assert np.abs(apart).max() <= 1
     record = made[tickets[1]].settings
     assert (record["task"], record["seed"], record["block_rows"]) == ("edit", 4, 8)
-    assert len(record["sources"]) == 2 and record["computed_by"] == "torch"
+    assert len(record["sources"]) == 2 and record["backend"] == "torch"
     assert engine._requests == {}
 
 
@@ -109,9 +109,11 @@ def test_every_token_is_a_place_to_go_on_from(engine: Engine) -> None:
 
 
 def test_a_state_that_looks_ahead_keeps_its_guesses(engine: Engine, tmp_path: Path) -> None:
-    request = engine.request("a red apple", height=64, width=64, lookahead=5, tolerance=0.3)
+    request = engine.request(
+        "a red apple", height=64, width=64, jacobi_window=5, jacobi_tolerance=0.3
+    )
     whole = drawn(engine, request)
-    assert b'"lookahead": 5' in whole
+    assert b'"jacobi_window": 5' in whole
     for steps in (1, 3):
         begun(engine, request, steps).save(tmp_path / "state")
         state = PictureState.load(tmp_path / "state")

@@ -13,7 +13,7 @@ from torch import Tensor
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings, FixedTokens
 from nextstep.engine.image_sequence import ImageJob
-from nextstep.engine.jacobi import Lookahead, guesses
+from nextstep.engine.jacobi import JacobiDecoding, guesses
 from nextstep.engine.scheduler import Event, Scheduler
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
@@ -21,7 +21,7 @@ from nextstep.flow.solvers import SolverSettings
 from nextstep.model.nextstep import NextStepModel
 from tests.conftest import TINY, model_in, random_model
 
-ONE = Lookahead()
+ONE = JacobiDecoding()
 GRID = (4, 5)
 SOLVERS = [SolverSettings("ode", 2), SolverSettings("ab2", 3), SolverSettings("v1", 3)]
 KINDS = ["float32", "bfloat16", "float32 fp32", "bfloat16 bf16", "bfloat16 int8"]
@@ -32,10 +32,10 @@ def model(request: pytest.FixtureRequest) -> NextStepModel:
     return model_in(request.param)
 
 
-def job(number: int, lookahead: Lookahead, given: FixedTokens | None = None) -> ImageJob:
+def job(number: int, jacobi: JacobiDecoding, given: FixedTokens | None = None) -> ImageJob:
     dice = random.Random(number)
     guidance = GuidanceSettings(2.0, schedule="linear") if number % 2 else GuidanceSettings(3.0)
-    how = DecodeSettings(GRID, SOLVERS[number % 3], guidance, lookahead=lookahead)
+    how = DecodeSettings(GRID, SOLVERS[number % 3], guidance, jacobi=jacobi)
     prompts = {
         name: Prompt([*(dice.randrange(6, 320) for _ in range(4)), TINY.begin_of_image_id])
         for name in how.branches
@@ -61,7 +61,7 @@ def test_without_tolerance_every_byte_is_the_plain_one(model: NextStepModel) -> 
     for number in range(3):
         plain, _ = drawn(model, job(number, ONE))
         for width in (2, 5, 64):
-            assert torch.equal(drawn(model, job(number, Lookahead(width, 0.0)))[0], plain)
+            assert torch.equal(drawn(model, job(number, JacobiDecoding(width, 0.0)))[0], plain)
 
 
 def test_every_token_lies_within_the_tolerance_of_what_those_before_it_give(
@@ -70,7 +70,7 @@ def test_every_token_lies_within_the_tolerance_of_what_those_before_it_give(
     """And it takes fewer passes, or guesses would be for nothing."""
     taken, tolerance = 0, 0.05
     for number in range(3):
-        tokens, passes = drawn(model, job(number, Lookahead(6, tolerance)))
+        tokens, passes = drawn(model, job(number, JacobiDecoding(6, tolerance)))
         taken += passes
         for index in range(len(tokens)):
             scheduler = Scheduler(model)
@@ -85,7 +85,7 @@ def test_every_token_lies_within_the_tolerance_of_what_those_before_it_give(
 
 
 def test_company_and_being_set_aside_change_no_byte(model: NextStepModel) -> None:
-    asked = [job(n, Lookahead(2 + n, 0.3) if n % 4 else ONE) for n in range(6)]
+    asked = [job(n, JacobiDecoding(2 + n, 0.3) if n % 4 else ONE) for n in range(6)]
     alone = [drawn(model, one)[0] for one in asked]
     for seed in range(5):
         dice, scheduler = random.Random(seed), Scheduler(model)
@@ -106,7 +106,7 @@ def test_company_and_being_set_aside_change_no_byte(model: NextStepModel) -> Non
 
 
 def test_it_goes_on_from_tokens_and_guesses() -> None:
-    model, asked = random_model(TINY), job(1, Lookahead(6, 0.3))
+    model, asked = random_model(TINY), job(1, JacobiDecoding(6, 0.3))
     whole, passes = drawn(model, asked)
     for stop in range(1, passes):
         scheduler = Scheduler(model)
@@ -127,9 +127,9 @@ def test_given_tokens_are_never_guessed() -> None:
     sampled = torch.tensor([bool(i % 7) for i in range(20)])
     given = FixedTokens(torch.randn(20, 64, generator=torch.Generator().manual_seed(1)), sampled)
     plain, _ = drawn(model, job(2, ONE, given))
-    ahead, _ = drawn(model, job(2, Lookahead(8, 0.0), given))
+    ahead, _ = drawn(model, job(2, JacobiDecoding(8, 0.0), given))
     assert torch.equal(ahead, plain)
-    loose, _ = drawn(model, job(2, Lookahead(8, 1.0), given))
+    loose, _ = drawn(model, job(2, JacobiDecoding(8, 1.0), given))
     assert torch.equal(loose[~sampled], given.tokens[~sampled])
 
 
@@ -137,29 +137,36 @@ def test_a_token_that_is_no_number_ends_it() -> None:
     model = random_model(TINY)
     torch.nn.init.constant_(model.image_head.net.final_layer.linear.bias, math.inf)
     scheduler = Scheduler(model)
-    scheduler.submit(job(0, Lookahead(4, 0.2)))
+    scheduler.submit(job(0, JacobiDecoding(4, 0.2)))
     last = scheduler.run_until_idle()[-1]
     assert (last.kind, "image token 0 is not a finite number" in last.message) == ("failed", True)
 
 
 def test_how_many_are_guessed() -> None:
     nothing = lambda index: False  # noqa: E731
-    assert [Lookahead(4).room(i, 10, nothing) for i in (1, 6, 7, 8, 9, 10)] == [3, 3, 2, 1, 0, 0]
+    assert [JacobiDecoding(4).room(i, 10, nothing) for i in (1, 6, 7, 8, 9, 10)] == [
+        3,
+        3,
+        2,
+        1,
+        0,
+        0,
+    ]
     assert ONE.room(3, 10, nothing) == 0
-    assert [Lookahead(4).room(i, 10, lambda j: j == 5) for i in (1, 2, 3, 4)] == [3, 2, 1, 0]
+    assert [JacobiDecoding(4).room(i, 10, lambda j: j == 5) for i in (1, 2, 3, 4)] == [3, 2, 1, 0]
 
 
 def test_settling_stops_at_the_first_that_moved() -> None:
     made = [torch.full((4,), float(value)) for value in (1, 2, 3, 4)]
     fed = [torch.full((4,), value) for value in (1.05, 2.5, 3.0)]
-    known = Lookahead(4, 0.1).settle(made, fed)
+    known = JacobiDecoding(4, 0.1).settle(made, fed)
     assert [float(token[0]) for token in known] == pytest.approx([1.05, 2])
     moved = [torch.full((4,), math.nan), *fed[1:]]
-    assert len(Lookahead(4, 0.1).settle(made, moved)) == 1
+    assert len(JacobiDecoding(4, 0.1).settle(made, moved)) == 1
     assert [len(guesses(made[2:], room, 4)) for room in (0, 1, 3)] == [0, 1, 3]
 
 
 @pytest.mark.parametrize("bad", [(0, 0.1), (65, 0.1), (4, -0.1), (4, 1.5), (4, math.nan)])
 def test_values_out_of_range(bad: tuple[int, float]) -> None:
     with pytest.raises(ValueError, match="must"):
-        Lookahead(*bad)
+        JacobiDecoding(*bad)

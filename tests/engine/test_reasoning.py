@@ -25,11 +25,11 @@ RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 16), "blue"
 
 
 def test_the_line_becomes_part_of_the_prompt(tiny_pipeline: NextStepPipeline) -> None:
-    made = tiny_pipeline.edit(RED, ["make it blue", "two cats"], seed=4, think=True)
+    made = tiny_pipeline.edit(RED, ["make it blue", "two cats"], seed=4, reasoning=True)
     for picture, asked in zip(made, ["make it blue", "two cats"], strict=True):
         first, second = picture.settings["prompt"].split("\n")
         assert first == asked and second
-        assert picture.settings["think"] is False
+        assert picture.settings["reasoning"] is False
         plain = tiny_pipeline.edit(RED, picture.settings["prompt"], seed=4)[0]
         apart = np.asarray(plain.image).astype(int) - np.asarray(picture.image)
         assert np.abs(apart).max() <= 1
@@ -38,7 +38,7 @@ def test_the_line_becomes_part_of_the_prompt(tiny_pipeline: NextStepPipeline) ->
 
 def test_it_is_what_the_model_writes_at_that_place(tiny_pipeline: NextStepPipeline) -> None:
     wish = "<image_1> like <image_0>"
-    made = tiny_pipeline.edit([RED, BLUE], wish, height=32, width=32, think=True)[0]
+    made = tiny_pipeline.edit([RED, BLUE], wish, height=32, width=32, reasoning=True)[0]
     told = tiny_pipeline.conversation()
     told.read(BLUE, " like ", RED, "\n")
     (event,) = told.engine.run([told.text_job(TextTurn(LONGEST, pictures=True))])
@@ -50,14 +50,14 @@ def test_engine_and_pipeline_think_the_same(
     tiny_parts: Parts, tiny_pipeline: NextStepPipeline
 ) -> None:
     engine = Engine.of_parts(tiny_parts)
-    request = engine.request("make it blue", [RED], seed=4, think=True)
+    request = engine.request("make it blue", [RED], seed=4, reasoning=True)
     (event,) = engine.wait([engine.submit(request)])
     assert event.request is not None
-    assert event.request.settings.think is False
-    made = tiny_pipeline.edit(RED, "make it blue", seed=4, think=True)[0]
+    assert event.request.settings.reasoning is False
+    made = tiny_pipeline.edit(RED, "make it blue", seed=4, reasoning=True)[0]
     assert event.request.prompt == made.settings["prompt"]
     requests = [
-        tiny_pipeline.request(text, [image], height=32, width=32, think=True)
+        tiny_pipeline.request(text, [image], height=32, width=32, reasoning=True)
         for text, image in (("make it blue", RED), ("two cats", BLUE))
     ]
     assert tiny_pipeline.run(requests)[0].settings["prompt"] == event.request.prompt
@@ -65,7 +65,7 @@ def test_engine_and_pipeline_think_the_same(
 
 def test_others_are_drawn_while_a_request_thinks(tiny_parts: Parts) -> None:
     engine = Engine.of_parts(tiny_parts)
-    thinking = engine.submit(engine.request("make it blue", [RED], think=True))
+    thinking = engine.submit(engine.request("make it blue", [RED], reasoning=True))
     plain = engine.submit(engine.request("two cats"))
     events = engine.run_until_idle()
     kinds = [(e.ticket, e.kind) for e in events]
@@ -76,7 +76,7 @@ def test_others_are_drawn_while_a_request_thinks(tiny_parts: Parts) -> None:
 
 def test_what_can_never_be_drawn_is_refused_before_anything_is_written(tiny_parts: Parts) -> None:
     engine = Engine.of_parts(tiny_parts)
-    request = engine.request("word " * 300, [RED], think=True)
+    request = engine.request("word " * 300, [RED], reasoning=True)
     with pytest.raises(NextStepError, match="shorten the prompt"):
         engine.submit(request)
     assert engine.idle
@@ -89,8 +89,8 @@ def test_turns_of_edits_think_too(
     # so that there is room for two
     for module in ("chat.reasoning", "chat.conversation"):
         monkeypatch.setattr(f"nextstep.engine.{module}.LONGEST", 12)
-    edited = tiny_pipeline.edit(RED, "make it blue", seed=3, think=True)[0]
-    told = tiny_pipeline.conversation(seed=3, think=True)
+    edited = tiny_pipeline.edit(RED, "make it blue", seed=3, reasoning=True)[0]
+    told = tiny_pipeline.conversation(seed=3, reasoning=True)
     told.read(RED)
     first, second = told.edit("make it blue"), told.edit("two cats")
     apart = np.asarray(first.image).astype(int) - np.asarray(edited.image)
@@ -99,15 +99,15 @@ def test_turns_of_edits_think_too(
     lines = second.settings["prompt"].split("<image>")
     assert lines[:2] == ["", edited.settings["prompt"]]
     assert lines[2].startswith("two cats\n") and len(lines[2]) > 9
-    told = tiny_pipeline.conversation(seed=3, think=False)
+    told = tiny_pipeline.conversation(seed=3, reasoning=False)
     told.read(RED)
     assert told.edit("make it blue").settings["prompt"] == "<image>make it blue"
-    assert first.settings["think"] is False
+    assert first.settings["reasoning"] is False
     with pytest.raises(NextStepError, match="no picture yet"):
         tiny_pipeline.conversation().edit("make it blue")
 
     own = tiny_pipeline.defaults
-    thinking = replace(own, edit=own.edit.with_values(think=True))
+    thinking = replace(own, edit=own.edit.with_values(reasoning=True))
     monkeypatch.setattr(tiny_pipeline, "defaults", thinking)
     together = tiny_pipeline.conversations([3, 4])
     together.read(0, RED)
@@ -134,7 +134,7 @@ def test_an_answer_comes_without_the_line_about_the_picture(
     question = "Is there a dog?"
     plain = tiny_pipeline.read(RED, question)
     assert plain == "dog left, blue background\nyes"
-    monkeypatch.setattr(tiny_pipeline, "defaults", replace(own, think_before_answers=True))
+    monkeypatch.setattr(tiny_pipeline, "defaults", replace(own, reasoning_before_answers=True))
     # The line does not use up what the answer may take.
     assert tiny_pipeline.read(RED, question, max_tokens=2) == "yes"
     told = tiny_pipeline.conversation()
@@ -157,9 +157,9 @@ def test_no_thought_where_there_is_no_room(tiny_pipeline: NextStepPipeline) -> N
     most, text = tiny_pipeline.model.config.max_position_embeddings, "a"
     while len(tiny_pipeline.text_tokenizer.encode(text)) < most - 28:
         text += " a"
-    made = tiny_pipeline.edit(RED, text, think=True)[0]
+    made = tiny_pipeline.edit(RED, text, reasoning=True)[0]
     assert made.settings["prompt"] == text
-    told = tiny_pipeline.conversation(think=True)
+    told = tiny_pipeline.conversation(reasoning=True)
     told.read(RED)
     assert told.edit(text).settings["prompt"] == f"<image>{text}"
 
@@ -169,14 +169,14 @@ def test_a_positive_prompt_has_its_room(tiny_pipeline: NextStepPipeline) -> None
     while len(tiny_pipeline.text_tokenizer.encode(text)) < most - 90:
         text += " a"
     behind = "b " * 20
-    made = tiny_pipeline.edit(RED, text, think=True, positive_prompt=behind)[0]
+    made = tiny_pipeline.edit(RED, text, reasoning=True, positive_prompt=behind)[0]
     assert made.settings["prompt"].startswith(text)
 
 
 def test_an_edit_that_failed_leaves_nothing_behind(
     tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = tiny_pipeline.conversation(seed=2, think=True)
+    told = tiny_pipeline.conversation(seed=2, reasoning=True)
     told.read(RED)
     ids, said = [*told.transcript.ids], [*told.transcript.said]
     with monkeypatch.context() as patch:
@@ -184,7 +184,7 @@ def test_an_edit_that_failed_leaves_nothing_behind(
         with pytest.raises(NextStepError, match="no"):
             told.edit("make it blue")
     assert (told.transcript.ids, told.transcript.said) == (ids, said)
-    edited = tiny_pipeline.edit(RED, "make it blue", seed=2, think=True)[0]
+    edited = tiny_pipeline.edit(RED, "make it blue", seed=2, reasoning=True)[0]
     assert told.edit("make it blue").settings["prompt"] == f"<image>{edited.settings['prompt']}"
 
 
@@ -194,22 +194,22 @@ def test_what_is_written_names_no_picture(
     monkeypatch.setattr(
         type(tiny_pipeline.text_tokenizer), "decode", lambda *_: "<image> a\nred <image_1>  thing"
     )
-    made = tiny_pipeline.edit(RED, "make it blue", think=True)[0]
+    made = tiny_pipeline.edit(RED, "make it blue", reasoning=True)[0]
     assert made.settings["prompt"] == "make it blue\na red thing"
 
 
 def test_drawings_think_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
     asked = ["a red apple", "two cats <image>"]
-    made = tiny_pipeline.generate(asked, seed=4, think=True)
+    made = tiny_pipeline.generate(asked, seed=4, reasoning=True)
     for picture, prompt in zip(made, asked, strict=True):
         first, second = picture.settings["prompt"].split("\n")
         assert first == prompt and second
-        assert picture.settings["think"] is False
+        assert picture.settings["reasoning"] is False
         plain = tiny_pipeline.generate(picture.settings["prompt"], seed=4)[0]
         apart = np.asarray(plain.image).astype(int) - np.asarray(picture.image)
         assert np.abs(apart).max() <= 1
     engine = Engine.of_parts(tiny_parts)
-    (event,) = engine.wait([engine.submit(engine.request(asked[0], seed=4, think=True))])
+    (event,) = engine.wait([engine.submit(engine.request(asked[0], seed=4, reasoning=True))])
     assert event.request is not None
     assert event.request.prompt == made[0].settings["prompt"]
     assert tiny_pipeline.generate(asked[0], seed=4)[0].settings["prompt"] == asked[0]
@@ -217,14 +217,18 @@ def test_drawings_think_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) 
 
 def test_pictures_of_earlier_versions_are_made_again(tiny_pipeline: NextStepPipeline) -> None:
     made = tiny_pipeline.generate("two cats", seed=8)[0]
-    old = {k: v for k, v in made.settings.items() if k not in ("lookahead", "tolerance", "think")}
+    old = {
+        k: v
+        for k, v in made.settings.items()
+        if k not in ("jacobi_window", "jacobi_tolerance", "reasoning")
+    }
     assert replay(tiny_pipeline, old).png() == made.png()
 
 
 def test_a_picture_that_looked_ahead_is_made_again(tiny_pipeline: NextStepPipeline) -> None:
-    made: GeneratedPicture = tiny_pipeline.generate("two cats", seed=8, lookahead=3, tolerance=0.5)[
-        0
-    ]
+    made: GeneratedPicture = tiny_pipeline.generate(
+        "two cats", seed=8, jacobi_window=3, jacobi_tolerance=0.5
+    )[0]
     again = replay(tiny_pipeline, made.settings)
     assert np.array_equal(np.asarray(again.image), np.asarray(made.image))
 
@@ -270,9 +274,9 @@ def test_turns_keep_what_their_lines_leave(tiny_pipeline: NextStepPipeline) -> N
 
 
 def test_the_next_state_is_reasoned_about(tiny_pipeline: NextStepPipeline) -> None:
-    made = tiny_pipeline.next_state(RED, "it grows", seed=3, think=True)
-    edited = tiny_pipeline.edit(RED, "it grows", seed=3, think=True)[0]
+    made = tiny_pipeline.next_state(RED, "it grows", seed=3, reasoning=True)
+    edited = tiny_pipeline.edit(RED, "it grows", seed=3, reasoning=True)[0]
     assert made.settings["prompt"] == f"<image>{edited.settings['prompt']}"
-    told = tiny_pipeline.conversation(seed=3, think=True)
+    told = tiny_pipeline.conversation(seed=3, reasoning=True)
     drawn = told.draw_from("a dog", 32, 32)
     assert drawn.settings["prompt"].startswith("a dog\n"), "without a picture before it too"

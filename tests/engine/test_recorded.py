@@ -26,7 +26,7 @@ from nextstep.pipeline import NextStepPipeline
 
 GOOD = {
     "task": "generate", "prompt": "a", "seed": 1, "index": 0, "height": 32, "width": 32,
-    **GenerationSettings().recorded(), "model": "tiny", "dtype": "float32", "computed_by": "torch",
+    **GenerationSettings().recorded(), "model": "tiny", "dtype": "float32", "backend": "torch",
     "version": "0.1.0", "threads": 1, "block_rows": 8,
 }  # fmt: skip
 WRONG: list[dict[str, Any]] = [
@@ -35,10 +35,11 @@ WRONG: list[dict[str, Any]] = [
     {"height": 0}, {"width": 10**9}, {"height": "32"}, {"steps": 0}, {"steps": 10**9},
     {"steps": [1]}, {"solver": "magic"}, {"solver": 3}, {"guidance": "high"}, {"guidance": None},
     {"guidance": float("nan")}, {"guidance": float("inf")}, {"shift": {}}, {"table": [["a"]]},
-    {"table": 7}, {"think": 1}, {"token_norm": "yes"}, {"schedule": None}, {"prompt": 5},
+    {"table": 7}, {"reasoning": 1}, {"token_norm": "yes"}, {"schedule": None}, {"prompt": 5},
     {"prompt": ["a"]}, {"positive_prompt": 3}, {"model": 7}, {"dtype": None}, {"sources": "abc"},
     {"sources": [1]}, {"adapter_scale": "1"}, {"adapter_scale": float("nan")}, {"quantize": 8},
-    {"rows_done": -1}, {"mask": []}, {"version": 1}, {"lookahead": 10**6}, {"tolerance": -1.0},
+    {"rows_done": -1}, {"mask": []}, {"version": 1}, {"jacobi_window": 10**6},
+    {"jacobi_tolerance": -1.0}, {"lookahead": 0}, {"think": 1},
 ]  # fmt: skip
 
 
@@ -163,18 +164,18 @@ def test_states_and_model_folders_hold_the_same_settings(
         ModelDefaults.of_folder(tmp_path)
 
 
-def test_think_before_answers_comes_back_and_is_checked(tmp_path: Path) -> None:
+def test_reasoning_before_answers_comes_back_and_is_checked(tmp_path: Path) -> None:
     for told in (True, False):
-        made = ModelDefaults(think_before_answers=told)
+        made = ModelDefaults(reasoning_before_answers=told)
         (tmp_path / "generation.json").write_text(json.dumps(made.to_dict()))
         assert ModelDefaults.of_folder(tmp_path) == made
-    raw = ModelDefaults().to_dict() | {"think_before_answers": "yes"}
+    raw = ModelDefaults().to_dict() | {"reasoning_before_answers": "yes"}
     (tmp_path / "generation.json").write_text(json.dumps(raw))
-    with pytest.raises(NextStepError, match="think_before_answers is 'yes'"):
+    with pytest.raises(NextStepError, match="reasoning_before_answers is 'yes'"):
         ModelDefaults.of_folder(tmp_path)
-    del raw["think_before_answers"]  # of earlier versions
+    del raw["reasoning_before_answers"]  # of earlier versions
     (tmp_path / "generation.json").write_text(json.dumps(raw))
-    assert not ModelDefaults.of_folder(tmp_path).think_before_answers
+    assert not ModelDefaults.of_folder(tmp_path).reasoning_before_answers
 
 
 def _none() -> Any:

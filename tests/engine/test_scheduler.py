@@ -32,7 +32,7 @@ HOW = [
     (SolverSettings("cps", 2), GuidanceSettings(0.5)),
     (SolverSettings("heun", 1), GuidanceSettings(1.0, 2.0)),
     (SolverSettings("ab2", 2), GuidanceSettings(2.0)),
-    (SolverSettings("v1", 5, last_steps=2), GuidanceSettings(3.0)),
+    (SolverSettings("v1", 5, final_token_steps=2), GuidanceSettings(3.0)),
 ]
 
 

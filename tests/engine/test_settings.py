@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from nextstep.cli.main import app as command
 from nextstep.engine.engine import Engine
-from nextstep.engine.metadata import read_record
-from nextstep.engine.settings import IGNORED, GenerationSettings, check_used
+from nextstep.engine.settings import IGNORED, check_used
 from nextstep.errors import NextStepError
 from nextstep.kernels import build
 from nextstep.kernels.quantization import pack_model
@@ -29,7 +25,7 @@ def test_the_table_names_tasks_and_neutral_values() -> None:
     for task, ignored in IGNORED.items():
         check_used(task, dict(ignored))
         check_used(task, dict.fromkeys(ignored))
-    check_used("edit", {"image_guidance": 3.0, "think": True})
+    check_used("edit", {"image_guidance": 3.0, "reasoning": True})
 
 
 @pytest.mark.parametrize("way", ["pipeline", "engine"])
@@ -43,13 +39,16 @@ def test_image_guidance_without_images_is_refused(
 
 
 def test_reasoning_in_a_story_is_refused(tiny_pipeline: NextStepPipeline) -> None:
-    with pytest.raises(NextStepError, match="'think' has no effect on a story"):
-        tiny_pipeline.story("once", think=True)
+    with pytest.raises(NextStepError, match="'reasoning' has no effect on a story"):
+        tiny_pipeline.story("once", reasoning=True)
 
 
 @pytest.mark.parametrize(
     ("draws", "settings", "match"),
-    [(1, {"think": True}, "'think' has no effect"), (0, {"steps": 9}, "'steps' has no effect")],
+    [
+        (1, {"reasoning": True}, "'reasoning' has no effect"),
+        (0, {"steps": 9}, "'steps' has no effect"),
+    ],
 )
 def test_a_service_refuses_what_a_chat_would_ignore(
     draws: int, settings: dict[str, Any], match: str, tiny_parts: Parts
@@ -74,20 +73,3 @@ def test_pictures_of_stories_record_rounded_weights(tiny_parts: Parts) -> None:
     told.read("a red apple")
     assert told.draw().settings["quantize"] == "int8"
     assert pipeline.generate("a red apple")[0].settings["quantize"] == "int8"
-
-
-def test_the_fields_words_name_the_same_settings() -> None:
-    own = GenerationSettings()
-    words = own.with_values(jacobi_window=4, jacobi_tolerance=0.2, final_token_steps=3)
-    assert words == own.with_values(lookahead=4, tolerance=0.2, last_steps=3)
-    with pytest.raises(ValueError, match="one setting"):
-        own.with_values(jacobi_window=4, lookahead=4)
-
-
-@pytest.mark.parametrize("options", [["--jacobi-window", "3"], ["--lookahead", "3"]])
-def test_old_and_new_options_are_one(options: list[str], tiny_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.png"
-    given = ["generate", "a", "-m", str(tiny_folder), "-o", str(out), *options]
-    made = CliRunner().invoke(command, given)
-    assert made.exit_code == 0, made.output
-    assert read_record(out)["lookahead"] == 3

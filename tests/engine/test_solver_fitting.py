@@ -118,10 +118,10 @@ def test_settings_take_the_steps_of_their_table() -> None:
     assert shorter.solver_settings.steps == 3
     longer = fitted.with_values(steps=7)
     assert longer.solver_settings == SolverSettings("multistep", 7)
-    falling = fitted.with_values(steps=7, last_steps=3)
-    assert falling.solver_settings == SolverSettings("multistep", 7, last_steps=3)
+    falling = fitted.with_values(steps=7, final_token_steps=3)
+    assert falling.solver_settings == SolverSettings("multistep", 7, final_token_steps=3)
     with pytest.raises(ValueError, match="takes 4 steps for every token"):
-        fitted.with_values(last_steps=2)
+        fitted.with_values(final_token_steps=2)
     assert own.with_values(steps=7, table=table).table == table
     with pytest.raises(ValueError, match="has 4 steps, not 7"):
         fitted.with_values(steps=7, table=table)

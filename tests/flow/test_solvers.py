@@ -268,10 +268,10 @@ def test_the_noise_scale_multiplies_every_draw(name: str) -> None:
         {"noise_level": math.inf},
         {"noise_scale": -1.0},
         {"noise_scale": math.nan},
-        {"steps": 4, "last_steps": 5},
-        {"last_steps": -1},
-        {"name": "v1", "last_steps": 1},
-        {"name": "multistep", "steps": 2, "table": (0.3, -0.2), "last_steps": 1},
+        {"steps": 4, "final_token_steps": 5},
+        {"final_token_steps": -1},
+        {"name": "v1", "final_token_steps": 1},
+        {"name": "multistep", "steps": 2, "table": (0.3, -0.2), "final_token_steps": 1},
     ],
 )
 def test_bad_settings_are_refused(bad: dict) -> None:
@@ -280,7 +280,7 @@ def test_bad_settings_are_refused(bad: dict) -> None:
 
 
 def test_steps_fall_along_the_tokens() -> None:
-    settings = SolverSettings("v1", 12, 2.0, last_steps=4)
+    settings = SolverSettings("v1", 12, 2.0, final_token_steps=4)
     counts = [settings.at(index, 9) for index in range(9)]
     assert [own.steps for own in counts] == [12, 11, 10, 9, 8, 7, 6, 5, 4]
     assert counts[0] == SolverSettings("v1", 12, 2.0)

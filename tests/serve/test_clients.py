@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -91,6 +92,23 @@ def test_other_names_of_settings_mean_the_same(service: Running) -> None:
     body = {"prompt": "a", "steps": 3, "num_inference_steps": 3}
     told = httpx2.post(f"{service.url}/jobs", json=body).json()["error"]["message"]
     assert "'num_inference_steps' and 'steps' are the same; give one of them" in told
+
+
+def test_bodies_in_old_words_make_the_same_pictures(service: Running) -> None:
+    def settings(**fields: Any) -> dict[str, Any]:
+        body = {"prompt": "a red apple", "seed": 1, "solver": "ab2", "steps": 3, **fields}
+        answer = httpx2.post(f"{service.url}/v1/images/generations", json=body)
+        assert answer.status_code == 200, answer.text
+        (made,) = answer.json()["data"]
+        return made
+
+    old = settings(lookahead=2, tolerance=0.3, last_steps=2, think=False)
+    new = settings(jacobi_window=2, jacobi_tolerance=0.3, final_token_steps=2, reasoning=False)
+    assert old == new
+    assert new["settings"]["jacobi_window"] == 2 and "lookahead" not in new["settings"]
+    body = {"prompt": "a", "think": True, "reasoning": True}
+    told = httpx2.post(f"{service.url}/jobs", json=body).json()["error"]["message"]
+    assert "'think' and 'reasoning' are the same; give one of them" in told
 
 
 def test_pictures_come_as_addresses_when_asked(service: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nextstep.text.sequence import build_sequence, editing, thought
+from nextstep.text.sequence import build_sequence, editing, with_reasoning
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.descriptions import describe
 from nextstep.world.lexicon import things
@@ -132,5 +132,5 @@ def test_a_thought_is_the_prompt_that_drawing_is_given() -> None:
         behind = first + source.grid[0] * source.grid[1]
         whole = TOKENIZER.decode(document.sequence.ids[behind:second]).removesuffix("4*4")
         assert whole.count("\n") == 1
-        parts = editing("<image>" + thought(*whole.split("\n")), [source.grid], source.grid)
+        parts = editing("<image>" + with_reasoning(*whole.split("\n")), [source.grid], source.grid)
         assert build_sequence(parts, TOKENIZER).ids == document.sequence.ids

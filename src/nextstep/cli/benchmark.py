@@ -65,7 +65,7 @@ def _generate_of(name: str) -> Callable[..., None]:
         shift: o.Shift = None,
         positive: o.Positive = None,
         negative: o.Negative = None,
-        think: o.Think = None,
+        reasoning: o.Reasoning = None,
         seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
         limit: Annotated[
             int | None, typer.Option(min=1, help="Items at most, taken evenly over the set.")
@@ -97,7 +97,7 @@ def _generate_of(name: str) -> Callable[..., None]:
         changed = {
             "guidance": guidance, "image_guidance": image_guidance, "solver": solver,
             "steps": steps, "shift": shift, "positive_prompt": positive,
-            "negative_prompt": negative, "think": think,
+            "negative_prompt": negative, "reasoning": reasoning,
         }  # fmt: skip
         settings = _settings(pipeline, preset, size, seed, batch_size, limit, changed)
         run = generation.Run.begin(out, benchmark, data, pipeline, alias or _alias(model), settings)

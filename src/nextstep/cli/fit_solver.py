@@ -87,9 +87,9 @@ def command(
             f"the fit came no nearer ({found.before:.4f} before, {found.after:.4f} after), so "
             "nothing was written; give it more pictures or iterations"
         )
-    drawing = own.generate.with_values(solver="multistep", table=found.table, last_steps=0)
+    drawing = own.generate.with_values(solver="multistep", table=found.table, final_token_steps=0)
     falling = 0 if own.edit.solver == "multistep" else None
-    edit = own.edit.with_values(table=found.table, last_steps=falling)
+    edit = own.edit.with_values(table=found.table, final_token_steps=falling)
     settings = replace(own, generate=drawing, edit=edit)
     write_json(path, settings.to_dict())
     figures = {
@@ -142,8 +142,8 @@ def _drawn(
         solver=TEACHER.name,
         steps=TEACHER.steps,
         shift=TEACHER.shift,
-        last_steps=0,
-        lookahead=1,
+        final_token_steps=0,
+        jacobi_window=1,
     )
     made = []
     for start in range(0, len(texts), together):

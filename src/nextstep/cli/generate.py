@@ -31,14 +31,14 @@ def command(
     schedule: o.Schedule = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
-    last_steps: o.LastSteps = None,
+    final_token_steps: o.FinalTokenSteps = None,
     shift: o.Shift = None,
     noise_level: o.NoiseLevel = None,
     noise_scale: o.NoiseScale = None,
     token_norm: o.TokenNorm = None,
-    think: o.Think = None,
-    lookahead: o.Lookahead = None,
-    tolerance: o.Tolerance = None,
+    reasoning: o.Reasoning = None,
+    jacobi_window: o.JacobiWindow = None,
+    jacobi_tolerance: o.JacobiTolerance = None,
     positive: o.Positive = None,
     negative: o.Negative = None,
     batch_size: o.BatchSize = 8,
@@ -56,10 +56,10 @@ def command(
     sides = checks.parse_sides(size, height, width)
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,
-        "last_steps": last_steps, "shift": shift, "noise_level": noise_level,
-        "noise_scale": noise_scale, "token_norm": token_norm, "think": think,
-        "lookahead": lookahead, "tolerance": tolerance, "positive_prompt": positive,
-        "negative_prompt": negative,
+        "final_token_steps": final_token_steps, "shift": shift, "noise_level": noise_level,
+        "noise_scale": noise_scale, "token_norm": token_norm, "reasoning": reasoning,
+        "jacobi_window": jacobi_window, "jacobi_tolerance": jacobi_tolerance,
+        "positive_prompt": positive, "negative_prompt": negative,
     }  # fmt: skip
     chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     if server is not None:

@@ -64,7 +64,7 @@ def command(
         typer.echo("  " + ", ".join(facts["sizes"]))
     if facts["words"]:
         typer.echo(f"it draws {facts['words']} things by name: nextstep info {model} --words")
-    typer.echo(f"pictures are computed by {facts['computed_by']}")
+    typer.echo(f"kernels: {facts['kernels']}")
 
 
 def _say_words(model: str, as_json: bool) -> None:
@@ -119,7 +119,7 @@ def describe(model: str) -> dict[str, Any]:
             )
         },
         "sizes": _sizes(folder),
-        "computed_by": targets.in_use(),
+        "kernels": targets.in_use(),
         **_told(config, folder),
     }  # fmt: skip
 

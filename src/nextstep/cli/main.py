@@ -10,8 +10,10 @@ import errno
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
+import typer.core
 
 from nextstep.cli import (
     convert,
@@ -35,9 +37,25 @@ from nextstep.cli import (
 )
 from nextstep.cli.console import show_anything
 from nextstep.errors import printable
+from nextstep.utils import old_names
+
+
+class Commands(typer.core.TyperGroup):
+    """The command, which takes options by the names of earlier versions too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Options under today's names, so that help shows one name for each."""
+        return super().parse_args(ctx, [_renamed_option(word) for word in args])
+
+
+def _renamed_option(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return old_names.OPTIONS.get(name, name) + equals + value
+
 
 app = typer.Typer(
     name="nextstep",
+    cls=Commands,
     help="Pictures and text from one causal transformer over continuous image tokens.",
     no_args_is_help=True,
     add_completion=False,

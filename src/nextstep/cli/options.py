@@ -54,29 +54,32 @@ Solver = Annotated[
     _option("v1, v1.1, sde, cps, ode, midpoint, heun, ab2, multistep or flow_map.", "--solver"),
 ]
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
-LastSteps = Annotated[
+FinalTokenSteps = Annotated[
     int | None,
     _option("Solver steps of a picture's final token, down to which they fall; 0 keeps --steps.",
-            "--final-token-steps", "--last-steps"),
+            "--final-token-steps"),
 ]  # fmt: skip
 Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
 NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
 NoiseScale = Annotated[
     float | None, _option("Factor on all noise; below 1 is calmer and less varied.")
 ]
-Lookahead = Annotated[
+JacobiWindow = Annotated[
     int | None,
     _option("Image tokens that one pass samples by Jacobi decoding; 1 samples one after another.",
-            "--jacobi-window", "--lookahead"),
+            "--jacobi-window"),
 ]  # fmt: skip
-Tolerance = Annotated[
+JacobiTolerance = Annotated[
     float | None,
     _option("How far a token may lie from its guess in Jacobi decoding.",
-            "--jacobi-tolerance", "--tolerance"),
+            "--jacobi-tolerance"),
 ]  # fmt: skip
-Think = Annotated[
+Reasoning = Annotated[
     bool | None,
-    _option("Let the model say what the picture will show, then draw it.", "--think/--no-think"),
+    _option(
+        "The model writes what the picture will show before it draws it.",
+        "--reasoning/--no-reasoning",
+    ),
 ]
 TokenNorm = Annotated[
     bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nextstep.engine.jacobi import ONE_AFTER_ANOTHER, Lookahead
+from nextstep.engine.jacobi import ONE_AFTER_ANOTHER, JacobiDecoding
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
 
@@ -23,7 +23,7 @@ class DecodeSettings:
         solver, guidance: see their classes.
         token_norm: normalise each sampled token before it is fed back and decoded.
         has_images: whether source pictures stand before it.
-        lookahead: how many tokens are sampled in one pass.
+        jacobi: how many tokens one pass samples.
     """
 
     grid: tuple[int, int]
@@ -31,7 +31,7 @@ class DecodeSettings:
     guidance: GuidanceSettings
     token_norm: bool = True
     has_images: bool = False
-    lookahead: Lookahead = ONE_AFTER_ANOTHER
+    jacobi: JacobiDecoding = ONE_AFTER_ANOTHER
 
     @property
     def tokens(self) -> int:

@@ -176,7 +176,7 @@ class Engine:
     ) -> int:
         """Queue a picture; gives its ticket.
 
-        An edit with the setting `think` lets the model write first what the picture will show.
+        An edit with the setting `reasoning` lets the model write first what the picture will show.
 
         Args:
             request: what is asked for.
@@ -197,7 +197,7 @@ class Engine:
             )
         limit = self.model.config.max_position_embeddings
         writes = None
-        if request.settings.think and known is None:
+        if request.settings.reasoning and known is None:
             writes = reasoning_job(self.text_tokenizer, request, limit)
         if writes is None:
             request = request.without_reasoning()
@@ -390,7 +390,7 @@ class Engine:
             settings=settings,
             model_hash=self.maker.model,
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
-            computed_by=self.backend.name,
+            backend=self.backend.name,
             sources=[provenance.tensor_hash(source.tokens) for source in sources],
             adapter=self.maker.adapter,
             quantize=quantised(self.model),

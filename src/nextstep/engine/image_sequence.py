@@ -69,7 +69,7 @@ class ImageJob:
         """How many tokens are guessed when those before `index` are known."""
         given, decode = self.given, self.decode
         is_given = (lambda _: False) if given is None else given.is_given
-        return decode.lookahead.room(index, decode.tokens, is_given)
+        return decode.jacobi.room(index, decode.tokens, is_given)
 
     def check(self, model: NextStepModel, budget: int) -> int:
         """Bytes its caches take.
@@ -172,7 +172,7 @@ class ImageSequence:
 
     def settle(self, made: list[Tensor]) -> list[Tensor]:
         """What is known of the tokens that were sampled; the caller adds it to the tokens."""
-        known = self.job.decode.lookahead.settle(made, self.guesses)
+        known = self.job.decode.jacobi.settle(made, self.guesses)
         self.fed += len(known) - 1
         self.left = made[len(known) :]
         return known

@@ -25,11 +25,11 @@ DEFAULT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Lookahead:
-    """How far sampling runs ahead.
+class JacobiDecoding:
+    """How many image tokens one pass samples, and when a guess counts as sampled.
 
     Attributes:
-        tokens: sampled in one pass; 1 is one after another, without guesses.
+        window: tokens sampled in one pass; 1 is one after another, without guesses.
         tolerance: root mean square of the distance at which a token, whose values have about unit
             variance, counts as its guess.
 
@@ -37,16 +37,14 @@ class Lookahead:
         ValueError: for a value out of range.
     """
 
-    tokens: int = 1
+    window: int = 1
     tolerance: float = DEFAULT_TOLERANCE
 
     def __post_init__(self) -> None:
-        if not 1 <= self.tokens <= MOST_AT_ONCE:
-            raise ValueError(
-                f"lookahead must be at least 1 and at most {MOST_AT_ONCE} tokens, not {self.tokens}"
-            )
+        if not 1 <= self.window <= MOST_AT_ONCE:
+            raise ValueError(f"jacobi_window must be 1 to {MOST_AT_ONCE} tokens, not {self.window}")
         if not 0 <= self.tolerance <= 1:
-            raise ValueError(f"tolerance must lie between 0 and 1, not {self.tolerance}")
+            raise ValueError(f"jacobi_tolerance must lie between 0 and 1, not {self.tolerance}")
 
     def room(self, index: int, count: int, is_given: Callable[[int], bool]) -> int:
         """How many tokens from `index` on are guessed.
@@ -58,7 +56,7 @@ class Lookahead:
             count: N.
             is_given: whether a token is given instead of sampled.
         """
-        most = min(self.tokens, count - index) - 1
+        most = min(self.window, count - index) - 1
         for ahead in range(most):
             if is_given(index + ahead + 1):
                 return ahead
@@ -80,7 +78,7 @@ class Lookahead:
         return known
 
 
-ONE_AFTER_ANOTHER = Lookahead()
+ONE_AFTER_ANOTHER = JacobiDecoding()
 
 
 def guesses(left: Sequence[Tensor], room: int, size: int) -> list[Tensor]:

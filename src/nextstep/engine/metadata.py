@@ -33,7 +33,7 @@ def record(
     settings: GenerationSettings,
     model_hash: str,
     dtype: str,
-    computed_by: str,
+    backend: str,
     sources: list[str],
     adapter: dict[str, Any] | None = None,
     quantize: str = "",
@@ -51,7 +51,7 @@ def record(
         **(adapter or {}),
         "dtype": dtype,
         **({"quantize": quantize} if quantize else {}),
-        "computed_by": computed_by,
+        "backend": backend,
         **({"sources": sources} if sources else {}),
         "version": __version__,
     }

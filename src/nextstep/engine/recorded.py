@@ -20,6 +20,7 @@ from nextstep.engine.settings import (
     generation_settings,
 )
 from nextstep.errors import NextStepError
+from nextstep.utils import old_names
 
 MAX_TEXT = 2**20
 MAX_THREADS = 1024
@@ -45,7 +46,7 @@ class RecordedSettings(BaseModel):
     adapter_scale: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
     dtype: Name = ""
     quantize: Name = ""
-    computed_by: Name = ""
+    backend: Name = ""
     sources: Annotated[list[Name], Field(max_length=1000)] = []
     version: Name = ""
     block_rows: Count = 0
@@ -56,7 +57,7 @@ class RecordedSettings(BaseModel):
 
 
 def record_of_json(text: str, where: str) -> dict[str, Any]:
-    """The record in a JSON text.
+    """The record in a JSON text, under today's names.
 
     Args:
         text: from a file.
@@ -66,12 +67,20 @@ def record_of_json(text: str, where: str) -> dict[str, Any]:
         NextStepError: naming the field at fault.
     """
     try:
-        RecordedSettings.model_validate_json(text)
-        loaded: dict[str, Any] = json.loads(text)
-    except ValidationError as error:
-        raise NextStepError(f"{where} are damaged: {first_fault(error)}") from None
+        loaded = json.loads(text)
     except (ValueError, RecursionError):
         raise NextStepError(f"{where} are damaged") from None
+    try:
+        if isinstance(loaded, dict):
+            loaded = old_names.renamed(loaded, old_names.RECORD)
+            # Under their old names values would be extra fields, which nothing checks.
+            text = json.dumps(loaded)
+        RecordedSettings.model_validate_json(text)
+    except ValidationError as error:
+        raise NextStepError(f"{where} are damaged: {first_fault(error)}") from None
+    except ValueError as error:
+        raise NextStepError(f"{where} are damaged: {error}") from None
     known = {field.name for field in fields(GenerationSettings)}
     generation_settings({k: v for k, v in loaded.items() if k in known}, where)
-    return loaded
+    record: dict[str, Any] = loaded
+    return record

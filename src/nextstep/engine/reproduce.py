@@ -22,10 +22,11 @@ from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels.quantization import quantised
 from nextstep.text.sequence import picture_order
+from nextstep.utils import old_names
 
 LATER = (
-    "noise_scale", "table", "last_steps", "lookahead", "tolerance", "think", "noise_from",
-    "noise_steps",
+    "noise_scale", "table", "final_token_steps", "jacobi_window", "jacobi_tolerance", "reasoning",
+    "noise_from", "noise_steps",
 )  # fmt: skip
 """Settings that pictures of earlier versions do not have; their defaults are what was done then."""
 MANY = 64
@@ -142,6 +143,7 @@ def replay(
         NextStepError: when model, mask or sources are not the recorded ones, or the record is not
             enough.
     """
+    record = old_names.renamed(record, old_names.RECORD)
     check_record(record)
     engine = _engine(models, record)
     _check_model(engine, record)

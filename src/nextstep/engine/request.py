@@ -126,9 +126,9 @@ class Request:
 
     def without_reasoning(self) -> Request:
         """The same, drawn at once."""
-        if not self.settings.think:
+        if not self.settings.reasoning:
             return self
-        return replace(self, settings=replace(self.settings, think=False))
+        return replace(self, settings=replace(self.settings, reasoning=False))
 
     def parts(self) -> list[grammar.Part]:
         """The sequence with the picture at its end."""

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextstep.engine.jacobi import DEFAULT_TOLERANCE, Lookahead
+from nextstep.engine.jacobi import DEFAULT_TOLERANCE, JacobiDecoding
 from nextstep.errors import ModelFileError, NextStepError, printable
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.multistep import Table, check_table, steps_of
 from nextstep.flow.solvers import DEFAULT_NOISE_LEVEL, SolverSettings
+from nextstep.utils import old_names
 from nextstep.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class GenerationSettings:
 
     Attributes:
         guidance, image_guidance, schedule: see `GuidanceSettings`.
-        solver, steps, last_steps, shift, noise_level, noise_scale, noise_from, noise_steps: see
-            `SolverSettings`.
+        solver, steps, final_token_steps, shift, noise_level, noise_scale, noise_from, noise_steps:
+            see `SolverSettings`.
         table: of the solver `multistep`, whose steps are then the table's; others ignore it.
         token_norm: normalise sampled tokens.
-        lookahead, tolerance: see `Lookahead`.
-        think: let the model write what the picture will show before it draws, see `chat.reasoning`.
+        jacobi_window, jacobi_tolerance: see `JacobiDecoding`.
+        reasoning: the model writes what the picture will show before it draws; see
+            `chat.reasoning`.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
 
@@ -56,11 +58,11 @@ class GenerationSettings:
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
     table: Table = ()
-    last_steps: int = 0
+    final_token_steps: int = 0
     token_norm: bool = True
-    lookahead: int = 1
-    tolerance: float = DEFAULT_TOLERANCE
-    think: bool = False
+    jacobi_window: int = 1
+    jacobi_tolerance: float = DEFAULT_TOLERANCE
+    reasoning: bool = False
     positive_prompt: str = ""
     negative_prompt: str = ""
     noise_from: int = 0
@@ -71,7 +73,7 @@ class GenerationSettings:
         if self.table:
             check_table(self.table, steps_of(self.table))
         # Building them checks every other value before any work is done.
-        _ = self.solver_settings, self.guidance_settings, self._lookahead
+        _ = self.solver_settings, self.guidance_settings, self._jacobi
 
     @property
     def solver_settings(self) -> SolverSettings:
@@ -79,7 +81,7 @@ class GenerationSettings:
         table = self.table if self.solver == "multistep" else ()
         return SolverSettings(
             self.solver, steps_of(table) if table else self.steps, self.shift, self.noise_level,
-            self.noise_scale, table, self.last_steps, self.noise_from, self.noise_steps,
+            self.noise_scale, table, self.final_token_steps, self.noise_from, self.noise_steps,
             self.guidance if self.solver == "flow_map" else 1.0,
         )  # fmt: skip
 
@@ -91,8 +93,8 @@ class GenerationSettings:
         return GuidanceSettings(self.guidance, self.image_guidance, self.schedule)
 
     @property
-    def _lookahead(self) -> Lookahead:
-        return Lookahead(self.lookahead, self.tolerance)
+    def _jacobi(self) -> JacobiDecoding:
+        return JacobiDecoding(self.jacobi_window, self.jacobi_tolerance)
 
     def recorded(self) -> dict[str, Any]:
         """All values as a picture's record keeps them: a table, and its steps, where it is used;
@@ -120,7 +122,7 @@ class GenerationSettings:
             self.guidance_settings,
             self.token_norm,
             has_images,
-            self._lookahead,
+            self._jacobi,
         )
 
     def with_values(self, **changes: Any) -> GenerationSettings:
@@ -133,11 +135,7 @@ class GenerationSettings:
                 than its own.
         """
         known = {field.name for field in fields(self)}
-        for alias, name in ALIASES.items():
-            if alias in changes:
-                if name in changes:
-                    raise ValueError(f"'{alias}' and '{name}' are one setting; give one of them")
-                changes[name] = changes.pop(alias)
+        changes = old_names.renamed(changes, old_names.SETTINGS)
         for name in changes:
             if name not in known:
                 raise ValueError(
@@ -155,16 +153,9 @@ class GenerationSettings:
         return made
 
 
-ALIASES = {
-    "jacobi_window": "lookahead",
-    "jacobi_tolerance": "tolerance",
-    "final_token_steps": "last_steps",
-}
-"""The field's words for settings, as they may be given too."""
-
 IGNORED: dict[str, dict[str, Any]] = {
     "generate": {"image_guidance": 1.0},
-    "story": {"think": False},
+    "story": {"reasoning": False},
     "read": {field.name: None for field in fields(GenerationSettings)},
 }
 """By task: settings that it does not use, with the value that changes nothing."""
@@ -180,8 +171,9 @@ def check_used(task: str, changes: Mapping[str, Any]) -> None:
     Raises:
         NextStepError: for a setting without effect.
     """
+    given = old_names.renamed(changes, old_names.SETTINGS)
     for name, neutral in IGNORED.get(task, {}).items():
-        if changes.get(name) not in (None, neutral):
+        if given.get(name) not in (None, neutral):
             raise NextStepError(f"'{name}' has no effect on {USES[task]}; leave it out")
 
 
@@ -205,6 +197,10 @@ def generation_settings(raw: Mapping[str, Any], where: str) -> GenerationSetting
     from pydantic import ValidationError
 
     known = {field.name for field in fields(GenerationSettings)}
+    try:
+        raw = old_names.renamed(raw, old_names.SETTINGS)
+    except ValueError as error:
+        raise NextStepError(f"{where} are damaged: {error}") from None
     if unknown := set(raw) - known:
         raise NextStepError(f"{where} are damaged: {printable(min(map(str, unknown)))} is unknown")
     try:
@@ -239,15 +235,16 @@ class ModelDefaults:
     Attributes:
         height, width: of a picture in pixels.
         generate, edit: settings for the two tasks.
-        think_before_answers: whether answers about pictures have a line about these before them,
-            see `text.reasoning`; with the setting `think` callers may say otherwise.
+        reasoning_before_answers: the model writes a line about the pictures before it answers a
+            question about them, see `text.reasoning`; the setting `reasoning` of a call decides
+            before it.
     """
 
     height: int = 512
     width: int = 512
     generate: GenerationSettings = GenerationSettings()
     edit: GenerationSettings = GenerationSettings(image_guidance=2.0, steps=50, shift=3.2)
-    think_before_answers: bool = False
+    reasoning_before_answers: bool = False
 
     @classmethod
     def of_folder(cls, folder: Path) -> ModelDefaults:
@@ -260,18 +257,18 @@ class ModelDefaults:
         if not path.exists():
             return cls._released(folder)
         try:
-            raw = read_json(path)
+            raw = old_names.renamed(read_json(path), old_names.DEFAULTS)
             size = raw["height"], raw["width"]
             if not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
                 raise ValueError(f"its size is {size[0]!r:.50} times {size[1]!r:.50}")
-            thinks = raw.get("think_before_answers", False)
-            if type(thinks) is not bool:
-                raise ValueError(f"think_before_answers is {thinks!r:.50}, not true or false")
+            answers = raw.get("reasoning_before_answers", False)
+            if type(answers) is not bool:
+                raise ValueError(f"reasoning_before_answers is {answers!r:.50}, not true or false")
             return cls(
                 *size,
                 generation_settings(raw["generate"], "the settings of generate"),
                 generation_settings(raw["edit"], "the settings of edit"),
-                thinks,
+                answers,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: {error}") from None

@@ -61,8 +61,8 @@ class SolverSettings:
         noise_scale: every draw is multiplied by it; below 1 tokens come from nearer the middle of
             what the head holds possible (as the temperature of MAR does, arXiv 2406.11838).
         table: of `multistep` with as many steps, whose times then need no shift; empty for none.
-        last_steps: of a picture's last token; its tokens' steps fall evenly from `steps` down to it
-            (DiSA, arXiv 2505.20297: what stands already tells later tokens more). 0 is as `steps`.
+        final_token_steps: of a picture's last token; steps fall evenly from `steps` at the first
+            token to it (DiSA, arXiv 2505.20297: later tokens know more context). 0 keeps `steps`.
 
     Raises:
         ValueError: for an unknown name, a value out of range, or steps that fall below a table's.
@@ -74,7 +74,7 @@ class SolverSettings:
     noise_level: float = DEFAULT_NOISE_LEVEL
     noise_scale: float = 1.0
     table: Table = ()
-    last_steps: int = 0
+    final_token_steps: int = 0
     noise_from: int = 0
     noise_steps: int = 0
     guidance: float = 1.0
@@ -101,17 +101,17 @@ class SolverSettings:
         if self.table:
             multistep.check_table(self.table, self.steps)
         self._check_window()
-        if not self.last_steps:
+        if not self.final_token_steps:
             return
         if self.table:
             raise ValueError(
                 f"a fitted solver takes {self.steps} steps for every token: choose another one "
                 "(such as ab2), or no last steps"
             )
-        if not least <= self.last_steps <= self.steps:
+        if not least <= self.final_token_steps <= self.steps:
             raise ValueError(
                 f"last steps must be at least {least} and at most the {self.steps} of the first "
-                f"token, not {self.last_steps}"
+                f"token, not {self.final_token_steps}"
             )
 
     def _check_window(self) -> None:
@@ -124,15 +124,15 @@ class SolverSettings:
                 f"{self.noise_steps} stochastic steps from number {self.noise_from} on do not fit "
                 f"into {self.steps} steps"
             )
-        if self.last_steps:
+        if self.final_token_steps:
             raise ValueError("a window of stochastic steps needs as many steps for every token")
 
     def at(self, index: int, count: int) -> SolverSettings:
         """What token `index` of a picture of `count` is integrated by."""
-        if not self.last_steps:
+        if not self.final_token_steps:
             return self
-        fall = (self.steps - self.last_steps) * index / max(1, count - 1)
-        return replace(self, steps=round(self.steps - fall), last_steps=0)
+        fall = (self.steps - self.final_token_steps) * index / max(1, count - 1)
+        return replace(self, steps=round(self.steps - fall), final_token_steps=0)
 
     @property
     def draws(self) -> int:

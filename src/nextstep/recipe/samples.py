@@ -47,7 +47,7 @@ def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
     calls = min(told.calls) if told else 1
     scale = told.guidance[0] if told else before.generate.guidance
     generate = before.generate.with_values(
-        solver="flow_map", steps=calls, last_steps=0, guidance=scale
+        solver="flow_map", steps=calls, final_token_steps=0, guidance=scale
     )
     return replace(before, generate=generate)
 

@@ -85,7 +85,7 @@ class Sampler:
         options = self.options
         request = self.engine.request(
             prompt.text, prompt.images, height=options.height, width=options.width, seed=seed,
-            **{**options.settings, "think": False},
+            **{**options.settings, "reasoning": False},
         )  # fmt: skip
         given = tuple((source.tokens, source.grid) for source in request.sources)
         empty = RolloutGroup(

@@ -78,7 +78,7 @@ class RolloutGroup:
         """What stood before a sample's picture, its line included."""
         if not sample.line:
             return self.text
-        return grammar.thought(self.text, sample.line)
+        return grammar.with_reasoning(self.text, sample.line)
 
     def parts(self, sample: RolloutSample) -> list[grammar.Part]:
         """A sample in the sequence grammar, as it was drawn."""
@@ -150,5 +150,5 @@ def weighed_document(
 def before_line(group: RolloutGroup, tokenizer: TextTokenizer) -> list[int]:
     """Ids that stand before what the model writes."""
     grids = [grid for _, grid in group.sources]
-    asked = grammar.thought(group.text, "") if group.draws else group.text
+    asked = grammar.with_reasoning(group.text, "") if group.draws else group.text
     return grammar.build_sequence(before_answer(asked, grids), tokenizer, end=False).ids

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.settings import generation_settings
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.rollout.samples import RolloutGroup, RolloutSample
 from nextstep.utils.files import read_json, write_json
@@ -154,7 +154,7 @@ def _group(record: dict[str, Any], place: int, file: Any) -> RolloutGroup:
     rows, columns = record["grid"]
     return RolloutGroup(
         record["key"], record["text"], record["seed"], (rows, columns),
-        GenerationSettings(**record["settings"]), samples, sources, record["draws"],
+        generation_settings(record["settings"], "its settings"), samples, sources, record["draws"],
         record["facts"], record["policy"],
     )  # fmt: skip
 

@@ -153,7 +153,7 @@ def text_only(text: str) -> list[Part]:
     return [Text(text)]
 
 
-def thought(instruction: str, result: str) -> str:
+def with_reasoning(instruction: str, result: str) -> str:
     """An instruction with what the result shows on a line of its own behind it.
 
     A model that was trained so can write the second line itself before it draws: it says what it

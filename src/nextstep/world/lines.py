@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from nextstep.text.reasoning import SEPARATOR, Region, change_words
-from nextstep.text.sequence import thought
+from nextstep.text.sequence import with_reasoning
 from nextstep.world.descriptions import describe
 from nextstep.world.examples import Said, Shown
 from nextstep.world.scenes import Item, Scene, Sign
@@ -34,7 +34,7 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
     for place, part in enumerate(parts):
         asked = found[-1] if found else None
         if isinstance(part, Shown) and part.trained and isinstance(asked, Said):
-            found[-1] = replace(asked, text=thought(asked.text, ""))
+            found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
             if part.kept is not None:
                 before = parts[part.kept]
                 assert isinstance(before, Shown)
@@ -48,10 +48,10 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
                 found.append(Said(describe(part.scene)))
             told.add(place)
         elif isinstance(part, Said) and part.answers and isinstance(asked, Said):
-            found[-1] = replace(asked, text=thought(asked.text, ""))
+            found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
             scenes = [one.scene for one in parts[:place] if isinstance(one, Shown)]
             line = SEPARATOR.join(map(describe, scenes))
-            found.append(Said(thought(line, ""), trained=source_line))
+            found.append(Said(with_reasoning(line, ""), trained=source_line))
             found.append(replace(part, text=part.text.strip()))
             continue
         found.append(part)

@@ -15,7 +15,7 @@ from nextstep.text.sequence import (
     Picture,
     Text,
     build_sequence,
-    thought,
+    with_reasoning,
 )
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import captions, scenes
@@ -137,7 +137,7 @@ class Singles:
         """A caption or instruction, mostly with its line."""
         if rng.random() >= self.reasoning_prob:
             return [Text(asked, self.train_prompts)]
-        return [Text(thought(asked, ""), self.train_prompts), Text(line)]
+        return [Text(with_reasoning(asked, ""), self.train_prompts), Text(line)]
 
     def texts(self) -> Iterator[str]:
         """What a text tokenizer for this source should know."""

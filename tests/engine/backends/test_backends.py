@@ -16,7 +16,7 @@ from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings, FixedTokens
 from nextstep.engine.image_sequence import ImageJob
-from nextstep.engine.jacobi import Lookahead
+from nextstep.engine.jacobi import JacobiDecoding
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.text_sampling import greedy
 from nextstep.engine.text_sequence import TextJob
@@ -81,7 +81,7 @@ def job(
     **more: object,
 ) -> ImageJob:
     """A picture with so many sources and ids of text."""
-    ahead = more.pop("lookahead", Lookahead())
+    ahead = more.pop("jacobi", JacobiDecoding())
     how = DecodeSettings(grid, solver, guidance, True, sources > 0, ahead)  # type: ignore[arg-type]
     prompts = {}
     for name in how.branches:
@@ -105,8 +105,8 @@ JOBS = {
     "edit of one": job(4, 1, guidance=THREE),
     "edit of two": job(5, 2, 7, guidance=THREE),
     "mask": job(6, 1, guidance=THREE, given=some_given()),
-    "fewer steps later": job(7, solver=SolverSettings("v1", 4, last_steps=2)),
-    "look-ahead": job(8, lookahead=Lookahead(4, 0.0)),
+    "fewer steps later": job(7, solver=SolverSettings("v1", 4, final_token_steps=2)),
+    "look-ahead": job(8, jacobi=JacobiDecoding(4, 0.0)),
     "tall": job(9, grid=(4, 1)),
 } | {
     f"solver {name}": job(20, solver=SolverSettings(name, 3))

@@ -146,13 +146,15 @@ def test_pictures_are_those_of_torch(
 
 
 def test_steps_fall_through_the_kernels_too(plain: NextStepModel, packed: NextStepModel) -> None:
-    falling = SolverSettings("v1", 5, last_steps=2)
+    falling = SolverSettings("v1", 5, final_token_steps=2)
     how = DecodeSettings((2, 3), falling, GuidanceSettings(2.0))
     prompts = {name: Prompt([7, 8, PACKABLE.begin_of_image_id]) for name in how.branches}
     asked = ImageJob(prompts, how, (1, 0))
     tokens = made(packed, asked)
     assert float((made(plain, asked) - tokens).abs().max()) < 1e-3
-    even = made(packed, replace(asked, decode=replace(how, solver=replace(falling, last_steps=0))))
+    even = made(
+        packed, replace(asked, decode=replace(how, solver=replace(falling, final_token_steps=0)))
+    )
     assert torch.equal(tokens[0], even[0])
     assert not torch.equal(tokens[2], even[2])
 

@@ -71,7 +71,7 @@ def test_fixed_shapes_change_nothing(solver: str, schedule: str) -> None:
 
 
 def test_each_number_of_steps_is_recorded() -> None:
-    solver = SolverSettings("v1", 4, last_steps=2)
+    solver = SolverSettings("v1", 4, final_token_steps=2)
     how = DecodeSettings((2, 3), solver, GuidanceSettings(3.0), True, True)
     model, tape = random_model(TINY), Tape()
     plain = made(TorchBackend(model, batch_invariant=False), how)

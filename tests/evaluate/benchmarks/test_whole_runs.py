@@ -22,7 +22,7 @@ from nextstep.pipeline import NextStepPipeline
 from tests.evaluate.benchmarks.fakes import GOOD, FakeJudge
 from tests.evaluate.benchmarks.official import SETS, SIZE, tree
 
-SETTINGS = Settings(SIZE, batch_size=32, sampling={"think": False})
+SETTINGS = Settings(SIZE, batch_size=32, sampling={"reasoning": False})
 
 
 @pytest.fixture(scope="module")

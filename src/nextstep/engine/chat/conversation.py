@@ -19,7 +19,8 @@ from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.text.reasoning import answer_in
-from nextstep.text.sequence import thought
+from nextstep.text.sequence import with_reasoning
+from nextstep.utils import old_names
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,7 +82,8 @@ class Conversation:
     """
 
     def __init__(self, engine: Engine, seed: int = 0, **settings: Any) -> None:
-        self.engine, self.seed, self.changes = engine, seed, settings
+        self.engine, self.seed = engine, seed
+        self.changes = old_names.renamed(settings, old_names.SETTINGS)
         # Wrong settings are refused here, not after the first picture has been read.
         engine.defaults.generate.with_values(**settings)
         self.transcript = Transcript(engine.text_tokenizer)
@@ -113,13 +115,13 @@ class Conversation:
     def read_question(self, question: str) -> None:
         """Take up a question that the next text answers.
 
-        With the setting `think`, or where the model was trained so, one that has seen pictures
+        With the setting `reasoning`, or where the model was trained so, one that has seen pictures
         first writes what they show, see `text.reasoning`; that line stays in the transcript, and
         `write` gives the answer alone.
         """
-        thinks = self.changes.get("think", self.engine.defaults.think_before_answers)
-        reasons = bool(thinks and self.transcript.pictures)
-        self.read(thought(question, "") if reasons else question)
+        asked = self.changes.get("reasoning", self.engine.defaults.reasoning_before_answers)
+        reasons = bool(asked and self.transcript.pictures)
+        self.read(with_reasoning(question, "") if reasons else question)
         self.reasons = reasons
 
     def write(self, max_tokens: int = 64, temperature: float = 0.0, top_p: float = 0.9) -> str:
@@ -184,8 +186,8 @@ class Conversation:
     ) -> GeneratedPicture:
         """Take up a text and draw the picture that it asks for.
 
-        With the setting `think` the model first writes what the picture will show, on a line behind
-        the text where it has room, see `chat.reasoning`; `draw` alone never does that.
+        With the setting `reasoning` the model first writes what the picture will show, on a line
+        behind the text where it has room, see `chat.reasoning`; `draw` alone never does that.
 
         Args:
             prompt: what the picture shows, or what happens next.
@@ -250,10 +252,10 @@ class Conversation:
 
     def reasoning_job(self, prompt: str, turn: PictureTurn) -> tuple[TextJob | None, int]:
         """What writes the line of a picture that comes next, and the ids that it has room for."""
-        if not self.settings().think:
+        if not self.settings().reasoning:
             return None, 0
         told = self.transcript.copy()
-        told.add_text(thought(prompt, ""))
+        told.add_text(with_reasoning(prompt, ""))
         most = self.engine.model.config.max_position_embeddings
         room = room_left(most, len(told.ids), self.grid(turn))
         return told.text_job(min(LONGEST, room), greedy, pictures=True) if room > 0 else None, room
@@ -269,7 +271,7 @@ class Conversation:
         transcript = self.transcript
         record = self.engine.record(
             "".join(transcript.said), (self.seed, self.drawn), grid, "story",
-            self.settings().with_values(think=False), transcript.pictures,
+            self.settings().with_values(reasoning=False), transcript.pictures,
         )  # fmt: skip
         count = grid[0] * grid[1]
         if len(event.tokens) == count:

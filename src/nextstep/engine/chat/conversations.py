@@ -37,7 +37,7 @@ class Conversations:
     def read_prompts(self, prompts: Mapping[int, str], size: tuple[int, int]) -> None:
         """Let conversations take up what their next picture, drawn in a turn, is to show.
 
-        With the setting `think` every model first writes what its picture will show, see
+        With the setting `reasoning` every model first writes what its picture will show, see
         `chat.reasoning`; all of them do so side by side.
 
         Args:

@@ -1,9 +1,9 @@
 """Reasoning: the model writes what a picture will show before it draws it.
 
 A model may be trained on prompts and instructions that are followed by a line that describes the
-result (`text.sequence.thought`). It can then write that line itself: where things will stand, or
-what it recognises in the source and what becomes of it; and it draws what it named. The line
-becomes part of the prompt, so a picture's record holds all that its pixels depend on.
+result (`text.sequence.with_reasoning`). It can then write that line itself: where objects will
+stand, or what it recognises in the source and what becomes of it; and it draws what it named. The
+line becomes part of the prompt, so a picture's record holds all that its pixels depend on.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def with_line(tokenizer: TextTokenizer, prompt: str, written: Sequence[int], roo
     # A tag would stand for a picture that nobody gave.
     line = " ".join(grammar.IMAGE_TAG.sub(" ", tokenizer.decode(list(written))).split())
     fits = line and len(tokenizer.encode(line)) <= room
-    return grammar.thought(prompt, line) if fits else prompt
+    return grammar.with_reasoning(prompt, line) if fits else prompt
 
 
 def _room(tokenizer: TextTokenizer, request: Request, prompt: Prompt, limit: int) -> int:
@@ -84,7 +84,7 @@ def _room(tokenizer: TextTokenizer, request: Request, prompt: Prompt, limit: int
 def _prompt(tokenizer: TextTokenizer, request: Request) -> Prompt:
     """What stands before the line."""
     sources = request.sources
-    asked = grammar.thought(request.prompt, "")
+    asked = grammar.with_reasoning(request.prompt, "")
     # Without sources a tag is plain text, as it is when the picture is drawn.
     parts: list[grammar.Part] = [grammar.Text(asked)]
     order: list[int] = []

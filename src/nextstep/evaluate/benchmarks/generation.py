@@ -26,6 +26,7 @@ from nextstep.evaluate.benchmarks.base import EDIT, IMAGE, Benchmark, Item, Outp
 from nextstep.evaluate.benchmarks.files import data_hash
 from nextstep.text.vocabulary import PromptWarning
 from nextstep.utils.files import read_json, write_json
+from nextstep.utils.old_names import SETTINGS, renamed
 from nextstep.version import __version__
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Run:
         path = folder / MANIFEST
         if path.exists():
             old = read_json(path)
+            old["settings"] = renamed(old["settings"], SETTINGS)
             unlike = [name for name in manifest if manifest[name] != old.get(name)]
             unlike = [name for name in unlike if name not in ("data", "versions", "licence")]
             if old["data"]["sha256"] != manifest["data"]["sha256"]:
@@ -288,7 +290,7 @@ def _manifest(
         "versions": {
             "nextstep": __version__,
             "torch": torch.__version__,
-            "computed_by": backend_of(pipeline.model).name,
+            "backend": backend_of(pipeline.model).name,
         },
     }
     # As it is read back from its file, where tuples are lists.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nextstep.serve.problems import SIZE
+from nextstep.utils import old_names
 
 PROMPT = 32_000
 SEEDS = 2**53 - 1
@@ -31,8 +32,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-SYNONYMS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-"""Names that other programs use for settings."""
+SYNONYMS = {"num_inference_steps": "steps", "guidance_scale": "guidance", **old_names.SETTINGS}
+"""Names that other programs and earlier versions use for settings."""
 WITHOUT_EFFECT = frozenset(
     "metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store".split()
 )
@@ -57,12 +58,7 @@ class Sampling(Strict):
         if not isinstance(raw, dict):
             return raw
         kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
-        for other, own in SYNONYMS.items():
-            if other in kept and own in kept:
-                raise ValueError(f"'{other}' and '{own}' are the same; give one of them")
-            if other in kept:
-                kept[own] = kept.pop(other)
-        return kept
+        return old_names.renamed(kept, SYNONYMS)
 
     guidance: Finite | None = None
     image_guidance: Finite | None = None
@@ -74,14 +70,14 @@ class Sampling(Strict):
         | None
     ) = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    last_steps: Annotated[int, Field(ge=0, le=1000)] | None = None
+    final_token_steps: Annotated[int, Field(ge=0, le=1000)] | None = None
     shift: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     noise_level: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     noise_scale: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     token_norm: bool | None = None
-    lookahead: Annotated[int, Field(ge=1, le=64)] | None = None
-    tolerance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    think: bool | None = None
+    jacobi_window: Annotated[int, Field(ge=1, le=64)] | None = None
+    jacobi_tolerance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    reasoning: bool | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
     negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
 
@@ -138,7 +134,7 @@ class EditRequest(ImageOptions):
 
     input_fidelity: Literal["high", "low"] | None = None
 
-    @field_validator("stream", "token_norm", "think", mode="before")
+    @field_validator("stream", "token_norm", "reasoning", mode="before")
     @classmethod
     def _plain_truth(cls, value: Any) -> Any:
         """Only the words that OpenAI's forms use."""

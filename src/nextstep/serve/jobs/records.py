@@ -10,11 +10,12 @@ import json
 import math
 import re
 import sqlite3
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.state_folder import is_own_name
+from nextstep.utils.old_names import RECORD, SETTINGS, renamed
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
@@ -108,6 +109,7 @@ def _request(text: Any) -> b.JobRequest:
     request = _json_dataclass(b.JobRequest, text)
     if request.task not in (b.GENERATE, b.EDIT, b.CHAT):
         raise ValueError(f"its task is {request.task!r:.50}")
+    request = replace(request, settings=renamed(request.settings, SETTINGS))
     if not 1 <= request.n <= _MOST_PICTURES:
         raise ValueError(f"it asks for {request.n} pictures")
     places = [part for part in request.parts if isinstance(part, int)]
@@ -147,6 +149,8 @@ def _parts(text: Any) -> list[dict[str, Any]]:
         is_picture = isinstance(part.get("file"), str) and isinstance(part.get("settings"), dict)
         if is_text == is_picture:
             raise ValueError("a part is neither a text nor a picture")
+        if is_picture:
+            part["settings"] = renamed(part["settings"], RECORD)
     return parts
 
 

@@ -33,8 +33,8 @@ export function Edit() {
       const body = { prompt, images: [draft.picture], ...asked(draft) };
       delete body.size;
       // A line that is given stands for the one that the model would write.
-      if (line) body.think = false;
-      else if (draft.think !== null) body.think = draft.think;
+      if (line) body.reasoning = false;
+      else if (draft.reasoning !== null) body.reasoning = draft.reasoning;
       if (draft.imageGuidance !== null) body.image_guidance = draft.imageGuidance;
       if (draft.layer) body.mask = await maskOf(draft.layer);
       await submit(body);
@@ -56,11 +56,11 @@ export function Edit() {
         placeholder=${words.edits[0]} change=${(prompt) => change({ prompt })} />
       <${Chips} label="Examples" options=${words.edits} pick=${(prompt) => change({ prompt })} />
       <label class="check">
-        <input type="checkbox" checked=${draft.think ?? model.defaults.edit.think}
-          onChange=${(event) => change({ think: event.currentTarget.checked })} />
+        <input type="checkbox" checked=${draft.reasoning ?? model.defaults.edit.reasoning}
+          onChange=${(event) => change({ reasoning: event.currentTarget.checked })} />
         <span>Say first what the picture will show</span>
       </label>
-      ${(draft.line || (draft.think ?? model.defaults.edit.think)) && html`
+      ${(draft.line || (draft.reasoning ?? model.defaults.edit.reasoning)) && html`
         <${Text} label="What it will show" value=${draft.line} change=${(line) => change({ line })}
           placeholder="left empty, the model writes this line itself" />
       `}

@@ -8,7 +8,7 @@ const FRESH = {
 export const FRESH_CREATE = { prompt: '', ...FRESH };
 export const FRESH_EDIT = {
   picture: null, layer: null, brush: 24, erase: false, prompt: '', ...FRESH,
-  imageGuidance: null, think: null, line: '',
+  imageGuidance: null, reasoning: null, line: '',
 };
 const SOLVERS = [
   ['ab2', 'ab2, two steps back'], ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'],
