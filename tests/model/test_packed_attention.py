@@ -131,3 +131,58 @@ def test_rows_without_a_document() -> None:
 def test_the_way_follows_the_device() -> None:
     assert Documents(numbers()).way == "groups"
     assert Documents(numbers(), "meta").way == "flex"
+
+
+PICTURES = [(0, 8, 20), (0, 24, 30), (1, 4, 14), (3, 17, 30)]
+"""(row, first, end) of stretches that are pictures, each inside one document of `LENGTHS`."""
+
+
+def picture_numbers() -> Tensor:
+    found = torch.full((4, ROW), -1)
+    for number, (row, first, end) in enumerate(PICTURES):
+        found[row, first:end] = number
+    return found
+
+
+def test_three_ways_see_pictures_in_both_directions_alike() -> None:
+    torch.manual_seed(0)
+    rows = numbers()
+    real = rows >= 0
+    q, weight = (torch.randn(4, ROW, 4, 8) for _ in range(2))
+    k, v = (torch.randn(4, ROW, 2, 8) for _ in range(2))
+    outputs, gradients = [], []
+    for way in WAYS:
+        inputs = [x.clone().requires_grad_(way != "flex") for x in (q, k, v)]
+        documents = Documents(rows, way=way, pictures=picture_numbers())
+        out = attend_documents(*inputs, documents)
+        assert bool(torch.isfinite(out).all())
+        outputs.append(out[real])
+        if way != "flex":
+            loss = (out * weight * real[..., None, None]).sum()
+            gradients.append(torch.autograd.grad(loss, inputs))
+    assert all(torch.allclose(outputs[0], other, atol=1e-6) for other in outputs[1:])
+    for one, two in zip(*gradients, strict=True):
+        assert torch.allclose(one, two, atol=2e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_token_sees_its_whole_picture_and_nothing_later(way: str) -> None:
+    rows, pictures = numbers(), picture_numbers()
+    documents = Documents(rows, way=way, pictures=pictures)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(4, ROW, 2, 8) for _ in range(3))
+    before = attend_documents(q, k, v, documents)
+    row, first, end = PICTURES[0]
+    changed = v.clone()
+    changed[row, end - 1] += 1  # the picture's last token
+    moved = (attend_documents(q, k, changed, documents) - before).abs().amax((2, 3))[row] > 0
+    assert bool(moved[first:end].all()) and not bool(moved[:first].any())
+    changed = v.clone()
+    changed[row, end] += 1  # the position behind the picture
+    moved = (attend_documents(q, k, changed, documents) - before).abs().amax((2, 3))[row] > 0
+    assert not bool(moved[:end].any())
+
+
+def test_pairs_inside_pictures_are_counted() -> None:
+    documents = Documents(numbers(), pictures=picture_numbers())
+    assert documents.looked_at == int(documents.mask[numbers()[:, None] >= 0].sum())

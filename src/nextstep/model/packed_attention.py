@@ -52,6 +52,8 @@ class Documents:
         numbers: [B, S] number of the document in its row, each in one piece; -1 in padding.
         device: where attention runs; default that of `numbers`.
         way: default "groups" on a CPU and "flex" elsewhere.
+        pictures: [B, S] number of the picture in its row, -1 elsewhere. Positions of one picture
+            see each other in both directions; everything else stays causal. None for no picture.
     """
 
     def __init__(
@@ -59,18 +61,27 @@ class Documents:
         numbers: Tensor,
         device: torch.device | str | None = None,
         way: Way | None = None,
+        pictures: Tensor | None = None,
     ) -> None:
         self.device = numbers.device if device is None else torch.device(device)
         self.way: Way = way or ("groups" if self.device.type == "cpu" else "flex")
         self.starts, self.lengths = _runs(numbers.cpu().numpy())
         self.numbers = numbers.to(self.device)
+        self.pictures = None if pictures is None else pictures.to(self.device)
+        self._biases: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         self._head_rows: dict[tuple[int, int], HeadRows] = {}
 
     @property
     def looked_at(self) -> float:
-        """Pairs of positions that attention is about: sum over documents of length*(length+1)/2."""
+        """Pairs of positions that attention is about: sum over documents of length*(length+1)/2,
+        and over pictures that are seen in both directions of tokens*(tokens-1)/2.
+        """
         lengths = self.lengths.astype(np.float64)
-        return float((lengths * (lengths + 1)).sum() / 2)
+        pairs = float((lengths * (lengths + 1)).sum() / 2)
+        if self.pictures is not None:
+            tokens = _runs(self.pictures.cpu().numpy())[1].astype(np.float64)
+            pairs += float((tokens * (tokens - 1)).sum() / 2)
+        return pairs
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -135,22 +146,54 @@ class Documents:
             shared=heads // key_heads,
         )
 
+    def biases(self, heads: int, dtype: torch.dtype) -> list[Tensor]:
+        """What is added to the scores of every group: 0 where a query may look, else -inf.
+
+        Args:
+            heads: H.
+            dtype: of the scores.
+
+        Returns:
+            For each group [L, L], or [n*H, L, L] where pictures are seen in both directions.
+        """
+        key = heads, dtype
+        if key not in self._biases:
+            self._biases[key] = [self._bias(group, heads, dtype) for group in self.groups]
+        return self._biases[key]
+
+    def _bias(self, group: Group, heads: int, dtype: torch.dtype) -> Tensor:
+        n, L = group.shape
+        later = torch.full((L, L), float("-inf"), dtype=dtype, device=self.device).triu(1)
+        if self.pictures is None:
+            return later
+        places = self.pictures.flatten()[group.sources].view(n, L)
+        padding = (group.targets == self.numbers.numel()).view(n, L)
+        places = torch.where(padding, -1, places)
+        bias = later.expand(n, L, L).masked_fill(_together(places), 0)
+        return bias.repeat_interleave(heads, dim=0)
+
     @cached_property
     def mask(self) -> Tensor:
         """bool [B, 1, S, S], True where a query may look; padding looks at padding."""
         same = self.numbers[:, :, None] == self.numbers[:, None, :]
-        return same.tril()[:, None]
+        seen = same.tril()
+        if self.pictures is not None:
+            seen |= same & _together(self.pictures)
+        return seen[:, None]
 
     @cached_property
     def block_mask(self) -> Any:
         """The same for flex attention, which skips whole blocks of it."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        numbers = self.numbers
+        numbers, pictures = self.numbers, self.pictures
         B, S = numbers.shape
 
         def inside(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (q >= k) & (numbers[b, q] == numbers[b, k])
+            before = q >= k
+            if pictures is not None:
+                before = before | ((pictures[b, q] == pictures[b, k]) & (pictures[b, k] >= 0))
+            return before & (numbers[b, q] == numbers[b, k])
 
         return create_block_mask(inside, B, None, S, S, device=self.device)
 
@@ -242,7 +285,7 @@ class HeadRows:
 
 
 class GroupAttention(torch.autograd.Function):
-    """softmax(q k^T) v under a causal mask, group by group, every product one batched call.
+    """softmax(q k^T) v under the documents' mask, group by group, every product one batched call.
 
     Rows are only ever gathered: out of their places by `sources`, and back by `back`, which on a
     CPU is several times faster than scattering. Args of `apply`: see `attend_joint`.
@@ -257,10 +300,10 @@ class GroupAttention(torch.autograd.Function):
         out = _room(q)
         weights = []
         with torch.autocast(joint.device.type, enabled=False):
-            for part in rows.parts:
+            biases = documents.biases(heads, q.dtype)
+            for part, bias in zip(rows.parts, biases, strict=True):
                 own_q, own_k, own_v = (_part(x, part) for x in (q, k, v))
-                later = q.new_full((part[2], part[2]), float("-inf")).triu(1)
-                scores = torch.baddbmm(later, own_q, own_k.transpose(1, 2))
+                scores = torch.baddbmm(bias, own_q, own_k.transpose(1, 2))
                 weights.append(torch.softmax(scores, dim=-1))
                 torch.bmm(weights[-1], own_v, out=_part(out, part))
         ctx.save_for_backward(q, k, v, *weights)
@@ -301,6 +344,11 @@ def _part(x: Tensor, part: tuple[int, int, int]) -> Tensor:
     """The rows of one group, [n*H, L, d]."""
     first, count, length = part
     return x[first : first + count * length].view(count, length, -1)
+
+
+def _together(pictures: Tensor) -> Tensor:
+    """[B, S] numbers of pictures -> bool [B, S, S], True between positions of one picture."""
+    return (pictures[:, :, None] == pictures[:, None, :]) & (pictures >= 0)[:, None, :]
 
 
 def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
