@@ -138,9 +138,14 @@ class PretrainStage:
         assert isinstance(model, NextStepModel)
         if self.compile and not is_sharded(model):
             model.compile_training()
+        return self.parts(model, batch, states(model, batch))
+
+    def parts(
+        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses from the states of all positions, [B*S, E]."""
         packed = batch.batch
         assert packed.u is not None and packed.noise is not None
-        hidden = states(model, batch)
         losses = {"lm_loss": model.text_loss_sum(hidden[packed.text_places], packed.text_targets)}
         if len(batch.targets):
             condition = model.image_condition(hidden[packed.condition_places])
