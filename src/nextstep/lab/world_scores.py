@@ -1,0 +1,72 @@
+"""Scores of the world's tasks for a model of a study, item by item, so that arms can be paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nextstep.evaluate.world.answering import Model, round_trip
+from nextstep.evaluate.world.detector import shipped_eye
+from nextstep.evaluate.world.run import Plan, Results, evaluate
+from nextstep.evaluate.world.scoring import Scorer
+
+if TYPE_CHECKING:
+    from nextstep.pipeline import NextStepPipeline
+
+EDITION = "core-48"
+BATCH = 16
+"""Pictures drawn together."""
+
+
+def score_world(
+    pipeline: NextStepPipeline,
+    folder: Path,
+    tasks: Sequence[str],
+    count: int,
+    settings: Mapping[str, Any] | None = None,
+    edition: str = EDITION,
+) -> Results:
+    """Ask a model the first items of the tasks, or what is not answered yet, and judge them.
+
+    Args:
+        pipeline: of the model; pictures have the size that its defaults say.
+        folder: where answers are kept.
+        tasks: of the world, with the split "seen".
+        count: items of each task.
+        settings: generation settings that differ from the model's defaults.
+        edition: of the world.
+
+    Raises:
+        NextStepError: for an unknown task or setting, or a folder of another evaluation.
+    """
+    told = dict(settings or {})
+    size, image_tokenizer = pipeline.defaults.height, pipeline.image_tokenizer
+    before, vocabulary = pipeline.defaults, pipeline.vocabulary
+    pipeline.defaults = replace(
+        before,
+        generate=before.generate.with_values(**told),
+        edit=before.edit.with_values(**told),
+    )
+    pipeline.vocabulary = None  # questions are put as they stand
+    try:
+        return evaluate(
+            Plan.of(tasks, ["seen"], count, size=size, edition=edition),
+            Model(pipeline, size, BATCH),
+            Scorer(
+                shipped_eye(edition), size, lambda picture: round_trip(picture, image_tokenizer)
+            ),
+            folder,
+            f"{pipeline.model_hash} {sorted(told.items())}",
+        )
+    finally:
+        pipeline.defaults, pipeline.vocabulary = before, vocabulary
+
+
+def by_task(results: Results) -> dict[str, dict[str, float]]:
+    """Items for `Measured`: "score TASK" -> key -> score, and "score" over all tasks."""
+    found: dict[str, dict[str, float]] = {"score": results.scores()}
+    for (task, _), tally in results.tallies.items():
+        found[f"score {task}"] = {verdict.key: verdict.score for verdict in tally.verdicts}
+    return found
