@@ -20,6 +20,7 @@ from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import Scheduler
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
+from nextstep.image.pictures import to_pixels
 from nextstep.kernels import targets
 from nextstep.kernels.quantization import pack_model
 from nextstep.model.nextstep import NextStepModel
@@ -87,19 +88,21 @@ def made_up() -> dict[str, str]:
 
 
 def nano() -> dict[str, str]:
-    """Hashes of a picture's tokens by the shipped weights, which change with them.
+    """Hashes of pictures by the shipped weights, which change with them.
 
-    Its pixels are torch's, and may differ by one step of 255 from processor to processor.
+    Tokens and pixels of a drawing, and the tokens that its pixels are read as.
     """
     found = {}
     for name, quantize in (("fp32", None), ("int8", "int8")):
         pipeline = NextStepPipeline.from_pretrained("nano", dtype=torch.float32, quantize=quantize)
         engine = pipeline.engine()
         engine.submit(engine.request("red apple", height=64, width=64, seed=1))
-        tokens = engine.run_until_idle()[-1].tokens
-        assert tokens is not None
-        found[f"nano {name}"] = hash_of(tokens.numpy().tobytes())
-    return found
+        event = engine.run_until_idle()[-1]
+        assert event.tokens is not None and event.picture is not None
+        found[f"nano {name}"] = hash_of(event.tokens.numpy().tobytes())
+        found[f"nano {name} pixels"] = hash_of(event.picture.image.tobytes())
+    read = pipeline.image_tokenizer.encode_tokens(to_pixels([event.picture.image]))
+    return found | {"nano read": hash_of(read.numpy().tobytes())}
 
 
 def main() -> None:

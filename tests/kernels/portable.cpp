@@ -118,6 +118,31 @@ void head(Format format) {
   tell("head", format, 0, tokens.data(), 3 * D);
 }
 
+void maps() {
+  const int64_t H = 7, W = 11;
+  for (int64_t kind : {POINT, SAME, DOUBLED, HALVED})
+    for (int64_t C : {16, 48}) {
+      const int64_t N = 64 - C, products = kind == SAME ? 16 : kind == DOUBLED ? 9 : 1;
+      const float* weights = numbers(products * up(N, 32) * (kind == HALVED ? 9 : 1) * C + FAR);
+      const Convolution c{kind, H, W, C, N, weights, numbers(N)};
+      std::vector<float> out(4 * H * W * N);
+      const float *x = numbers(H * W * C), *add = numbers(4 * H * W * N);
+      nextstep_convolve(&c, x, add, out.data(), 2);
+      tell("map", kind, C, out.data(), out.size());
+    }
+  for (int64_t silu : {0, 1}) {
+    const GroupNorm g{H * W * 4, 48, 6, silu, 1e-6, numbers(48), numbers(48)};
+    std::vector<float> out(g.pixels * 48);
+    nextstep_group_norm(&g, numbers(g.pixels * 48), out.data(), 2);
+    tell("norm", g.pixels, silu, out.data(), out.size());
+  }
+  for (int64_t C : {16, 64}) {
+    std::vector<float> out(H * W * C);
+    nextstep_attend_places(H * W, C, numbers(3 * H * W * C), out.data(), 2);
+    tell("places", H * W, C, out.data(), out.size());
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -129,4 +154,5 @@ int main() {
     layers(format, format != FP32);
     head(format);
   }
+  maps();
 }

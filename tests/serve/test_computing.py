@@ -63,7 +63,7 @@ def begun(folder: Path, **computing: Any) -> Jobs:
 def test_the_log_says_at_the_start_what_computes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    how = {"by": "kernels 2", "threads": 2, "hindered": False}
+    how = {"by": "kernels 3", "threads": 2, "hindered": False}
     with caplog.at_level(logging.INFO, "nextstep.serve"):
         begun(tmp_path, **how)
         begun(tmp_path, **how)
@@ -103,11 +103,11 @@ def test_kernels_are_told() -> None:
     model = random_model(PACKABLE)
     pack_for_sampling(model)
     told = RuntimeInfo.of(model)
-    assert (told.by, told.number_format) == ("kernels 2", "float32, kernels 2")
+    assert (told.by, told.number_format) == ("kernels 3", "float32, kernels 2")
     assert (told.why_torch, told.hindered) == ("", False)
 
 
-@pytest.mark.parametrize("other", [{"threads": 99}, {"dtype": "float32, kernels 2"}])
+@pytest.mark.parametrize("other", [{"threads": 99}, {"dtype": "float32, kernels 3"}])
 def test_a_picture_begun_with_other_roundings_is_begun_anew(
     other: dict[str, Any],
     app_of: Callable,

@@ -33,9 +33,10 @@ from nextstep.kernels.targets import (
 )  # fmt: skip
 
 NAMES = (
-    "linear", "advance", "sample", "count_bytes", "count_patches", "squeeze",
+    "linear", "advance", "sample", "count_bytes", "count_patches", "squeeze", "convolve",
+    "group_norm", "attend_places", "normalise",
 )  # fmt: skip
-Argument = int | Tensor | ctypes.Structure
+Argument = int | Tensor | ctypes.Structure | None
 
 
 def is_available() -> bool:
@@ -149,12 +150,12 @@ def load(own: Target) -> ctypes.CDLL:
 
 
 def call(name: str, *arguments: Argument) -> None:
-    """Call a kernel with torch's number of threads: tensors as their addresses."""
+    """Call a kernel with torch's number of threads: tensors as their addresses, None as none."""
     function = getattr(kernels(), f"nextstep_{name}")
     function(*map(_argument, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
 def _argument(value: Argument) -> object:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else ctypes.byref(value)

@@ -1,4 +1,5 @@
 #include "backbone.h"
+#include "feature_map.h"
 #include "head.h"
 
 #pragma GCC visibility push(default)
@@ -28,6 +29,25 @@ void nextstep_advance(const Backbone* net, int64_t n, const Place* places, float
 void nextstep_sample(const Head* head, int64_t count, const Picture* pictures, int64_t most, float* tokens,
                      int64_t threads) {
   sample(*head, count, pictures, most, tokens, threads);
+}
+
+// A map through a convolution; see `convolve`.
+void nextstep_convolve(const Convolution* c, const float* x, const float* add, float* out, int64_t threads) {
+  convolve(*c, x, add, out, threads);
+}
+
+void nextstep_group_norm(const GroupNorm* g, const float* x, float* out, int64_t threads) {
+  group_norm(*g, x, out, threads);
+}
+
+void nextstep_attend_places(int64_t places, int64_t channels, const float* qkv, float* out, int64_t threads) {
+  attend_places(places, channels, qkv, out, threads);
+}
+
+// LayerNorm without weights of each row, in place.
+void nextstep_normalise(int64_t rows, int64_t width, const double* eps, float* x, int64_t threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t r = 0; r < rows; r++) normalised(x + r * width, width, float(*eps));
 }
 
 // How often values have each high byte; counts[256]: how many are not bf16.

@@ -22,7 +22,7 @@ constexpr int BYTES = 16, ROWS_FLOAT = 3, ROWS_BF16 = 2, ROWS_INTEGER = 2;
 #endif
 // Rows whose sums a product holds in registers together: as many as those allow.
 
-constexpr int PARTS = 64 / BYTES;
+constexpr int PARTS = 64 / BYTES, LANES = BYTES / 4;
 using bf16 = uint16_t;
 
 #define OP static inline __attribute__((always_inline))
@@ -179,10 +179,13 @@ OP I either(I mask, I a, I b) { EACH(I, (a.p[i] & mask.p[i]) | (b.p[i] & ~mask.p
 
 OP V all(float x) { EACH(V, x - PartF{}); }
 OP I all_int(int32_t x) { EACH(I, x - PartI{}); }
-OP V load(const float* p) { EACH(V, read<PartF>(p + i * BYTES / 4)); }
+// Of a vector: its first numbers from p on.
+OP PartF part(const float* p) { return read<PartF>(p); }
+OP PartF part(const bf16* p) { return (PartF)(widened(read<HalfU>(p)) << 16); }
+OP V load(const float* p) { EACH(V, part(p + i * BYTES / 4)); }
 OP I load(const int32_t* p) { EACH(I, read<PartI>(p + i * BYTES / 4)); }
 OP V load(const bf16* p) {
-  EACH(V, (PartF)(widened(read<HalfU>(p + i * BYTES / 4)) << 16));
+  EACH(V, part(p + i * BYTES / 4));
 }
 OP void store(float* p, V v) {
   for (int i = 0; i < PARTS; i++) write(p + i * BYTES / 4, v.p[i]);
@@ -232,10 +235,10 @@ OP void store(T* p, V v, int64_t n) {
   store(own, v);
   std::memcpy(p, own, n * sizeof(T));
 }
-// Places before n as they are, zero behind.
-OP V before(int64_t n, V v) {
+// Places before n as they are, those of another vector behind; zero unless one is given.
+OP V before(int64_t n, V v, V behind = V{}) {
   static const int32_t places[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return n >= 16 ? v : as_floats(bits(v) & (load(places) < all_int(n)));
+  return n >= 16 ? v : as_floats(either(load(places) < all_int(n), bits(v), bits(behind)));
 }
 
 OP float sum(V v) {

@@ -37,21 +37,33 @@ inline void expect(const char* w, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) ask_near(w + AHEAD + i), ask_far(w + FAR + i);
 }
 
-// Adds `count` inputs of R rows, which lie `apart`, to y [R, 32]; asks for what comes behind w if it is FIRST to read.
+// Adds `count` inputs of R rows, which lie `apart`, to y [R, 32], whose rows lie `ld` apart; asks for what comes behind w
+// if it is FIRST to read.
 template <int R, bool FIRST, typename W>
-inline void sum_floats(const float* x, int64_t apart, const W* w, int64_t count, float* y) {
-  V c[R][2];
-  for (int r = 0; r < R; r++) c[r][0] = load(y + WIDTH * r), c[r][1] = load(y + WIDTH * r + 16);
+inline void sum_floats(const float* x, int64_t apart, const W* w, int64_t count, float* y, int64_t ld) {
+  // Parts of vectors by themselves: as members of `V` the compiler writes every sum to memory after each input.
+  constexpr int P = 2 * PARTS;
+  PartF c[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int i = 0; i < P; i++) c[r][i] = read<PartF>(y + ld * r + i * LANES);
   for (int64_t k = 0; k < count; k++, w += WIDTH) {
     if constexpr (FIRST) expect((const char*)w, WIDTH * sizeof(W));
-    const V left = load(w), right = load(w + 16);
+    PartF own[P];
+#pragma GCC unroll 8
+    for (int i = 0; i < P; i++) own[i] = part(w + i * LANES);
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const V v = all(x[r * apart + k]);
-      c[r][0] = fma(v, left, c[r][0]);
-      c[r][1] = fma(v, right, c[r][1]);
+      const PartF v = x[r * apart + k] - PartF{};
+#pragma GCC unroll 8
+      for (int i = 0; i < P; i++) c[r][i] = fused(v, own[i], c[r][i]);
     }
   }
-  for (int r = 0; r < R; r++) store(y + WIDTH * r, c[r][0]), store(y + WIDTH * r + 16, c[r][1]);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int i = 0; i < P; i++) write(y + ld * r + i * LANES, c[r][i]);
 }
 
 // Adds `steps` steps of 32 inputs.
@@ -156,9 +168,9 @@ inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, i
       constexpr int R = rows;
       float* into = y + WIDTH * (r - from);
       if (m.squeezed())
-        sum_floats<R, false>(x.row(r) + 32 * k, x.apart, (const bf16*)w, count, into);
+        sum_floats<R, false>(x.row(r) + 32 * k, x.apart, (const bf16*)w, count, into, WIDTH);
       else
-        sum_floats<R, first>(x.row(r) + 32 * k, x.apart, (const float*)w, count, into);
+        sum_floats<R, first>(x.row(r) + 32 * k, x.apart, (const float*)w, count, into, WIDTH);
     });
   }
 #ifndef NEXTSTEP_TILES

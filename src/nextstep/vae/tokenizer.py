@@ -10,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nextstep.vae.autoencoder import Autoencoder
+from nextstep.kernels.linear import MULTIPLE
+from nextstep.vae import kernel_maps
+from nextstep.vae.autoencoder import Autoencoder, Decoder, Encoder
 from nextstep.vae.config import AutoencoderConfig
-from nextstep.vae.latents import normalise_latents, patchify, unpatchify
+from nextstep.vae.kernel_maps import KernelMaps
+from nextstep.vae.latents import TOKEN_NORM_EPS, normalise_latents, patchify, unpatchify
 
 
 class ImageTokenizer(nn.Module):
@@ -20,6 +23,8 @@ class ImageTokenizer(nn.Module):
 
     `encode` gives latents ready for the transformer, `decode` takes them as they are: nothing is
     un-normalised, because the decoder was trained on normalised latents.
+
+    In fp32 on a CPU that has kernels both go through them: the same bytes on every processor.
     """
 
     def __init__(self, config: AutoencoderConfig, autoencoder: Autoencoder | None = None) -> None:
@@ -28,6 +33,7 @@ class ImageTokenizer(nn.Module):
         self.autoencoder = autoencoder if autoencoder is not None else Autoencoder(config)
         self.requires_grad_(False)
         self.eval()
+        self._maps: dict[str, KernelMaps] = {}
 
     @classmethod
     def from_pretrained(
@@ -71,10 +77,10 @@ class ImageTokenizer(nn.Module):
                 one it gives the mean too, so that nothing depends on global state.
         """
         self.grid(pixels.shape[-2], pixels.shape[-1])
-        moments = self.autoencoder.encoder(pixels.to(self.device, self.dtype))
+        moments = self._through("encoder", pixels)
         mean, logvar = moments.chunk(2, dim=1)
         if self.config.token_norm:
-            mean = normalise_latents(mean, self.config.patch)
+            mean = self._normalised(mean)
         if not self.config.deterministic and generator is not None:
             std = torch.exp(0.5 * logvar.clamp(-30, 20))
             noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
@@ -85,8 +91,34 @@ class ImageTokenizer(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> pixels [B, 3, H, W], fp32, clamped to [-1, 1]."""
         latents = latents / self.config.scaling_factor + self.config.shift_factor
-        pixels = self.autoencoder.decoder(latents.to(self.device, self.dtype))
+        pixels = self._through("decoder", latents)
         return pixels.float().clamp(-1, 1)
+
+    def _through(self, name: str, x: Tensor) -> Tensor:
+        """The encoder or decoder of x, through the kernels where they know it."""
+        network = getattr(self.autoencoder, name)
+        x = x.to(self.device, self.dtype)
+        if not self.uses_kernels or not isinstance(network, Encoder | Decoder):
+            made: Tensor = network(x)
+            return made
+        if name not in self._maps or not self._maps[name].stands_for(network):
+            self._maps[name] = KernelMaps(network)
+        return self._maps[name](x)
+
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether the kernels compute it, so that its bytes are those of every processor."""
+        is_wide = self.dtype == torch.float32 and self.device.type == "cpu"
+        return is_wide and kernel_maps.fits(self.config)
+
+    def _normalised(self, latents: Tensor) -> Tensor:
+        """Token norm of latents [B, C, h, w]."""
+        patch = self.config.patch
+        if not self.uses_kernels or self.config.token_size % MULTIPLE:
+            return normalise_latents(latents, patch)
+        grid = latents.shape[-2] // patch, latents.shape[-1] // patch
+        tokens = kernel_maps.normalise_tokens(patchify(latents, patch), TOKEN_NORM_EPS)
+        return unpatchify(tokens, grid, patch)
 
     def encode_tokens(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] -> image tokens [B, N, D]."""

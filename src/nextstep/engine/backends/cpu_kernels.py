@@ -40,7 +40,7 @@ POSITIONS = 256
 """Positions of a prompt that are read at once; more take memory and save nothing."""
 SMALL = 2**24
 """Numbers of a tied text head that is packed beside the embeddings."""
-KERNELS = "kernels 2"
+KERNELS = "kernels 3"
 """Pictures are byte-equal for kernels of one number; others give other roundings."""
 
 
