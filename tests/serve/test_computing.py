@@ -103,7 +103,7 @@ def test_kernels_are_told() -> None:
     model = random_model(PACKABLE)
     pack_for_sampling(model)
     told = RuntimeInfo.of(model)
-    assert (told.by, told.number_format) == ("kernels 3", "float32, kernels 2")
+    assert (told.by, told.number_format) == ("kernels 3", "float32, kernels 3")
     assert (told.why_torch, told.hindered) == ("", False)
 
 
