@@ -15,6 +15,7 @@ from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.lora import add_adapter, save_adapter, taken_adapter
 from nextstep.model.pretrained import Parts, load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
+from nextstep.text.introduction import check_conversation, objects_in
 from nextstep.text.vocabulary import PromptWarning, Vocabulary
 from nextstep.world.words import pictured, world_vocabulary
 from tests.cli.test_commands import nextstep
@@ -91,7 +92,8 @@ def test_command_line_says_and_records_it(
         status, _, _ = nextstep(
             capsys, "generate", "Fox, teal background", "-m", worded_folder, "-o", path
         )
-    assert (status, [str(one.message) for one in said]) == (0, [TEAL])
+    told = [str(one.message) for one in said if one.category is PromptWarning]
+    assert (status, told) == (0, [TEAL])
     record = read_record(path)
     assert record["prompt"] == "fox, teal background"
     assert record["prompt_given"] == "Fox, teal background"
@@ -125,3 +127,20 @@ def test_an_adapter_turns_the_list_off(worded_folder: Path, tmp_path: Path) -> N
     save_adapter(taken_adapter(parts.model), tmp_path / "own", parts.model_hash)
     pipeline = NextStepPipeline.from_pretrained(worded_folder, adapter=tmp_path / "own")
     assert pipeline.vocabulary is None
+
+
+def test_conversation_of_nothing_known_says_what_the_model_can_do() -> None:
+    own = Vocabulary({"red apple": ("apple",), "cat face": ("cat",)}, {"flat": ()}, {},
+                     words=frozenset(["finds", "how", "many"]))  # fmt: skip
+    assert objects_in(own, "A cat finds two APPLES, no red apple.") == [
+        "cat face", "red apple", "red apple"
+    ]  # fmt: skip
+    with pytest.warns(PromptWarning, match="draws, edits and reads pictures"):
+        check_conversation(own, ["Hello, who are you?"])
+    with pytest.warns(PromptWarning, match="was not taught 'zebras'"):
+        check_conversation(own, [object(), "how many zebras?"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_conversation(own, ["cat finds apple"])
+        check_conversation(own, [object(), ""])
+        check_conversation(None, ["Hello, who are you?"])

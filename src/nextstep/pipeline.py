@@ -28,6 +28,7 @@ from nextstep.image.pictures import PictureLike
 from nextstep.kernels import quantization as quantising
 from nextstep.kernels.names import formats
 from nextstep.model import pretrained as folders
+from nextstep.text.introduction import check_conversation
 from nextstep.text.vocabulary import Vocabulary, checked_prompts
 
 if TYPE_CHECKING:
@@ -346,6 +347,7 @@ class NextStepPipeline:
             The continuation: texts and pictures in order, until the model ends it.
         """
         check_used("story", settings)
+        check_conversation(self.vocabulary, parts)
         told = self.conversation(seed, **settings)
         told.read(*parts)
         return list(told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress))
@@ -368,6 +370,7 @@ class NextStepPipeline:
         """
         told = self.conversation()
         told.read(*map(_as_picture, pictures.listed(image)))
+        check_conversation(self.vocabulary, [image, question])
         if question:
             told.read_question(question)
         return told.write(max_tokens).strip()

@@ -87,9 +87,12 @@ def failed(message: str, status: int = 500, code: str | None = None) -> ApiError
 
 
 JOB_ID = "^[0-9a-f]{32}$"
+RESPONSE_ID = "^resp_[0-9a-f]{32}$"
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 IN_WORDS: dict[str | None, str] = {
     JOB_ID: "the id of a job has 32 digits and letters from a to f, as POST /jobs gave it",
+    RESPONSE_ID: "the id of an answer is resp_ and 32 digits and letters from a to f, as "
+    "POST /v1/responses gave it",
     SIZE: "a size is WIDTHxHEIGHT in pixels, such as 128x128, or auto",
 }
 """What regular expressions of the schemas ask for."""

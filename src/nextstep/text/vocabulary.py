@@ -196,7 +196,7 @@ class Vocabulary:
             return CheckedPrompt(given, given, ("the prompt is empty: the model draws anything",))
         plain = " ".join(given.split())
         caption = self._caption(plain.lower().rstrip(".!?"))
-        name = self._name(caption.subject)
+        name = self.name_of(caption.subject)
         if name is None:
             text = self._own_words(plain)
             return CheckedPrompt(text, given, tuple(self._unknown(text)))
@@ -280,12 +280,12 @@ class Vocabulary:
         text, colour = taken(text, _BEFORE_COLOUR, self._colour_words, "background|backdrop")
         subject = _ARTICLE.sub("", _LEAD.sub("", text.strip(" ,;:")))
         first, _, rest = subject.partition(" ")
-        bare = not style and first in self._style_words and self._name(rest) is not None
+        bare = not style and first in self._style_words and self.name_of(rest) is not None
         if bare:
             style, subject = first, rest
         return _Caption(subject.strip(" ,;:"), style, colour, bare)
 
-    def _name(self, subject: str) -> str | None:
+    def name_of(self, subject: str) -> str | None:
         """The name of an object by any word for it, singular or plural."""
         for form in (subject, *singulars(subject)):
             if form in self._synonyms:

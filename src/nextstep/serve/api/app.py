@@ -14,7 +14,15 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from nextstep.serve.api import chat, fork_routes, images, job_routes, studio, system
+from nextstep.serve.api import (
+    chat,
+    fork_routes,
+    images,
+    job_routes,
+    responses,
+    studio,
+    system,
+)
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.guard import LOCAL_NAMES, Guard
 from nextstep.serve.api.keys import Keys
@@ -95,7 +103,7 @@ def create_app(
     )
     app.state.service = Service(jobs, limits, int(time.time()), aliases)
     app.router.redirect_slashes = False
-    for part in (images, chat, job_routes, fork_routes, system, studio):
+    for part in (images, chat, responses, job_routes, fork_routes, system, studio):
         app.include_router(part.router)
     _add_error_handlers(app)
     app.add_middleware(

@@ -51,6 +51,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     )
     job = replace(job, warnings=await service.warnings("story" if job.draws else "read", parts))
     record = await service.submit(request, job, sources)
+    warned = list(record.request.warnings)
     if body.stream:
         events = _until_stop(service, record, body.stops)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -62,7 +63,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     if images := [_image(part.png, i) for i, part in enumerate(done.parts) if part.png]:
         message["images"] = images
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    told = {"choices": [choice], "usage": _usage(done.usage), "warnings": list(job.warnings)}
+    told = {"choices": [choice], "usage": _usage(done.usage), "warnings": warned}
     return {**_head(service, record, ""), **told}
 
 
@@ -166,6 +167,10 @@ async def _events(
                 except ApiError as error:
                     yield event(error.body())
                     return
+                # An answer that was there at once has not grown.
+                texts = [(i, part.text) for i, part in enumerate(done.parts) if part.text]
+                for new in [new for index, text in texts for new in words(index, text)]:
+                    yield new
                 yield chunk({}, "stop")
                 if with_usage:
                     yield event({**head, "choices": [], "usage": _usage(done.usage)})

@@ -150,7 +150,7 @@ async def _answer(
     )
     record = await service.submit(request, job, sources, mask)
     if body.stream:
-        events = service.jobs.watch(record, _evenly(body.partial_images or 0))
+        events = service.jobs.watch(record, evenly(body.partial_images or 0))
         return EventStream(_events(service, record, events, body))
     done = raise_for(await service.finished(request, record))
     form, quality = _form(body)
@@ -160,7 +160,7 @@ async def _answer(
             address = f"{request.base_url}jobs/{record.id}/pictures/{index}?format={form}"
             data.append(s.ImageData(url=address, settings=part.settings))
         else:
-            text = await run_in_threadpool(_base64, part.png, form, quality)
+            text = await run_in_threadpool(base64_of, part.png, form, quality)
             data.append(s.ImageData(b64_json=text, settings=part.settings))
     return s.ImagesAnswer(
         created=int(record.created),
@@ -168,7 +168,7 @@ async def _answer(
         background="opaque",
         output_format=form,
         quality=body.quality or "auto",
-        size=_size(done.parts[0].settings),
+        size=size_of(done.parts[0].settings),
         usage=s.ImageUsage(**usage(done.usage)),
         warnings=list(job.warnings),
     )
@@ -180,7 +180,7 @@ async def _events(
     """OpenAI's image stream: partial pictures, then the finished ones."""
     name = "image_generation" if record.request.task == b.GENERATE else "image_edit"
     form, quality = _form(body)
-    wants = _evenly(body.partial_images or 0)
+    wants = evenly(body.partial_images or 0)
     sent: dict[int, int] = {}
 
     def told(kind: str, data: str, size: str, index: int, **more: Any) -> bytes:
@@ -199,7 +199,7 @@ async def _events(
                 picture = happened.preview
                 number = sent[happened.index] = sent.get(happened.index, -1) + 1
                 png = await run_in_threadpool(png_of, picture)
-                data = await run_in_threadpool(_base64, png, form, quality)
+                data = await run_in_threadpool(base64_of, png, form, quality)
                 size = f"{picture.width}x{picture.height}"
                 yield told("partial_image", data, size, happened.index, partial_image_index=number)
             elif isinstance(happened, b.LAST):
@@ -209,15 +209,15 @@ async def _events(
                     yield event({"type": "error", **error.body()}, "error")
                     return
                 for index, part in enumerate(done.parts):
-                    data = await run_in_threadpool(_base64, part.png, form, quality)
+                    data = await run_in_threadpool(base64_of, part.png, form, quality)
                     # The whole request's tokens, told once: with the last picture.
                     last = index + 1 == len(done.parts)
                     cost = usage(done.usage if last else b.Usage())
-                    size, said = _size(part.settings), list(record.request.warnings)
+                    size, said = size_of(part.settings), list(record.request.warnings)
                     yield told("completed", data, size, index, usage=cost, warnings=said)
 
 
-def _evenly(count: int) -> Wants:
+def evenly(count: int) -> Wants:
     """That many rows of a picture, and no others."""
 
     def wants(row: int, rows: int) -> b.Want:
@@ -249,9 +249,11 @@ def _form(body: s.ImageOptions) -> tuple[str, int]:
     return body.output_format or "png", quality
 
 
-def _base64(png: bytes, form: str, quality: int) -> str:
+def base64_of(png: bytes, form: str, quality: int) -> str:
+    """A picture of ours in the form that was asked for, as base64."""
     return base64.b64encode(in_form(png, form, quality)).decode()
 
 
-def _size(settings: dict[str, Any]) -> str:
+def size_of(settings: dict[str, Any]) -> str:
+    """WIDTHxHEIGHT of a picture by its settings."""
     return f"{settings['width']}x{settings['height']}"

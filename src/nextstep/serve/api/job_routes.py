@@ -265,6 +265,7 @@ def answer(service: Service, record: Record) -> dict[str, Any]:
         "prompt": request.prompt,
         "prompt_given": request.given or None,
         "warnings": list(request.warnings),
+        "endpoint": request.endpoint,
         "seed": request.seed,
         "n": request.n,
         "size": size,

@@ -175,6 +175,9 @@ class JobAnswer(BaseModel):
     prompt: str
     prompt_given: str | None
     warnings: list[str]
+    endpoint: Annotated[
+        str, Field(description="Where it was asked for: studio, jobs, images, chat or responses.")
+    ]
     seed: int
     n: int
     size: str | None

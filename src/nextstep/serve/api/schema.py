@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -51,13 +51,15 @@ any other."""
 class Sampling(Strict):
     """How tokens are sampled; the model's own values where nothing is said. Not OpenAI's."""
 
+    ignored: ClassVar[frozenset[str]] = WITHOUT_EFFECT
+
     @model_validator(mode="before")
     @classmethod
     def _other_names(cls, raw: Any) -> Any:
         """Synonyms under our names, and fields without an effect left out."""
         if not isinstance(raw, dict):
             return raw
-        kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
+        kept = {name: value for name, value in raw.items() if name not in cls.ignored}
         return old_names.renamed(kept, SYNONYMS)
 
     guidance: Finite | None = None

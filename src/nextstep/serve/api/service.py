@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,14 @@ from nextstep.serve.jobs.limits import ServiceLimits
 from nextstep.serve.jobs.manager import Jobs
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.problems import ApiError, bad, not_found
+from nextstep.text.introduction import introduction, objects_in
 from nextstep.text.vocabulary import CheckedPrompt
 
 DECODERS = 2
 """Pictures decoded at once, for all clients."""
+CLIENT = "X-Client"
+"""Header by which the studio says that it asks."""
+NOT_THE_MODEL = "the service answered: the model was taught nothing of what was said"
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,23 @@ class Service:
                 413, f"the texts are too long: at most {self.limits.characters:,} characters "
                 "are taken together", code="request_too_large",
             )  # fmt: skip
+        job = replace(job, endpoint=_endpoint(request))
+        if said := await self._introduction(job, sources):
+            job = replace(job, warnings=(NOT_THE_MODEL,))
+            return await self.jobs.answered(request.state.owner, job, said)
         try:
             return await self.jobs.submit(request.state.owner, job, sources, mask, state)
         except (ValueError, TypeError) as error:
             raise bad(str(error)) from None
+
+    async def _introduction(self, job: b.JobRequest, sources: list[bytes]) -> str:
+        """What the model can do, where a conversation holds nothing that it was taught."""
+        own, parts = self.facts.vocabulary, [part for part in job.parts if isinstance(part, str)]
+        if own is None or sources or job.draw or not parts:
+            return ""
+        if await run_in_threadpool(objects_in, own, " ".join(parts)):
+            return ""
+        return introduction(own, self.facts.name)
 
     async def finished(
         self, request: Request, record: Record, events: AsyncIterator[b.Event] | None = None
@@ -149,6 +166,13 @@ async def _last(events: AsyncIterator[b.Event]) -> b.Event:
     async for event in events:
         last = event
     return last
+
+
+def _endpoint(request: Request) -> str:
+    """Where a job is asked for; see `JobRequest.endpoint`."""
+    if request.headers.get(CLIENT) == "studio":
+        return "studio"
+    return str(request.scope["route"].path).removeprefix("/v1").split("/")[1]
 
 
 def new_seed() -> int:

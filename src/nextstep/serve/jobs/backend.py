@@ -47,6 +47,8 @@ class JobRequest:
         parent: where that state comes from, for people: job, picture, and rows kept if any.
         given: the prompt as it was asked for, where it is drawn in other words.
         warnings: what the prompt holds that the model was not taught, one sentence each.
+        endpoint: where it was asked for: studio, jobs, images, chat or responses; empty where
+            an earlier version did not keep it.
     """
 
     task: str
@@ -69,6 +71,7 @@ class JobRequest:
     partials: int = 0
     given: str = ""
     warnings: tuple[str, ...] = ()
+    endpoint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
