@@ -35,19 +35,19 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "small, checkpointing": (
         "singles-nano.yaml",
         [
-            *PLAIN, SMALL, "checkpointing=true", "data.row_length=1024", "data.rows=4",
-            "data.rows_per_micro=4",
+            *PLAIN, SMALL, "activation_checkpointing=true", "data.row_length=1024", "data.rows=4",
+            "data.micro_batch_rows=4",
         ],
     ),
     "nano, compiled": ("singles-nano.yaml", FRESH),
     "nano, 64 px": ("pretrain-nano.yaml", ["compile=false"]),
-    "nano, checkpointing": ("singles-nano.yaml", [*PLAIN, "checkpointing=true"]),
+    "nano, checkpointing": ("singles-nano.yaml", [*PLAIN, "activation_checkpointing=true"]),
     "small, fp32": (
         "singles-nano.yaml",
-        [*PLAIN, SMALL, "precision=fp32", "data.rows=8", "data.rows_per_micro=4"],
+        [*PLAIN, SMALL, "precision=fp32", "data.rows=8", "data.micro_batch_rows=4"],
     ),
     "small, four micro-batches": (
-        "singles-nano.yaml", [*PLAIN, SMALL, "data.rows=16", "data.rows_per_micro=4"],
+        "singles-nano.yaml", [*PLAIN, SMALL, "data.rows=16", "data.micro_batch_rows=4"],
     ),
 }  # fmt: skip
 """Name -> (recipe, changes)."""

@@ -131,7 +131,7 @@ def test_an_edit_of_two_sources_loses_one_of_them() -> None:
 
 def test_pictures_may_stand_after_the_instruction() -> None:
     pieces = edit_pieces("put <image_0> into <image_1> now", 3)
-    shares = Shares(tags_last=1.0, drop_of_three=0.0)
+    shares = Shares(tags_last=1.0, drop_one_source_prob=0.0)
     assert augment_edit(pieces, shares, random.Random(0)) == ["put into now", 0, 1, 2]
 
 

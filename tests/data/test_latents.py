@@ -270,7 +270,7 @@ def test_rows_of_a_cache_are_rows_of_pixels_once_encoded(
     text_tokenizer: TextTokenizer, tokenizer: ImageTokenizer, tmp_path: Path
 ) -> None:
     source = edit_source(text_tokenizer, edits())
-    config = LoaderConfig(row_length=96, rows_per_step=2, rows_per_micro=2, window_rows=2)
+    config = LoaderConfig(row_length=96, rows_per_step=2, micro_batch_rows=2, window_rows=2)
     batch_of = partial(pack_rows, row_length=96, pad_id=1, head_batch_mul=2)
     plain, fast = (
         Loader([each], [1.0], batch_of, config)

@@ -69,7 +69,7 @@ def filled(steps: list[list[list[str]]]) -> list[list[str]]:
 @pytest.mark.parametrize("by", ["samples", "tokens"])
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_the_order_is_one_for_every_number_of_ranks(world: int, by: str) -> None:
-    config = replace(CONFIG, by=by, rows_per_micro=2)
+    config = replace(CONFIG, by=by, micro_batch_rows=2)
     alone = run([loader(config)], 8)
     together = run([loader(config, rank, world) for rank in range(world)], 8)
     assert filled(together) == filled(alone)
@@ -143,7 +143,7 @@ def test_every_document_comes_once_an_epoch_and_no_row_is_too_long() -> None:
 
 
 def test_ranks_have_as_many_micro_batches_of_one_size() -> None:
-    config = replace(CONFIG, rows_per_step=7, rows_per_micro=2)
+    config = replace(CONFIG, rows_per_step=7, micro_batch_rows=2)
     steps = [loader(config, rank, 3).next_step() for rank in range(3)]
     assert [[len(batch) for batch in step.batches] for step in steps] == [[2, 2]] * 3
     assert sum(bool(row) for step in steps for batch in step.batches for row in batch) == 7
@@ -151,7 +151,7 @@ def test_ranks_have_as_many_micro_batches_of_one_size() -> None:
 
 @pytest.mark.parametrize(("world", "sizes"), [(1, [6]), (2, [3]), (3, [2]), (4, [2])])
 def test_no_rank_computes_rows_that_it_does_not_have(world: int, sizes: list[int]) -> None:
-    config = replace(CONFIG, rows_per_step=6, rows_per_micro=6)
+    config = replace(CONFIG, rows_per_step=6, micro_batch_rows=6)
     steps = [loader(config, rank, world).next_step() for rank in range(world)]
     assert [[len(batch) for batch in step.batches] for step in steps] == [sizes] * world
 

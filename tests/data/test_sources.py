@@ -102,7 +102,7 @@ def test_an_edit_in_the_grammar_of_generation(text_tokenizer: TextTokenizer) -> 
 
 def test_dropped_pictures_are_not_shown(text_tokenizer: TextTokenizer) -> None:
     samples = one("make it blue", (64, 64), (64, 64))
-    options = replace(SMALL, shares=Shares(drop_of_two=1.0))
+    options = replace(SMALL, shares=Shares(drop_source_prob=1.0))
     source = source_of(text_tokenizer, samples, "image_to_image", options)
     whole = samples.pictures(0)
     kinds = Counter()

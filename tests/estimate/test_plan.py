@@ -209,7 +209,7 @@ def test_more_ranks_take_less_memory_and_less_time() -> None:
 def test_checkpointing_takes_less_memory_and_more_arithmetic() -> None:
     path = RECIPES / "pretrain-nano.yaml"
     kept, again = (
-        make_plan(path, find_device("cpu"), None, [f"checkpointing={word}"])
+        make_plan(path, find_device("cpu"), None, [f"activation_checkpointing={word}"])
         for word in ("false", "true")
     )
     assert again.memory["activations"] < kept.memory["activations"] / 2

@@ -81,7 +81,7 @@ def test_a_minimal_recipe_is_read(recipe_file: Path) -> None:
         ("data.sources=[{world: a}, {world: a}]", "data: two sources are called 'a'"),
         ("data.areas=[100]", "data: a picture of 100x100 pixels is not a whole number"),
         ("data.row_length=200", "data: a picture of 256x256 pixels is not a whole number"),
-        ("data.rows_per_micro=3", "data: 1 rows cannot be dealt out in micro-batches of 3"),
+        ("data.micro_batch_rows=3", "data: 1 rows cannot be dealt out in micro-batches of 3"),
         ("schedule.decay=3", "schedule: 'decay' is for warmup-stable-decay"),
         ("schedule.warmup=11", "schedule: warm-up (11) and decay (0) are longer than 10 steps"),
         ("saving.milestones=[11]", "saving.milestones: 11 lies behind the last step 10"),

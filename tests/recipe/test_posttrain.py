@@ -49,7 +49,7 @@ def rl(place: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "stage": "rl", "steps": 3, "seed": 5, "model": {"folder": str(tiny)},
         "data": {
-            "row_length": 64, "rows": 8, "rows_per_micro": 4, "areas": [32],
+            "row_length": 64, "rows": 8, "micro_batch_rows": 4, "areas": [32],
             "sources": [{"prompts": str(place / "prompts.txt")}],
         },
         "rollouts": {
@@ -198,7 +198,7 @@ def dpo(rollouts: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "stage": "dpo", "steps": 6, "seed": 5, "model": {"folder": str(tiny)},
         "data": {
-            "row_length": 96, "rows": 2, "rows_per_micro": 1, "areas": [32],
+            "row_length": 96, "rows": 2, "micro_batch_rows": 1, "areas": [32],
             "sources": [{"rollouts": str(rollouts)}],
         },
         "preference": {"beta": 100.0, "winners": 2, "levels": 2, "sft": 0.1},

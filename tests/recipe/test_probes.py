@@ -80,7 +80,7 @@ def test_figures_are_logged(tmp_path: Path) -> None:
         Path(__file__).parents[2] / "recipes" / "core-nano.yaml",
         ["steps=1", "schedule.kind=constant", "schedule.warmup=0", "schedule.decay=0",
          "compile=false", "precision=fp32", "probes.every=1", "probes.items=2", "data.rows=1",
-         "data.rows_per_micro=1", "data.window_rows=1"],
+         "data.micro_batch_rows=1", "data.window_rows=1"],
     )  # fmt: skip
     run_recipe(recipe, tmp_path / "run")
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()

@@ -68,7 +68,7 @@ def recipe(shards: Path, tiny: Path, **changes: Any) -> Any:
         "model": {"size": "nano", "overrides": SHAPE},
         "image_tokenizer": str(tiny), "text_tokenizer": str(tiny),
         "data": {
-            "mix": "samples", "row_length": 64, "rows": 4, "rows_per_micro": 2, "areas": [32],
+            "mix": "samples", "row_length": 64, "rows": 4, "micro_batch_rows": 2, "areas": [32],
             "aspects": False, "window_rows": 8,
             "sources": [
                 {"shards": str(shards / "pairs"), "weight": 2.0},
@@ -261,7 +261,7 @@ def test_live_sources_and_a_text_tokenizer_of_their_own(
     raw = made.model_dump(mode="json")
     raw |= {"image_tokenizer": "nano", "text_tokenizer": None}
     raw["train_text_tokenizer"] = {"vocab_size": 300, "samples": 50}
-    raw["data"] |= {"row_length": 48, "rows": 2, "rows_per_micro": 2, "window_rows": 2}
+    raw["data"] |= {"row_length": 48, "rows": 2, "micro_batch_rows": 2, "window_rows": 2}
     raw["data"]["sources"] = [
         {"world": {"name": "singles", "options": {"pixels": 32}}},
         {"world": {"name": "single-edits", "options": {"pixels": 32}}},

@@ -54,16 +54,16 @@ class Shares:
 
     Attributes:
         tags_last: edits whose pictures all stand after the instruction.
-        drop_of_two: edits of one source that lose the source, the text, or both, a third each.
-        drop_of_three: edits of two sources that lose one of them.
-        first_of_three: how often that one is the first.
+        drop_source_prob: edits of one source that lose the source, the text, or both, a third each.
+        drop_one_source_prob: edits of two sources that lose one of them.
+        drop_first_source_prob: how often that one is the first.
         images_only: interleaved samples that keep only their pictures.
     """
 
     tags_last: float = 0.1
-    drop_of_two: float = 0.2
-    drop_of_three: float = 0.3
-    first_of_three: float = 0.3
+    drop_source_prob: float = 0.2
+    drop_one_source_prob: float = 0.3
+    drop_first_source_prob: float = 0.3
     images_only: float = 0.1
 
     def __post_init__(self) -> None:
@@ -189,14 +189,14 @@ def augment_edit(pieces: Seq[Piece], shares: Shares, rng: random.Random) -> list
     pieces, pictures = given, [piece for piece in given if isinstance(piece, int)]
     if happens(rng, shares.tags_last):
         pieces = [*(piece for piece in pieces if isinstance(piece, str)), *pictures]
-    if len(pictures) == 2 and happens(rng, shares.drop_of_two):
+    if len(pictures) == 2 and happens(rng, shares.drop_source_prob):
         gone = pick(rng, ("source", "text", "both"))
         if gone in ("source", "both"):
             pieces = [piece for piece in pieces if piece != pictures[0]]
         if gone in ("text", "both"):
             pieces = [piece for piece in pieces if isinstance(piece, int)]
-    elif len(pictures) == 3 and happens(rng, shares.drop_of_three):
-        first = happens(rng, shares.first_of_three)
+    elif len(pictures) == 3 and happens(rng, shares.drop_one_source_prob):
+        first = happens(rng, shares.drop_first_source_prob)
         pieces = [piece for piece in pieces if piece != pictures[0 if first else 1]]
     return given if pieces == given else joined(pieces)
 

@@ -43,7 +43,7 @@ class LoaderConfig:
     Attributes:
         row_length: positions of a row.
         rows_per_step: rows of one optimizer step over all ranks.
-        rows_per_micro: rows of one micro-batch at most; a rank whose share of a step is smaller
+        micro_batch_rows: rows of one micro-batch at most; a rank whose share of a step is smaller
             computes no more than that.
         by: whether weights are shares of samples or of tokens.
         seed: of order and of every random choice.
@@ -55,7 +55,7 @@ class LoaderConfig:
 
     row_length: int
     rows_per_step: int
-    rows_per_micro: int = 1
+    micro_batch_rows: int = 1
     by: Literal["samples", "tokens"] = "samples"
     seed: int = 0
     window_rows: int = 64
@@ -64,7 +64,7 @@ class LoaderConfig:
     max_broken_share: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "rows_per_step", "rows_per_micro", "window_rows", "workers"):
+        for name in ("row_length", "rows_per_step", "micro_batch_rows", "window_rows", "workers"):
             if getattr(self, name) < 1:
                 raise NextStepError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.ahead < 0:
@@ -274,7 +274,7 @@ class Loader:
     def _micro_batches(self, rows: list[Row]) -> list[Any]:
         """As many of one size on every rank, the last filled up with empty rows."""
         share = -(-self.config.rows_per_step // self.world)
-        size = min(self.config.rows_per_micro, share)
+        size = min(self.config.micro_batch_rows, share)
         count = -(-share // size)
         rows = [*rows, *([] for _ in range(count * size - len(rows)))]
         return [self.batch_of(rows[n * size : (n + 1) * size]) for n in range(count)]

@@ -293,7 +293,7 @@ def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
         positions, positions * mix.context, positions * mix.documents * mix.text, image, targets,
         noise_levels(recipe, config),
     )  # fmt: skip
-    again = train_flops(config, layers) / TRAINING if recipe.checkpointing else 0.0
+    again = train_flops(config, layers) / TRAINING if recipe.activation_checkpointing else 0.0
     training = train_flops(config, work)
     if recipe.stage == "dpo":
         return training + again + training / TRAINING

@@ -89,7 +89,7 @@ def sequence_memory(
     data = recipe.data
     split = max(1, ranks // recipe.parallel.replicas)
     share = -(-step_rows(recipe) // ranks)
-    rows = min(data.rows_per_micro, share)
+    rows = min(data.micro_batch_rows, share)
     micro = -(-share // rows)
     # A sharded model runs as it is.
     compiled = recipe.compile and split == 1
@@ -102,7 +102,7 @@ def sequence_memory(
         bf16=recipe.precision == "bf16",
         cast=split == 1,
         packed=cpu,
-        checkpointing=recipe.checkpointing,
+        checkpointing=recipe.activation_checkpointing,
         compiled=compiled,
     )
     if recipe.stage == "distill":

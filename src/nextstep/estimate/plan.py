@@ -94,7 +94,7 @@ class RunPlan:
         return (
             f"{self.recipe} needs {self.memory_total / 1e9:.1f} GB a rank and {self.device.name} "
             f"has {self.memory_usable / 1e9:.1f} GB to give; split it over more ranks "
-            "(parallel.ranks), set checkpointing: true, or lower data.rows_per_micro"
+            "(parallel.ranks), set activation_checkpointing: true, or lower data.micro_batch_rows"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -321,7 +321,7 @@ class Finetuning:
             LoaderConfig(
                 row_length=row_length,
                 rows_per_step=batch,
-                rows_per_micro=1 if self._is_large else batch,
+                micro_batch_rows=1 if self._is_large else batch,
                 window_rows=batch,
                 seed=settings.seed,
             ),

@@ -65,7 +65,7 @@ def train_config(recipe: Recipe, progress: bool = False) -> TrainConfig:
         freeze=tuple(recipe.model.freeze) if recipe.model else (),
         ema=recipe.ema,
         precision=recipe.precision,
-        gradient_checkpointing=recipe.checkpointing,
+        gradient_checkpointing=recipe.activation_checkpointing,
         reduce_every_batch=recipe.parallel.reduce_every_batch,
         reshard_after_forward=recipe.parallel.reshard_after_forward,
         max_bad_steps=recipe.max_bad_steps,
@@ -261,11 +261,11 @@ def source_options(settings: SourceSettings, data: Data) -> SourceOptions:
         captions=settings.captions,
         templates=tuple(settings.templates),
         upper_first=chances.upper_first,
-        drop_text_prob=chances.caption_after,
+        drop_text_prob=chances.caption_last_prob,
         drop_condition_prob=chances.no_caption,
         shares=Shares(
-            chances.tags_last, chances.drop_of_two, chances.drop_of_three,
-            chances.first_of_three, chances.images_only,
+            chances.tags_last, chances.drop_source_prob, chances.drop_one_source_prob,
+            chances.drop_first_source_prob, chances.images_only,
         ),
         filters=Filters(
             filters.height, filters.width, (least, most), filters.aspect_ratio or inf,
@@ -299,7 +299,7 @@ def open_loader(
     config = LoaderConfig(
         row_length=data.row_length,
         rows_per_step=data.rows,
-        rows_per_micro=data.rows_per_micro,
+        micro_batch_rows=data.micro_batch_rows,
         by=data.mix,
         seed=recipe.seed,
         window_rows=data.window_rows,

@@ -45,7 +45,7 @@ class Filters(Section):
 class Probabilities(Section):
     """Random choices made for every sample of shards."""
 
-    caption_after: Share = 0.3
+    caption_last_prob: Share = 0.3
     """Captions that come after their picture: captioning, and pictures without text before."""
     no_caption: Share = 0.0
     """Pictures whose caption is left out."""
@@ -53,11 +53,11 @@ class Probabilities(Section):
     """Captions whose first letter is put in upper case."""
     tags_last: Share = 0.1
     """Edits whose pictures all stand after the instruction."""
-    drop_of_two: Share = 0.2
+    drop_source_prob: Share = 0.2
     """Edits of one source that lose the source, the text, or both, a third each."""
-    drop_of_three: Share = 0.3
+    drop_one_source_prob: Share = 0.3
     """Edits of two sources that lose one of them."""
-    first_of_three: Share = 0.3
+    drop_first_source_prob: Share = 0.3
     """How often that one is the first."""
     images_only: Share = 0.1
     """Interleaved samples that keep only their pictures."""
@@ -165,7 +165,7 @@ class Data(Section):
     """Positions a row; samples are packed whole, each sees itself alone."""
     rows: Positive = 1
     """Rows of one optimizer step, over all ranks together."""
-    rows_per_micro: Positive = 1
+    micro_batch_rows: Positive = 1
     """Rows that go through the model at once, at most."""
     areas: list[Positive] = Field(default=[256], min_length=1)
     """Sides of the square areas, in pixels, that pictures are brought to; with several, the
@@ -201,9 +201,9 @@ class Data(Section):
                     f"a picture of {side}x{side} pixels is not a whole number of image tokens or "
                     f"does not fit into a row of {self.row_length}"
                 )
-        if self.rows % self.rows_per_micro:
+        if self.rows % self.micro_batch_rows:
             raise ValueError(
-                f"{self.rows} rows cannot be dealt out in micro-batches of {self.rows_per_micro}"
+                f"{self.rows} rows cannot be dealt out in micro-batches of {self.micro_batch_rows}"
             )
         return self
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.utils.files import read_plain
+from nextstep.utils.old_names import renamed_key, renamed_recipe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -59,6 +60,7 @@ def check_recipe(raw: Plain, where: str) -> Recipe:
 
     from nextstep.recipe.schema import Recipe
 
+    _use_new_names(raw, where)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -101,6 +103,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Plain:
         raise RecipeError(f"{path} is no recipe") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
+    _use_new_names(raw, str(path))
     # A recipe of somebody else may extend any file of ours: nothing in it is shown.
     if seen and not set(raw) <= {*_keys_at(()), "extends"}:
         raise RecipeError(f"{path} is no recipe")
@@ -112,6 +115,13 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Plain:
     if len(seen) >= MAX_DEPTH:
         raise RecipeError(f"{path}: more than {MAX_DEPTH} recipes extend each other")
     return merged(read_yaml(path.parent / base, (*seen, path.resolve())), raw)
+
+
+def _use_new_names(raw: Plain, where: str) -> None:
+    try:
+        renamed_recipe(raw)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def check_extent(raw: Any, where: str) -> None:
@@ -212,7 +222,7 @@ def apply_override(raw: Plain, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"'{override}' changes nothing; write key.path=value")
-    steps: list[str] = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    steps: list[str] = renamed_key(re.sub(r"\[(\d+)\]", r".\1", key)).split(".")
     value = parse_yaml(text, override)
     here: Any = raw
     for place, step in enumerate(steps):

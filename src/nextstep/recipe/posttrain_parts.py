@@ -71,7 +71,7 @@ class DpoParts(SequenceParts):
         )  # fmt: skip
         self.stage = DpoStage(self.config, settings, copied(self.model))
         self.batches = NumberedBatches(
-            pairs.row, self.stage.batch_of, data.rows, data.rows_per_micro, self.ranks.rank,
+            pairs.row, self.stage.batch_of, data.rows, data.micro_batch_rows, self.ranks.rank,
             self.ranks.world,
         )  # fmt: skip
 
@@ -98,7 +98,7 @@ class RlParts(SequenceParts):
         )  # fmt: skip
         most_mean = math.inf if drawn.most_mean is None else drawn.most_mean
         options = OnlineOptions(
-            drawn.prompts, recipe.data.rows_per_micro, drawn.advantage_scale,
+            drawn.prompts, recipe.data.micro_batch_rows, drawn.advantage_scale,
             asked.advantage_limit, drawn.least_spread, most_mean, asked.window, asked.slide_every,
             recipe.seed,
         )  # fmt: skip

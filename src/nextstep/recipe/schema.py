@@ -237,7 +237,7 @@ class Recipe(Section):
     least as fast as fp32, which is timed at the start; the log says what was taken."""
     compile: bool = False
     """Train layers and flow head through torch.compile, which takes some minutes at first."""
-    checkpointing: bool = False
+    activation_checkpointing: bool = False
     """Compute activations a second time in the backward pass instead of keeping them."""
     max_bad_steps: Positive = 5
     """Training stops after so many steps in a row whose loss or gradient is no number."""

@@ -23,6 +23,16 @@ DEFAULTS = {"think_before_answers": "reasoning_before_answers"}
 RECORD = {**SETTINGS, "computed_by": "backend"}
 """What a picture records."""
 
+RECIPE = {
+    "checkpointing": "activation_checkpointing",
+    "data.rows_per_micro": "micro_batch_rows",
+    "data.probabilities.caption_after": "caption_last_prob",
+    "data.probabilities.drop_of_two": "drop_source_prob",
+    "data.probabilities.drop_of_three": "drop_one_source_prob",
+    "data.probabilities.first_of_three": "drop_first_source_prob",
+}
+"""Keys of recipes, by their path."""
+
 OPTIONS = {
     "--lookahead": "--jacobi-window",
     "--tolerance": "--jacobi-tolerance",
@@ -31,6 +41,30 @@ OPTIONS = {
     "--no-think": "--no-reasoning",
 }
 """Of the command."""
+
+
+def renamed_recipe(raw: dict[str, Any]) -> None:
+    """Put the keys of a recipe under today's names, in place.
+
+    Raises:
+        ValueError: for a key that is given under both of its names.
+    """
+    for path, new in RECIPE.items():
+        *places, old = path.split(".")
+        section: Any = raw
+        for place in places:
+            section = section.get(place) if isinstance(section, dict) else None
+        if isinstance(section, dict) and old in section:
+            if new in section:
+                raise ValueError(f"{path}: is called '{new}' now, which is given too")
+            section[new] = section.pop(old)
+
+
+def renamed_key(path: str) -> str:
+    """A recipe's key path under its name of today."""
+    parent, _, _ = path.rpartition(".")
+    new = RECIPE.get(path)
+    return path if new is None else f"{parent}.{new}".lstrip(".")
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
