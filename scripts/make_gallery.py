@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nextstep import NextStepPipeline
 from nextstep.evaluate.world.answering import Model, round_trip
-from nextstep.evaluate.world.detector import shipped_eye
+from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.run import Plan, evaluate
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.evaluate.world.sheets import answers_sheet
@@ -131,8 +131,8 @@ def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
     """Answers to the first items of a group's tasks, framed green where the world's eye agrees."""
     size, tokenizer, count = pipeline.defaults.height, pipeline.image_tokenizer, WORLD[group]
     plan = Plan.of([group], ["seen"], count, SEED, size, EDITION)
-    eye = shipped_eye(EDITION)
-    scorer = Scorer(eye, size, lambda picture: round_trip(picture, tokenizer))
+    detector = shipped_detector(EDITION)
+    scorer = Scorer(detector, size, lambda picture: round_trip(picture, tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "answers"
         results = evaluate(plan, Model(pipeline, size), scorer, folder, pipeline.model_hash)

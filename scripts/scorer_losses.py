@@ -1,6 +1,6 @@
 """What the scorer's networks are trained with: losses, and pictures made worse.
 
-Legend: B pictures, M rows of things (unused ones all 0), H W pixels, h w places, C classes.
+Legend: B pictures, M rows of objects (unused ones all 0), H W pixels, h w places, C classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def detector_loss(
     of boxes and cross entropies of the rest at the centre and its neighbours.
 
     Args:
-        found: maps [B, C, h, w] of `Detector`.
+        found: maps [B, C, h, w] of `DetectorNetwork`.
         boxes: [B, M, 4] in pixels.
         names: [B, M, 4] classes in the order of `NAMED`.
 
@@ -53,7 +53,7 @@ def detector_loss(
         (middle[:, None] - at - 0.5, extent.log()[:, None].expand(-1, 9, -1)), dim=-1
     )
     apart = F.smooth_l1_loss(box, wanted, beta=0.1, reduction="none").sum(-1)
-    # An offset matters less for a large thing.
+    # An offset matters less for a large object.
     parts = {"centre": centre, "box": (apart * weight).sum() / objects}
     told = {}
     for number, part in enumerate(NAMED):
@@ -79,7 +79,7 @@ def detector_loss(
 
 
 def _heat(B: int, row: Tensor, cell: Tensor, extent: Tensor) -> Tensor:
-    """1 at every centre, falling around it like a bell as wide as the thing; [B, h, w]."""
+    """1 at every centre, falling around it like a bell as wide as the object; [B, h, w]."""
     spread = (extent.amin(-1) * 0.12).clamp(min=0.6)
     places = torch.arange(PLACES)
     down = (places[None, :, None] - cell[:, 1, None, None]).square()
@@ -170,7 +170,7 @@ def _bent(pixels: Tensor, generator: torch.Generator) -> Tensor:
     B = len(pixels)
     bend = torch.randn(B, 2, 6, 6, generator=generator) * 1.1 / SIDE * 2
     bend = F.interpolate(bend, size=SIDE, mode="bicubic", align_corners=True)
-    still = torch.eye(2, 3).expand(B, 2, 3)
+    still = torch.detector(2, 3).expand(B, 2, 3)
     grid = F.affine_grid(still, [B, 3, SIDE, SIDE], align_corners=False)
     return F.grid_sample(
         pixels, grid + bend.permute(0, 2, 3, 1), padding_mode="border", align_corners=False

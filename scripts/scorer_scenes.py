@@ -1,6 +1,6 @@
 """Scenes on which the scorer of the emoji world learns to see, and what it should see in them.
 
-They are wider than any task: every thing in every style and colour, styles mixed, sizes and places
+They are wider than any task: every object in every style and colour, styles mixed, sizes and places
 at random. Nothing is held out: a judge must know what it judges.
 """
 
@@ -15,15 +15,15 @@ from nextstep.evaluate.world.network import ANY, COLOUR_NAMES, SIGN, STYLE_NAMES
 from nextstep.world import layout
 from nextstep.world.colours import TINTS
 from nextstep.world.drawings import atlas, colour_of, visible_on
-from nextstep.world.lexicon import things
-from nextstep.world.scenes import Background, Item, Scene, Sign, render
+from nextstep.world.lexicon import world_objects
+from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render
 from nextstep.world.signs import sign_text
 from nextstep.world.tasks.story_events import PLACES
 from nextstep.world.vocabulary import COLOURS, STYLES, TONES
 
 SIDE = 128
 MOST = 10
-"""Things in a scene at most, the sign counted."""
+"""Objects in a scene at most, the sign counted."""
 
 Place = tuple[float, float, float]
 
@@ -56,7 +56,7 @@ def sample_scene(rng: random.Random, signs: float = 0.15) -> Scene:
     one_style = rng.choice(STYLES) if rng.random() < 0.75 else None
     items = [_item(rng, place, one_style or rng.choice(STYLES)) for place in places]
     if len(items) > 1 and rng.random() < 0.3:
-        # Several of one thing, as they are counted.
+        # Several of one object, as they are counted.
         for place in range(1, rng.randint(2, len(items))):
             first, here = items[0], items[place]
             items[place] = replace(first, x=here.x, y=here.y, size=here.size)
@@ -71,7 +71,7 @@ def _places(rng: random.Random) -> list[Place]:
         size = rng.uniform(0.4, 0.86)
         return [(_inside(rng, size), _inside(rng, size), size)]
     if kind < 0.45:
-        # Many things in one scene teach more than few, at the same cost.
+        # Many objects in one scene teach more than few, at the same cost.
         cells = layout.cells(rng, rng.choice((1, 2, 3, 5, 7, 9)))
         size = rng.choice((0.2, 0.3, 0.3, 0.3, 0.32))
         return [(*layout.in_cell(cell)[:2], size) for cell in cells]
@@ -104,17 +104,17 @@ def _sign(rng: random.Random) -> tuple[Sign, list[Place]]:
     return Sign(text, y=0.17, height=0.24), roles
 
 
-def _item(rng: random.Random, place: Place, style: str) -> Item:
-    thing = rng.choice(list(things().values()))
+def _item(rng: random.Random, place: Place, style: str) -> SceneItem:
+    obj = rng.choice(list(world_objects().values()))
     tone = None
-    if thing.toned and rng.random() < 0.8:
+    if obj.toned and rng.random() < 0.8:
         tone = rng.choice(TONES)
-        tone = tone if atlas().has(thing.label, style, tone) else None
+        tone = tone if atlas().has(obj.label, style, tone) else None
     tint = rng.choice(list(TINTS)) if tone is None and rng.random() < 0.35 else None
-    return Item(thing.label, style, *place, tone=tone, tint=tint, flip=rng.random() < 0.15)
+    return SceneItem(obj.label, style, *place, tone=tone, tint=tint, flip=rng.random() < 0.15)
 
 
-def _background(rng: random.Random, items: list[Item]) -> Background:
+def _background(rng: random.Random, items: list[SceneItem]) -> Background:
     good = [c for c in COLOURS if all(visible_on(i.name, i.style, i.tint, c) for i in items)]
     first, second = (rng.choice(good or ["white"]) for _ in range(2))
     return Background(first, second if second != first and rng.random() < 0.4 else None)
@@ -131,9 +131,9 @@ def truth_of(scene: Scene) -> Truth:
     return Truth(boxes, names, scene.sign.text if scene.sign else "")
 
 
-def _names(item: Item, grey: bool) -> tuple[int, int, int, int]:
+def _names(item: SceneItem, grey: bool) -> tuple[int, int, int, int]:
     colour = COLOUR_NAMES.index(colour_of(item.name, item.style, item.tone, item.tint))
-    tone = TONE_NAMES.index(item.tone) if things()[item.name].toned else ANY
+    tone = TONE_NAMES.index(item.tone) if world_objects()[item.name].toned else ANY
     place = labels().index(item.name)
     return place, STYLE_NAMES.index(item.style), ANY if grey else colour, ANY if grey else tone
 

@@ -31,7 +31,7 @@ from nextstep.evaluate.world.detector import WEIGHTS
 from nextstep.evaluate.world.network import (
     ANY,
     SIGN,
-    Detector,
+    DetectorNetwork,
     SignReader,
     fold_norms,
     labels,
@@ -196,7 +196,7 @@ def steps_done(path: Path) -> int:
 def train_detector(folder: Path, steps: int, batch: int) -> None:
     """The detector, from nothing or from where it stopped."""
     torch.manual_seed(derived_seed(KEY, "detector weights") >> 1)
-    network = Detector()
+    network = DetectorNetwork()
     with_norms(network)
     network.to(memory_format=torch.channels_last).train()
     done = steps_done(folder / "detector.pt")
@@ -232,14 +232,14 @@ def train_reader(folder: Path, steps: int, batch: int) -> None:
 def export(folder: Path, output: Path) -> None:
     """Fold the batch norms away and write both networks as 16-bit floats."""
     weights: dict[str, Tensor] = {}
-    for name, network in (("detector", Detector()), ("reader", SignReader())):
+    for name, network in (("detector", DetectorNetwork()), ("reader", SignReader())):
         with_norms(network)
         network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True)["network"])
         fold_norms(network)
         found = network.state_dict().items()
         weights |= {f"{name}.{key}": value.half().contiguous() for key, value in found}
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, output.with_suffix(".part"), {"things": "; ".join(labels())})
+    save_file(weights, output.with_suffix(".part"), {"objects": "; ".join(labels())})
     output.with_suffix(".part").replace(output)
     print(f"{output} {output.stat().st_size / 1e6:.2f} MB")
 

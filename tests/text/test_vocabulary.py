@@ -13,7 +13,7 @@ from nextstep.errors import ModelFileError
 from nextstep.text.vocabulary import FILE, Vocabulary
 from nextstep.utils.files import write_json
 from nextstep.world.captions import CAPTIONS
-from nextstep.world.lexicon import things, with_right_articles
+from nextstep.world.lexicon import with_right_articles, world_objects
 from nextstep.world.tasks import TASKS, examples
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES
 from nextstep.world.words import world_vocabulary
@@ -63,7 +63,7 @@ def test_texts_of_every_task_stay_as_they_are(split: str) -> None:
         one for task in TASKS if split in TASKS[task].splits or split == "train"
         for one in examples(task, split, 5, 3, "full", 8)
     ]  # fmt: skip
-    own = world_vocabulary(names=tuple(things()), texts=[one.text for one in made])
+    own = world_vocabulary(names=tuple(world_objects()), texts=[one.text for one in made])
     for one in made:
         said = " ".join(one.text.split())
         assert own.instruction(said).text == said

@@ -19,7 +19,7 @@ from nextstep.world.drawings import (
     sprite,
     visible_on,
 )
-from nextstep.world.lexicon import TONED, things
+from nextstep.world.lexicon import TONED, world_objects
 from nextstep.world.vocabulary import OBJECTS, STYLES, TONES
 
 
@@ -28,10 +28,10 @@ def test_it_is_complete_and_small() -> None:
     stored = atlas()
     assert list(stored.cells) == atlas_names()
     for style in STYLES:
-        for thing in things().values():
-            assert stored.has(thing.label, style)
+        for obj in world_objects().values():
+            assert stored.has(obj.label, style)
             for tone in TONES:
-                assert stored.has(thing.label, style, tone) == (thing.toned and style != "mono")
+                assert stored.has(obj.label, style, tone) == (obj.toned and style != "mono")
         assert all(size is None or max(size) == ATLAS_SIDE for size in stored.sizes[style])
 
 
@@ -71,13 +71,13 @@ def test_sprites_are_scaled_and_turned() -> None:
 def test_painted_drawings_have_the_colour_that_is_said() -> None:
     wrong = []
     for style in STYLES:
-        for thing in list(things().values())[::7]:
-            drawing = np.asarray(sprite(thing.label, style, 48))
+        for obj in list(world_objects().values())[::7]:
+            drawing = np.asarray(sprite(obj.label, style, 48))
             for tint in TINTS:
                 shares = colour_shares(painted(drawing, tint))
                 shares.pop("skin", None)
                 if next(iter(shares)) != tint:
-                    wrong.append((thing.word, style, tint, shares))
+                    wrong.append((obj.word, style, tint, shares))
     assert len(wrong) <= 10, wrong  # of 1720
 
 

@@ -9,7 +9,7 @@ from nextstep.errors import NextStepError
 from nextstep.world.descriptions import describe
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition, editions
-from nextstep.world.examples import Said, Shown
+from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.lines import region_of_change, with_lines, with_regions
 from nextstep.world.tasks import TASKS, example
 from nextstep.world.truth import changed_region
@@ -49,7 +49,7 @@ def test_a_caption_on_the_grid_has_one_answer() -> None:
         for seed in range(150):
             one = example(task, derived_seed(task, seed), edition="core-48")
             said, line = one.parts[0], describe(one.scenes[-1])
-            assert isinstance(said, Said)
+            assert isinstance(said, TextPart)
             assert answers.setdefault(said.text, line) == line
 
 
@@ -58,10 +58,10 @@ def test_nothing_outside_of_the_region_changes(task: str) -> None:
     for seed in range(25):
         parts = with_regions(example(task, seed, edition="core-48").parts, GRID)
         for part in parts:
-            if not isinstance(part, Shown) or part.kept is None:
+            if not isinstance(part, ImagePart) or part.kept is None:
                 continue
             before = parts[part.kept]
-            assert isinstance(before, Shown)
+            assert isinstance(before, ImagePart)
             region = region_of_change(before.scene, part.scene, GRID)
             assert part.region == (None if region.covers(GRID) else region)
             changed = changed_region(before.scene, part.scene)
@@ -73,11 +73,11 @@ def test_nothing_outside_of_the_region_changes(task: str) -> None:
 def test_the_line_of_an_edit_says_source_region_and_result() -> None:
     parts = example("move", 3, edition="core-48").parts
     picture, asked, line, target = with_lines(parts, GRID, source_line=True)
-    assert isinstance(asked, Said)
-    assert isinstance(line, Said)
+    assert isinstance(asked, TextPart)
+    assert isinstance(line, TextPart)
     assert asked.text.endswith("\n")
     before, change, after = line.text.split("; ")
-    assert isinstance(picture, Shown)
-    assert isinstance(target, Shown)
+    assert isinstance(picture, ImagePart)
+    assert isinstance(target, ImagePart)
     assert (before, after) == (describe(picture.scene), describe(target.scene))
     assert change.startswith("change rows ")

@@ -27,9 +27,9 @@ from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world import drawings
 from nextstep.world.build import build_shards
 from nextstep.world.descriptions import describe
-from nextstep.world.examples import Said
+from nextstep.world.examples import TextPart
 from nextstep.world.live import WorldSource
-from nextstep.world.scenes import Background, Item, Scene, Sign
+from nextstep.world.scenes import Background, Scene, SceneItem, Sign
 from nextstep.world.sheet import sheet
 from nextstep.world.tasks import TASKS, example, examples
 from tests.conftest import TINY_VAE
@@ -169,7 +169,7 @@ def test_lines_stand_before_answers() -> None:
         document, made = source.document(index, 0), source.example(index, 0)
         before, after = map(describe, made.scenes)
         answer = made.parts[-1]
-        assert isinstance(answer, Said)
+        assert isinstance(answer, TextPart)
         sequence = document.sequence
         learned = [i for i, label in zip(sequence.ids, sequence.labels, strict=True) if label >= 0]
         written = f"{before}; {after}\n{answer.answers[0]}"
@@ -202,7 +202,7 @@ def test_text_only_samples_learn_the_line_from_what_the_picture_would_tell() -> 
 
 
 def test_a_scene_in_words() -> None:
-    dog = Item("dog face", "flat")
+    dog = SceneItem("dog face", "flat")
     assert describe(Scene(Background("blue"), (dog,))) == "dog, flat style, blue background"
     smaller = replace(dog, size=0.3)
     said = describe(Scene(Background("blue"), (smaller,)))
@@ -210,9 +210,9 @@ def test_a_scene_in_words() -> None:
     scene = Scene(
         Background("red", "pink"),
         (
-            Item("grapes", "noto", 0.2, 0.8, 0.3),
-            Item("boy", "noto", 0.8, 0.5, 0.5, tone="dark"),
-            Item("cat face", "noto", 0.5, 0.2, 0.45, tint="orange", flip=True),
+            SceneItem("grapes", "noto", 0.2, 0.8, 0.3),
+            SceneItem("boy", "noto", 0.8, 0.5, 0.5, tone="dark"),
+            SceneItem("cat face", "noto", 0.5, 0.2, 0.45, tint="orange", flip=True),
         ),
         Sign("HAT"),
     )

@@ -11,26 +11,26 @@ from hypothesis import strategies as st
 
 from nextstep.world import layout
 from nextstep.world.draw import Draw
-from nextstep.world.lexicon import join_words, thing_of, things
-from nextstep.world.scenes import Background, Item, Scene, Sign, render, single
+from nextstep.world.lexicon import join_words, object_of, world_objects
+from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render, single
 from nextstep.world.signs import WORDS, is_held_out_word
 from nextstep.world.spec import (
     REGIONS,
     RELATIONS,
-    Need,
-    Seen,
-    Sight,
+    Constraint,
+    Detection,
+    Detections,
     Spec,
+    detections_of,
     exact_spec,
     is_related,
     region_of,
-    sight_of,
 )
 from nextstep.world.truth import changed_region, overlaps, visible_shares
 from nextstep.world.vocabulary import COLOURS
 
-DOG = Item("dog face", "noto", 0.3, 0.4, 0.4)
-CAT = Item("cat face", "noto", 0.75, 0.6, 0.3, tint="blue")
+DOG = SceneItem("dog face", "noto", 0.3, 0.4, 0.4)
+CAT = SceneItem("cat face", "noto", 0.75, 0.6, 0.3, tint="blue")
 
 
 def test_a_scene_is_its_background_and_its_boxes() -> None:
@@ -51,7 +51,9 @@ def test_a_scene_is_its_background_and_its_boxes() -> None:
 
 def test_size_and_place_are_shares() -> None:
     scene = Scene(Background("white"), (DOG, CAT))
-    for large, small in zip(sight_of(scene, 128).things, sight_of(scene, 64).things, strict=True):
+    for large, small in zip(
+        detections_of(scene, 128).objects, detections_of(scene, 64).objects, strict=True
+    ):
         assert np.allclose(large.box, small.box, atol=1.5 / 64)
 
 
@@ -105,7 +107,7 @@ def test_visible_shares_count_what_covers() -> None:
 def test_singles_are_unchanged() -> None:
     picture = np.asarray(single("dog face", "noto", "blue", 64))
     assert np.array_equal(
-        picture, render(Scene(Background("blue"), (Item("dog face", "noto"),)), 64)
+        picture, render(Scene(Background("blue"), (SceneItem("dog face", "noto"),)), 64)
     )
 
 
@@ -134,22 +136,24 @@ def test_regions_are_the_nine_thirds() -> None:
 
 def test_specs_say_what_fails() -> None:
     scene = Scene(Background("green"), (DOG, CAT))
-    sight = sight_of(scene)
+    detections = detections_of(scene)
     exact = exact_spec(scene, avoid=("fox", "dog face"))
-    assert exact.failures(sight) == []
+    assert exact.failures(detections) == []
     assert exact.exclude == ("fox",)
     spec = Spec(
-        (Need("dog face", relation=("left of", 1)), Need("cat face", colour="blue")),
+        (Constraint("dog face", relation=("left of", 1)), Constraint("cat face", colour="blue")),
         style="noto", background=("green",),
     )  # fmt: skip
-    assert spec.failures(sight) == []
+    assert spec.failures(detections) == []
     moved = Scene(Background("red"), (replace(DOG, x=0.9), replace(CAT, tint="red", x=0.2)))
-    wrong = spec.failures(sight_of(moved))
+    wrong = spec.failures(detections_of(moved))
     assert wrong == [
         "1 dog face asked, 0 right", "1 cat face asked, 0 right", "background red",
     ]  # fmt: skip
-    crowded = Sight((*sight.things, Seen("fox", (0, 0, 0.1, 0.1))), ("green",), "noto")
-    assert exact.failures(crowded) == ["fox should not be there", "3 things in all"]
+    crowded = Detections(
+        (*detections.objects, Detection("fox", (0, 0, 0.1, 0.1))), ("green",), "noto"
+    )
+    assert exact.failures(crowded) == ["fox should not be there", "3 objects in all"]
     assert spec.metadata("position", "words")["include"][0] == {
         "class": "dog", "count": 1, "position": ["left of", 1],
     }  # fmt: skip
@@ -168,15 +172,15 @@ def test_specs_say_what_fails() -> None:
     ],
 )
 def test_words_of_things(label: str, one: str, two: str) -> None:
-    thing = things()[label]
-    assert (thing.a(), thing.count(2)) == (one, two)
-    assert thing_of(thing.word) is thing_of(label) is thing
+    obj = world_objects()[label]
+    assert (obj.a(), obj.count(2)) == (one, two)
+    assert object_of(obj.word) is object_of(label) is obj
 
 
 def test_grammar() -> None:
-    found = things()
-    assert len(found) == len({thing.word for thing in found.values()}) == 300
-    assert sum(thing.core for thing in found.values()) == 144
+    found = world_objects()
+    assert len(found) == len({obj.word for obj in found.values()}) == 300
+    assert sum(obj.core for obj in found.values()) == 144
     assert found["scissors"].a("orange") == "an orange pair of scissors"
     assert found["dog face"].the("big blue") == "the big blue dog"
     assert join_words(["a", "b", "c"]) == "a, b and c"

@@ -8,8 +8,8 @@ import pytest
 from nextstep.text.sequence import build_sequence, editing, with_reasoning
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.descriptions import describe
-from nextstep.world.lexicon import things
-from nextstep.world.scenes import Background, Item, Scene
+from nextstep.world.lexicon import world_objects
+from nextstep.world.scenes import Background, Scene, SceneItem
 from nextstep.world.singles_source import SingleEdits, Singles, trained_scenes
 from nextstep.world.vocabulary import OBJECTS, is_held_out
 
@@ -81,7 +81,7 @@ def test_held_out_pairs_are_never_shown() -> None:
 
 def test_all_things_by_label_and_by_everyday_word() -> None:
     source = Singles(TOKENIZER, 64, no_caption=0, core=False)
-    assert {name for name, _, _ in source.scenes} == set(things())
+    assert {name for name, _, _ in source.scenes} == set(world_objects())
     assert {name for name, _, _ in Singles(TOKENIZER, 64).scenes} == set(OBJECTS)
     assert not any(is_held_out(name, style) for name, style, _ in source.scenes)
     dogs = [i for i, scene in enumerate(source.scenes) if scene[0] == "dog face"]
@@ -114,7 +114,7 @@ def test_lines_name_the_result_as_often_as_asked() -> None:
         document = source.document(index, index)
         told = TOKENIZER.decode(document.sequence.ids)
         before, after = (
-            describe(Scene(Background(colour), (Item(name, style),)))
+            describe(Scene(Background(colour), (SceneItem(name, style),)))
             for name, style, colour in document.payload.scenes
         )
         said += f"\n{before}; change all; {after}" in told

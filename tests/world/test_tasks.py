@@ -14,10 +14,10 @@ import pytest
 
 from nextstep.errors import NextStepError
 from nextstep.world.editions import editions
-from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import NUMBERS, things
+from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lexicon import NUMBERS, world_objects
 from nextstep.world.scenes import Scene, render
-from nextstep.world.spec import is_related, region_of, sight_of
+from nextstep.world.spec import detections_of, is_related, region_of
 from nextstep.world.splits import (
     SPLITS,
     Phrasings,
@@ -72,9 +72,9 @@ def test_targets_satisfy_their_specs(task: object, split: str, edition: str) -> 
         assert one.targets or name == "plain"
         for place in one.targets:
             part = one.parts[place]
-            if isinstance(part, Shown):
+            if isinstance(part, ImagePart):
                 assert part.spec is not None
-                assert part.spec.failures(sight_of(part.scene)) == []
+                assert part.spec.failures(detections_of(part.scene)) == []
             else:
                 assert part.text.strip() in part.answers
             assert one.metadata(place)["tag"] == name
@@ -133,7 +133,9 @@ def test_held_out_phrasings_are_other_sentences() -> None:
 
         def said(split: str) -> set[str]:
             texts = [one.text for one in made(name, split, 60)]  # noqa: B023
-            hidden = "|".join(sorted({t.word for t in things().values()}, key=len, reverse=True))
+            hidden = "|".join(
+                sorted({t.word for t in world_objects().values()}, key=len, reverse=True)
+            )
             return {re.sub(rf"\b({hidden})\b|\".*\"| \S+$", "X", t).lower() for t in texts}
 
         assert len(said("held_out_phrasings")) == 1
@@ -152,7 +154,7 @@ def test_phrasings_hold_one_out_by_their_words() -> None:
 
 
 def test_held_out_shares() -> None:
-    labels = list(things())
+    labels = list(world_objects())
     pairs = list(combinations(labels[::3], 2))
     assert 0.03 < np.mean([is_held_out_pair(a, b) for a, b in pairs]) < 0.07
     assert all(is_held_out_pair(a, b) == is_held_out_pair(b, a) for a, b in pairs[:500])
@@ -207,10 +209,10 @@ def test_changes_leave_the_rest_alone(name: str) -> None:
     for one in made(name, "train", 15):
         for place in one.targets:
             part = one.parts[place]
-            if not isinstance(part, Shown) or part.kept is None:
+            if not isinstance(part, ImagePart) or part.kept is None:
                 continue
             source = one.parts[part.kept]
-            assert isinstance(source, Shown)
+            assert isinstance(source, ImagePart)
             changed = changed_region(source.scene, part.scene)
             assert changed.any(), one.text
             if source.scene.background != part.scene.background:
@@ -223,9 +225,9 @@ def test_changes_leave_the_rest_alone(name: str) -> None:
 def test_only_targets_of_edits_are_trained() -> None:
     for name in ("add", "style", "combine"):
         for one in made(name):
-            shown = [part for part in one.parts if isinstance(part, Shown)]
+            shown = [part for part in one.parts if isinstance(part, ImagePart)]
             assert [part.trained for part in shown] == [False] * (len(shown) - 1) + [True]
-            assert isinstance(one.parts[-1], Shown)
+            assert isinstance(one.parts[-1], ImagePart)
 
 
 def test_stories_keep_their_characters_and_style() -> None:
@@ -235,8 +237,8 @@ def test_stories_keep_their_characters_and_style() -> None:
         for scene in one.scenes:
             assert {item.style for item in scene.items} == {hero.style}
             assert hero.name in [item.name for item in scene.items]
-        assert things()[hero.name].word in one.text
-        shown = [isinstance(part, Shown) for part in one.parts[: 2 * len(one.scenes)]]
+        assert world_objects()[hero.name].word in one.text
+        shown = [isinstance(part, ImagePart) for part in one.parts[: 2 * len(one.scenes)]]
         assert shown == [False, True] * len(one.scenes)
 
 
@@ -245,9 +247,9 @@ def test_what_is_undone_is_as_it_was() -> None:
     for one in made("next_state", "train", 150):
         past: list[Scene] = []
         for before, said, after in zip(one.parts, one.parts[1:], one.parts[2:], strict=False):
-            if not (isinstance(before, Shown) and isinstance(said, Said)):
+            if not (isinstance(before, ImagePart) and isinstance(said, TextPart)):
                 continue
-            assert isinstance(after, Shown)
+            assert isinstance(after, ImagePart)
             if said.text in back:
                 assert after.scene == past.pop()
                 undone += 1
@@ -268,28 +270,30 @@ def test_recall_asks_for_somebody_far_back() -> None:
 def test_numbers_in_captions_are_counted() -> None:
     for one in made("counting", "train", 30):
         part = one.parts[-1]
-        assert isinstance(part, Shown)
-        for need in part.spec.include if part.spec else ():
-            assert sum(item.name == need.name for item in part.scene.items) == need.count
-            assert things()[need.name].count(need.count) in one.text
+        assert isinstance(part, ImagePart)
+        for constraint in part.spec.include if part.spec else ():
+            assert (
+                sum(item.name == constraint.name for item in part.scene.items) == constraint.count
+            )
+            assert world_objects()[constraint.name].count(constraint.count) in one.text
 
 
 def test_answers_are_true() -> None:
     for one in made("read_count", "train", 40):
         (scene,), (question, answer) = one.scenes, one.parts[-2:]
-        assert isinstance(question, Said)
-        assert isinstance(answer, Said)
+        assert isinstance(question, TextPart)
+        assert isinstance(answer, TextPart)
         # The longest plural that fits: "striped fish" before "fish".
         asked = max(
-            (t for t in things().values() if re.search(rf"\b{t.plural}\b", question.text)),
-            key=lambda thing: len(thing.plural),
+            (t for t in world_objects().values() if re.search(rf"\b{t.plural}\b", question.text)),
+            key=lambda obj: len(obj.plural),
         )
         number = sum(item.name == asked.label for item in scene.items)
         assert answer.text == f" {'none' if number == 0 else NUMBERS[number]}"
         assert str(number) in answer.answers
     for one in made("read_where", "train", 40):
         (scene,), answer = one.scenes, one.parts[-1]
-        assert isinstance(answer, Said)
+        assert isinstance(answer, TextPart)
         first, second = scene.items
         ways = AT[region_of(first.x, first.y)]
         side = {"on the left": "left of", "on the right": "right of", "above it": "above",
@@ -299,7 +303,7 @@ def test_answers_are_true() -> None:
         )
     for one in made("read_word", "train", 10):
         (scene,), answer = one.scenes, one.parts[-1]
-        assert isinstance(answer, Said)
+        assert isinstance(answer, TextPart)
         assert scene.sign
         assert scene.sign.text in answer.answers
 

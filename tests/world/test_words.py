@@ -13,7 +13,7 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.text.vocabulary import SHEET, Vocabulary
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.live import WorldSource
 from nextstep.world.singles_source import SingleEdits, Singles
 from nextstep.world.vocabulary import OBJECTS
@@ -23,8 +23,8 @@ from nextstep.world.words import COLUMNS, SIDE, _table, pictured, vocabulary_of,
 def test_every_synonym_is_of_a_thing_and_stands_for_one_alone() -> None:
     named = [name for name, _ in _table()]
     assert len(set(named)) == len(named)
-    assert not [name for name in named if name not in things()]
-    words = world_vocabulary(tuple(things()))
+    assert not [name for name in named if name not in world_objects()]
+    words = world_vocabulary(tuple(world_objects()))
     assert len(words.names) == 300
     for name, others in words.names.items():
         assert words.prompt(name).text == name
@@ -35,8 +35,8 @@ def test_every_synonym_is_of_a_thing_and_stands_for_one_alone() -> None:
 def test_everyday_words_and_plurals_mean_the_thing_that_was_taught() -> None:
     words = world_vocabulary()
     for label in OBJECTS:
-        thing = things()[label]
-        for said in (thing.word, thing.plural, thing.one, label):
+        obj = world_objects()[label]
+        for said in (obj.word, obj.plural, obj.one, label):
             assert words.prompt(said).text in (label, said)
             assert not words.prompt(said).warnings
 

@@ -147,17 +147,17 @@ def _answered(
     pipeline: Any, plan: Plan, folder: Path, about: dict[str, Any], batch_size: int, answers: str,
     quiet: bool,
 ) -> Results:  # fmt: skip
-    from nextstep.evaluate.world.answering import Answerer, Model, Truth, round_trip
-    from nextstep.evaluate.world.detector import shipped_eye
+    from nextstep.evaluate.world.answering import Answerer, ModelAnswerer, Truth, round_trip
+    from nextstep.evaluate.world.detector import shipped_detector
     from nextstep.evaluate.world.run import evaluate
     from nextstep.evaluate.world.scoring import Scorer
 
     tokenizer = pipeline.image_tokenizer
-    who: Answerer = Model(pipeline, plan.size, batch_size)
+    who: Answerer = ModelAnswerer(pipeline, plan.size, batch_size)
     if answers != "model":
         who = Truth(plan.size, tokenizer if answers == "decoded" else None)
     scorer = Scorer(
-        shipped_eye(plan.edition), plan.size, lambda picture: round_trip(picture, tokenizer)
+        shipped_detector(plan.edition), plan.size, lambda picture: round_trip(picture, tokenizer)
     )
     settings = json.dumps(about["settings"], sort_keys=True)
     told_by = hashlib.sha256(settings.encode()).hexdigest()[:12]

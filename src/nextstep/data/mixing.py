@@ -29,7 +29,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleUse:
     """One use of one sample.
 
     Attributes:
@@ -84,7 +84,7 @@ class Mixture:
         self._positions, self._credits = list(zeros), list(zeros)
         self.samples, self.tokens = list(zeros), list(zeros)
 
-    def draw(self) -> Draw:
+    def draw(self) -> SampleUse:
         """The next sample of the source that is most behind; the first of equals.
 
         A draw that is not `count`ed (because a filter left it out) does not move the shares, so
@@ -95,12 +95,12 @@ class Mixture:
         self._positions[source] += 1
         return self.at(source, self._positions[source] - 1)
 
-    def at(self, source: int, position: int) -> Draw:
+    def at(self, source: int, position: int) -> SampleUse:
         """What draw number `position` of a source is, whenever it is asked."""
         name, length = self.names[source], self.lengths[source]
         epoch, place = divmod(position, length)
         index = epoch_index(self.seed, name, epoch, place, length)
-        return Draw(
+        return SampleUse(
             source, position, epoch, index, derived_seed("draw", self.seed, name, epoch, index)
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextstep.data.documents import Document, SampleError, Source
-from nextstep.data.mixing import Draw, Mixture
+from nextstep.data.mixing import Mixture, SampleUse
 from nextstep.errors import NextStepError
 
 FILTERED = "filtered"
@@ -188,7 +188,7 @@ class Planner:
         waited = any(index < carried for index in rows[emptiest])
         return None if waited else emptiest
 
-    def _document(self, draw: Draw) -> Planned | None:
+    def _document(self, draw: SampleUse) -> Planned | None:
         source = self.sources[draw.source]
         key, reason, broken = f"{source.name}/#{draw.index}", FILTERED, False
         self._drawn += 1

@@ -284,7 +284,7 @@ def _span(member: tar.Member) -> Span:
     return Span(member.offset, member.size)
 
 
-def _members(parts: tar.Parts) -> list[tar.Member]:
+def _members(parts: tar.SampleMembers) -> list[tar.Member]:
     texts = [member for member in (parts.record, parts.text) if member]
     return [*texts, *(member for _, member in parts.pictures)]
 

@@ -34,7 +34,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Parts(NamedTuple):
+class SampleMembers(NamedTuple):
     """The members of one sample.
 
     Attributes:
@@ -79,7 +79,7 @@ def scan(file: IO[bytes]) -> tuple[list[Member], bool]:
             place += padded(info.size)
 
 
-def samples(members: Iterable[Member]) -> list[Parts]:
+def samples(members: Iterable[Member]) -> list[SampleMembers]:
     """Members by sample, in the order of their first ones.
 
     A sample is KEY.json and KEY-0.jpg, KEY-1.png ..., as released; or KEY.jpg with KEY.json,
@@ -88,7 +88,7 @@ def samples(members: Iterable[Member]) -> list[Parts]:
     """
     parted = [(member, *_stem_and_ending(member.name)) for member in members]
     known = {stem for _, stem, ending in parted if ending in TEXTS}
-    found: dict[str, Parts] = {}
+    found: dict[str, SampleMembers] = {}
     for member, stem, ending in parted:
         key, number = stem, 0
         if ending not in TEXTS:
@@ -97,7 +97,7 @@ def samples(members: Iterable[Member]) -> list[Parts]:
             match = None if stem in known else _NUMBERED.fullmatch(stem)
             if match:
                 key, number = match.group(1), int(match.group(2))
-        parts = found.setdefault(key, Parts(key, None, None, []))
+        parts = found.setdefault(key, SampleMembers(key, None, None, []))
         if ending == ".json":
             parts = parts._replace(record=parts.record or member)
         elif ending in TEXTS:

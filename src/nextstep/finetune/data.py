@@ -43,7 +43,7 @@ _NUMBER_AT_END = re.compile(r"[\s_-]*\(?\d+\)?$")
 
 
 @dataclass(frozen=True)
-class Samples:
+class FinetuneSamples:
     """The pictures of a fine-tuning, ready to be trained on.
 
     Attributes:
@@ -199,7 +199,7 @@ def shapes(defaults: ModelDefaults, token_pixels: int) -> SourceOptions:
     return SourceOptions(grids=(grid,), token_pixels=token_pixels)
 
 
-def open_samples(run: Path, parts: Parts, drop_text: float) -> Samples:
+def open_samples(run: Path, parts: Parts, drop_text: float) -> FinetuneSamples:
     """The samples of a run with their latents, which are encoded when they are not there yet.
 
     Args:
@@ -218,4 +218,4 @@ def open_samples(run: Path, parts: Parts, drop_text: float) -> Samples:
     build_cache(source, parts.image_tokenizer, run / "latents")
     cache = LatentCache(run / "latents", tokenizer_hash(parts.image_tokenizer))
     lengths = [len(d) for i in range(len(plain)) if (d := plain.document(i, 0)) is not None]
-    return Samples(shards, CachedSource(source, cache), max(lengths))
+    return FinetuneSamples(shards, CachedSource(source, cache), max(lengths))

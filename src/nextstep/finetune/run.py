@@ -31,7 +31,7 @@ from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
 from nextstep.finetune.comparison import comparison
 from nextstep.finetune.data import (
-    Samples,
+    FinetuneSamples,
     build_samples,
     captioned,
     data_digest,
@@ -74,7 +74,7 @@ PROBE_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Request:
+class PreviewRequest:
     """What is drawn to see how far training is: a prompt, and the sources of an edit."""
 
     prompt: str
@@ -224,7 +224,7 @@ class Finetuning:
             prompts = [asked.prompt for asked in self.requests]
             return [made.image for made in pipeline.generate(prompts, seed=seed)]
 
-    def _open(self) -> Samples:
+    def _open(self) -> FinetuneSamples:
         settings = self.settings
         if not (self.run / "data").exists():
             items = captioned(settings.data, settings.caption, settings.edits, settings.encoding)
@@ -236,18 +236,18 @@ class Finetuning:
                 self.tell(f"left out: {error}")
         return open_samples(self.run, self.parts, settings.drop_text)
 
-    def _requests(self) -> list[Request]:
+    def _requests(self) -> list[PreviewRequest]:
         if self.settings.prompts:
-            return [Request(prompt) for prompt in self.settings.prompts]
+            return [PreviewRequest(prompt) for prompt in self.settings.prompts]
         shards, found = self.samples.shards, []
         for index in range(min(SHOWN, len(shards))):
             text = str(shards.entry(index).captions["caption"])
             if not self.settings.edits:
-                found.append(Request(text))
+                found.append(PreviewRequest(text))
                 continue
             # The target is what is to be drawn; its tag stands last.
             instruction = text.rsplit("<image", 1)[0]
-            found.append(Request(instruction, tuple(shards.pictures(index)[:-1])))
+            found.append(PreviewRequest(instruction, tuple(shards.pictures(index)[:-1])))
         return found
 
     def _drawn_before(self) -> list[Image.Image]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
 
 TINY: tuple[str, ...] = (
-    "steps=3", "data.row_length=192", "data.rows=2", "data.rows_per_micro=2",
+    "steps=3", "data.row_length=192", "data.rows=2", "data.micro_batch_rows=2",
     "data.window_rows=8", "schedule.warmup=1", "schedule.decay=1", "ema=0.5", "compile=false",
     "precision=fp32", "logging.every=1", "saving.milestones=[]",
 )  # fmt: skip

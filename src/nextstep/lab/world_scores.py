@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextstep.evaluate.world.answering import Model, round_trip
-from nextstep.evaluate.world.detector import shipped_eye
+from nextstep.evaluate.world.answering import ModelAnswerer, round_trip
+from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.run import Plan, Results, evaluate
 from nextstep.evaluate.world.scoring import Scorer
 
@@ -53,9 +53,11 @@ def score_world(
     try:
         return evaluate(
             Plan.of(tasks, ["seen"], count, size=size, edition=edition),
-            Model(pipeline, size, BATCH),
+            ModelAnswerer(pipeline, size, BATCH),
             Scorer(
-                shipped_eye(edition), size, lambda picture: round_trip(picture, image_tokenizer)
+                shipped_detector(edition),
+                size,
+                lambda picture: round_trip(picture, image_tokenizer),
             ),
             folder,
             f"{pipeline.model_hash} {sorted(told.items())}",

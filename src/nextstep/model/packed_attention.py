@@ -30,7 +30,7 @@ SHRINK = 0.75
 
 
 @dataclass(frozen=True)
-class Group:
+class DocumentGroup:
     """Documents of similar length.
 
     Attributes:
@@ -84,7 +84,7 @@ class Documents:
         return pairs
 
     @cached_property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[DocumentGroup]:
         """Documents by length, longest first."""
         order = np.argsort(-self.lengths, kind="stable")
         starts, lengths = self.starts[order], self.lengths[order]
@@ -97,11 +97,11 @@ class Documents:
             first = end
         return made
 
-    def _group(self, starts: np.ndarray, lengths: np.ndarray, length: int) -> Group:
+    def _group(self, starts: np.ndarray, lengths: np.ndarray, length: int) -> DocumentGroup:
         steps = np.arange(length)
         sources = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
         targets = np.where(steps < lengths[:, None], sources, self.numbers.numel())
-        return Group(
+        return DocumentGroup(
             (len(starts), length),
             torch.from_numpy(sources.ravel()).to(self.device),
             torch.from_numpy(targets.ravel()).to(self.device),
@@ -161,7 +161,7 @@ class Documents:
             self._biases[key] = [self._bias(group, heads, dtype) for group in self.groups]
         return self._biases[key]
 
-    def _bias(self, group: Group, heads: int, dtype: torch.dtype) -> Tensor:
+    def _bias(self, group: DocumentGroup, heads: int, dtype: torch.dtype) -> Tensor:
         n, L = group.shape
         later = torch.full((L, L), float("-inf"), dtype=dtype, device=self.device).triu(1)
         if self.pictures is None:

@@ -19,7 +19,7 @@ EXPECTED_PICTURES: dict[str, float] = {
 """The same for pictures."""
 
 
-class Filters(Section):
+class FilterSettings(Section):
     """Which samples of a source are left out; sizes are those of the smallest of its pictures."""
 
     height: Weight = 0.0
@@ -36,7 +36,7 @@ class Filters(Section):
     """Numeric field of the sample -> least value; below 0, largest absolute value."""
 
     @model_validator(mode="after")
-    def _area(self) -> Filters:
+    def _area(self) -> FilterSettings:
         if len(self.area) == 2 and self.area[0] > self.area[1]:
             raise ValueError(f"area: nothing lies between {self.area[0]} and {self.area[1]}")
         return self
@@ -107,7 +107,7 @@ class SourceSettings(Section):
     """Caption field of the sample -> how often it is chosen; default the field `caption` alone."""
     templates: list[str] = Field(default_factory=list)
     """Texts with `{caption}` in them; one is chosen for every sample."""
-    filters: Filters = Filters()
+    filters: FilterSettings = FilterSettings()
     """Which samples are left out."""
     latents: str | None = None
     """Folder of the latent cache, for shards and for live sources that repeat their samples (the

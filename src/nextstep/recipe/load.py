@@ -184,7 +184,7 @@ def _loader() -> type:
     """A safe loader that refuses a key given twice and reads scalars as YAML 1.2 does."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Yaml12Loader(yaml.SafeLoader):
         yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form are PyYAML's
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -207,10 +207,10 @@ def _loader() -> type:
         ("int", r"[-+]?[0-9][0-9_]*", digits),
         ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", digits),
     ):
-        Loader.add_implicit_resolver(
+        Yaml12Loader.add_implicit_resolver(
             f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first
         )
-    return Loader
+    return Yaml12Loader
 
 
 def apply_override(raw: Plain, override: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from nextstep.data.documents import Document, derived_seed
 from nextstep.text.sequence import build_sequence
 from nextstep.train.stages.pretrain import states
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lines import with_lines
 from nextstep.world.scenes import Scene, render
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
@@ -78,7 +78,7 @@ class Probe:
         right, wrong = (self._document(task, number, said) for said in (lined, renamed))
         return _Item(right, wrong, images)
 
-    def _document(self, task: str, number: int, parts: Sequence[Said | Shown]) -> Document:
+    def _document(self, task: str, number: int, parts: Sequence[TextPart | ImagePart]) -> Document:
         sequence = build_sequence(
             Example(task, tuple(parts)).sequence_parts(self.grid), self.tokenizer
         )
@@ -132,19 +132,19 @@ class Probe:
         yield from (rows[first : first + ROWS] for first in range(0, len(rows), ROWS))
 
 
-def _quiet(part: Said | Shown) -> Said | Shown:
+def _quiet(part: TextPart | ImagePart) -> TextPart | ImagePart:
     """A prompt that is read and not learned."""
-    return replace(part, trained=False) if isinstance(part, Said) else part
+    return replace(part, trained=False) if isinstance(part, TextPart) else part
 
 
-def _renamed(parts: Sequence[Said | Shown], edition: str) -> list[Said | Shown]:
+def _renamed(parts: Sequence[TextPart | ImagePart], edition: str) -> list[TextPart | ImagePart]:
     """The parts with every object called by the name of the next one of the edition."""
     from nextstep.world.editions import editions
-    from nextstep.world.lexicon import things
+    from nextstep.world.lexicon import world_objects
 
     objects = editions()[edition].objects
     following = dict(zip(objects, (*objects[1:], objects[0]), strict=True))
-    words = {things()[a].word: things()[b].word for a, b in following.items()}
+    words = {world_objects()[a].word: world_objects()[b].word for a, b in following.items()}
 
     def other(scene: Scene) -> Scene:
         items = tuple(replace(item, name=following[item.name]) for item in scene.items)
@@ -152,7 +152,7 @@ def _renamed(parts: Sequence[Said | Shown], edition: str) -> list[Said | Shown]:
 
     return [
         replace(part, scene=other(part.scene))
-        if isinstance(part, Shown)
+        if isinstance(part, ImagePart)
         else replace(part, text=_swapped(part.text, words))
         for part in parts
     ]

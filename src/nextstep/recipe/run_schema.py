@@ -121,7 +121,7 @@ class Logging(Section):
     """Project on Weights & Biases; needs `pip install wandb`."""
 
 
-class Samples(Section):
+class SampleSheets(Section):
     """Sheets of pictures drawn during training with the averaged weights."""
 
     prompts: list[str] = Field(min_length=1)

@@ -17,7 +17,7 @@ from nextstep.recipe.run_schema import (
     Parallel,
     Probes,
     Published,
-    Samples,
+    SampleSheets,
     Saving,
     Schedule,
 )
@@ -247,7 +247,7 @@ class Recipe(Section):
     """Checkpoints and model folders."""
     logging: Logging = Logging()
     """Figures."""
-    samples: Samples | None = None
+    samples: SampleSheets | None = None
     """Sheets of pictures during training."""
     probes: Probes | None = None
     """Figures of the emoji world during training."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.scenes import render
 
 TRIES = 1000
@@ -120,13 +120,13 @@ def world_prompt(example: Example, target: int, pixels: int, key: str) -> Rollou
         key: names it.
     """
     part = example.parts[target]
-    shown = [p for p in example.parts[:target] if isinstance(p, Shown)]
+    shown = [p for p in example.parts[:target] if isinstance(p, ImagePart)]
     images = tuple(Image.fromarray(render(p.scene, pixels)) for p in shown)
     facts: dict[str, Any] = {"task": example.task}
-    if isinstance(part, Said):
+    if isinstance(part, TextPart):
         facts["answers"] = list(part.answers)
     return RolloutPrompt(
-        key, example.prompt(target), images, isinstance(part, Shown), facts, example, target
+        key, example.prompt(target), images, isinstance(part, ImagePart), facts, example, target
     )
 
 

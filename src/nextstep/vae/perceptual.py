@@ -56,7 +56,7 @@ class SamePadded(nn.Conv2d):
         return super().forward(F.pad(x, sides) if any(sides) else x)
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Widen, convolve every channel alone, narrow; around a residual where shapes allow."""
 
     def __init__(self, inputs: int, kernel: int, stride: int, expansion: int, outputs: int) -> None:
@@ -74,11 +74,11 @@ class Block(nn.Module):
         return x + y if self.residual else y
 
 
-def _blocks() -> Iterator[Block]:
+def _blocks() -> Iterator[InvertedResidual]:
     inputs = STEM_CHANNELS
     for count, kernel, stride, expansion, outputs in STAGES:
         for place in range(count):
-            yield Block(inputs, kernel, stride if place == 0 else 1, expansion, outputs)
+            yield InvertedResidual(inputs, kernel, stride if place == 0 else 1, expansion, outputs)
             inputs = outputs
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from nextstep.data.documents import KINDS, derived_seed
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.scenes import render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
@@ -89,16 +89,16 @@ def _sample(made: Example, key: int, size: int) -> RawSample:
     kind = TASKS[made.task].kind
     number, text = 0, ""
     for part in made.parts:
-        if isinstance(part, Said):
+        if isinstance(part, TextPart):
             text += part.text
         else:
             text += f"<image_{number}>"
             number += 1
     record: dict[str, object] = {"metadata": {"task": made.task, "targets": _targets(made)}}
     if kind in ("text", "image_text"):
-        text = "".join(part.text for part in made.parts if isinstance(part, Said))
+        text = "".join(part.text for part in made.parts if isinstance(part, TextPart))
     record["text" if kind == "text" else "caption"] = text
-    pictures = tuple(_png(part, size) for part in made.parts if isinstance(part, Shown))
+    pictures = tuple(_png(part, size) for part in made.parts if isinstance(part, ImagePart))
     return RawSample(record, pictures, f"{key:016x}", made.task)
 
 
@@ -106,7 +106,7 @@ def _targets(made: Example) -> list[dict[str, object]]:
     return [made.metadata(place) for place in made.targets]
 
 
-def _png(part: Shown, size: int) -> bytes:
+def _png(part: ImagePart, size: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(render(part.scene, size)).save(file, "PNG")
     return file.getvalue()

@@ -23,7 +23,7 @@ from nextstep.data.documents import Document
 from nextstep.vae.latents import token_norm
 from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world.lines import block_of
-from nextstep.world.scenes import Item, Scene, Sign, render
+from nextstep.world.scenes import Scene, SceneItem, Sign, render
 
 REMEMBERED = 2**29
 """Bytes of blocks that are kept."""
@@ -88,11 +88,11 @@ class Composer:
             return self._encoded(scene).float()
         empty = self._encoded(replace(scene, items=(), sign=None)).float()
         tokens = empty.clone()
-        parts: list[Item | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
+        parts: list[SceneItem | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
         for part in parts:
             alone = (
                 replace(scene, items=(part,), sign=None)
-                if isinstance(part, Item)
+                if isinstance(part, SceneItem)
                 else replace(scene, items=(), sign=part)
             )
             share = torch.full((len(tokens), 1), 1 / len(parts))

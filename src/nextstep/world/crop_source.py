@@ -47,7 +47,7 @@ def drawn_crops(size: int, photos: str = "", styles: tuple[str, ...] | list[str]
 
 
 def scene_crops(size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES) -> MakeCrop:
-    """Crops of whole scenes of the world: several things, signs with words, any task's pictures.
+    """Crops of whole scenes of the world: several objects, signs with words, any task's pictures.
 
     Held-out pairs are not among them, as in all training.
 

@@ -5,8 +5,8 @@ dog top left, small red cat bottom right, noto style, blue background
 
 from __future__ import annotations
 
-from nextstep.world.lexicon import things
-from nextstep.world.scenes import Item, Scene
+from nextstep.world.lexicon import world_objects
+from nextstep.world.scenes import Scene, SceneItem
 from nextstep.world.spec import REGIONS, region_of, size_word
 
 __all__ = ["describe"]
@@ -29,14 +29,14 @@ def describe(scene: Scene) -> str:
     return ", ".join([*told, f"{scene.background.words} background"])
 
 
-def _described(item: Item, alone: bool) -> str:
+def _described(item: SceneItem, alone: bool) -> str:
     place = region_of(item.x, item.y)
     large = alone and place == "middle" and item.size >= 0.6
     words = [
         "small" if size_word(item.size) == "small" else None,
         item.tint,
         "turned" if item.flip else None,
-        things()[item.name].word,
+        world_objects()[item.name].word,
         f"with {item.tone} skin" if item.tone else None,
         None if large else place,
     ]

@@ -1,4 +1,4 @@
-"""All choices of a sample: things, styles, colours and words, within one split of the world."""
+"""All choices of a sample: objects, styles, colours and words, within one split of the world."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nextstep.world import editions
 from nextstep.world.colours import TINTS
 from nextstep.world.drawings import colour_of, visible_on
 from nextstep.world.layout import FreeLayout, GridLayout
-from nextstep.world.lexicon import Thing, things
-from nextstep.world.scenes import Background, Item
+from nextstep.world.lexicon import WorldObject, world_objects
+from nextstep.world.scenes import Background, SceneItem
 from nextstep.world.signs import sign_text
 from nextstep.world.splits import SPLITS, Phrasings, is_held_out, is_held_out_pair
 from nextstep.world.vocabulary import TONES
 
 T = TypeVar("T")
-Test = Callable[[Thing], bool]
+Test = Callable[[WorldObject], bool]
 
 CHARACTERS = ("animal", "bird", "sea animal", "insect", "creature", "person", "small animal")
-"""Kinds of things that can be somebody in a story."""
+"""Kinds of objects that can be somebody in a story."""
 
 
 class Draw:
@@ -45,7 +45,7 @@ class Draw:
         self.rng = random.Random(seed)
         self.split, self.edition = split, editions.edition(edition)
         self.longest_word = min(longest_word, self.edition.longest_word)
-        self.things = [things()[label] for label in self.edition.objects]
+        self.objects = [world_objects()[label] for label in self.edition.objects]
         self.layout = (GridLayout if self.edition.on_grid else FreeLayout)(self.rng)
 
     def chance(self, share: float) -> bool:
@@ -67,8 +67,8 @@ class Draw:
         count: int,
         test: Test | Sequence[Test] | None = None,
         styles: Sequence[str] | None = None,
-    ) -> tuple[list[Thing], str]:
-        """Different things that may stand in one picture, and their style.
+    ) -> tuple[list[WorldObject], str]:
+        """Different objects that may stand in one picture, and their style.
 
         The split decides: normally none is held out in this style and no two are a held-out pair;
         in the splits of styles and pairs exactly the first, or the first two, are.
@@ -87,7 +87,7 @@ class Draw:
         number: int,
         test: Test | Sequence[Test] | None = None,
         styles: Sequence[str] | None = None,
-    ) -> tuple[list[Thing], list[str]]:
+    ) -> tuple[list[WorldObject], list[str]]:
         """The same in `number` different styles; the first is the one a split is about."""
         tests = [test] * count if test is None or callable(test) else list(test)
         pools = [self._pool(one) for one in tests]
@@ -99,17 +99,17 @@ class Draw:
             tries = 0
             while len(found) < count and tries < 200:
                 # Few of them clash, so trying again is quick.
-                thing, tries = self.rng.choice(pools[len(found)]), tries + 1
-                if self.fits(thing, found, chosen):
-                    found.append(thing)
+                obj, tries = self.rng.choice(pools[len(found)]), tries + 1
+                if self.fits(obj, found, chosen):
+                    found.append(obj)
             if len(found) == count:
                 return found, chosen
 
-    def _pool(self, test: Test | None) -> list[Thing]:
-        return [thing for thing in self.things if test is None or test(thing)]
+    def _pool(self, test: Test | None) -> list[WorldObject]:
+        return [obj for obj in self.objects if test is None or test(obj)]
 
-    def _first(self, pools: list[list[Thing]], styles: list[str]) -> list[Thing] | None:
-        """The things that a split is about; empty in other splits, None where there are none."""
+    def _first(self, pools: list[list[WorldObject]], styles: list[str]) -> list[WorldObject] | None:
+        """The objects that a split is about; empty in other splits, None where there are none."""
         if self.split == "held_out_styles":
             held = [
                 t for t in pools[0]
@@ -126,18 +126,18 @@ class Draw:
             return None
         return [first, self.rng.choice(mates)]
 
-    def fits(self, thing: Thing, found: Sequence[Thing], styles: Sequence[str]) -> bool:
-        """Whether training may show `thing` beside `found` in these styles."""
-        return thing not in found and not (
-            self._held_out(thing, styles)
-            or any(is_held_out_pair(thing.label, other.label) for other in found)
+    def fits(self, obj: WorldObject, found: Sequence[WorldObject], styles: Sequence[str]) -> bool:
+        """Whether training may show `obj` beside `found` in these styles."""
+        return obj not in found and not (
+            self._held_out(obj, styles)
+            or any(is_held_out_pair(obj.label, other.label) for other in found)
         )
 
-    def _held_out(self, thing: Thing, styles: Sequence[str]) -> bool:
-        """Whether training may not show a thing in one of these styles."""
-        return self.edition.holds_out_styles and any(is_held_out(thing.label, s) for s in styles)
+    def _held_out(self, obj: WorldObject, styles: Sequence[str]) -> bool:
+        """Whether training may not show an object in one of these styles."""
+        return self.edition.holds_out_styles and any(is_held_out(obj.label, s) for s in styles)
 
-    def background(self, items: Sequence[Item], gradients: float | None = None) -> Background:
+    def background(self, items: Sequence[SceneItem], gradients: float | None = None) -> Background:
         """A background from which every item can be told; if there is none, white.
 
         Args:
@@ -157,11 +157,11 @@ class Draw:
             return Background(first, second)
         return Background(first)
 
-    def tint(self, thing: Thing, style: str, avoid: Sequence[str] = ()) -> str | None:
-        """A colour to paint a thing in, other than its own; None when its name has a colour."""
-        if thing.names_a_colour:
+    def tint(self, obj: WorldObject, style: str, avoid: Sequence[str] = ()) -> str | None:
+        """A colour to paint an object in, other than its own; None when its name has a colour."""
+        if obj.names_a_colour:
             return None
-        own = colour_of(thing.label, style, share=0.35)
+        own = colour_of(obj.label, style, share=0.35)
         return self.rng.choice([c for c in TINTS if c != own and c not in avoid])
 
     def tones(self, count: int) -> list[str]:

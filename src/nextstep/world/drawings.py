@@ -1,7 +1,8 @@
 """Drawings ready to be put into scenes: from the atlas that ships, else from the full sets.
 
-The atlas holds every thing of the scenes in every training style, cut to its outline, RGBA, longest
-side `ATLAS_SIDE`. One lossless WebP sheet a style, all with the same cells, and one JSON index.
+The atlas holds every object of the scenes in every training style, cut to its outline, RGBA,
+longest side `ATLAS_SIDE`. One lossless WebP sheet a style, all with the same cells, and a JSON
+index.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nextstep.world.colours import main_colour, painted, stands_out
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.vocabulary import COLOURS, STYLES, TONES
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def cell_name(name: str, tone: str | None) -> str:
 
 
 def atlas_names() -> list[str]:
-    """What the atlas holds, in cell order; tones stand right after their thing."""
+    """What the atlas holds, in cell order; tones stand right after their object."""
     names = []
-    for thing in things().values():
-        names += [cell_name(thing.label, tone) for tone in (None, *(TONES if thing.toned else ()))]
+    for obj in world_objects().values():
+        names += [cell_name(obj.label, tone) for tone in (None, *(TONES if obj.toned else ()))]
     return names
 
 
@@ -117,7 +118,7 @@ def build_atlas(
         say: told the size of each file.
 
     Raises:
-        KeyError: when a set lacks a thing.
+        KeyError: when a set lacks an object.
     """
     names = atlas_names() if names is None else names
     sizes: dict[str, list[tuple[int, int] | None]] = {}

@@ -68,7 +68,7 @@ def _labels(text: str) -> tuple[str, ...]:
 @functools.cache
 def editions() -> dict[str, Edition]:
     """Every edition by name, smallest first."""
-    from nextstep.world.lexicon import things
+    from nextstep.world.lexicon import world_objects
 
     core = _labels(_CORE_48)
     more = (*core, *_labels(_MORE_96))
@@ -77,7 +77,7 @@ def editions() -> dict[str, Edition]:
         "core-96": Edition("core-96", more, ("noto", "mono", "3d"), _CORE_BACKGROUNDS),
         "core-144": Edition("core-144", OBJECTS, STYLES, _CORE_BACKGROUNDS),
         "full": Edition(
-            "full", tuple(things()), gradients=0.15, on_grid=False, longest_word=8,
+            "full", tuple(world_objects()), gradients=0.15, on_grid=False, longest_word=8,
             holds_out_styles=True,
         ),
     }  # fmt: skip

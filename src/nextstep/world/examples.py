@@ -12,7 +12,7 @@ from nextstep.world.spec import Spec
 
 
 @dataclass(frozen=True)
-class Said:
+class TextPart:
     """Text of a sample.
 
     Attributes:
@@ -28,7 +28,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImagePart:
     """A picture of a sample.
 
     Attributes:
@@ -57,17 +57,17 @@ class Example:
     """
 
     task: str
-    parts: tuple[Said | Shown, ...]
+    parts: tuple[TextPart | ImagePart, ...]
 
     @property
     def scenes(self) -> tuple[Scene, ...]:
         """Scenes of its pictures in reading order."""
-        return tuple(part.scene for part in self.parts if isinstance(part, Shown))
+        return tuple(part.scene for part in self.parts if isinstance(part, ImagePart))
 
     @property
     def text(self) -> str:
         """All of its text, pictures as `<image>`."""
-        return "".join(p.text if isinstance(p, Said) else "<image>" for p in self.parts)
+        return "".join(p.text if isinstance(p, TextPart) else "<image>" for p in self.parts)
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ class Example:
         return tuple(
             place
             for place, part in enumerate(self.parts)
-            if (part.answers if isinstance(part, Said) else part.spec is not None)
+            if (part.answers if isinstance(part, TextPart) else part.spec is not None)
         )
 
     def prompt(self, target: int) -> str:
@@ -85,7 +85,7 @@ class Example:
     def metadata(self, target: int) -> dict[str, Any]:
         """What must hold of a part, JSON-like: GenEval's form, or the answers."""
         part, prompt = self.parts[target], self.prompt(target)
-        if isinstance(part, Said):
+        if isinstance(part, TextPart):
             return {"tag": self.task, "prompt": prompt, "answers": list(part.answers)}
         return (part.spec or Spec()).metadata(self.task, prompt)
 
@@ -93,7 +93,7 @@ class Example:
         """The parts of the sequence grammar, with pictures of one grid."""
         return [
             Text(part.text, part.trained)
-            if isinstance(part, Said)
+            if isinstance(part, TextPart)
             else Picture(grid, part.trained, part.region)
             for part in self.parts
         ]

@@ -1,4 +1,4 @@
-"""Where things stand: arrangements without overlap, in shares of the picture's side."""
+"""Where objects stand: arrangements without overlap, in shares of the picture's side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Place = tuple[float, float, float]
 """Centre and longest side: x, y, size."""
 
 CELL = 0.3
-"""Longest side of a thing in one of the nine places of `spec.REGIONS`."""
+"""Longest side of an object in one of the nine places of `spec.REGIONS`."""
 
 _FORMATIONS: dict[int, list[tuple[float, list[tuple[float, float]]]]] = {
     1: [(0.8, [(0.5, 0.5)])],
@@ -45,11 +45,11 @@ _FORMATIONS: dict[int, list[tuple[float, list[tuple[float, float]]]]] = {
                 (0.7, 0.83)]),
     ],
 }  # fmt: skip
-"""Count -> arrangements: the size of every thing, and the centres."""
+"""Count -> arrangements: the size of every object, and the centres."""
 
 
 def spread(rng: Random, count: int, jitter: float = 0.02) -> list[Place]:
-    """Places for 1 to 7 things, in random order and a little out of line.
+    """Places for 1 to 7 objects, in random order and a little out of line.
 
     Half of the arrangements are formations, the rest are strewn at random where there is room.
     """
@@ -59,7 +59,7 @@ def spread(rng: Random, count: int, jitter: float = 0.02) -> list[Place]:
             return strewn
     size, centres = rng.choice(_FORMATIONS[count])
     size -= rng.choice((0.0, 0.0, 0.03, 0.06))
-    # Jitter only where there is room for it, at the edges and between things.
+    # Jitter only where there is room for it, at the edges and between objects.
     edge = 0.5 - size / 2 - max(abs(c - 0.5) for xy in centres for c in xy)
     gaps = [_distance(a, b) - size for i, a in enumerate(centres) for b in centres[:i]]
     jitter = max(0.0, min(jitter, edge, *(gap / 2 for gap in gaps)))
@@ -99,7 +99,7 @@ def _distance(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def related(rng: Random, kind: str) -> tuple[Place, Place]:
-    """Places of two things, the first left of, right of, above or below the second."""
+    """Places of two objects, the first left of, right of, above or below the second."""
     size = rng.choice((0.34, 0.38, 0.42, 0.46))
     near = 0.5 - (size / 2 + 0.02 + rng.uniform(0, max(0.0, 0.22 - size / 2)))
     along = 0.5 - near, 0.5 + near

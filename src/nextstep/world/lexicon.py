@@ -1,9 +1,9 @@
-"""The things of the scenes: which drawing, which everyday words, what kind of thing.
+"""The objects of the scenes: which drawing, which everyday words, what kind of object.
 
 A line of the tables is `LABEL`, `LABEL = WORD`, `LABEL = WORD / PLURAL` or
 `LABEL = WORD / PLURAL / ONE`. The label is the English one of `emojibase-data` and finds the
 drawing; the word is what people say; ONE is "a dog", given where it is not the word with its
-article. The 144 things of `vocabulary.OBJECTS` are the core that every model here has seen.
+article. The 144 objects of `vocabulary.OBJECTS` are the core that every model here has seen.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A thing that scenes can hold.
+class WorldObject:
+    """An object that scenes can hold.
 
     Attributes:
         label: emojibase's English name, the key of its drawings.
@@ -189,7 +189,7 @@ class Thing:
 
     @property
     def names_a_colour(self) -> bool:
-        """Whether the word has a colour in it, so that the thing is never painted another."""
+        """Whether the word has a colour in it, so that the object is never painted another."""
         return any(word in COLOURS for word in self.word.split())
 
     @property
@@ -227,9 +227,9 @@ def plural_of(word: str) -> str:
 
 
 @functools.cache
-def things() -> dict[str, Thing]:
-    """Label -> thing, the core ones first and in the order of `vocabulary.OBJECTS`."""
-    found: dict[str, Thing] = {}
+def world_objects() -> dict[str, WorldObject]:
+    """Label -> object, the core ones first and in the order of `vocabulary.OBJECTS`."""
+    found: dict[str, WorldObject] = {}
     for kind, table in _TABLES.items():
         for line in table.split(";"):
             label, _, said = (piece.strip() for piece in line.partition("="))
@@ -237,19 +237,19 @@ def things() -> dict[str, Thing]:
             word = words[0]
             plural = words[1] if len(words) > 1 else plural_of(word)
             one = words[2] if len(words) > 2 else with_article(word)
-            found[label] = Thing(label, word, plural, one, kind, label in OBJECTS)
+            found[label] = WorldObject(label, word, plural, one, kind, label in OBJECTS)
     extended = [label for label in found if label not in OBJECTS]
     return {label: found[label] for label in (*OBJECTS, *extended)}
 
 
-def thing_of(word: str) -> Thing | None:
-    """The thing that is called `word`, by everyday word or by label."""
-    return things().get(word) or _by_word().get(word)
+def object_of(word: str) -> WorldObject | None:
+    """The object that is called `word`, by everyday word or by label."""
+    return world_objects().get(word) or _by_word().get(word)
 
 
 @functools.cache
-def _by_word() -> dict[str, Thing]:
-    return {thing.word: thing for thing in things().values()}
+def _by_word() -> dict[str, WorldObject]:
+    return {obj.word: obj for obj in world_objects().values()}
 
 
 def join_words(phrases: list[str]) -> str:

@@ -11,14 +11,16 @@ import numpy as np
 from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import with_reasoning
 from nextstep.world.descriptions import describe
-from nextstep.world.examples import Said, Shown
-from nextstep.world.scenes import Item, Scene, Sign
+from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.scenes import Scene, SceneItem, Sign
 from nextstep.world.truth import changed_region
 
 Grid = tuple[int, int]
 
 
-def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> list[Said | Shown]:
+def with_lines(
+    parts: Sequence[TextPart | ImagePart], grid: Grid, source_line: bool
+) -> list[TextPart | ImagePart]:
     """The parts with a line before every trained picture that follows text, and every answer.
 
     The line of an answer says what the pictures before its question show.
@@ -29,42 +31,42 @@ def with_lines(parts: Sequence[Said | Shown], grid: Grid, source_line: bool) -> 
         source_line: whether the line of an edit begins with the picture that it changes, where no
             line before that picture has said it. Without, that part is read and not learned.
     """
-    found: list[Said | Shown] = []
+    found: list[TextPart | ImagePart] = []
     told: set[int] = set()
     for place, part in enumerate(parts):
         asked = found[-1] if found else None
-        if isinstance(part, Shown) and part.trained and isinstance(asked, Said):
+        if isinstance(part, ImagePart) and part.trained and isinstance(asked, TextPart):
             found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
             if part.kept is not None:
                 before = parts[part.kept]
-                assert isinstance(before, Shown)
+                assert isinstance(before, ImagePart)
                 if part.kept not in told:
-                    found.append(Said(f"{describe(before.scene)};", trained=source_line))
+                    found.append(TextPart(f"{describe(before.scene)};", trained=source_line))
                 region = region_of_change(before.scene, part.scene, grid)
                 space = "" if part.kept in told else " "
                 change = f"{space}{change_words(region, grid)}{SEPARATOR}{describe(part.scene)}"
-                found.append(Said(change))
+                found.append(TextPart(change))
             else:
-                found.append(Said(describe(part.scene)))
+                found.append(TextPart(describe(part.scene)))
             told.add(place)
-        elif isinstance(part, Said) and part.answers and isinstance(asked, Said):
+        elif isinstance(part, TextPart) and part.answers and isinstance(asked, TextPart):
             found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
-            scenes = [one.scene for one in parts[:place] if isinstance(one, Shown)]
+            scenes = [one.scene for one in parts[:place] if isinstance(one, ImagePart)]
             line = SEPARATOR.join(map(describe, scenes))
-            found.append(Said(with_reasoning(line, ""), trained=source_line))
+            found.append(TextPart(with_reasoning(line, ""), trained=source_line))
             found.append(replace(part, text=part.text.strip()))
             continue
         found.append(part)
     return _merged(found)
 
 
-def with_regions(parts: Sequence[Said | Shown], grid: Grid) -> list[Said | Shown]:
+def with_regions(parts: Sequence[TextPart | ImagePart], grid: Grid) -> list[TextPart | ImagePart]:
     """The parts, every changed picture with the tokens that change."""
-    found: list[Said | Shown] = []
+    found: list[TextPart | ImagePart] = []
     for part in parts:
-        if isinstance(part, Shown) and part.kept is not None:
+        if isinstance(part, ImagePart) and part.kept is not None:
             before = parts[part.kept]
-            assert isinstance(before, Shown)
+            assert isinstance(before, ImagePart)
             region = region_of_change(before.scene, part.scene, grid)
             found.append(replace(part, region=None if region.covers(grid) else region))
         else:
@@ -72,14 +74,14 @@ def with_regions(parts: Sequence[Said | Shown], grid: Grid) -> list[Said | Shown
     return found
 
 
-def _merged(parts: Sequence[Said | Shown]) -> list[Said | Shown]:
+def _merged(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
     """Lines whose pieces are learned alike as one text, as a model writes them."""
-    found: list[Said | Shown] = []
+    found: list[TextPart | ImagePart] = []
     for part in parts:
         last = found[-1] if found else None
         if (
-            isinstance(part, Said)
-            and isinstance(last, Said)
+            isinstance(part, TextPart)
+            and isinstance(last, TextPart)
             and part.trained == last.trained
             and last.text.endswith(SEPARATOR.strip())
         ):
@@ -121,7 +123,7 @@ def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
     )  # fmt: skip
 
 
-def block_of(item: Item | Sign, grid: Grid) -> Region:
+def block_of(item: SceneItem | Sign, grid: Grid) -> Region:
     """The tokens of an object's square, or of a sign's rows."""
     if isinstance(item, Sign):
         top = math.floor((item.y - item.height / 2) * grid[0] + 1e-6)

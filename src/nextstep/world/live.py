@@ -18,7 +18,7 @@ from nextstep.errors import NextStepError
 from nextstep.text.sequence import build_sequence
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world.draw import Draw
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lines import with_lines, with_regions
 from nextstep.world.scenes import Scene, render
 from nextstep.world.signs import longest_word_at
@@ -31,7 +31,7 @@ _REASONED = (*_CONDITIONED, "reading")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LiveDrawing:
     """What `WorldSource.pictures` needs.
 
     Attributes:
@@ -145,7 +145,7 @@ class WorldSource:
             ),
             images=images,
             seed=seed,
-            payload=Drawn(made.task, tuple(made.scenes[image] for image in images)),
+            payload=LiveDrawing(made.task, tuple(made.scenes[image] for image in images)),
         )
 
     def _key(self, task: str, index: int, seed: int) -> str:
@@ -188,12 +188,12 @@ class WorldSource:
         """
         for index in range(count):
             for part in self.example(index, derived_seed("texts")).parts:
-                if isinstance(part, Said):
+                if isinstance(part, TextPart):
                     yield _SPELLED.sub('""', part.text)
 
     def _augmented(
         self, made: Example, rng: random.Random
-    ) -> tuple[tuple[Said | Shown, ...], tuple[int, ...]]:
+    ) -> tuple[tuple[TextPart | ImagePart, ...], tuple[int, ...]]:
         """(parts that are left, which of the pictures they show)."""
         parts = made.parts
         every = tuple(range(len(made.scenes)))
@@ -202,7 +202,7 @@ class WorldSource:
         if group in _CONDITIONED and rng.random() < self.no_caption:
             if reasons:
                 parts = tuple(with_regions(parts, self.grid))
-            pictures = tuple(part for part in parts if isinstance(part, Shown))
+            pictures = tuple(part for part in parts if isinstance(part, ImagePart))
             alone = len(pictures) > 1 and rng.random() < 0.5
             if not alone:
                 return pictures, every
@@ -216,16 +216,16 @@ class WorldSource:
             lined = with_lines(with_regions(parts, self.grid), self.grid, not text_only)
             if not text_only:
                 return tuple(lined), every
-            return tuple(part for part in lined if isinstance(part, Said)), ()
+            return tuple(part for part in lined if isinstance(part, TextPart)), ()
         return parts, every
 
 
-def _untrained(part: Said | Shown) -> Said | Shown:
+def _untrained(part: TextPart | ImagePart) -> TextPart | ImagePart:
     """A prompt that is read and not learned; answers stay as they are."""
-    return part if isinstance(part, Shown) or part.answers else replace(part, trained=False)
+    return part if isinstance(part, ImagePart) or part.answers else replace(part, trained=False)
 
 
-def _as_sentence(part: Said | Shown) -> Said | Shown:
-    if isinstance(part, Shown):
+def _as_sentence(part: TextPart | ImagePart) -> TextPart | ImagePart:
+    if isinstance(part, ImagePart):
         return part
     return replace(part, text=f"{part.text[0].upper()}{part.text[1:]}.")

@@ -19,7 +19,15 @@ from nextstep.world.signs import board
 from nextstep.world.vocabulary import COLOURS
 
 __all__ = [
-    "FILL", "Background", "Item", "Scene", "Sign", "compose", "drawing", "emoji_set", "render",
+    "FILL",
+    "Background",
+    "Scene",
+    "SceneItem",
+    "Sign",
+    "compose",
+    "drawing",
+    "emoji_set",
+    "render",
     "single",
 ]  # fmt: skip
 
@@ -53,11 +61,11 @@ class Background:
 
 
 @dataclass(frozen=True)
-class Item:
+class SceneItem:
     """One drawing in a scene.
 
     Attributes:
-        name: label of the thing.
+        name: label of the object.
         style: drawing style.
         x: centre, as a share of the width from the left.
         y: centre, as a share of the height from the top.
@@ -136,12 +144,12 @@ class Scene:
     """
 
     background: Background = Background()
-    items: tuple[Item, ...] = ()
+    items: tuple[SceneItem, ...] = ()
     sign: Sign | None = None
     grey: bool = False
     hole: tuple[float, float, float, float] | None = None
 
-    def with_item(self, place: int, item: Item) -> Scene:
+    def with_item(self, place: int, item: SceneItem) -> Scene:
         """The scene with one item changed."""
         return replace(self, items=(*self.items[:place], item, *self.items[place + 1 :]))
 
@@ -149,7 +157,7 @@ class Scene:
         """The scene with one item less."""
         return replace(self, items=(*self.items[:place], *self.items[place + 1 :]))
 
-    def adding(self, item: Item) -> Scene:
+    def adding(self, item: SceneItem) -> Scene:
         """The scene with one item more, in front."""
         return replace(self, items=(*self.items, item))
 
@@ -215,4 +223,4 @@ def compose(icon: Image.Image, colour: tuple[int, int, int], size: int) -> Image
 
 def single(name: str, style: str, colour: str, size: int = 128) -> Image.Image:
     """The picture of "NAME, STYLE style, COLOUR background"."""
-    return Image.fromarray(render(Scene(Background(colour), (Item(name, style),)), size))
+    return Image.fromarray(render(Scene(Background(colour), (SceneItem(name, style),)), size))

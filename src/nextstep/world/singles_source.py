@@ -20,7 +20,7 @@ from nextstep.text.sequence import (
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.world import captions, scenes
 from nextstep.world.descriptions import describe
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import single
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES, background_allowed, is_held_out
 
@@ -36,11 +36,11 @@ def trained_scenes(core: bool = True) -> list[Scene]:
     """Every scene that training may see: held-out pairs of object and style are left out.
 
     Args:
-        core: of `vocabulary.OBJECTS` alone; else of all things that scenes can hold.
+        core: of `vocabulary.OBJECTS` alone; else of all objects that scenes can hold.
     """
     return [
         (name, style, colour)
-        for name in (OBJECTS if core else things())
+        for name in (OBJECTS if core else world_objects())
         for style in STYLES
         if not is_held_out(name, style)
         for colour in COLOURS
@@ -63,7 +63,7 @@ class Singles:
         pixels: side of a picture, a multiple of 16.
         no_caption: share of pictures without their caption, for guidance.
         name: in mixes and reports.
-        core: show the things of `vocabulary.OBJECTS` alone, by their labels; else all of the
+        core: show the objects of `vocabulary.OBJECTS` alone, by their labels; else all of the
             lexicon, of which `WORD_SHARE` is called by its everyday word.
         reasoning_prob: share of samples with a line before the picture that is drawn, see
             `text.reasoning`.
@@ -124,10 +124,10 @@ class Singles:
     def parts(self, scene: Scene, rng: random.Random) -> tuple[list[Part], list[Scene]]:
         """The sequence's parts and the scenes of its pictures."""
         name, style, colour = scene
-        thing, one = things()[name], None
+        obj, one = world_objects()[name], None
         if not self.core:
-            name = thing.word if rng.random() < WORD_SHARE else name
-            one = thing.one if name == thing.word else None
+            name = obj.word if rng.random() < WORD_SHARE else name
+            one = obj.one if name == obj.word else None
         said = captions.caption(rng, name, style, colour, one)
         if rng.random() < self.no_caption:
             return [Picture(self.grid)], [scene]
@@ -150,7 +150,7 @@ class Singles:
 def _line(scene: Scene) -> str:
     """What a model writes before it draws such a scene."""
     name, style, colour = scene
-    return describe(scenes.Scene(scenes.Background(colour), (scenes.Item(name, style),)))
+    return describe(scenes.Scene(scenes.Background(colour), (scenes.SceneItem(name, style),)))
 
 
 class SingleEdits(Singles):

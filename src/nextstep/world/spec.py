@@ -1,7 +1,7 @@
 """What must hold of a picture, in a form that can be checked: GenEval's metadata and more.
 
-A `Spec` is a list of needs. A `Sight` is what somebody sees in a picture: a detector, or the truth
-of the scene itself (`sight_of`). `Spec.failures` compares them by the same rules for both.
+A `Spec` is a list of constraints. `Detections` are what a picture shows: found by a detector, or
+the truth of the scene itself (`detections_of`). `Spec.failures` applies the same rules to both.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextstep.world.drawings import colour_of
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Scene
 
 NEAR = 0.12
-"""How far a thing may be from where it should be, as a share of the side."""
+"""How far an object may be from where it should be, as a share of the side."""
 
 SIZE_FACTOR = 1.3
-"""How much larger or smaller than asked a thing may be."""
+"""How much larger or smaller than asked an object may be."""
 
 SMALL, BIG = 0.39, 0.42
-"""A small thing's longest side is at most, a big one's at least, this share of the picture's."""
+"""A small object's longest side is at most, a big one's at least, this share of the picture's."""
 
 REGIONS: dict[str, tuple[float, float]] = {
     "top left": (0.2, 0.2), "top": (0.5, 0.2), "top right": (0.8, 0.2),
@@ -33,11 +33,11 @@ RELATIONS = ("left of", "right of", "above", "below")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One thing as it is seen.
+class Detection:
+    """One object as it is seen.
 
     Attributes:
-        name: label of the thing.
+        name: label of the object.
         box: left, top, right, bottom in shares of the side.
         colour: its colour word; None where it has no main colour.
         tone: its skin tone, None where it is not known.
@@ -60,25 +60,25 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Detections:
     """A picture as it is seen.
 
     Attributes:
-        things: what is in it.
+        objects: what is in it.
         background: one or two colour names, top first; empty where it is not known.
-        style: the drawing style of all things, None when they differ or it is not known.
+        style: the drawing style of all objects, None when they differ or it is not known.
         text: letters on a sign, None without one.
     """
 
-    things: tuple[Seen, ...] = ()
+    objects: tuple[Detection, ...] = ()
     background: tuple[str, ...] = ()
     style: str | None = None
     text: str | None = None
 
 
 @dataclass(frozen=True)
-class Need:
-    """Things of one name that must be there.
+class Constraint:
+    """Objects of one name that must be there.
 
     Attributes:
         name: label.
@@ -86,7 +86,7 @@ class Need:
         colour: their colour word.
         tone: their skin tone.
         region: a key of `REGIONS` in which their centres lie.
-        relation: (one of `RELATIONS`, place in `Spec.include` of the thing it is relative to).
+        relation: (one of `RELATIONS`, place in `Spec.include` of the object it is relative to).
         size: "big" or "small".
         at: where the centre is, give or take `NEAR`.
         extent: longest side as a share of the picture's, give or take `SIZE_FACTOR`.
@@ -102,8 +102,8 @@ class Need:
     at: tuple[float, float] | None = None
     extent: float | None = None
 
-    def met_by(self, seen: Seen) -> bool:
-        """Whether one thing has the right name, colour, tone, place and size."""
+    def satisfied_by(self, seen: Detection) -> bool:
+        """Whether one object has the right name, colour, tone, place and size."""
         x, y = seen.centre
         return (
             seen.name == self.name
@@ -128,64 +128,70 @@ class Spec:
         exclude: labels of what must not be there.
         only: whether nothing else may be there.
         background: colour names, top first; empty for any.
-        style: of all things, None for any.
+        style: of all objects, None for any.
         text: on the sign, None for any.
     """
 
-    include: tuple[Need, ...] = ()
+    include: tuple[Constraint, ...] = ()
     exclude: tuple[str, ...] = ()
     only: bool = False
     background: tuple[str, ...] = ()
     style: str | None = None
     text: str | None = None
 
-    def failures(self, sight: Sight) -> list[str]:
+    def failures(self, detections: Detections) -> list[str]:
         """What does not hold, in words; empty when all does."""
         wrong = []
-        for need in self.include:
-            found = [seen for seen in sight.things if need.met_by(seen)]
-            if need.relation is not None:
-                kind, other = need.relation
-                found = [s for s in found if self._related(s, kind, other, sight)]
-            if len(found) != need.count:
-                wrong.append(f"{need.count} {need.name} asked, {len(found)} right")
-        names = [seen.name for seen in sight.things]
+        for constraint in self.include:
+            found = [seen for seen in detections.objects if constraint.satisfied_by(seen)]
+            if constraint.relation is not None:
+                kind, other = constraint.relation
+                found = [s for s in found if self._related(s, kind, other, detections)]
+            if len(found) != constraint.count:
+                wrong.append(f"{constraint.count} {constraint.name} asked, {len(found)} right")
+        names = [seen.name for seen in detections.objects]
         wrong += [f"{name} should not be there" for name in self.exclude if name in names]
-        if self.only and len(names) != sum(need.count for need in self.include):
-            wrong.append(f"{len(names)} things in all")
-        if self.background and sight.background != self.background:
-            wrong.append(f"background {' to '.join(sight.background) or 'unknown'}")
-        if self.style is not None and sight.style != self.style:
-            wrong.append(f"style {sight.style}")
-        if self.text is not None and sight.text != self.text:
-            wrong.append(f"the sign says {sight.text}")
+        if self.only and len(names) != sum(constraint.count for constraint in self.include):
+            wrong.append(f"{len(names)} objects in all")
+        if self.background and detections.background != self.background:
+            wrong.append(f"background {' to '.join(detections.background) or 'unknown'}")
+        if self.style is not None and detections.style != self.style:
+            wrong.append(f"style {detections.style}")
+        if self.text is not None and detections.text != self.text:
+            wrong.append(f"the sign says {detections.text}")
         return wrong
 
-    def _related(self, seen: Seen, kind: str, other: int, sight: Sight) -> bool:
-        need = self.include[other]
+    def _related(self, seen: Detection, kind: str, other: int, detections: Detections) -> bool:
+        constraint = self.include[other]
         return any(
             is_related(seen.centre, mate.centre, kind)
-            for mate in sight.things
-            if mate is not seen and need.met_by(mate)
+            for mate in detections.objects
+            if mate is not seen and constraint.satisfied_by(mate)
         )
 
     def metadata(self, tag: str, prompt: str) -> dict[str, Any]:
         """The spec in GenEval's form: classes are everyday words."""
         include = []
-        for need in self.include:
-            entry: dict[str, Any] = {"class": things()[need.name].word, "count": need.count}
-            if need.relation is not None:
-                entry["position"] = list(need.relation)
+        for constraint in self.include:
+            entry: dict[str, Any] = {
+                "class": world_objects()[constraint.name].word,
+                "count": constraint.count,
+            }
+            if constraint.relation is not None:
+                entry["position"] = list(constraint.relation)
             for key, value in (
-                ("color", need.colour), ("tone", need.tone), ("region", need.region),
-                ("size", need.size), ("at", need.at), ("extent", need.extent),
+                ("color", constraint.colour), ("tone", constraint.tone),
+                ("region", constraint.region),
+                ("size", constraint.size), ("at", constraint.at), ("extent", constraint.extent),
             ):  # fmt: skip
                 if value is not None:
                     entry[key] = list(value) if isinstance(value, tuple) else value
             include.append(entry)
         found: dict[str, Any] = {"tag": tag, "prompt": prompt, "include": include}
         if self.exclude:
-            found["exclude"] = [{"class": things()[n].word, "count": 1} for n in self.exclude]
+            found["exclude"] = [
+                {"class": world_objects()[n].word, "count": 1} for n in self.exclude
+            ]
         for key, told in (
             ("only", self.only), ("background", list(self.background)),
             ("style", self.style), ("text", self.text),
@@ -218,15 +224,15 @@ def size_word(size: float) -> str | None:
     return "small" if size <= SMALL else "big" if size >= BIG else None
 
 
-def sight_of(scene: Scene, size: int = 128) -> Sight:
+def detections_of(scene: Scene, size: int = 128) -> Detections:
     """The truth about a scene: boxes as they are drawn, colours as they are measured."""
     seen = []
     for item in scene.items:
         left, top, right, bottom = (edge / size for edge in item.box(size))
         colour = colour_of(item.name, item.style, item.tone, item.tint)
-        seen.append(Seen(item.name, (left, top, right, bottom), colour, item.tone))
+        seen.append(Detection(item.name, (left, top, right, bottom), colour, item.tone))
     styles = {item.style for item in scene.items}
-    return Sight(
+    return Detections(
         tuple(seen),
         scene.background.colours,
         styles.pop() if len(styles) == 1 else None,
@@ -235,18 +241,20 @@ def sight_of(scene: Scene, size: int = 128) -> Sight:
 
 
 def exact_spec(scene: Scene, avoid: tuple[str, ...] = ()) -> Spec:
-    """The spec that asks for this whole scene: every thing at its place and of its size.
+    """The spec that asks for this whole scene: every object at its place and of its size.
 
     Args:
         scene: the picture.
         avoid: labels that must not be there.
     """
-    sight = sight_of(scene)
+    detections = detections_of(scene)
     include = []
-    for item, seen in zip(scene.items, sight.things, strict=True):
+    for item, seen in zip(scene.items, detections.objects, strict=True):
         place = round(seen.centre[0], 3), round(seen.centre[1], 3)
         include.append(
-            Need(item.name, colour=item.tint, tone=item.tone, at=place, extent=round(seen.size, 3))
+            Constraint(
+                item.name, colour=item.tint, tone=item.tone, at=place, extent=round(seen.size, 3)
+            )
         )
     present = {item.name for item in scene.items}
     return Spec(
@@ -254,6 +262,6 @@ def exact_spec(scene: Scene, avoid: tuple[str, ...] = ()) -> Spec:
         tuple(name for name in avoid if name not in present),
         True,
         scene.background.colours,
-        sight.style,
-        sight.text,
+        detections.style,
+        detections.text,
     )

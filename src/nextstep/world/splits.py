@@ -1,8 +1,8 @@
 """What is kept out of training, as pure functions of words: training and tests cannot disagree.
 
-Four things are held out: some things in some styles (`vocabulary.is_held_out`), some pairs of
-things that never share a picture, one phrasing of every list of phrasings, and some words on signs
-(`signs.is_held_out_word`).
+Four kinds of sample are held out: some objects in some styles (`vocabulary.is_held_out`), some
+pairs of objects that never share a picture, one phrasing of every list of phrasings, and some words
+on signs (`signs.is_held_out_word`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
 SPLITS: dict[str, str] = {
     "train": "what training sees",
     "seen": "the same kinds of scenes, drawn from other seeds",
-    "held_out_styles": "a thing in a style that it never had in training",
-    "held_out_pairs": "two things that never shared a picture in training",
+    "held_out_styles": "an object in a style that it never had in training",
+    "held_out_pairs": "two objects that never shared a picture in training",
     "held_out_phrasings": "ways of saying it that training never used",
     "held_out_words": "words on signs that training never showed",
 }
@@ -36,12 +36,12 @@ def _share(text: str) -> float:
 
 @functools.lru_cache(maxsize=65536)
 def is_held_out_pair(first: str, second: str, share: float = 0.05) -> bool:
-    """Whether these two things (labels, in any order) are kept from sharing a training picture."""
+    """Whether these two objects (labels, in any order) are kept from sharing a training picture."""
     return first != second and _share("pair|" + "|".join(sorted((first, second)))) < share
 
 
 class Phrasings:
-    """Several ways of saying one thing, one of which is kept out of training.
+    """Several ways of saying one object, one of which is kept out of training.
 
     Which one is a function of the texts alone: the one with the smallest hash, the first form
     excepted, which is the plainest and the one that examples use.

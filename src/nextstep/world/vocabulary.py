@@ -1,6 +1,6 @@
 """What the emoji world is made of: objects, drawing styles and background colours.
 
-The objects are well-known things that every training style draws. Names are the English labels
+The objects are well-known objects that every training style draws. Names are the English labels
 of `emojibase-data`, so a caption can be looked up without a table of our own.
 """
 

@@ -20,7 +20,7 @@ from nextstep.text.wording import words_in
 from nextstep.world import captions
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition
-from nextstep.world.lexicon import plural_of, things
+from nextstep.world.lexicon import plural_of, world_objects
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES
 
 SIDE, COLUMNS = 48, 12
@@ -88,7 +88,7 @@ def world_vocabulary(
     """What a model knows that was taught these names in these styles on these backgrounds.
 
     Args:
-        names: labels of things; their everyday words and plurals become synonyms.
+        names: labels of objects; their everyday words and plurals become synonyms.
         styles, colours: as captions say them.
         texts: of its training, whose words are known too.
         notes: what is to be known about a task, see `Vocabulary.notes`.
@@ -97,7 +97,7 @@ def world_vocabulary(
         NextStepError: for a name, a style or a colour that the world does not have, or none.
     """
     for kind, asked, known in (
-        ("thing", names, things()), ("style", styles, STYLES), ("colour", colours, COLOURS),
+        ("object", names, world_objects()), ("style", styles, STYLES), ("colour", colours, COLOURS),
     ):  # fmt: skip
         unknown = [one for one in asked if one not in known]
         if unknown or not asked:
@@ -165,9 +165,9 @@ def _synonyms(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     own = {name.lower() for name in names}
     found = {}
     for name in names:
-        thing = things()[name]
-        said = [thing.word, thing.plural, thing.one.split(" ", 1)[1], *table.get(name, ())]
-        said += [plural_of(name)] if name == thing.word else []
+        obj = world_objects()[name]
+        said = [obj.word, obj.plural, obj.one.split(" ", 1)[1], *table.get(name, ())]
+        said += [plural_of(name)] if name == obj.word else []
         kept = dict.fromkeys(word for word in said if word.lower() not in own)
         found[name] = tuple(kept)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from nextstep.evaluate.judges.protocol import YES, Detection, Judge
+from nextstep.evaluate.judges.protocol import YES, Judge, ScoredBox
 
 Answer = str | BaseException
 
@@ -26,7 +26,7 @@ class FakeJudge(Judge):
         self,
         answers: Callable[[str], Answer] | Answer = "",
         likely: float = 0.5,
-        found: Sequence[Detection] = (),
+        found: Sequence[ScoredBox] = (),
         embedding: Callable[[Image.Image | str], Sequence[float]] | None = None,
         name: str = "fake",
     ) -> None:
@@ -50,7 +50,7 @@ class FakeJudge(Judge):
         self.asked.append((question, len(pictures)))
         return self.likely
 
-    def detect(self, picture: Image.Image) -> list[Detection]:
+    def detect(self, picture: Image.Image) -> list[ScoredBox]:
         return list(self.found)
 
     def embed(self, inputs: Sequence[Image.Image | str]) -> np.ndarray:

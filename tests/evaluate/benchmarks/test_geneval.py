@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Item, Measured, Shown
+from nextstep.evaluate.benchmarks.base import Item, ItemOutput, Measured
 from nextstep.evaluate.benchmarks.geneval import (
     COLOURS,
     TEMPLATES,
@@ -24,7 +24,7 @@ from nextstep.evaluate.benchmarks.geneval import (
     verdict,
 )
 from nextstep.evaluate.benchmarks.statistics import Row, estimates
-from nextstep.evaluate.judges.protocol import Detection
+from nextstep.evaluate.judges.protocol import ScoredBox
 from tests.evaluate.benchmarks.fakes import FakeJudge
 from tests.evaluate.benchmarks.official import lines, picture
 
@@ -63,9 +63,9 @@ def test_relations_of_boxes(first: Box, second: Box, found: set[str]) -> None:
     assert relations(first, second) == found
 
 
-def seen(**counts: list[tuple[float, Box]]) -> dict[str, list[Detection]]:
+def seen(**counts: list[tuple[float, Box]]) -> dict[str, list[ScoredBox]]:
     return {
-        name: [Detection(name, score, place) for score, place in some]
+        name: [ScoredBox(name, score, place) for score, place in some]
         for name, some in counts.items()
     }
 
@@ -109,18 +109,18 @@ DOG_RIGHT = {"class": "dog", "count": 1, "position": ["right of", 0]}
         (wants(), seen(), True),
     ],
 )
-def test_verdicts(asked: dict[str, Any], objects: dict[str, list[Detection]], right: bool) -> None:
+def test_verdicts(asked: dict[str, Any], objects: dict[str, list[ScoredBox]], right: bool) -> None:
     found, why = verdict(asked, objects, lambda some, _: ["red"] * len(some))
     assert found is right
     assert bool(why) is not right
 
 
 def test_thresholds_of_confidence() -> None:
-    some = [Detection("cup", score, box(0, 0)) for score in (0.2, 0.3, 0.31, 0.9, 0.91)]
+    some = [ScoredBox("cup", score, box(0, 0)) for score in (0.2, 0.3, 0.31, 0.9, 0.91)]
     assert [one.score for one in objects_of(some, "colors")["cup"]] == [0.91, 0.9, 0.31]
     assert [one.score for one in objects_of(some, "counting")["cup"]] == [0.91]
-    assert len(objects_of([Detection("cup", 0.95, box(0, 0))] * 40, "counting")["cup"]) == 16
-    assert set(objects_of([Detection("mouse", 0.95, box(0, 0))], "colors")) == {"computer mouse"}
+    assert len(objects_of([ScoredBox("cup", 0.95, box(0, 0))] * 40, "counting")["cup"]) == 16
+    assert set(objects_of([ScoredBox("mouse", 0.95, box(0, 0))], "colors")) == {"computer mouse"}
     assert objects_of([], "counting") == {}
 
 
@@ -135,7 +135,10 @@ def test_colours_come_from_the_nearest_class_of_the_masked_crop() -> None:
 
     image = Image.new("RGB", (40, 20), "blue")
     image.paste("red", (0, 0, 20, 20))
-    cups = [Detection("cup", 0.9, (0, 0, 20, 20)), Detection("cup", 0.9, (20, 0, 40, 20))]
+    cups = [
+        ScoredBox("cup", 0.9, (0, 0, 20, 20)),
+        ScoredBox("cup", 0.9, (20, 0, 40, 20)),
+    ]
     assert read_colours(FakeJudge(embedding=embedding), image, cups, "cup") == ["red", "blue"]
     assert len(TEMPLATES) * len(COLOURS) == 30
 
@@ -143,11 +146,11 @@ def test_colours_come_from_the_nearest_class_of_the_masked_crop() -> None:
 def test_what_lies_outside_the_mask_is_grey() -> None:
     mask = np.zeros((10, 10), bool)
     mask[2:4, 2:4] = True
-    shown = crop_of(Image.new("RGB", (10, 10), "red"), Detection("cup", 1, (2, 2, 6, 6), mask))
-    assert shown.size == (4, 4)
-    assert shown.getpixel((0, 0)) == (255, 0, 0)
-    assert shown.getpixel((3, 3)) == (0x99, 0x99, 0x99)
-    thin = crop_of(Image.new("RGB", (10, 10), "red"), Detection("cup", 1, (2, 2, 2, 2)))
+    outputs = crop_of(Image.new("RGB", (10, 10), "red"), ScoredBox("cup", 1, (2, 2, 6, 6), mask))
+    assert outputs.size == (4, 4)
+    assert outputs.getpixel((0, 0)) == (255, 0, 0)
+    assert outputs.getpixel((3, 3)) == (0x99, 0x99, 0x99)
+    thin = crop_of(Image.new("RGB", (10, 10), "red"), ScoredBox("cup", 1, (2, 2, 2, 2)))
     assert thin.size == (1, 1)
 
 
@@ -163,9 +166,9 @@ def test_overall_is_the_mean_of_the_tags() -> None:
 
 def test_missing_pictures_are_wrong_and_listed() -> None:
     item = Item("00000", "a photo of a cup", "single_object", wants(cup()))
-    judge = FakeJudge(found=[Detection("cup", 0.9, box(8, 8))])
-    shown = Shown([picture(1), None, picture(2), None])
-    found = GenEval().measure(item, shown, {"detector": judge, "colours": judge})
+    judge = FakeJudge(found=[ScoredBox("cup", 0.9, box(8, 8))])
+    outputs = ItemOutput([picture(1), None, picture(2), None])
+    found = GenEval().measure(item, outputs, {"detector": judge, "colours": judge})
     assert found.values == {"correct": 0.5, "any": 1.0}
     assert len(found.failures) == 2
     assert "picture 1" in found.failures[0]

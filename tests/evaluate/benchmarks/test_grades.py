@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Item, Shown
+from nextstep.evaluate.benchmarks.base import Item, ItemOutput
 from nextstep.evaluate.benchmarks.gedit import GEdit, at_area, read_scores
 from nextstep.evaluate.benchmarks.imgedit import ImgEdit, grade_of
 from nextstep.evaluate.benchmarks.imgedit import read_grades as read_edit_grades
@@ -90,11 +90,11 @@ def test_wise_overall_weighs_the_kinds(tmp_path: Path) -> None:
     benchmark = Wise()
     item = benchmark.read(SETS["wise"](tmp_path))[0]
     assert (item.key, item.group) == ("1", "cultural")
-    found = benchmark.measure(item, Shown([PICTURE]), {"judge": judge})
+    found = benchmark.measure(item, ItemOutput([PICTURE]), {"judge": judge})
     assert found.values["score"] == pytest.approx(0.85)
     assert '"prompt 1"' in judge.asked[0][0]
     assert '"because"' in judge.asked[0][0]
-    missing = benchmark.measure(item, Shown([None]), {"judge": judge})
+    missing = benchmark.measure(item, ItemOutput([None]), {"judge": judge})
     assert missing.values == benchmark.lowest(item)
     assert len(missing.failures) == 1
 
@@ -103,7 +103,7 @@ def test_the_users_wording_takes_the_place_of_ours(tmp_path: Path) -> None:
     judge = FakeJudge(GOOD["wise"])
     benchmark = Wise("Official words: {prompt} ({explanation})")
     item = benchmark.read(SETS["wise"](tmp_path))[0]
-    benchmark.measure(item, Shown([PICTURE]), {"judge": judge})
+    benchmark.measure(item, ItemOutput([PICTURE]), {"judge": judge})
     assert judge.asked[0][0] == "Official words: prompt 1 (because)"
 
 
@@ -178,8 +178,8 @@ def test_viescore_takes_the_lower_of_each_pair(
     meaning: tuple[int, int], quality: tuple[int, int], overall: float
 ) -> None:
     judge = FakeJudge(lambda q: f'{{"score": {list(meaning if "asked for" in q else quality)}}}')
-    shown = Shown([PICTURE], sources=[PICTURE])
-    found = GEdit().measure(gedit_item(), shown, {"judge": judge})
+    outputs = ItemOutput([PICTURE], sources=[PICTURE])
+    found = GEdit().measure(gedit_item(), outputs, {"judge": judge})
     assert found.values["semantics"] == min(meaning)
     assert found.values["quality"] == min(quality)
     assert found.values["overall"] == pytest.approx(overall)
@@ -208,10 +208,12 @@ def test_gedit_averages_edits_then_tasks_of_each_language() -> None:
 
 def test_gedit_failures_are_the_lowest_score() -> None:
     judge = FakeJudge("no idea")
-    found = GEdit().measure(gedit_item(), Shown([PICTURE], sources=[PICTURE]), {"judge": judge})
+    found = GEdit().measure(
+        gedit_item(), ItemOutput([PICTURE], sources=[PICTURE]), {"judge": judge}
+    )
     assert found.values["overall"] == 0
     assert len(found.failures) == 2
-    none = GEdit().measure(gedit_item(), Shown([None], sources=[PICTURE]), {"judge": judge})
+    none = GEdit().measure(gedit_item(), ItemOutput([None], sources=[PICTURE]), {"judge": judge})
     assert none.values["overall"] == 0
     assert len(none.failures) == 1
 
@@ -290,12 +292,12 @@ def test_imgedit_averages_types_and_counts_failures_as_one(tmp_path: Path) -> No
     benchmark = ImgEdit()
     items = benchmark.read(SETS["imgedit"](tmp_path))
     judge = FakeJudge(GOOD["imgedit"])
-    shown = Shown([PICTURE], sources=benchmark.sources(items[0]))
-    found = benchmark.measure(items[0], shown, {"judge": judge})
+    outputs = ItemOutput([PICTURE], sources=benchmark.sources(items[0]))
+    found = benchmark.measure(items[0], outputs, {"judge": judge})
     assert found.values == {"score": 3.67}
     assert judge.asked[0][1] == 2
     assert "edit 0" in judge.asked[0][0]
-    lost = benchmark.measure(items[1], Shown([None], sources=[PICTURE]), {"judge": judge})
+    lost = benchmark.measure(items[1], ItemOutput([None], sources=[PICTURE]), {"judge": judge})
     assert lost.values == {"score": 1.0}
     rows = [Row("a", "add", found.values), Row("b", "style", lost.values)] + [
         Row(f"c{n}", "style", {"score": 4.0}) for n in range(2)

@@ -133,13 +133,13 @@ def test_pictures_are_read_back_as_they_were_made(name: str, tmp_path: Path) -> 
     out.mkdir()
     output = Output([made(n) for n in range(benchmark.repeats)], "some words")
     benchmark.write(out, items[0], output, "m")
-    shown = benchmark.shown(out, items[0], "m")
-    assert len(shown.pictures) == benchmark.repeats
+    outputs = benchmark.outputs(out, items[0], "m")
+    assert len(outputs.pictures) == benchmark.repeats
     if name not in ("genai-bench", "gedit"):  # one is JPEG, the other resized for its judge
-        for number, one in enumerate(shown.pictures):
+        for number, one in enumerate(outputs.pictures):
             assert one is not None
             assert one.tobytes() == picture(number).tobytes()
-    missing = benchmark.shown(out, items[1], "m")
+    missing = benchmark.outputs(out, items[1], "m")
     assert list(missing.pictures) == [None] * benchmark.repeats
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_picture_counts_as_missing(tmp_path: Path) -> None:
     benchmark = benchmark_class("wise")()
     item = benchmark.read(SETS["wise"](tmp_path / "set"))[0]
     (tmp_path / "1.png").write_bytes(png(0)[:200])
-    assert list(benchmark.shown(tmp_path, item, "m").pictures) == [None]
+    assert list(benchmark.outputs(tmp_path, item, "m").pictures) == [None]
 
 
 @pytest.mark.parametrize("name", SETS)

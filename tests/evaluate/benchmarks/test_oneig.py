@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Shown
+from nextstep.evaluate.benchmarks.base import ItemOutput
 from nextstep.evaluate.benchmarks.files import cells_of, grid_of
 from nextstep.evaluate.benchmarks.oneig import OneIG, OneIGZh
 from nextstep.evaluate.benchmarks.oneig_text import Match, match, tidied
@@ -113,15 +113,17 @@ def test_each_part_of_the_set_has_its_own_questions(tmp_path: Path) -> None:
 def test_alignment_counts_missing_cells_as_nothing(tmp_path: Path) -> None:
     item = OneIG().read(SETS["oneig"](tmp_path))[1]
     judge = FakeJudge(lambda q: "Yes." if "cup" in q else "No")
-    found = OneIG().measure(item, Shown([PICTURE, None, PICTURE, PICTURE]), {"alignment": judge})
+    found = OneIG().measure(
+        item, ItemOutput([PICTURE, None, PICTURE, PICTURE]), {"alignment": judge}
+    )
     assert found.values == {"alignment": 0.375}
     assert found.failures == ["picture 1 is missing or black"]
 
 
 def test_text_is_read_from_every_picture(tmp_path: Path) -> None:
     item = OneIG().read(SETS["oneig"](tmp_path))[3]
-    shown = Shown([PICTURE, PICTURE, None, None])
-    found = OneIG().measure(item, shown, {"text": FakeJudge("Hello World")})
+    outputs = ItemOutput([PICTURE, PICTURE, None, None])
+    found = OneIG().measure(item, outputs, {"text": FakeJudge("Hello World")})
     assert found.values == {"distance": 5.5, "exact": 0.5, "found": 1.0, "asked": 2.0}
 
 
@@ -142,18 +144,18 @@ def test_reasoning_style_and_diversity_are_cosines(tmp_path: Path) -> None:
     grey(1.0).save(data / "style_references/baroque/0.png")
     judge = FakeJudge(embedding=colours)
     items = {item.key: item for item in OneIG().read(data)}
-    shown = Shown([grey(0.0), grey(1.0), None, None])
+    outputs = ItemOutput([grey(0.0), grey(1.0), None, None])
     judges = {"reasoning": judge, "style": judge, "diversity": judge}
-    reasoned = OneIG().measure(items["reasoning/004"], shown, judges).values
+    reasoned = OneIG().measure(items["reasoning/004"], outputs, judges).values
     # One picture points as the answer, one at a right angle to it, two are missing.
     assert reasoned["reasoning"] == pytest.approx(0.25, abs=1e-6)
     # One pair of six is at distance 1.
     assert reasoned["diversity"] == pytest.approx(1 / 6, abs=1e-6)
-    styled = OneIG().measure(items["anime/000"], shown, judges).values
+    styled = OneIG().measure(items["anime/000"], outputs, judges).values
     assert styled["style"] == pytest.approx(0.25, abs=1e-6)
-    both = OneIG().measure(items["anime/000"], shown, judges | {"style2": judge}).values
+    both = OneIG().measure(items["anime/000"], outputs, judges | {"style2": judge}).values
     assert both["style"] == pytest.approx(0.25, abs=1e-6)
-    nothing = OneIG().measure(items["reasoning/004"], Shown([None] * 4), judges).values
+    nothing = OneIG().measure(items["reasoning/004"], ItemOutput([None] * 4), judges).values
     assert nothing == {"reasoning": 0.0, "diversity": 0.0}
 
 
@@ -171,8 +173,8 @@ def test_black_cells_are_missing_pictures(tmp_path: Path) -> None:
     path = tmp_path / OneIG().files(item, "m")[0]
     path.parent.mkdir(parents=True)
     grid_of([picture(1), picture(2), picture(3)]).save(path, lossless=True)
-    shown = OneIG().shown(tmp_path, item, "m")
-    assert [one is None for one in shown.pictures] == [False, False, False, True]
+    outputs = OneIG().outputs(tmp_path, item, "m")
+    assert [one is None for one in outputs.pictures] == [False, False, False, True]
     assert cells_of(Image.open(path))[1].tobytes() == picture(2).tobytes()
 
 

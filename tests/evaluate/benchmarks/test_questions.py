@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Item, Shown
+from nextstep.evaluate.benchmarks.base import Item, ItemOutput
 from nextstep.evaluate.benchmarks.dpg_bench import DPGBench, Question, is_yes, score_of
 from nextstep.evaluate.benchmarks.genai_bench import QUESTION, GenAIBench
 from nextstep.evaluate.benchmarks.geneval2 import GenEval2, answer_forms, geometric_mean
@@ -74,7 +74,7 @@ def test_dpg_means_over_pictures_and_categories(tmp_path: Path) -> None:
     benchmark = DPGBench()
     item = benchmark.read(SETS["dpg-bench"](tmp_path))[0]
     judge = FakeJudge(lambda question: "yes" if question == "Is it 1?" else "no")
-    found = benchmark.measure(item, Shown([PICTURE, PICTURE, None, PICTURE]), {"judge": judge})
+    found = benchmark.measure(item, ItemOutput([PICTURE, PICTURE, None, PICTURE]), {"judge": judge})
     # Three pictures with one question of two, one missing.
     assert found.values["score"] == pytest.approx(3 * 0.5 / 4)
     assert found.failures == ["picture 2 is missing or cannot be read"]
@@ -144,7 +144,7 @@ def test_geneval2_means_atoms_of_a_prompt_and_skills_of_all(tmp_path: Path) -> N
     benchmark = GenEval2()
     items = benchmark.read(SETS["geneval2"](tmp_path))
     judge = FakeJudge(likely=0.25)
-    found = benchmark.measure(items[0], Shown([PICTURE]), {"judge": judge})
+    found = benchmark.measure(items[0], ItemOutput([PICTURE]), {"judge": judge})
     assert judge.asked[0][0] == "How many cups are in the image? Answer in one word."
     assert found.values["am"] == found.values["gm"] == 0.25
     rows = [Row("a", "2", found.values), Row("b", "2", benchmark.lowest(items[1]))]
@@ -165,7 +165,9 @@ def test_genai_bench_averages_probabilities_by_skill(tmp_path: Path) -> None:
     items = benchmark.read(SETS["genai-bench"](tmp_path))
     assert [item.group for item in items] == ["basic"] * 4 + ["advanced"] * 3 + ["untagged"]
     judge = FakeJudge(likely=0.8)
-    found = benchmark.measure(items[4], Shown([PICTURE, None, PICTURE, PICTURE]), {"judge": judge})
+    found = benchmark.measure(
+        items[4], ItemOutput([PICTURE, None, PICTURE, PICTURE]), {"judge": judge}
+    )
     assert judge.asked == [(QUESTION.format(prompt="prompt 4"), 1)] * 3
     assert found.values == pytest.approx({"score": 0.6, "advanced": 0.6, "counting": 0.6})
     rows = [
@@ -202,7 +204,7 @@ def test_a_refusal_counts_as_impossible_and_is_listed(tmp_path: Path) -> None:
 
     benchmark = GenAIBench()
     item = benchmark.read(SETS["genai-bench"](tmp_path))[0]
-    found = benchmark.measure(item, Shown([PICTURE] * 4), {"judge": Refusing()})
+    found = benchmark.measure(item, ItemOutput([PICTURE] * 4), {"judge": Refusing()})
     assert found.values["score"] == 0.0
     assert len(found.failures) == 4
     assert "content filter" in found.failures[0]
@@ -244,12 +246,12 @@ def test_unigenbench_counts_points_by_dimension(tmp_path: Path) -> None:
     assert told["Attribute - Size"] == 0
     assert told["Attribute"] == told["Style"] == told["overall"] == told["points"] == 50
     judge = FakeJudge("<score>[1, 0]</score>")
-    found = benchmark.measure(items[0], Shown([PICTURE, None, None, None]), {"judge": judge})
+    found = benchmark.measure(items[0], ItemOutput([PICTURE, None, None, None]), {"judge": judge})
     assert found.values["points"] == pytest.approx(0.125)
     assert len(found.failures) == 3
     assert "- Attribute - Color: red\n- Style: a sketch" in judge.asked[0][0]
     unread = FakeJudge("who knows")
-    found = benchmark.measure(items[0], Shown([PICTURE] * 4), {"judge": unread})
+    found = benchmark.measure(items[0], ItemOutput([PICTURE] * 4), {"judge": unread})
     assert found.values["points"] == 0
     assert len(unread.asked) == 12  # three tries a picture
     assert "cannot be read" in found.failures[0]
@@ -302,10 +304,10 @@ def test_ueval_rates_text_and_pictures(tmp_path: Path) -> None:
     benchmark = UEval()
     items = benchmark.read(SETS["ueval"](tmp_path))
     judge = FakeJudge('{"criteria_met": true}')
-    found = benchmark.measure(items[0], Shown([PICTURE], "a cup"), {"judge": judge})
+    found = benchmark.measure(items[0], ItemOutput([PICTURE], "a cup"), {"judge": judge})
     assert found.values == {"text": 1.0, "image": 1.0, "rate": 1.0}
     assert [count for _, count in judge.asked] == [0, 1, 1]
-    nothing = benchmark.measure(items[0], Shown([], ""), {"judge": judge})
+    nothing = benchmark.measure(items[0], ItemOutput([], ""), {"judge": judge})
     assert nothing.values == benchmark.lowest(items[0]) == {"text": 0.0, "image": 0.0, "rate": 0.0}
     assert len(nothing.failures) == 2
     rows = [Row("a", "art", found.values), Row("b", "space", nothing.values)]

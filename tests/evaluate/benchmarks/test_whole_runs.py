@@ -17,7 +17,7 @@ from nextstep.evaluate.benchmarks import benchmark_class, generation, scoring
 from nextstep.evaluate.benchmarks.base import EDIT, Item
 from nextstep.evaluate.benchmarks.generation import Claims, Run, Settings, generate, spread
 from nextstep.evaluate.benchmarks.report import make_report, write_report
-from nextstep.evaluate.judges.protocol import Detection, UnavailableError
+from nextstep.evaluate.judges.protocol import ScoredBox, UnavailableError
 from nextstep.pipeline import NextStepPipeline
 from tests.evaluate.benchmarks.fakes import GOOD, FakeJudge
 from tests.evaluate.benchmarks.official import SETS, SIZE, tree
@@ -42,7 +42,7 @@ def begun(
 
 
 def judge_for(name: str) -> FakeJudge:
-    cup = Detection("cup", 0.95, (2.0, 2.0, 20.0, 20.0))
+    cup = ScoredBox("cup", 0.95, (2.0, 2.0, 20.0, 20.0))
     return FakeJudge(GOOD.get(name, ""), likely=0.75, found=[cup])
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Shown
+from nextstep.evaluate.benchmarks.base import ItemOutput
 from nextstep.evaluate.benchmarks.geneval import COLOURS, GenEval, read_colours
 from nextstep.evaluate.judges import load_judge
 from nextstep.evaluate.judges.local import TransformersJudge, instances, kind_of
-from nextstep.evaluate.judges.protocol import Detection
+from nextstep.evaluate.judges.protocol import ScoredBox
 from tests.evaluate.benchmarks.official import SETS, picture
 from tests.evaluate.judges import tiny_models
 
@@ -62,7 +62,7 @@ def test_a_dual_encoder_embeds_pictures_and_texts(clip: TransformersJudge) -> No
     for one in (seen, read):
         np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(clip.embed([picture(1)])[0], seen[1], atol=1e-5)
-    cup = Detection("cup", 0.9, (2, 2, 20, 20))
+    cup = ScoredBox("cup", 0.9, (2, 2, 20, 20))
     assert read_colours(clip, PICTURE, [cup], "cup")[0] in COLOURS
 
 
@@ -87,7 +87,7 @@ def test_geneval_with_local_models(
     benchmark = GenEval()
     item = benchmark.read(SETS["geneval"](tmp_path))[0]
     judges = {"detector": masks, "colours": clip}
-    found = benchmark.measure(item, Shown([PICTURE] * 4), judges)
+    found = benchmark.measure(item, ItemOutput([PICTURE] * 4), judges)
     assert found.values["correct"] in (0.0, 1.0)
     assert not found.failures
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from nextstep.evaluate.benchmarks.base import Shown
+from nextstep.evaluate.benchmarks.base import ItemOutput
 from nextstep.evaluate.benchmarks.oneig import OneIG
 from nextstep.evaluate.benchmarks.oneig_text import match
 from nextstep.evaluate.benchmarks.statistics import Row, estimates
@@ -46,7 +46,7 @@ def test_text_scores_of_drawn_words(judge: Judge, tmp_path: Path) -> None:
     item = benchmark.read(SETS["oneig"](tmp_path))[3]
 
     def score(*words: str) -> float:
-        found = benchmark.measure(item, Shown([sign(one) for one in words]), {"text": judge})
+        found = benchmark.measure(item, ItemOutput([sign(one) for one in words]), {"text": judge})
         return estimates([Row("a", "text", found.values)], benchmark.metrics, 20)["text"].value
 
     assert score("Hello World") == 1.0

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from nextstep.engine.chat.conversation import TextTurn, Turn
-from nextstep.evaluate.world.questions import Question
-from nextstep.world.examples import Said, Shown
+from nextstep.evaluate.world.questions import WorldQuestion
+from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.scenes import Scene, render
-from nextstep.world.spec import Sight, sight_of
+from nextstep.world.spec import Detections, detections_of
 
 SIZE = 128
 
@@ -28,8 +28,8 @@ class FakePipeline:
 
     def __init__(
         self,
-        questions: Sequence[Question],
-        other: Callable[[Question], Question] = lambda question: question,
+        questions: Sequence[WorldQuestion],
+        other: Callable[[WorldQuestion], WorldQuestion] = lambda question: question,
     ) -> None:
         self.by_seed = {question.seed: question for question in questions}
         assert len(self.by_seed) == len(questions)
@@ -40,12 +40,12 @@ class FakePipeline:
         question = self.other(self.by_seed[seed])
         places = question.asked or question.example.targets
         part = question.example.parts[places[min(number, len(places) - 1)]]
-        scene = question.example.scenes[-1] if isinstance(part, Said) else part.scene
+        scene = question.example.scenes[-1] if isinstance(part, TextPart) else part.scene
         return SimpleNamespace(image=Image.fromarray(render(scene, SIZE)))
 
     def text(self, seed: int) -> str:
         part = self.other(self.by_seed[seed]).example.parts[-1]
-        return part.text if isinstance(part, Said) else "nothing"
+        return part.text if isinstance(part, TextPart) else "nothing"
 
     def generate(self, prompts: list[str], *, seed: list[int], **_: Any) -> list[SimpleNamespace]:
         self.calls.append("generate")
@@ -84,7 +84,7 @@ class FakeConversations:
 
     def read(self, which: int, given: str | Image.Image) -> None:
         part = self._next(which)
-        assert given == part.text if isinstance(part, Said) else isinstance(given, Image.Image)
+        assert given == part.text if isinstance(part, TextPart) else isinstance(given, Image.Image)
 
     def read_question(self, which: int, question: str) -> None:
         self.read(which, question)
@@ -99,14 +99,14 @@ class FakeConversations:
         return {which: self._turn(which, turn) for which, turn in turns.items()}
 
     def _turn(self, which: int, turn: Turn) -> str | Image.Image:
-        assert isinstance(self._next(which), Said) == isinstance(turn, TextTurn)
+        assert isinstance(self._next(which), TextPart) == isinstance(turn, TextTurn)
         if isinstance(turn, TextTurn):
             return self.pipeline.text(self.seeds[which])
         self.drawn[which] += 1
         assert self.prompts > 0, "not read as the prompt of a picture"
         return self.pipeline.picture(self.seeds[which], self.drawn[which] - 1).image
 
-    def _next(self, which: int) -> Said | Shown:
+    def _next(self, which: int) -> TextPart | ImagePart:
         question = self.pipeline.by_seed[self.seeds[which]]
         self.places[which] += 1
         return question.example.parts[self.places[which] - 1]
@@ -116,11 +116,11 @@ class PerfectEye:
     """Sees the truth of every scene that it was told of."""
 
     def __init__(self) -> None:
-        self.sights: dict[bytes, Sight] = {}
+        self.detections: dict[bytes, Detections] = {}
 
     def learn(self, scenes: Sequence[Scene]) -> None:
         for scene in scenes:
-            self.sights[render(scene, SIZE).tobytes()] = sight_of(scene)
+            self.detections[render(scene, SIZE).tobytes()] = detections_of(scene)
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[Sight]:
-        return [self.sights[picture.tobytes()] for picture in pictures]
+    def detect(self, pictures: Sequence[np.ndarray]) -> list[Detections]:
+        return [self.detections[picture.tobytes()] for picture in pictures]

@@ -13,11 +13,11 @@ from nextstep.errors import ModelFileError
 from nextstep.evaluate.world.answering import Truth
 from nextstep.evaluate.world.background import background_of
 from nextstep.evaluate.world.boxes import foreground, groups, tightened
-from nextstep.evaluate.world.detector import Eye, looks_like_sign, shipped_eye
+from nextstep.evaluate.world.detector import Detector, looks_like_sign, shipped_detector
 from nextstep.evaluate.world.network import (
     SIGN_HEIGHT,
     SIGN_WIDTH,
-    Detector,
+    DetectorNetwork,
     SignReader,
     fold_norms,
     sign_cuts,
@@ -27,8 +27,8 @@ from nextstep.evaluate.world.network import (
 from nextstep.evaluate.world.questions import questions
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.evaluate.world.templates import bank, match
-from nextstep.world.lexicon import things
-from nextstep.world.scenes import Background, Item, Scene, Sign, render
+from nextstep.world.lexicon import world_objects
+from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render
 from nextstep.world.vocabulary import COLOURS, STYLES
 
 
@@ -37,7 +37,7 @@ def test_every_background_is_told() -> None:
     for first in COLOURS:
         for second in COLOURS:
             background = Background(first, None if second == first else second)
-            scene = Scene(background, (Item("dog face", "noto", size=0.36),))
+            scene = Scene(background, (SceneItem("dog face", "noto", size=0.36),))
             picture = render(scene)
             noisy = picture + np.random.default_rng(0).normal(0, 12, picture.shape)
             for shown in (picture, noisy.clip(0, 255).astype(np.uint8)):
@@ -51,9 +51,9 @@ def test_drawings_are_recognised_by_their_pixels() -> None:
     right = 0
     nobody_knows = np.zeros(len(bank().drawn), np.float32)
     for _ in range(20):
-        name, style = rng.choice(list(things())), rng.choice(STYLES)
+        name, style = rng.choice(list(world_objects())), rng.choice(STYLES)
         tint = rng.choice(("red", "blue", None))
-        item = Item(name, style, rng.uniform(0.3, 0.7), 0.5, rng.uniform(0.3, 0.5), tint=tint)
+        item = SceneItem(name, style, rng.uniform(0.3, 0.7), 0.5, rng.uniform(0.3, 0.5), tint=tint)
         scene = Scene(Background("green", "white"), (item,))
         behind = render(Scene(scene.background))
         box = np.array(item.box(128), float) + np.array([1.0, -1.0, 0.5, 1.0])
@@ -65,7 +65,10 @@ def test_drawings_are_recognised_by_their_pixels() -> None:
 
 
 def test_boxes_by_pixels() -> None:
-    left, right = Item("bomb", "noto", 0.25, 0.5, 0.3), Item("dog face", "noto", 0.7, 0.5, 0.4)
+    left, right = (
+        SceneItem("bomb", "noto", 0.25, 0.5, 0.3),
+        SceneItem("dog face", "noto", 0.7, 0.5, 0.4),
+    )
     scene = Scene(Background("white"), (left, right))
     apart = foreground(render(scene), render(Scene(scene.background)))
     for item in scene.items:
@@ -85,14 +88,14 @@ def test_signs_are_known_by_paper_and_frame() -> None:
         sign = Sign("HELLO", height=0.3)
         picture = render(Scene(Background(colour), sign=sign))
         assert looks_like_sign(picture, np.array(sign.box(128), float))
-        item = Item("t-shirt", "mono", tint="gray")
+        item = SceneItem("t-shirt", "mono", tint="gray")
         picture = render(Scene(Background(colour), (item,)))
         assert not looks_like_sign(picture, np.array(item.box(128), float))
 
 
 def test_norms_fold_away_exactly() -> None:
     torch.manual_seed(0)
-    for network, shape in ((Detector(), (2, 3, 128, 128)), (SignReader(), (2, 1, 48, 128))):
+    for network, shape in ((DetectorNetwork(), (2, 3, 128, 128)), (SignReader(), (2, 1, 48, 128))):
         with_norms(network)
         inputs = torch.randn(shape)
         network.train()
@@ -131,7 +134,7 @@ def test_signs_are_cut_out_and_spelled() -> None:
     ],
 )
 def test_true_scenes_are_judged_right(tasks: tuple[str, ...], least: float) -> None:
-    scorer, scores = Scorer(shipped_eye(), 128), []
+    scorer, scores = Scorer(shipped_detector(), 128), []
     for task in tasks:
         for split in ("seen", "held_out_styles"):
             asked = questions(task, split, 2 if len(tasks) < 3 else 1, seed=5)
@@ -141,17 +144,17 @@ def test_true_scenes_are_judged_right(tasks: tuple[str, ...], least: float) -> N
 
 
 def test_pictures_of_another_size_are_seen_too() -> None:
-    scene = Scene(Background("blue"), (Item("lemon", "noto", 0.3, 0.5, 0.4),))
-    (sight,) = shipped_eye().look([render(scene, 256)])
-    assert [thing.name for thing in sight.things] == ["lemon"]
-    assert sight.background == ("blue",)
-    assert sight.style == "noto"
-    assert shipped_eye().look([]) == []
+    scene = Scene(Background("blue"), (SceneItem("lemon", "noto", 0.3, 0.5, 0.4),))
+    (detections,) = shipped_detector().detect([render(scene, 256)])
+    assert [obj.name for obj in detections.objects] == ["lemon"]
+    assert detections.background == ("blue",)
+    assert detections.style == "noto"
+    assert shipped_detector().detect([]) == []
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be read as the scorer"):
-        Eye.open(tmp_path / "none.safetensors")
+        Detector.open(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"nothing of that kind")
     with pytest.raises(ModelFileError, match="cannot be read as the scorer"):
-        Eye.open(tmp_path / "bad.safetensors")
+        Detector.open(tmp_path / "bad.safetensors")

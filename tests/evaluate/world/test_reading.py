@@ -8,7 +8,7 @@ import pytest
 
 from nextstep.evaluate.world.questions import chosen, questions
 from nextstep.evaluate.world.reading import caption, is_right, place
-from nextstep.world.examples import Said
+from nextstep.world.examples import TextPart
 from nextstep.world.tasks.wording import AT, TO
 
 
@@ -66,7 +66,7 @@ def test_every_accepted_answer_is_right_and_the_next_ones_rarely() -> None:
         answers = []
         for question in questions(task, split, 8):
             part = question.example.parts[question.asked[-1]]
-            assert isinstance(part, Said)
+            assert isinstance(part, TextPart)
             assert all(is_right(task, answer, part.answers) for answer in part.answers)
             answers.append(part.answers)
         if task not in ("read_yes_no", "read_count", "read_style", "read_where"):
@@ -77,8 +77,8 @@ def test_every_accepted_answer_is_right_and_the_next_ones_rarely() -> None:
 def test_captions_are_taken_apart() -> None:
     told = caption("Two striped fish, a fish and a bunch of grapes, 3d style, pink background.")
     assert told is not None
-    things, style, background = told
-    assert things == {"tropical fish": 2, "fish": 1, "grapes": 1}
+    objects, style, background = told
+    assert objects == {"tropical fish": 2, "fish": 1, "grapes": 1}
     assert (style, background) == ("3d", "pink")
     assert caption("hello there") is None
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image, ImageColor
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.world.answering import Answer, Model, Truth
+from nextstep.evaluate.world.answering import Answer, ModelAnswerer, Truth
 from nextstep.evaluate.world.card import card, comparison, table
-from nextstep.evaluate.world.questions import Question, asked_parts, chosen, questions
+from nextstep.evaluate.world.questions import WorldQuestion, asked_parts, chosen, questions
 from nextstep.evaluate.world.run import Plan, evaluate, read_scores, write_verdicts
 from nextstep.evaluate.world.scoring import Scorer, psnr, widened
 from nextstep.evaluate.world.sheets import RIGHT, WRONG, failure_sheet, write_answers
-from nextstep.world.examples import Said, Shown
+from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.scenes import Background, Scene, render
 from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import TASKS
@@ -26,12 +26,12 @@ from tests.evaluate.world.fakes import SIZE, FakePipeline, PerfectEye
 PAIRS = chosen()
 
 
-def judged(asked: list[Question], pipeline: FakePipeline) -> list[float]:
-    eye = PerfectEye()
+def judged(asked: list[WorldQuestion], pipeline: FakePipeline) -> list[float]:
+    detector = PerfectEye()
     for question in asked:
-        eye.learn(question.example.scenes)
-    answers = Model(pipeline, SIZE).answer(asked)  # type: ignore[arg-type]
-    scorer = Scorer(eye, SIZE)  # type: ignore[arg-type]
+        detector.learn(question.example.scenes)
+    answers = ModelAnswerer(pipeline, SIZE).answer(asked)  # type: ignore[arg-type]
+    scorer = Scorer(detector, SIZE)  # type: ignore[arg-type]
     return [v.score for v in scorer.judge(asked, [a.outputs for a in answers])]
 
 
@@ -60,11 +60,11 @@ def test_the_truth_about_something_else_is_wrong(task: str) -> None:
 def test_a_picture_left_as_it_was_is_no_edit(task: str) -> None:
     asked = questions(task, "seen", 6)
 
-    def unchanged(question: Question) -> Question:
+    def unchanged(question: WorldQuestion) -> WorldQuestion:
         source = question.example.parts[0]
         parts = tuple(
             replace(part, scene=source.scene)
-            if isinstance(part, Shown) and isinstance(source, Shown)
+            if isinstance(part, ImagePart) and isinstance(source, ImagePart)
             else part
             for part in question.example.parts
         )
@@ -78,9 +78,9 @@ def test_a_turned_thing_is_told_by_pixels() -> None:
         example = question.example
         for place in question.asked:
             part = example.parts[place]
-            assert isinstance(part, Shown) and part.kept is not None
+            assert isinstance(part, ImagePart) and part.kept is not None
             before = example.parts[part.kept]
-            assert isinstance(before, Shown)
+            assert isinstance(before, ImagePart)
             flips = [[item.flip for item in shown.scene.items] for shown in (before, part)]
             if flips[0] != flips[1] and len(flips[0]) == len(flips[1]):
                 scorer = Scorer(PerfectEye(), SIZE)  # type: ignore[arg-type]
@@ -93,22 +93,24 @@ def test_a_turned_thing_is_told_by_pixels() -> None:
 
 def test_an_edit_must_keep_the_rest() -> None:
     asked = questions("remove", "seen", 3)
-    eye, outputs = PerfectEye(), []
+    detector, outputs = PerfectEye(), []
     for question in asked:
         part = question.example.parts[-1]
-        assert isinstance(part, Shown)
-        eye.learn(question.example.scenes)
+        assert isinstance(part, ImagePart)
+        detector.learn(question.example.scenes)
         good = render(part.scene, SIZE)
         spoilt = np.clip(good.astype(int) + 40, 0, 255).astype(np.uint8)
-        eye.sights[spoilt.tobytes()] = eye.sights[good.tobytes()]
+        detector.detections[spoilt.tobytes()] = detector.detections[good.tobytes()]
         outputs.append((spoilt,))
-    verdicts = Scorer(eye, SIZE).judge(asked, outputs)  # type: ignore[arg-type, arg-type]
+    verdicts = Scorer(detector, SIZE).judge(asked, outputs)  # type: ignore[arg-type, arg-type]
     for verdict in verdicts:
         assert verdict.score == 0
         assert verdict.measures == {"asked": 1.0, "kept": 0.0}
         assert "kept at" in verdict.reasons[0]
     # What no image tokenizer can keep is not asked for.
-    lenient = Scorer(eye, SIZE, lambda picture: np.clip(picture + 40.0, 0, 255).astype(np.uint8))  # type: ignore[arg-type]
+    lenient = Scorer(
+        detector, SIZE, lambda picture: np.clip(picture + 40.0, 0, 255).astype(np.uint8)
+    )  # type: ignore[arg-type]
     assert [v.score for v in lenient.judge(asked, outputs)] == [1.0] * 3  # type: ignore[arg-type]
 
 
@@ -119,11 +121,13 @@ def test_what_is_asked() -> None:
             assert asked == tuple(sorted(set(asked) & set(question.example.targets)))
             if task == "story":
                 first = parts[1]
-                assert isinstance(first, Shown) and first.spec is not None
+                assert isinstance(first, ImagePart) and first.spec is not None
                 assert (1 in asked) == bool(first.spec.style and first.spec.background)
-                assert asked[-1] == max(i for i, p in enumerate(parts) if isinstance(p, Shown))
+                assert asked[-1] == max(i for i, p in enumerate(parts) if isinstance(p, ImagePart))
             elif task in ("turns", "next_state"):
-                assert all(isinstance(parts[i], Shown) and parts[i].kept is not None for i in asked)  # type: ignore[union-attr]
+                assert all(
+                    isinstance(parts[i], ImagePart) and parts[i].kept is not None for i in asked
+                )  # type: ignore[union-attr]
             else:
                 assert asked == asked_parts(question.example)[-1:]
     assert questions("single", "seen", 9)[:4] == questions("single", "seen", 4)
@@ -150,7 +154,7 @@ class Counting:
     def __init__(self, most: int) -> None:
         self.most, self.answered = most, 0
 
-    def answer(self, asked: list[Question]) -> list[Answer]:
+    def answer(self, asked: list[WorldQuestion]) -> list[Answer]:
         self.answered += len(asked)
         if self.answered > self.most:
             raise Stopped
@@ -159,11 +163,11 @@ class Counting:
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     plan = Plan.of(["single", "read_count", "move"], ["seen"], count=3)
-    eye = PerfectEye()
+    detector = PerfectEye()
     for pair in plan.pairs:
         for question in plan.questions(*pair):
-            eye.learn(question.example.scenes)
-    scorer, folder = Scorer(eye, SIZE), tmp_path / "run"  # type: ignore[arg-type]
+            detector.learn(question.example.scenes)
+    scorer, folder = Scorer(detector, SIZE), tmp_path / "run"  # type: ignore[arg-type]
     with pytest.raises(Stopped):
         evaluate(plan, Counting(7), scorer, folder, "one")  # type: ignore[arg-type]
     rest, told = Counting(9), list[int]()
@@ -174,7 +178,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     assert len(results.scores()) == 9
     more = replace(plan, count=4)
     for pair in more.pairs:
-        eye.learn(more.questions(*pair)[-1].example.scenes)
+        detector.learn(more.questions(*pair)[-1].example.scenes)
     rest = Counting(9)
     evaluate(more, rest, scorer, folder, "one")  # type: ignore[arg-type]
     assert rest.answered == 3
@@ -189,15 +193,15 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
 
 def test_card_table_and_sheet(tmp_path: Path) -> None:
     plan = Plan.of(["words", "read_count", "turns"], ["seen"], count=4)
-    eye = PerfectEye()
+    detector = PerfectEye()
     for pair in plan.pairs:
         for question in plan.questions(*pair):
-            eye.learn(question.example.scenes)
+            detector.learn(question.example.scenes)
     blank = render(Scene(Background("gray")), SIZE)
-    eye.learn([Scene(Background("gray"))])
+    detector.learn([Scene(Background("gray"))])
 
     class HalfRight:
-        def answer(self, asked: list[Question]) -> list[Answer]:
+        def answer(self, asked: list[WorldQuestion]) -> list[Answer]:
             made = Truth(SIZE).answer(asked)
             wrong = [tuple("no" if isinstance(o, str) else blank for o in a.outputs) for a in made]
             return [
@@ -205,7 +209,7 @@ def test_card_table_and_sheet(tmp_path: Path) -> None:
                 for i, one in enumerate(asked)
             ]
 
-    scorer = Scorer(eye, SIZE)  # type: ignore[arg-type]
+    scorer = Scorer(detector, SIZE)  # type: ignore[arg-type]
     results = evaluate(plan, HalfRight(), scorer, tmp_path / "run", "half")
     told = card(results, {"model": "half"})
     json.dumps(told)
@@ -255,5 +259,5 @@ def test_texts_are_kept_as_they_were_said(tmp_path: Path) -> None:
     evaluate(plan, Truth(SIZE), Scorer(PerfectEye(), SIZE), tmp_path / "r", "t")  # type: ignore[arg-type]
     kept = json.loads((tmp_path / "r/answers/read_word/seen/00000.json").read_text())
     part = plan.questions("read_word", "seen")[0].example.parts[-1]
-    assert isinstance(part, Said)
+    assert isinstance(part, TextPart)
     assert kept["outputs"] == [{"text": part.answers[0]}]

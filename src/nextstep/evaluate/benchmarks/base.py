@@ -54,7 +54,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ItemOutput:
     """What a judge sees of an item.
 
     Attributes:
@@ -172,7 +172,7 @@ class Benchmark(ABC):
         """
 
     @abstractmethod
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """Ask the judges and apply the rule.
 
         Raises:
@@ -201,10 +201,10 @@ class Benchmark(ABC):
         for name, picture in zip(names, output.pictures, strict=True):
             write_below(folder, name, encoded(picture.image, name, picture.settings))
 
-    def shown(self, folder: Path, item: Item, model: str) -> Shown:
+    def outputs(self, folder: Path, item: Item, model: str) -> ItemOutput:
         """Read an item's pictures back from the official layout."""
         pictures = [read_picture(folder / name) for name in self.files(item, model)]
-        return Shown(pictures, sources=self.sources(item))
+        return ItemOutput(pictures, sources=self.sources(item))
 
     def finish(self, folder: Path, items: Sequence[Item], model: str) -> None:
         """Write what the official scorer wants besides the pictures, once all are there."""
@@ -264,10 +264,10 @@ def column_mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def missing_pictures(shown: Shown) -> list[str]:
+def missing_pictures(outputs: ItemOutput) -> list[str]:
     """A failure for every picture that is not there."""
     return [
         f"picture {number} is missing or cannot be read"
-        for number, picture in enumerate(shown.pictures)
+        for number, picture in enumerate(outputs.pictures)
         if picture is None
     ]

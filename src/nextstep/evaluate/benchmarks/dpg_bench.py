@@ -18,11 +18,11 @@ from nextstep.evaluate.benchmarks.base import (
     UNVERIFIED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Output,
     Role,
-    Shown,
     column_mean,
     missing_pictures,
 )
@@ -100,23 +100,23 @@ class DPGBench(Benchmark):
         record = output.pictures[0].settings
         write_below(folder, f"{item.key}.png", encoded(grid, f"{item.key}.png", record))
 
-    def shown(self, folder: Path, item: Item, model: str) -> Shown:
-        """See `Benchmark.shown`."""
+    def outputs(self, folder: Path, item: Item, model: str) -> ItemOutput:
+        """See `Benchmark.outputs`."""
         grid = read_picture(folder / f"{item.key}.png")
-        return Shown([None] * self.repeats if grid is None else cells_of(grid, SIDE))
+        return ItemOutput([None] * self.repeats if grid is None else cells_of(grid, SIDE))
 
     def lowest(self, item: Item) -> dict[str, float]:
         """See `Benchmark.lowest`."""
         questions = item.record["questions"]
         return _values(questions, [{one.number: False for one in questions}])
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(shown))
+        measured = Measured(failures=missing_pictures(outputs))
         questions: list[Question] = item.record["questions"]
         answers: list[dict[int, bool]] = []
         said: list[list[str]] = []
-        for picture in shown.pictures:
+        for picture in outputs.pictures:
             answers.append({one.number: False for one in questions})
             said.append([])
             for one in questions if picture is not None else ():

@@ -23,11 +23,11 @@ from nextstep.evaluate.benchmarks.base import (
     EDIT,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Output,
     Role,
-    Shown,
     missing_pictures,
 )
 from nextstep.evaluate.benchmarks.files import encoded, read_picture, write_below
@@ -129,26 +129,26 @@ class GEdit(Benchmark):
         write_below(folder, source, encoded(self._picture(item, "input_image"), source))
         super().write(folder, item, output, model)
 
-    def shown(self, folder: Path, item: Item, model: str) -> Shown:
+    def outputs(self, folder: Path, item: Item, model: str) -> ItemOutput:
         """Both pictures at the area of 512 x 512, as the official scorer shows them."""
         name = self.files(item, model)[0]
         made = read_picture(folder / name)
         source = read_picture(folder / (name.removesuffix(".png") + "_SRCIMG.png"))
         source = source or self._picture(item, "input_image")
-        return Shown([None if made is None else at_area(made)], sources=[at_area(source)])
+        return ItemOutput([None if made is None else at_area(made)], sources=[at_area(source)])
 
     def lowest(self, item: Item) -> dict[str, float]:
         """See `Benchmark.lowest`."""
         return self._values(item, 0.0, 0.0)
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(shown))
-        picture = shown.pictures[0]
+        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        picture = outputs.pictures[0]
         if picture is None:
             return measured
         scores = {}
-        for part, pictures in (("semantics", [*shown.sources, picture]), ("quality", [picture])):
+        for part, pictures in (("semantics", [*outputs.sources, picture]), ("quality", [picture])):
             question = self.worded(part, QUESTIONS[part]).replace("<instruction>", item.prompt)
             found = measured.attempt(
                 part, ((0.0,), ""), ask_until_read, judges["judge"], question, pictures,

@@ -15,10 +15,10 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Role,
-    Shown,
     column_mean,
     missing_pictures,
 )
@@ -78,12 +78,12 @@ class GenAIBench(Benchmark):
         """See `Benchmark.lowest`."""
         return self._values(item, 0.0)
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(shown))
+        measured = Measured(failures=missing_pictures(outputs))
         question, judge = QUESTION.format(prompt=item.prompt), judges["judge"]
         likely = []
-        for number, picture in enumerate(shown.pictures):
+        for number, picture in enumerate(outputs.pictures):
             likely.append(0.0)
             if picture is not None:
                 likely[-1] = measured.attempt(

@@ -21,17 +21,17 @@ from nextstep.evaluate.benchmarks.base import (
     UNVERIFIED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Output,
     Role,
-    Shown,
     column_mean,
     missing_pictures,
 )
 from nextstep.evaluate.benchmarks.files import read_lines, wanted, write_below
 from nextstep.evaluate.benchmarks.statistics import Means
-from nextstep.evaluate.judges.protocol import Detection, Judge
+from nextstep.evaluate.judges.protocol import Judge, ScoredBox
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = (
@@ -49,9 +49,9 @@ TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {nam
 RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
 """COCO's names that the prompts word otherwise."""
 
-Objects = Mapping[str, Sequence[Detection]]
+Objects = Mapping[str, Sequence[ScoredBox]]
 """Class -> detections, most confident first."""
-Colours = Callable[[Sequence[Detection], str], list[str]]
+Colours = Callable[[Sequence[ScoredBox], str], list[str]]
 """Detections of a class -> the colour of each."""
 
 
@@ -100,11 +100,11 @@ class GenEval(Benchmark):
         """See `Benchmark.lowest`."""
         return {"correct": 0.0, "any": 0.0}
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(shown))
+        measured = Measured(failures=missing_pictures(outputs))
         correct, reasons = [], []
-        for picture in shown.pictures:
+        for picture in outputs.pictures:
             right, why = False, ["missing"]
             if picture is not None:
                 right, why = _judged(item, picture, judges)
@@ -166,10 +166,10 @@ def _judged(item: Item, picture: Image.Image, judges: Judges) -> tuple[bool, lis
     )
 
 
-def objects_of(detections: Sequence[Detection], tag: str) -> dict[str, list[Detection]]:
+def objects_of(detections: Sequence[ScoredBox], tag: str) -> dict[str, list[ScoredBox]]:
     """Class as the prompts call it -> its objects above the tag's threshold, best first."""
     least = COUNTING_CONFIDENCE if tag == "counting" else CONFIDENCE
-    found: dict[str, list[Detection]] = {}
+    found: dict[str, list[ScoredBox]] = {}
     for one in sorted(detections, key=lambda one: -one.score):
         if one.score > least:
             found.setdefault(RENAMED.get(one.label, one.label), []).append(one)
@@ -190,7 +190,7 @@ def verdict(
         colours: reads the colours of some objects.
     """
     wrong: list[str] = []
-    matched: list[Sequence[Detection] | None] = []
+    matched: list[Sequence[ScoredBox] | None] = []
     for want in wanted_of.get("include", []):
         name, count = want["class"], want["count"]
         found = list(objects.get(name, []))[:count]
@@ -211,9 +211,9 @@ def verdict(
 
 
 def _misplaced(
-    found: Sequence[Detection],
+    found: Sequence[ScoredBox],
     want: Mapping[str, Any],
-    matched: Sequence[Sequence[Detection] | None],
+    matched: Sequence[Sequence[ScoredBox] | None],
 ) -> str:
     relation, other = want["position"]
     targets = matched[other]
@@ -258,7 +258,7 @@ def relations(box: Box, other: Box) -> set[str]:
 
 
 def read_colours(
-    judge: Judge, picture: Image.Image, found: Sequence[Detection], name: str
+    judge: Judge, picture: Image.Image, found: Sequence[ScoredBox], name: str
 ) -> list[str]:
     """The likeliest colour of each object, by CLIP on its crop with the rest greyed out."""
     texts = [t.format(colour=colour, name=name) for colour in COLOURS for t in TEMPLATES]
@@ -268,12 +268,12 @@ def read_colours(
     return [COLOURS[best] for best in (seen @ classes.T).argmax(1)]
 
 
-def crop_of(picture: Image.Image, found: Detection) -> Image.Image:
+def crop_of(picture: Image.Image, found: ScoredBox) -> Image.Image:
     """The box of an object, everything outside its mask in grey."""
-    shown = picture
+    crop = picture
     if found.mask is not None:
         blank = Image.new("RGB", picture.size, GREY)
-        shown = Image.composite(picture, blank, Image.fromarray(found.mask))
+        crop = Image.composite(picture, blank, Image.fromarray(found.mask))
     left, top, right, bottom = found.box
     # PIL refuses an empty crop, which a box thinner than a pixel would be.
-    return shown.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    return crop.crop((left, top, max(right, left + 1), max(bottom, top + 1)))

@@ -17,10 +17,10 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Role,
-    Shown,
     missing_pictures,
 )
 from nextstep.evaluate.benchmarks.files import read_any_json, read_lines, wanted, write_below
@@ -75,10 +75,10 @@ class GenEval2(Benchmark):
         """See `Benchmark.lowest`."""
         return self._values(item, [0.0] * len(item.record["vqa_list"]))
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(shown))
-        picture, judge = shown.pictures[0], judges["judge"]
+        measured = Measured(failures=missing_pictures(outputs))
+        picture, judge = outputs.pictures[0], judges["judge"]
         likely = [0.0] * len(item.record["vqa_list"])
         if picture is not None:
             for number, (question, answer) in enumerate(item.record["vqa_list"]):

@@ -18,10 +18,10 @@ from nextstep.evaluate.benchmarks.base import (
     UNVERIFIED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Role,
-    Shown,
     missing_pictures,
 )
 from nextstep.evaluate.benchmarks.files import read_any_json, wanted
@@ -101,13 +101,13 @@ class ImgEdit(Benchmark):
         """See `Benchmark.lowest`."""
         return {"score": float(LOWEST)}
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(shown))
-        picture = shown.pictures[0]
+        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        picture = outputs.pictures[0]
         if picture is None:
             return measured
-        pictures = [*shown.sources, picture]
+        pictures = [*outputs.sources, picture]
         found = measured.attempt(
             "grades", None, ask_until_read, judges["judge"], self.question(item), pictures,
             read_grades,

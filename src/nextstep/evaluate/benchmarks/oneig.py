@@ -22,11 +22,11 @@ from nextstep.evaluate.benchmarks import oneig_text
 from nextstep.evaluate.benchmarks.base import (
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Output,
     Role,
-    Shown,
     column_mean,
 )
 from nextstep.evaluate.benchmarks.files import (
@@ -141,12 +141,12 @@ class OneIG(Benchmark):
         grid = grid_of([one.image for one in output.pictures], SIDE)
         write_below(folder, name, encoded(grid, name))
 
-    def shown(self, folder: Path, item: Item, model: str) -> Shown:
-        """See `Benchmark.shown`; a black cell is a picture that could not be made."""
+    def outputs(self, folder: Path, item: Item, model: str) -> ItemOutput:
+        """See `Benchmark.outputs`; a black cell is a picture that could not be made."""
         grid = read_picture(folder / self.files(item, model)[0])
         if grid is None:
-            return Shown([None] * self.repeats)
-        return Shown([cell if any(cell.tobytes()) else None for cell in cells_of(grid, SIDE)])
+            return ItemOutput([None] * self.repeats)
+        return ItemOutput([cell if any(cell.tobytes()) else None for cell in cells_of(grid, SIDE)])
 
     def lowest(self, item: Item) -> dict[str, float]:
         """See `Benchmark.lowest`."""
@@ -161,16 +161,16 @@ class OneIG(Benchmark):
             values["style"] = 0.0
         return values
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`; parts whose role has no judge are left out."""
         measured = Measured(
             failures=[
                 f"picture {n} is missing or black"
-                for n, p in enumerate(shown.pictures)
+                for n, p in enumerate(outputs.pictures)
                 if p is None
             ]
         )
-        record, pictures = item.record, shown.pictures
+        record, pictures = item.record, outputs.pictures
         if record["questions"] and "alignment" in judges:
             scores = [self._aligned(record, one, judges, measured) for one in pictures]
             measured.values["alignment"] = column_mean(scores)

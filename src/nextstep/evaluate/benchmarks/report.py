@@ -236,7 +236,7 @@ def worst_sheet(report: Report) -> Image.Image | None:
     ranked = sorted(report.scored, key=lambda one: _rank(one, run.benchmark))
     cells = []
     for one in ranked[:WORST]:
-        shown = run.benchmark.shown(run.images, one.item, run.model)
+        shown = run.benchmark.outputs(run.images, one.item, run.model)
         pictures = [_cell(picture) for picture in (*shown.sources, *shown.pictures)]
         why = "; ".join(one.measured.failures) or _evidence(one)
         cells.append((pictures[:4], f"{one.item.key}: {one.item.prompt[:160]} -> {why[:160]}"))

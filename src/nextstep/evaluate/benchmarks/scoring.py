@@ -153,9 +153,9 @@ def _judge_all(
 
     def measure(item: Item) -> Measured:
         gone.check()
-        shown = run.benchmark.shown(run.images, item, run.model)
+        outputs = run.benchmark.outputs(run.images, item, run.model)
         try:
-            measured = run.benchmark.measure(item, shown, judges)
+            measured = run.benchmark.measure(item, outputs, judges)
         except UnavailableError:
             gone.missed()
             raise

@@ -21,11 +21,11 @@ from nextstep.evaluate.benchmarks.base import (
     INTERLEAVED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Output,
     Role,
-    Shown,
     column_mean,
 )
 from nextstep.evaluate.benchmarks.files import (
@@ -124,14 +124,14 @@ class UEval(Benchmark):
         text = json.dumps(answer, ensure_ascii=False, indent=2)
         write_below(folder, self.files(item, model)[0], text.encode())
 
-    def shown(self, folder: Path, item: Item, model: str) -> Shown:
-        """See `Benchmark.shown`."""
+    def outputs(self, folder: Path, item: Item, model: str) -> ItemOutput:
+        """See `Benchmark.outputs`."""
         path = folder / self.files(item, model)[0]
         if not path.exists():
-            return Shown([None])
+            return ItemOutput([None])
         answer = read_any_json(path)
         pictures = [read_picture(folder / name) for name in answer["image_answer"]]
-        return Shown(pictures, str(answer["text_answer"]))
+        return ItemOutput(pictures, str(answer["text_answer"]))
 
     def finish(self, folder: Path, items: Sequence[Item], model: str) -> None:
         """All answers in one list, which the official scorer is given."""
@@ -146,20 +146,20 @@ class UEval(Benchmark):
         """See `Benchmark.lowest`."""
         return rates({part: [False] * len(item.record[part]) for part in ("text", "image")})
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`; without a text or a picture its rubrics are not met."""
         measured = Measured()
-        pictures = [one for one in shown.pictures if one is not None]
-        if len(pictures) < max(1, len(shown.pictures)):
+        pictures = [one for one in outputs.pictures if one is not None]
+        if len(pictures) < max(1, len(outputs.pictures)):
             measured.failures.append("a picture is missing, or there is none")
-        if not shown.text and item.record["text"]:
+        if not outputs.text and item.record["text"]:
             measured.failures.append("there is no text")
         met: dict[str, list[bool]] = {}
         for part, seen, there in (
-            ("text", [], bool(shown.text)), ("image", pictures, bool(pictures)),
+            ("text", [], bool(outputs.text)), ("image", pictures, bool(pictures)),
         ):  # fmt: skip
             met[part] = [
-                there and self._met(item, part, rubric, shown.text, seen, judges, measured)
+                there and self._met(item, part, rubric, outputs.text, seen, judges, measured)
                 for rubric in item.record[part]
             ]
         measured.values, measured.evidence = rates(met), {"met": met}

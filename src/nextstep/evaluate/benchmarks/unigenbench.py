@@ -21,10 +21,10 @@ from nextstep.evaluate.benchmarks.base import (
     UNVERIFIED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Role,
-    Shown,
     column_mean,
     missing_pictures,
 )
@@ -87,9 +87,9 @@ class UniGenBench(Benchmark):
         """See `Benchmark.lowest`."""
         return values_of(item.record["points"], [[0] * len(item.record["points"])])
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(shown))
+        measured = Measured(failures=missing_pictures(outputs))
         points = item.record["points"]
         nothing = [0] * len(points)
         told = "\n".join(f"- {name}: {about}" for name, about in points)
@@ -97,7 +97,7 @@ class UniGenBench(Benchmark):
         question = question.replace("{points}", told)
         read = functools.partial(read_points, count=len(points))
         scores = []
-        for number, picture in enumerate(shown.pictures):
+        for number, picture in enumerate(outputs.pictures):
             scores.append(nothing)
             if picture is not None:
                 found = measured.attempt(

@@ -19,10 +19,10 @@ from nextstep.evaluate.benchmarks.base import (
     UNVERIFIED,
     Benchmark,
     Item,
+    ItemOutput,
     Judges,
     Measured,
     Role,
-    Shown,
     missing_pictures,
 )
 from nextstep.evaluate.benchmarks.files import read_any_json, read_lines, wanted
@@ -135,10 +135,10 @@ class Wise(Benchmark):
         """See `Benchmark.lowest`."""
         return grades_values((0, 0, 0))
 
-    def measure(self, item: Item, shown: Shown, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(shown))
-        picture = shown.pictures[0]
+        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        picture = outputs.pictures[0]
         if picture is None:
             return measured
         template = self.judge_prompt or self.question

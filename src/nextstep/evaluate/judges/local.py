@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.judges.protocol import YES, Detection, Judge
+from nextstep.evaluate.judges.protocol import YES, Judge, ScoredBox
 
 MOST_DETECTIONS = 100
 """Of a picture, over all classes: `max_per_image` of the detector that GenEval uses."""
@@ -110,7 +110,7 @@ class TransformersJudge(Judge):
         return float(logits.float().softmax(-1)[ids].sum())
 
     @torch.inference_mode()
-    def detect(self, picture: Image.Image) -> list[Detection]:
+    def detect(self, picture: Image.Image) -> list[ScoredBox]:
         """See `Judge.detect`."""
         if self.kind not in ("detect", "boxes"):
             raise self._cannot("detect objects")
@@ -125,7 +125,7 @@ class TransformersJudge(Judge):
             (picture.height, picture.width),
         )  # fmt: skip
         labels = self.model.config.id2label
-        return [Detection(labels[label], score, box, mask) for label, score, box, mask in found]
+        return [ScoredBox(labels[label], score, box, mask) for label, score, box, mask in found]
 
     @torch.inference_mode()
     def embed(self, inputs: Sequence[Image.Image | str]) -> np.ndarray:
@@ -147,7 +147,7 @@ class TransformersJudge(Judge):
         array: np.ndarray = F.normalize(features.float(), dim=-1).cpu().numpy()
         return array
 
-    def _boxes(self, outputs: Any, picture: Image.Image) -> list[Detection]:
+    def _boxes(self, outputs: Any, picture: Image.Image) -> list[ScoredBox]:
         size = [(picture.height, picture.width)]
         found = self.processor.post_process_object_detection(
             outputs, threshold=0.0, target_sizes=size
@@ -155,7 +155,7 @@ class TransformersJudge(Judge):
         names = self.model.config.id2label
         rows = zip(found["labels"], found["scores"], found["boxes"], strict=True)
         made = [
-            Detection(names[int(label)], float(score), tuple(box.tolist()))
+            ScoredBox(names[int(label)], float(score), tuple(box.tolist()))
             for label, score, box in rows
         ]
         return sorted(made, key=lambda one: -one.score)[:MOST_DETECTIONS]

@@ -34,7 +34,7 @@ class UnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Detection:
+class ScoredBox:
     """An object that a detector found.
 
     Attributes:
@@ -98,7 +98,7 @@ class Judge:
         """
         raise self._cannot("give the probability of an answer")
 
-    def detect(self, picture: Image.Image) -> list[Detection]:
+    def detect(self, picture: Image.Image) -> list[ScoredBox]:
         """Objects in a picture, with every confidence; the rule chooses its own threshold.
 
         Raises:

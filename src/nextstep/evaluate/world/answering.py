@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from nextstep.engine.chat.conversation import PictureTurn, TextTurn, Turn
-from nextstep.evaluate.world.questions import Question
+from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.image.pictures import to_bytes, to_pixels
-from nextstep.world.examples import Said, Shown
+from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.scenes import render
 from nextstep.world.tasks import TASKS
 
@@ -48,7 +48,7 @@ class Answer:
 class Answerer(Protocol):
     """Somebody who answers questions."""
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[WorldQuestion]) -> list[Answer]:
         """Answers to questions of one task, in their order."""
 
 
@@ -63,22 +63,22 @@ class Truth:
     def __init__(self, size: int, tokenizer: ImageTokenizer | None = None) -> None:
         self.size, self.tokenizer = size, tokenizer
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[WorldQuestion]) -> list[Answer]:
         """The true answers."""
         begun = time.monotonic()
         made = [[self._true(one, place) for place in one.asked] for one in questions]
         share = (time.monotonic() - begun) / max(1, len(questions))
         return [Answer(tuple(outputs), share) for outputs in made]
 
-    def _true(self, question: Question, place: int) -> Output:
+    def _true(self, question: WorldQuestion, place: int) -> Output:
         part = question.example.parts[place]
-        if isinstance(part, Said):
+        if isinstance(part, TextPart):
             return part.answers[0]
         picture = render(part.scene, self.size)
         return picture if self.tokenizer is None else round_trip(picture, self.tokenizer)
 
 
-class Model:
+class ModelAnswerer:
     """A model that answers with its default settings.
 
     Captions and edits are answered in batches; what follows step by step are conversations side by
@@ -93,7 +93,7 @@ class Model:
     def __init__(self, pipeline: NextStepPipeline, size: int, batch_size: int = 8) -> None:
         self.pipeline, self.size, self.batch_size = pipeline, size, batch_size
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[WorldQuestion]) -> list[Answer]:
         """The model's answers."""
         if not questions:
             return []
@@ -109,7 +109,7 @@ class Model:
         share = (time.monotonic() - begun) / len(questions)
         return [Answer(made, share) for made in outputs]
 
-    def _drawn(self, questions: Sequence[Question]) -> list[np.ndarray]:
+    def _drawn(self, questions: Sequence[WorldQuestion]) -> list[np.ndarray]:
         made = self.pipeline.generate(
             [one.example.prompt(one.asked[0]) for one in questions],
             height=self.size,
@@ -119,12 +119,12 @@ class Model:
         )
         return [np.asarray(one.image) for one in made]
 
-    def _edited(self, questions: Sequence[Question]) -> list[np.ndarray]:
+    def _edited(self, questions: Sequence[WorldQuestion]) -> list[np.ndarray]:
         sources, instructions = [], []
         for one in questions:
             before = one.example.parts[: one.asked[0]]
-            sources.append([self._shown(part) for part in before if isinstance(part, Shown)])
-            instructions.append("".join(part.text for part in before if isinstance(part, Said)))
+            sources.append([self._shown(part) for part in before if isinstance(part, ImagePart)])
+            instructions.append("".join(part.text for part in before if isinstance(part, TextPart)))
         requests = [
             self.pipeline.request(text, given, height=self.size, width=self.size, seed=one.seed)
             for text, given, one in zip(instructions, sources, questions, strict=True)
@@ -132,7 +132,7 @@ class Model:
         made = self.pipeline.run(requests, self.batch_size)
         return [np.asarray(one.image) for one in made]
 
-    def _turn_by_turn(self, questions: Sequence[Question]) -> list[tuple[Output, ...]]:
+    def _turn_by_turn(self, questions: Sequence[WorldQuestion]) -> list[tuple[Output, ...]]:
         """Conversations side by side, each a part further whenever it is the model's turn."""
         talks = self.pipeline.conversations([one.seed for one in questions])
         places = [0] * len(questions)
@@ -144,10 +144,10 @@ class Model:
                 if len(outputs[number]) == len(one.asked):
                     continue
                 place = one.asked[len(outputs[number])]
-                picture = isinstance(one.example.parts[place], Shown)
+                picture = isinstance(one.example.parts[place], ImagePart)
                 before = one.example.parts[places[number] : place]
                 for nth, part in enumerate(before, 1):
-                    if isinstance(part, Shown):
+                    if isinstance(part, ImagePart):
                         talks.read(number, self._shown(part))
                     elif picture and nth == len(before):
                         prompts[number] = part.text
@@ -165,7 +165,7 @@ class Model:
             for number, made in talks.take_turns(turns).items():
                 outputs[number].append(made.strip() if isinstance(made, str) else np.asarray(made))
 
-    def _shown(self, part: Shown) -> Image.Image:
+    def _shown(self, part: ImagePart) -> Image.Image:
         return Image.fromarray(render(part.scene, self.size))
 
 

@@ -1,4 +1,4 @@
-"""What is behind the things of a picture: the background whose pixels fit best.
+"""What is behind the objects of a picture: the background whose pixels fit best.
 
 Legend: H W are both `SIDE`.
 """
@@ -25,7 +25,7 @@ def background_of(
 
     Args:
         picture: uint8 [SIDE, SIDE, 3].
-        boxes: of things and signs, in pixels.
+        boxes: of objects and signs, in pixels.
         margin: pixels around a box that are left out too.
 
     Returns:
@@ -41,7 +41,7 @@ def background_of(
     rows_used = np.flatnonzero(counts >= 2)
     middles = np.stack([np.median(picture[row][free[row]], axis=0) for row in rows_used])
     names, columns = _backgrounds()
-    # A row counts by its pixels; one that is far off, such as a missed thing's, counts little.
+    # A row counts by its pixels; one that is far off, such as a missed object's, counts little.
     apart = np.abs(columns[:, rows_used] - middles).sum(-1).clip(max=6 * MISFIT)
     fit = (apart * counts[rows_used]).sum(-1) / counts[rows_used].sum() / 3
     best = int(fit.argmin())

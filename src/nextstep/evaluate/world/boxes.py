@@ -1,6 +1,6 @@
 """Boxes by pixels: where a picture differs from its background, there is something.
 
-The detector's boxes are a pixel or two off, it may take a large thing for several, and it may miss
+The detector's boxes are a pixel or two off, it may take a large object for several, and it may miss
 what it does not know. What stands before a known background can be told apart without it.
 
 Legend: H W pixels of a side, K boxes of left, top, right, bottom in pixels.
@@ -19,20 +19,20 @@ CLEAR_DIFFERENCE = 48
 """The same for something that the detector does not see."""
 
 BLOCK = 4
-"""Pixels a side of the blocks in which connected things are looked for."""
+"""Pixels a side of the blocks in which connected objects are looked for."""
 
 FILLED = 0.2
 """Share of a block's pixels that belong to something, for the block to do so."""
 
 LEAST_BLOCKS = 14
-"""Blocks of the smallest thing that nobody else has found; the world's smallest has some thirty."""
+"""Blocks of the smallest object that nobody else has found; the world's smallest has about 30."""
 
 AROUND = 0.2
-"""How far outside of a box its thing may reach, in shares of the box's sides."""
+"""How far outside of a box its object may reach, in shares of the box's sides."""
 
 
 @dataclass
-class Group:
+class PixelGroup:
     """Connected pixels that differ from the background.
 
     Attributes:
@@ -53,7 +53,7 @@ def foreground(picture: np.ndarray, behind: np.ndarray) -> np.ndarray:
     return found
 
 
-def groups(apart: np.ndarray, boxes: np.ndarray, least: int = DIFFERENCE) -> list[Group]:
+def groups(apart: np.ndarray, boxes: np.ndarray, least: int = DIFFERENCE) -> list[PixelGroup]:
     """What is connected, with the boxes that lie on it.
 
     Small pieces beside a box belong to its group, those beside none are left out, and so is a box
@@ -66,7 +66,7 @@ def groups(apart: np.ndarray, boxes: np.ndarray, least: int = DIFFERENCE) -> lis
     """
     mask = apart >= least
     owner, bounds, sizes = _connected(mask)
-    found = {n: Group(box, mask & (owner == n)) for n, box in enumerate(bounds)}
+    found = {n: PixelGroup(box, mask & (owner == n)) for n, box in enumerate(bounds)}
     for row, box in enumerate(boxes):
         left, top, right, bottom = _inside(box, apart.shape)
         here = owner[top:bottom, left:right][mask[top:bottom, left:right]]
@@ -112,7 +112,7 @@ def _connected(mask: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[int
 def tightened(mask: np.ndarray, box: np.ndarray, share: float = AROUND) -> np.ndarray:
     """A box as the pixels in and around it fill it.
 
-    One whose pixels fill less than a third, as where a thing looks like its background, stays.
+    One whose pixels fill less than a third, as where an object looks like its background, stays.
 
     Args:
         mask: bool [H, W], where something is.

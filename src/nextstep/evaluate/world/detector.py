@@ -1,6 +1,6 @@
 """The eye of the scorer: pictures in, what stands in them out.
 
-A detector that was trained on all of the world, held-out combinations included, finds where things
+A detector that was trained on all of the world, held-out combinations included, finds where objects
 are and what they might be. The background is the one whose pixels fit best. What stands in a box is
 then the drawing of the world that is both likely by the detector and near to the pixels. Signs are
 read by a network of their own.
@@ -23,7 +23,7 @@ from nextstep.evaluate.world.background import background_of, column_of
 from nextstep.evaluate.world.boxes import (
     CLEAR_DIFFERENCE,
     DIFFERENCE,
-    Group,
+    PixelGroup,
     area,
     foreground,
     groups,
@@ -41,17 +41,17 @@ from nextstep.evaluate.world.network import (
     STRIDE,
     STYLE_NAMES,
     TONE_NAMES,
-    Detector,
+    DetectorNetwork,
     SignReader,
     labels,
     sign_cuts,
     spelled,
 )
-from nextstep.evaluate.world.templates import Match, bank, match
+from nextstep.evaluate.world.templates import TemplateMatch, bank, match
 from nextstep.image.pictures import to_pixels
 from nextstep.world.editions import editions
-from nextstep.world.lexicon import things
-from nextstep.world.spec import Seen, Sight
+from nextstep.world.lexicon import world_objects
+from nextstep.world.spec import Detection, Detections
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "world-scorer" / "scorer.safetensors"
 
@@ -59,16 +59,16 @@ SURE = 0.3
 """Probability from which a place is taken for the middle of something."""
 
 OVERLAP = 0.5
-"""Boxes that share more than this are one thing."""
+"""Boxes that share more than this are one object."""
 
 TRUST = 0.0005
 """Mean squared difference (values 0..1) that weighs as much as a factor of e in probability."""
 
 ANOTHER_STYLE = 10.0
-"""By how many such units a thing must fit another style better to spoil that of its picture."""
+"""By how many such units an object must fit another style better to spoil that of its picture."""
 
 ANOTHER_THING = 8.0
-"""Sum of squared differences over pixels by which a further thing must explain a picture better."""
+"""Sum of squared pixel differences by which a further object must explain a picture better."""
 
 EXPLAINED = 0.02
 """Mean squared difference up to which a drawing explains all that lies in its box."""
@@ -77,10 +77,10 @@ FRAME = 4
 """Pixels of the edge of a sign in which its brown frame shows."""
 
 NOTHING = 0.08
-"""Mean squared difference from which a thing is none of those in the world."""
+"""Mean squared difference from which an object is none of those in the world."""
 
 UNKNOWN = "something"
-"""Name of what is none of the things in the world."""
+"""Name of what is none of the objects in the world."""
 
 BATCH = 32
 
@@ -97,35 +97,38 @@ class _Found:
     prior: np.ndarray
 
 
-class Eye:
+class Detector:
     """Sees pictures of the world.
 
     Args:
-        detector: finds things.
+        detector: finds objects.
         reader: reads signs.
         edition: of the world; what stands in a picture is taken for one of its objects.
     """
 
-    def __init__(self, detector: Detector, reader: SignReader, edition: str = "full") -> None:
+    def __init__(
+        self, detector: DetectorNetwork, reader: SignReader, edition: str = "full"
+    ) -> None:
         self.detector, self.reader = detector.eval(), reader.eval()
         self.edition = edition
 
     @classmethod
-    def open(cls, path: Path = WEIGHTS, edition: str = "full") -> Eye:
+    def open(cls, path: Path = WEIGHTS, edition: str = "full") -> Detector:
         """The eye that ships with the package, or one of another file.
 
         Raises:
-            ModelFileError: when the file is missing, damaged or knows other things.
+            ModelFileError: when the file is missing, damaged or knows other objects.
         """
         from safetensors import SafetensorError, safe_open
 
-        detector, reader = Detector(), SignReader()
+        detector, reader = DetectorNetwork(), SignReader()
         try:
             with safe_open(path, "pt") as file:
-                known = (file.metadata() or {}).get("things", "")
+                told = file.metadata() or {}
+                known = told.get("objects", told.get("things", ""))  # earlier files say things
                 weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
             if known != "; ".join(labels()):
-                raise ModelFileError(f"{path} knows other things than this version of the world")
+                raise ModelFileError(f"{path} knows other objects than this version of the world")
             for part, network in (("detector.", detector), ("reader.", reader)):
                 mine = {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
                 network.load_state_dict(mine)
@@ -134,28 +137,29 @@ class Eye:
         return cls(detector, reader, edition)
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[np.ndarray | Image.Image]) -> list[Sight]:
+    def detect(self, pictures: Sequence[np.ndarray | Image.Image]) -> list[Detections]:
         """What each picture shows.
 
         Args:
             pictures: RGB, uint8 where they are arrays; of any size, judged at `SIDE` pixels.
         """
         sized = [_sized(picture) for picture in pictures]
-        sights = []
+        detections = []
         for start in range(0, len(sized), BATCH):
             part = sized[start : start + BATCH]
             pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
             maps = {name: values.float() for name, values in self.detector(pixels).items()}
-            found = found_things(maps, self.edition)
+            found = found_objects(maps, self.edition)
             looks = [
-                _Look.at(picture, found[row], {k: v[row] for k, v in maps.items()}, self.edition)
+                _Search.at(picture, found[row], {k: v[row] for k, v in maps.items()}, self.edition)
                 for row, picture in enumerate(part)
             ]
-            texts = self._read(pixels, [look.sign for look in looks])
-            sights += [
-                look.sight(look.text or text) for look, text in zip(looks, texts, strict=True)
+            texts = self._read(pixels, [one.sign for one in looks])
+            detections += [
+                detect.detections(detect.text or text)
+                for detect, text in zip(looks, texts, strict=True)
             ]
-        return sights
+        return detections
 
     def _read(self, pixels: Tensor, signs: list[np.ndarray | None]) -> list[str | None]:
         """What the sign of each picture says, None where there is none."""
@@ -170,9 +174,9 @@ class Eye:
 
 
 @functools.cache
-def shipped_eye(edition: str = "full") -> Eye:
+def shipped_detector(edition: str = "full") -> Detector:
     """The eye that ships with the package, read once for each edition of the world."""
-    return Eye.open(edition=edition)
+    return Detector.open(edition=edition)
 
 
 def _sized(picture: np.ndarray | Image.Image) -> np.ndarray:
@@ -182,8 +186,8 @@ def _sized(picture: np.ndarray | Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def found_things(maps: dict[str, Tensor], edition: str = "full") -> list[list[_Found]]:
-    """Peaks of the detector's maps, surest first, each thing once; one list a picture."""
+def found_objects(maps: dict[str, Tensor], edition: str = "full") -> list[list[_Found]]:
+    """Peaks of the detector's maps, surest first, each object once; one list a picture."""
     heat = maps["centre"][:, 0].sigmoid()
     highest = torch.nn.functional.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]
     found: list[list[_Found]] = [[] for _ in heat]
@@ -202,12 +206,12 @@ def found_things(maps: dict[str, Tensor], edition: str = "full") -> list[list[_F
                 _prior(at, edition),
             )
         )
-    return [_once(sorted(things, key=lambda one: -one.sure)) for things in found]
+    return [_once(sorted(objects, key=lambda one: -one.sure)) for objects in found]
 
 
-def _once(things: list[_Found]) -> list[_Found]:
+def _once(objects: list[_Found]) -> list[_Found]:
     kept: list[_Found] = []
-    for one in things:
+    for one in objects:
         if all(_shared(one.box, other.box) <= OVERLAP for other in kept):
             kept.append(one)
     return kept
@@ -260,30 +264,30 @@ def _rows(edition: str) -> np.ndarray:
             place[one.name],
             STYLE_NAMES.index(one.style),
             COLOUR_NAMES.index(one.colour),
-            TONE_NAMES.index(one.tone) if things()[one.name].toned else ANY,
+            TONE_NAMES.index(one.tone) if world_objects()[one.name].toned else ANY,
         )
         for one in bank(edition).drawn
     ]
     return np.array(rows).T
 
 
-Fits = dict[str, Match]
-"""Style -> its best drawing for one thing."""
+Fits = dict[str, TemplateMatch]
+"""Style -> its best drawing for one object."""
 
 
-def _best(fits: Fits) -> Match:
+def _best(fits: Fits) -> TemplateMatch:
     return min(fits.values(), key=lambda fit: fit.cost)
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Search:
     """One picture while it is made out.
 
     Attributes:
-        picture, behind: uint8 [SIDE, SIDE, 3], with things and without.
+        picture, behind: uint8 [SIDE, SIDE, 3], with objects and without.
         background: its colour names.
         apart: where and how far picture and background differ, the sign left out.
-        guesses: boxes [K, 4] where the detector sees things.
+        guesses: boxes [K, 4] where the detector sees objects.
         sign: box of the surest sign.
         maps: of the detector, logits [C, h, w].
         edition: of the world.
@@ -301,7 +305,7 @@ class _Look:
     text: str | None
 
     @classmethod
-    def at(cls, picture: np.ndarray, found: list[_Found], maps: Maps, edition: str) -> _Look:
+    def at(cls, picture: np.ndarray, found: list[_Found], maps: Maps, edition: str) -> _Search:
         """Begin with the background and the sign."""
         on_grid = read_grid_sign(picture) if editions()[edition].on_grid else None
         if on_grid is not None:
@@ -340,7 +344,7 @@ class _Look:
             on_grid and on_grid[1],
         )
 
-    def sight(self, text: str | None) -> Sight:
+    def detections(self, text: str | None) -> Detections:
         """What is in it, its sign's text given."""
         matches = [fits for group in groups(self.apart, self.guesses) for fits in self.told(group)]
         rest = outside(self.apart, [_best(fits).box for fits in matches])
@@ -352,16 +356,18 @@ class _Look:
             best = fits[style] if style else _best(fits)
             left, top, right, bottom = (float(edge) / SIDE for edge in best.box)
             name = best.drawn.name if best.apart < NOTHING else UNKNOWN
-            seen.append(Seen(name, (left, top, right, bottom), best.drawn.colour, best.drawn.tone))
-        return Sight(tuple(seen), self.background, style, text)
+            seen.append(
+                Detection(name, (left, top, right, bottom), best.drawn.colour, best.drawn.tone)
+            )
+        return Detections(tuple(seen), self.background, style, text)
 
     def matched(self, boxes: list[np.ndarray]) -> Fits:
-        """The drawings for one thing, the first box being where the detector is asked."""
+        """The drawings for one object, the first box being where the detector is asked."""
         prior = _prior(_at(self.maps, boxes[0]), self.edition)
         return match(self.picture, self.behind, boxes, prior, TRUST, self.edition)
 
-    def told(self, group: Group) -> list[Fits]:
-        """Connected pixels as one thing or as several, whichever leaves less unexplained."""
+    def told(self, group: PixelGroup) -> list[Fits]:
+        """Connected pixels as one object or as several, whichever leaves less unexplained."""
         mine = self.guesses[group.members]
         tight = [
             tightened(without_others(group.mask, mine, row), box) for row, box in enumerate(mine)
@@ -378,7 +384,7 @@ class _Look:
 
 
 def _unexplained(matches: list[Fits]) -> list[Fits]:
-    """Those that are no part of a larger thing which fits well, such as the sparks of a wand."""
+    """Those that are no part of a larger object which fits well, such as the sparks of a wand."""
     best = [_best(fits) for fits in matches]
     return [
         fits
@@ -408,7 +414,7 @@ def _at(maps: Maps, box: np.ndarray) -> Maps:
 
 
 def _common_style(matches: list[Fits]) -> str | None:
-    """The style that all things together fit best; None where one clearly fits another."""
+    """The style that all objects together fit best; None where one clearly fits another."""
     if not matches:
         return None
     totals = {style: sum(fits[style].cost for fits in matches) for style in matches[0]}

@@ -1,4 +1,4 @@
-"""The networks that judge pictures of the emoji world: one finds things, one reads signs.
+"""The networks that judge pictures of the emoji world: one finds objects, one reads signs.
 
 Plain convolutions, far from the transformer they judge. Batch norms of the training are folded into
 them before they are stored.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.world.colours import COLOUR_WORDS
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.vocabulary import STYLES, TONES
 
 SIDE = 128
@@ -34,7 +34,7 @@ ANY = -1
 
 THINGS = 300
 SIGN = THINGS
-"""Class of a sign; those below are things in the order of `labels`."""
+"""Class of a sign; those below are objects in the order of `labels`."""
 
 SIGN_HEIGHT, SIGN_WIDTH = 48, 128
 """Pixels of a cut-out sign, at its own scale with a border of the mean colour."""
@@ -46,8 +46,8 @@ BLANK = 0
 
 @functools.cache
 def labels() -> tuple[str, ...]:
-    """Labels of the things in the order of their classes."""
-    return tuple(things())
+    """Labels of the objects in the order of their classes."""
+    return tuple(world_objects())
 
 
 class Unit(nn.Module):
@@ -67,7 +67,7 @@ class Unit(nn.Module):
         return F.relu(y) if self.act else y
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Two convolutions around which the input passes by."""
 
     def __init__(self, channels: int) -> None:
@@ -80,11 +80,11 @@ class Block(nn.Module):
         return y
 
 
-class Detector(nn.Module):
-    """Finds things: one map of centres, and at every place what would be there.
+class DetectorNetwork(nn.Module):
+    """Finds objects: one map of centres, and at every place what would be there.
 
     Outputs of `forward`, each [B, _, SIDE / STRIDE, SIDE / STRIDE]:
-        centre [1]: logits that a thing's middle lies here;
+        centre [1]: logits that an object's middle lies here;
         box [4]: offset of the middle from that of the place, in places; log of width and height,
             in places;
         name [THINGS + 1], style, colour, tone: logits of `labels`, `STYLE_NAMES`, `COLOUR_NAMES`,
@@ -99,11 +99,13 @@ class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # One wide step to a quarter of the sides: maps of half of them would cost the most time.
-        self.quarter = nn.Sequential(Unit(3, 64, kernel=7, stride=4), Block(64))
-        self.eighth = nn.Sequential(Unit(64, 128, stride=2), Block(128), Block(128), Block(128))
-        self.sixteenth = nn.Sequential(Unit(128, 160, stride=2), Block(160), Block(160))
+        self.quarter = nn.Sequential(Unit(3, 64, kernel=7, stride=4), ConvBlock(64))
+        self.eighth = nn.Sequential(
+            Unit(64, 128, stride=2), ConvBlock(128), ConvBlock(128), ConvBlock(128)
+        )
+        self.sixteenth = nn.Sequential(Unit(128, 160, stride=2), ConvBlock(160), ConvBlock(160))
         self.across = Unit(160, 128, kernel=1, act=False)
-        self.joined = nn.Sequential(Block(128), Unit(128, 192))
+        self.joined = nn.Sequential(ConvBlock(128), Unit(128, 192))
         self.parts = nn.Conv2d(192, sum(self.PARTS.values()), 1)
         self.name = nn.Conv2d(192, THINGS + 1, 1)
 
@@ -124,8 +126,9 @@ class SignReader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            Unit(1, 32, stride=2), Unit(32, 64), Unit(64, 64, stride=2), Block(64), Block(64),
-            Unit(64, 96), nn.MaxPool2d((2, 1)), Block(96),
+            Unit(1, 32, stride=2), Unit(32, 64), Unit(64, 64, stride=2), ConvBlock(64),
+            ConvBlock(64),
+            Unit(64, 96), nn.MaxPool2d((2, 1)), ConvBlock(96),
         )  # fmt: skip
         self.column = nn.Conv2d(96, 160, (SIGN_HEIGHT // 8, 3), padding=(0, 1))
         self.letter = nn.Conv1d(160, len(ALPHABET) + 1, 3, padding=1)

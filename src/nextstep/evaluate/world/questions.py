@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import TASKS, choose_tasks, examples, splits_of
 
@@ -15,7 +15,7 @@ TEST_SPLITS = tuple(split for split in SPLITS if split != "train")
 
 
 @dataclass(frozen=True)
-class Question:
+class WorldQuestion:
     """One item.
 
     Attributes:
@@ -40,7 +40,7 @@ class Question:
     @property
     def pictures(self) -> int:
         """How many pictures the model draws for it."""
-        return sum(isinstance(self.example.parts[place], Shown) for place in self.asked)
+        return sum(isinstance(self.example.parts[place], ImagePart) for place in self.asked)
 
 
 def asked_parts(example: Example) -> tuple[int, ...]:
@@ -54,14 +54,14 @@ def asked_parts(example: Example) -> tuple[int, ...]:
     targets = example.targets
     if example.task == "story":
         first = example.parts[targets[0]]
-        spec = first.spec if isinstance(first, Shown) else None
+        spec = first.spec if isinstance(first, ImagePart) else None
         told = spec is not None and bool(spec.background) and spec.style is not None
         return targets if told else targets[1:]
     if example.task in ("turns", "next_state"):
         return tuple(
             place
             for place in targets
-            if isinstance(part := example.parts[place], Shown) and part.kept is not None
+            if isinstance(part := example.parts[place], ImagePart) and part.kept is not None
         )
     return targets[-1:]
 
@@ -98,7 +98,7 @@ def chosen(
 
 def questions(
     task: str, split: str, count: int, seed: int = 0, edition: str = "full", longest_word: int = 8
-) -> list[Question]:
+) -> list[WorldQuestion]:
     """The first `count` items of a task and split.
 
     Args:
@@ -111,7 +111,7 @@ def questions(
     """
     made = examples(task, split, count, seed, edition, longest_word)
     return [
-        Question(
+        WorldQuestion(
             task,
             split,
             index,
@@ -123,13 +123,13 @@ def questions(
     ]
 
 
-def given_text(question: Question, place: int) -> str:
+def given_text(question: WorldQuestion, place: int) -> str:
     """The text of a part.
 
     Raises:
         TypeError: when it is a picture.
     """
     part = question.example.parts[place]
-    if not isinstance(part, Said):
+    if not isinstance(part, TextPart):
         raise TypeError(f"part {place} of {question.key} is a picture")
     return part.text

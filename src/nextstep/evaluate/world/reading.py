@@ -1,5 +1,5 @@
 """Whether an answer in text is right: rules, not string equality, since there are many ways to say
-the same thing.
+the same object.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nextstep.world.colours import COLOUR_WORDS
-from nextstep.world.lexicon import NUMBERS, things
+from nextstep.world.lexicon import NUMBERS, world_objects
 from nextstep.world.spec import REGIONS
 from nextstep.world.vocabulary import COLOURS, STYLES
 
@@ -103,7 +103,7 @@ def change(text: str) -> str | None:
 
 
 def caption(text: str) -> tuple[Counter[str], str | None, str] | None:
-    """Things with their numbers, style and background of a caption."""
+    """Objects with their numbers, style and background of a caption."""
     told = plain(text) or ""
     style_word = next((s for s in STYLES if re.search(rf"\b{s} style\b", told)), None)
     rest = re.sub(r"\b\w+ style\b", " ", told)
@@ -121,11 +121,11 @@ def caption(text: str) -> tuple[Counter[str], str | None, str] | None:
 
 @functools.cache
 def _by_noun() -> dict[str, str]:
-    """How a thing is called after its number -> label."""
+    """How an object is called after its number -> label."""
     nouns: dict[str, str] = {}
-    for thing in things().values():
-        for form in (thing.plural, thing.one.split(" ", 1)[1], thing.word):
-            nouns.setdefault(plain(form) or form, thing.label)
+    for obj in world_objects().values():
+        for form in (obj.plural, obj.one.split(" ", 1)[1], obj.word):
+            nouns.setdefault(plain(form) or form, obj.label)
     return nouns
 
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.world.answering import Output
-from nextstep.evaluate.world.dense import dense_score, sight_of_line, text_share
-from nextstep.evaluate.world.detector import Eye, shipped_eye
-from nextstep.evaluate.world.questions import Question
+from nextstep.evaluate.world.dense import dense_score, detections_of_line, text_share
+from nextstep.evaluate.world.detector import Detector, shipped_detector
+from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.rollout.rewards import Candidate, Score
-from nextstep.world.examples import Said, Shown
-from nextstep.world.spec import Sight
+from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.spec import Detections
 
 
 class WorldReward:
@@ -27,7 +27,7 @@ class WorldReward:
     Args:
         exact: weight of being right in all, the rest being that of the share.
         line: weight of the line before a picture, beside 1 for the picture.
-        eye: that looks at pictures; default the one that ships.
+        detector: that looks at pictures; default the one that ships.
         size: side of the pictures in pixels.
 
     Raises:
@@ -37,11 +37,15 @@ class WorldReward:
     name = "world"
 
     def __init__(
-        self, exact: float = 0.25, line: float = 0.0, eye: Eye | None = None, size: int = 128
+        self,
+        exact: float = 0.25,
+        line: float = 0.0,
+        detector: Detector | None = None,
+        size: int = 128,
     ) -> None:
         if not 0 <= exact <= 1 or line < 0:
             raise NextStepError("'exact' is a share from 0 to 1 and 'line' a weight of at least 0")
-        self.exact, self.line, self.given, self.size = exact, line, eye, size
+        self.exact, self.line, self.given, self.size = exact, line, detector, size
 
     @classmethod
     def open(
@@ -56,10 +60,10 @@ class WorldReward:
         Raises:
             NextStepError: for a prompt that is no sample of the world.
         """
-        eye = self.given or shipped_eye()
+        detector = self.given or shipped_detector()
         drawn = [np.asarray(c.image.convert("RGB")) for c in candidates if c.image is not None]
-        sights = iter(eye.look(drawn)) if drawn else iter(())
-        scorer = Scorer(eye, self.size)
+        detections = iter(detector.detect(drawn)) if drawn else iter(())
+        scorer = Scorer(detector, self.size)
         pictures = iter(drawn)
         found = []
         for one in candidates:
@@ -71,39 +75,41 @@ class WorldReward:
             if one.image is None:
                 found.append(self._answer(one))
             else:
-                found.append(self._picture(one, scorer, next(pictures), next(sights)))
+                found.append(self._picture(one, scorer, next(pictures), next(detections)))
         return found
 
     def _answer(self, one: Candidate) -> Score:
         example, target = one.prompt.example, one.prompt.target
         assert example is not None
         part = example.parts[target]
-        if not isinstance(part, Said):
+        if not isinstance(part, TextPart):
             return Score(0.0, {"right": 0.0})
-        question = Question(example.task, "train", 0, example, (target,), 0)
-        verdict = Scorer(self.given or shipped_eye(), self.size).verdict(
+        question = WorldQuestion(example.task, "train", 0, example, (target,), 0)
+        verdict = Scorer(self.given or shipped_detector(), self.size).verdict(
             question, (one.line.strip(),), [None]
         )
         near = max(text_share(one.line, answer) for answer in part.answers)
         value = self.exact * verdict.score + (1 - self.exact) * max(near, verdict.score)
         return Score(value, {"right": verdict.score, "answer": near})
 
-    def _picture(self, one: Candidate, scorer: Scorer, picture: np.ndarray, sight: Sight) -> Score:
+    def _picture(
+        self, one: Candidate, scorer: Scorer, picture: np.ndarray, detections: Detections
+    ) -> Score:
         example, target = one.prompt.example, one.prompt.target
         assert example is not None
         part = example.parts[target]
-        assert isinstance(part, Shown) and part.spec is not None
-        question = Question(example.task, "train", 0, example, (target,), 0)
+        assert isinstance(part, ImagePart) and part.spec is not None
+        question = WorldQuestion(example.task, "train", 0, example, (target,), 0)
         outputs: tuple[Output, ...] = (picture,)
-        verdict = scorer.verdict(question, outputs, [sight])
-        share, parts = dense_score(part.spec, sight)
+        verdict = scorer.verdict(question, outputs, [detections])
+        share, parts = dense_score(part.spec, detections)
         if "kept" in verdict.measures:
             parts["kept"] = verdict.measures["kept"]
             share = (share + parts["kept"]) / 2
         value = self.exact * verdict.score + (1 - self.exact) * share
         parts |= {"right": verdict.score, "share": share}
         if one.line:
-            parts["line"], _ = dense_score(part.spec, sight_of_line(one.line))
+            parts["line"], _ = dense_score(part.spec, detections_of_line(one.line))
         if self.line:
             value = (value + self.line * parts.get("line", 0.0)) / (1 + self.line)
         return Score(value, parts)

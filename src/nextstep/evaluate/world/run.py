@@ -20,7 +20,7 @@ from PIL import Image
 from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
 from nextstep.evaluate.world.answering import Answer, Answerer, Output
-from nextstep.evaluate.world.questions import Question, chosen, questions
+from nextstep.evaluate.world.questions import WorldQuestion, chosen, questions
 from nextstep.evaluate.world.scoring import Scorer, Verdict
 from nextstep.image.encode import encode
 from nextstep.utils.files import read_json, write_json
@@ -73,7 +73,7 @@ class Plan:
         pairs = chosen(list(tasks) if tasks else None, list(splits) if splits else None, edition)
         return cls(tuple(pairs), count, seed, size, edition)
 
-    def questions(self, task: str, split: str) -> list[Question]:
+    def questions(self, task: str, split: str) -> list[WorldQuestion]:
         """The items of one pair."""
         longest = longest_word_at(self.size)
         return questions(task, split, self.count, self.seed, self.edition, longest)
@@ -102,7 +102,7 @@ class Tally:
 class Failure:
     """An answer that was wrong, for people to look at."""
 
-    question: Question
+    question: WorldQuestion
     verdict: Verdict
     outputs: tuple[Output, ...]
 
@@ -151,7 +151,7 @@ class Kept:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(plan, identity)
 
-    def read(self, question: Question) -> Answer | None:
+    def read(self, question: WorldQuestion) -> Answer | None:
         """The answer to a question, None where there is none yet."""
         path = self.folder / f"{question.key}.json"
         if not path.exists():
@@ -166,7 +166,7 @@ class Kept:
                     outputs.append(np.asarray(picture.convert("RGB")))
         return Answer(tuple(outputs), kept["seconds"])
 
-    def write(self, question: Question, answer: Answer) -> None:
+    def write(self, question: WorldQuestion, answer: Answer) -> None:
         """Keep an answer; its pictures first, so that what is named is there."""
         path = self.folder / f"{question.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def evaluate(
 
 
 def _answers(
-    asked: list[Question],
+    asked: list[WorldQuestion],
     answerer: Answerer,
     kept: Kept,
     on_answers: Callable[[str, str, int], None] | None,

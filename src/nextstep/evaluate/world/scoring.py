@@ -2,7 +2,7 @@
 
 A picture is right when what the eye sees satisfies the spec of its part. Edits must besides leave
 the rest alone; stories are about characters and style throughout. Where the spec cannot tell the
-picture before from the one after (a thing turned round, a hole filled, colours brought back), the
+picture before from the one after (an object turned round, a hole filled, colours brought back), the
 pixels decide.
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from nextstep.evaluate.world.answering import Output
-from nextstep.evaluate.world.detector import Eye
-from nextstep.evaluate.world.questions import Question
+from nextstep.evaluate.world.detector import Detector
+from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.evaluate.world.reading import is_right
 from nextstep.world.draw import CHARACTERS
-from nextstep.world.examples import Said, Shown
-from nextstep.world.lexicon import things
+from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Scene, render
-from nextstep.world.spec import Sight, Spec, sight_of
+from nextstep.world.spec import Detections, Spec, detections_of
 from nextstep.world.tasks import TASKS
 from nextstep.world.truth import changed_region
 
@@ -70,32 +70,39 @@ class Scorer:
     """Judges answers.
 
     Args:
-        eye: that looks at pictures.
+        detector: that looks at pictures.
         size: side of the pictures in pixels.
         reconstruct: a picture as the model's image tokenizer gives it back, so that nobody is
             asked to keep what no token can hold; None judges by the pictures as drawn alone.
     """
 
-    def __init__(self, eye: Eye, size: int, reconstruct: Reconstruct | None = None) -> None:
-        self.eye, self.size, self.reconstruct = eye, size, reconstruct
+    def __init__(
+        self, detector: Detector, size: int, reconstruct: Reconstruct | None = None
+    ) -> None:
+        self.detector, self.size, self.reconstruct = detector, size, reconstruct
 
-    def judge(self, questions: list[Question], answers: list[tuple[Output, ...]]) -> list[Verdict]:
+    def judge(
+        self, questions: list[WorldQuestion], answers: list[tuple[Output, ...]]
+    ) -> list[Verdict]:
         """Verdicts on answers, in their order; all pictures are looked at together."""
         drawn = [o for outputs in answers for o in outputs if isinstance(o, np.ndarray)]
-        sights = iter(self.eye.look(drawn))
+        detections = iter(self.detector.detect(drawn))
         verdicts = []
         for question, outputs in zip(questions, answers, strict=True):
-            seen = [None if isinstance(output, str) else next(sights) for output in outputs]
+            seen = [None if isinstance(output, str) else next(detections) for output in outputs]
             verdicts.append(self.verdict(question, outputs, seen))
         return verdicts
 
     def verdict(
-        self, question: Question, outputs: tuple[Output, ...], seen: list[Sight | None]
+        self, question: WorldQuestion, outputs: tuple[Output, ...], seen: list[Detections | None]
     ) -> Verdict:
         """The verdict on one answer whose pictures were looked at already."""
         if question.task == "story":
             return self._story(question, seen)
-        found = [self._part(question, number, outputs, sight) for number, sight in enumerate(seen)]
+        found = [
+            self._part(question, number, outputs, detections)
+            for number, detections in enumerate(seen)
+        ]
         right = [not reasons for reasons, _ in found]
         measures: dict[str, list[float]] = {}
         for _, told in found:
@@ -114,22 +121,26 @@ class Scorer:
         )
 
     def _part(
-        self, question: Question, number: int, outputs: tuple[Output, ...], sight: Sight | None
+        self,
+        question: WorldQuestion,
+        number: int,
+        outputs: tuple[Output, ...],
+        detections: Detections | None,
     ) -> tuple[list[str], dict[str, float]]:
         """What is wrong with one output, and its measures."""
         part, output = question.example.parts[question.asked[number]], outputs[number]
-        if isinstance(part, Said):
+        if isinstance(part, TextPart):
             assert isinstance(output, str)
             if is_right(question.task, output, part.answers):
                 return [], {}
             return [f'said "{output}" for "{part.answers[0]}"'], {}
-        assert part.spec is not None and sight is not None and not isinstance(output, str)
-        reasons = part.spec.failures(sight)
+        assert part.spec is not None and detections is not None and not isinstance(output, str)
+        reasons = part.spec.failures(detections)
         if part.kept is None:
             return reasons, {}
         before = question.example.parts[part.kept]
-        assert isinstance(before, Shown)
-        if not part.spec.failures(sight_of(before.scene, self.size)):
+        assert isinstance(before, ImagePart)
+        if not part.spec.failures(detections_of(before.scene, self.size)):
             reasons += self._unchanged(before.scene, part.scene, output)
         measures = {"asked": float(not reasons)}
         if TASKS[question.task].group == "editing":
@@ -167,17 +178,17 @@ class Scorer:
             found = max(found, psnr(output[rest], self.reconstruct(source)[rest]))
         return found
 
-    def _story(self, question: Question, seen: list[Sight | None]) -> Verdict:
+    def _story(self, question: WorldQuestion, seen: list[Detections | None]) -> Verdict:
         """Right when every picture has the characters and the style that it should have."""
         reasons, whole = [], []
-        for place, sight in zip(question.asked, seen, strict=True):
+        for place, detections in zip(question.asked, seen, strict=True):
             part = question.example.parts[place]
-            assert isinstance(part, Shown) and part.spec is not None and sight is not None
-            style = sight_of(part.scene, self.size).style
-            wrong = characters_of(part.spec, style).failures(sight)
+            assert isinstance(part, ImagePart) and part.spec is not None and detections is not None
+            style = detections_of(part.scene, self.size).style
+            wrong = characters_of(part.spec, style).failures(detections)
             number = question.asked.index(place) + 1
             reasons += [f"picture {number}: {reason}" for reason in wrong]
-            whole.append(not part.spec.failures(sight))
+            whole.append(not part.spec.failures(detections))
         return Verdict(
             question.key,
             float(not reasons),
@@ -188,12 +199,12 @@ class Scorer:
 
 def characters_of(spec: Spec, style: str | None) -> Spec:
     """What of a spec is about characters: that they are there, in their colours, in one style."""
-    needs = [
-        replace(need, region=None, relation=None, size=None, at=None, extent=None)
-        for need in spec.include
-        if things()[need.name].kind in CHARACTERS
+    constraints = [
+        replace(constraint, region=None, relation=None, size=None, at=None, extent=None)
+        for constraint in spec.include
+        if world_objects()[constraint.name].kind in CHARACTERS
     ]
-    return Spec(tuple(needs), style=style)
+    return Spec(tuple(constraints), style=style)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -215,7 +226,7 @@ def widened(region: np.ndarray, by: int) -> np.ndarray:
     return grown
 
 
-def _part_of(question: Question) -> str:
+def _part_of(question: WorldQuestion) -> str:
     """Which items within a task are told apart."""
     if question.task in ("words", "change_word", "read_word"):
         sign = question.example.scenes[-1].sign

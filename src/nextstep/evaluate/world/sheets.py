@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 
 from nextstep.engine.metadata import write_file
 from nextstep.evaluate.world.answering import Output
-from nextstep.evaluate.world.questions import Question
+from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.evaluate.world.run import Failure, Kept, Results
 from nextstep.image.encode import encode
 from nextstep.utils.files import read_json
-from nextstep.world.examples import Said, Shown
+from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.scenes import render
 from nextstep.world.sheet import sheet_of
 
@@ -92,19 +92,19 @@ def answers_sheet(
     return sheet_of(cells, size, columns=10)
 
 
-def _cell(question: Question, outputs: Sequence[Output], score: float, size: int) -> Cell:
+def _cell(question: WorldQuestion, outputs: Sequence[Output], score: float, size: int) -> Cell:
     """Given pictures, then made ones in a frame; the question, and the answer where it is text."""
     parts = question.example.parts
     given = [
         Image.fromarray(render(part.scene, size))
         for place, part in enumerate(parts)
-        if isinstance(part, Shown) and place not in question.asked
+        if isinstance(part, ImagePart) and place not in question.asked
     ][-GIVEN:]
     made = [_framed(Image.fromarray(o), score) for o in outputs if isinstance(o, np.ndarray)]
     text = question.example.prompt(question.asked[-1]).replace("<image>", " | ").strip(" |\n")
     for place, output in zip(question.asked, outputs, strict=True):
         part = parts[place]
-        if isinstance(output, str) and isinstance(part, Said):
+        if isinstance(output, str) and isinstance(part, TextPart):
             text += f' -> "{output}"' + ("" if score == 1 else f', not "{part.answers[0]}"')
     return [*given, *made], text
 

@@ -19,7 +19,7 @@ from PIL import Image
 from nextstep.world.colours import TINTS, painted
 from nextstep.world.drawings import atlas, colour_of, full_drawing
 from nextstep.world.editions import editions
-from nextstep.world.lexicon import things
+from nextstep.world.lexicon import world_objects
 from nextstep.world.vocabulary import TONES
 
 SQUARE = 12
@@ -39,11 +39,11 @@ ASPECT = 0.05
 
 
 @dataclass(frozen=True)
-class Drawn:
+class BankDrawing:
     """Which drawing a row of the bank shows.
 
     Attributes:
-        name: label of the thing.
+        name: label of the object.
         style: of the drawing.
         tint: colour that it is painted in, None for its own.
         tone: skin tone, None for its own.
@@ -66,7 +66,7 @@ class Bank:
         aspect: log of width by height, [N].
     """
 
-    def __init__(self, drawn: list[Drawn], pixels: np.ndarray, aspect: np.ndarray) -> None:
+    def __init__(self, drawn: list[BankDrawing], pixels: np.ndarray, aspect: np.ndarray) -> None:
         self.drawn, self.pixels, self.aspect = drawn, pixels, aspect
         values = pixels.astype(np.float32) / 255
         cover = values[..., 3:]
@@ -121,19 +121,19 @@ def bank(edition: str = "full") -> Bank:
     """All objects of an edition in all its styles, in their own colours, all tints and tones."""
     known = editions()[edition]
     drawn, pixels, aspect = [], [], []
-    for thing in (things()[label] for label in known.objects):
+    for obj in (world_objects()[label] for label in known.objects):
         for style in known.styles:
-            tones = [t for t in TONES if thing.toned and atlas().has(thing.label, style, t)]
+            tones = [t for t in TONES if obj.toned and atlas().has(obj.label, style, t)]
             for tone in (None, *tones):
-                picture = full_drawing(thing.label, style, tone)
+                picture = full_drawing(obj.label, style, tone)
                 square = _square(picture)
                 shape = float(np.log(picture.width / picture.height))
-                own = colour_of(thing.label, style, tone)
-                drawn.append(Drawn(thing.label, style, None, tone, own))
+                own = colour_of(obj.label, style, tone)
+                drawn.append(BankDrawing(obj.label, style, None, tone, own))
                 pixels.append(square)
                 aspect.append(shape)
                 if tone is None:
-                    drawn += [Drawn(thing.label, style, tint, None, tint) for tint in TINTS]
+                    drawn += [BankDrawing(obj.label, style, tint, None, tint) for tint in TINTS]
                     pixels += [painted(square, tint) for tint in TINTS]
                     aspect += [shape] * len(TINTS)
     return Bank(drawn, np.stack(pixels), np.array(aspect, np.float32))
@@ -145,7 +145,7 @@ def _square(picture: Image.Image) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Match:
+class TemplateMatch:
     """The best drawing of one style for what is in a box.
 
     Attributes:
@@ -155,7 +155,7 @@ class Match:
         box: the one it was found in.
     """
 
-    drawn: Drawn
+    drawn: BankDrawing
     cost: float
     apart: float
     box: np.ndarray
@@ -168,7 +168,7 @@ def match(
     prior: np.ndarray,
     trust: float,
     edition: str = "full",
-) -> dict[str, Match]:
+) -> dict[str, TemplateMatch]:
     """Which drawing stands in a place, for every style.
 
     Args:
@@ -194,12 +194,12 @@ def match(
     which = np.stack(fine).argmin(0)
     apart = np.stack(fine).min(0)
     cost = apart / trust - prior[rows]
-    found: dict[str, Match] = {}
+    found: dict[str, TemplateMatch] = {}
     for place in np.argsort(cost, kind="stable"):
         drawn = stock.drawn[rows[place]]
         if drawn.style not in found:
             box = boxes[which[place]]
-            found[drawn.style] = Match(drawn, float(cost[place]), float(apart[place]), box)
+            found[drawn.style] = TemplateMatch(drawn, float(cost[place]), float(apart[place]), box)
     return found
 
 

@@ -31,7 +31,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     service.check_model(body.model)
     settings = body.changes()
     service.check_steps(settings)
-    given: list[str | s.TextPart | s.ImagePart] = []
+    given: list[str | s.TextContent | s.ImageContent] = []
     for said in body.messages:
         given += [said.content] if isinstance(said.content, str) else said.content
     parts, uris = story_parts(given)
@@ -118,13 +118,13 @@ def _cut_parts(parts: Sequence[b.Part], stops: list[str]) -> tuple[b.Part, ...]:
 
 
 def story_parts(
-    given: Sequence[str | s.TextPart | s.ImagePart],
+    given: Sequence[str | s.TextContent | s.ImageContent],
 ) -> tuple[list[str | int], list[str]]:
     """Text and places of pictures in order, and the pictures' addresses."""
     parts: list[str | int] = []
     uris: list[str] = []
     for part in given:
-        if isinstance(part, s.ImagePart):
+        if isinstance(part, s.ImageContent):
             parts.append(len(uris))
             uris.append(part.image_url.url)
         else:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nextstep.serve.api.schema import PROMPT, ImagePart, Sampling, Seed, Size, TextPart
+from nextstep.serve.api.schema import PROMPT, ImageContent, Sampling, Seed, Size, TextContent
 
 Place = Annotated[int, Field(ge=0, le=1000)]
 
@@ -45,7 +45,7 @@ class JobBody(Sampling):
     seed: Seed | None = None
     parts: (
         Annotated[
-            list[TextPart | ImagePart],
+            list[TextContent | ImageContent],
             Field(min_length=1, max_length=64, description="Text and pictures of a story in order, "
                   "instead of `prompt`."),
         ]

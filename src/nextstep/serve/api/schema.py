@@ -149,7 +149,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=200)]
 """A text before which an answer ends."""
 
 
-class TextPart(Strict):
+class TextContent(Strict):
     """Text of a message."""
 
     type: Literal["text"]
@@ -163,7 +163,7 @@ class ImageUrl(Strict):
     detail: Literal["low", "high", "auto"] | None = None
 
 
-class ImagePart(Strict):
+class ImageContent(Strict):
     """A picture of a message."""
 
     type: Literal["image_url"]
@@ -176,7 +176,7 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: (
         Annotated[str, Field(max_length=PROMPT)]
-        | Annotated[list[TextPart | ImagePart], Field(max_length=64)]
+        | Annotated[list[TextContent | ImageContent], Field(max_length=64)]
     )
     name: str | None = None
 

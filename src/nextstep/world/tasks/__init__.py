@@ -66,7 +66,7 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("words", "drawing", drawing.words, (*_ONE, _WORDS), 3),
     ("add", "editing", editing.add, _ALL, 2),
     ("remove", "editing", editing.remove, _ALL, 2),
-    ("replace", "editing", editing.replace_thing, _ONE, 2),
+    ("replace", "editing", editing.replace_object, _ONE, 2),
     ("move", "editing", editing.move, _ALL, 2),
     ("resize", "editing", editing.resize, _ALL, 1),
     ("recolour", "editing", editing.recolour, _ALL, 2),

@@ -1,7 +1,7 @@
 """Changes to a scene, each with the words that ask for it.
 
 A change takes the choices and a scene and returns (instruction, changed scene), or None where the
-scene has no room for it. Changes that bring something new are given the new thing.
+scene has no room for it. Changes that bring something new are given the new object.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from nextstep.world import layout
 from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import visible_on
-from nextstep.world.lexicon import Thing, Word, things
-from nextstep.world.scenes import Background, Item, Scene
+from nextstep.world.lexicon import Word, WorldObject, world_objects
+from nextstep.world.scenes import Background, Scene, SceneItem
 from nextstep.world.spec import RELATIONS, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks.wording import AT, TO
@@ -92,17 +92,17 @@ WORD = Phrasings("""
 
 BIGGER, SMALLER = ("bigger", "larger"), ("smaller", "tinier")
 GROWTH = 1.5
-"""How much larger a bigger thing is; a smaller one is as much smaller."""
+"""How much larger a bigger object is; a smaller one is as much smaller."""
 
 
-def thing_at(scene: Scene, place: int) -> Thing:
-    """The thing that an item shows."""
-    return things()[scene.items[place].name]
+def object_at(scene: Scene, place: int) -> WorldObject:
+    """The object that an item shows."""
+    return world_objects()[scene.items[place].name]
 
 
 def the(scene: Scene, place: int) -> str:
     """The words for an item that is alone of its kind."""
-    return thing_at(scene, place).the()
+    return object_at(scene, place).the()
 
 
 def _any_item(draw: Draw, scene: Scene) -> int:
@@ -110,11 +110,11 @@ def _any_item(draw: Draw, scene: Scene) -> int:
 
 
 def free_cells(draw: Draw, scene: Scene, mover: int | None = None) -> list[str]:
-    """Which of the nine places are empty in a scene whose things stand in such places."""
+    """Which of the nine places are empty in a scene whose objects stand in such places."""
     return draw.layout.free_cells([(item.x, item.y, item.size) for item in scene.items], mover)
 
 
-def put(draw: Draw, item: Item, cell: str) -> Item:
+def put(draw: Draw, item: SceneItem, cell: str) -> SceneItem:
     """An item in one of the nine places."""
     x, y, _ = draw.layout.in_cell(cell, item.size)
     return replace(item, x=x, y=y)
@@ -127,7 +127,7 @@ def destination(draw: Draw, scene: Scene, mover: int | None = None) -> tuple[str
 
     Args:
         draw: choices.
-        scene: things in nine places.
+        scene: objects in nine places.
         mover: the item that will go there, which is no landmark.
     """
     free = free_cells(draw, scene, mover)
@@ -146,33 +146,33 @@ def destination(draw: Draw, scene: Scene, mover: int | None = None) -> tuple[str
     return cell, draw.one_of(AT[cell]), draw.one_of(TO[cell])
 
 
-def add(draw: Draw, scene: Scene, new: Thing) -> Change | None:
+def add(draw: Draw, scene: Scene, new: WorldObject) -> Change | None:
     """Something new in an empty place."""
     found = destination(draw, scene)
     if found is None:
         return None
     cell, at, _ = found
-    item = Item(new.label, scene.items[0].style, *draw.layout.in_cell(cell))
+    item = SceneItem(new.label, scene.items[0].style, *draw.layout.in_cell(cell))
     return draw.say(ADD, a=new.a(), at=at), scene.adding(item)
 
 
 def remove(draw: Draw, scene: Scene) -> Change:
-    """One thing less."""
+    """One object less."""
     place = _any_item(draw, scene)
     return draw.say(REMOVE, it=the(scene, place)), scene.without_item(place)
 
 
-def replace_thing(draw: Draw, scene: Scene, new: Thing) -> Change:
-    """Another thing in the place of one, as large."""
+def replace_object(draw: Draw, scene: Scene, new: WorldObject) -> Change:
+    """Another object in the place of one, as large."""
     place = _any_item(draw, scene)
     old = scene.items[place]
-    item = Item(new.label, old.style, old.x, old.y, old.size)
+    item = SceneItem(new.label, old.style, old.x, old.y, old.size)
     text = draw.say(REPLACE, it=the(scene, place), b=new.a())
     return text, scene.with_item(place, item)
 
 
 def move(draw: Draw, scene: Scene) -> Change | None:
-    """One thing into an empty place."""
+    """One object into an empty place."""
     place = _any_item(draw, scene)
     found = destination(draw, scene, place)
     if found is None:
@@ -183,7 +183,7 @@ def move(draw: Draw, scene: Scene) -> Change | None:
 
 
 def resize(draw: Draw, scene: Scene, place: int, bigger: bool) -> Change:
-    """One thing larger or smaller about its centre."""
+    """One object larger or smaller about its centre."""
     item = scene.items[place]
     word = draw.one_of(BIGGER if bigger else SMALLER)
     text = draw.say(RESIZE, it=the(scene, place), bigger=word)
@@ -195,12 +195,12 @@ def resize(draw: Draw, scene: Scene, place: int, bigger: bool) -> Change:
 
 
 def recolour(draw: Draw, scene: Scene) -> Change | None:
-    """One thing painted in another colour, one that can be seen here."""
+    """One object painted in another colour, one that can be seen here."""
     place = _any_item(draw, scene)
-    item, thing = scene.items[place], thing_at(scene, place)
+    item, obj = scene.items[place], object_at(scene, place)
     around = scene.background.colours
     avoid = [c for c in (*around, item.tint) if c is not None]
-    tint = draw.tint(thing, item.style, avoid)
+    tint = draw.tint(obj, item.style, avoid)
     if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
         return None
     text = draw.say(RECOLOUR, it=the(scene, place), colour=tint)
@@ -225,7 +225,7 @@ def style(draw: Draw, scene: Scene, new: str) -> Change | None:
 
 
 def skin_tone(draw: Draw, scene: Scene, tone: str) -> Change:
-    """The first thing with another skin."""
+    """The first object with another skin."""
     item = replace(scene.items[0], tone=tone)
     text = draw.say(SKIN, it=the(scene, 0), tone=tone)
     return text, scene.with_item(0, item)

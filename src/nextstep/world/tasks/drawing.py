@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from nextstep.world.captions import caption
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
-from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import Thing, join_words
-from nextstep.world.scenes import FILL, Background, Item, Scene, Sign, grid_sign
-from nextstep.world.spec import RELATIONS, Need, Spec, region_of
+from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lexicon import WorldObject, join_words
+from nextstep.world.scenes import FILL, Background, Scene, SceneItem, Sign, grid_sign
+from nextstep.world.spec import RELATIONS, Constraint, Spec, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks.wording import (
     AT,
@@ -78,7 +78,7 @@ SIGNS = Phrasings("""
 
 @dataclass(frozen=True)
 class _Coloured:
-    """A thing and its colour for `COLOURED`."""
+    """An object and its colour for `COLOURED`."""
 
     painted: str
     plain: str
@@ -86,16 +86,21 @@ class _Coloured:
 
 
 def _finish(
-    draw: Draw, task: str, phrase: str, scene: Scene, include: list[Need], text: str | None = None
+    draw: Draw,
+    task: str,
+    phrase: str,
+    scene: Scene,
+    include: list[Constraint],
+    text: str | None = None,
 ) -> Example:
     """Frame a phrase, and put caption and picture together."""
     style = scene.items[0].style if scene.items else None
     said, told = framed(draw, phrase, style, scene.background)
     spec = replace(told, include=tuple(include), text=text)
-    return Example(task, (Said(said), Shown(scene, spec=spec)))
+    return Example(task, (TextPart(said), ImagePart(scene, spec=spec)))
 
 
-def _arranged(draw: Draw, items: list[Item]) -> list[Item]:
+def _arranged(draw: Draw, items: list[SceneItem]) -> list[SceneItem]:
     """The items at places of a random arrangement."""
     places = draw.layout.spread(len(items))
     return [
@@ -104,38 +109,38 @@ def _arranged(draw: Draw, items: list[Item]) -> list[Item]:
 
 
 def single(draw: Draw) -> Example:
-    """One thing, large; half of the time in the captions that the first model learned."""
-    (thing,), style = draw.cast(1)
-    item = Item(thing.label, style)
+    """One object, large; half of the time in the captions that the first model learned."""
+    (obj,), style = draw.cast(1)
+    item = SceneItem(obj.label, style)
     if draw.split != "held_out_phrasings" and draw.chance(0.5):
         background = draw.background([item], gradients=0)
-        name = draw.one_of((thing.label, thing.word))
+        name = draw.one_of((obj.label, obj.word))
         said = caption(draw.rng, name, style, background.colour)
         while not tells(draw, style, background, f"{style} style" in said, "background" in said):
             said = caption(draw.rng, name, style, background.colour)
         spec = Spec(
-            (Need(thing.label),),
+            (Constraint(obj.label),),
             background=background.colours if "background" in said else (),
             style=style if f"{style} style" in said else None,
         )
-        return Example("single", (Said(said), Shown(Scene(background, (item,)), spec=spec)))
+        return Example("single", (TextPart(said), ImagePart(Scene(background, (item,)), spec=spec)))
     x, y, size = draw.layout.single()
     item = replace(item, x=x, y=y, size=size)
     scene = Scene(draw.background([item]), (item,))
-    return _finish(draw, "single", thing.a(), scene, [Need(thing.label)])
+    return _finish(draw, "single", obj.a(), scene, [Constraint(obj.label)])
 
 
 def two_objects(draw: Draw) -> Example:
-    """Two different things."""
+    """Two different objects."""
     found, style = draw.cast(2)
-    items = _arranged(draw, [Item(thing.label, style) for thing in found])
+    items = _arranged(draw, [SceneItem(obj.label, style) for obj in found])
     phrase = draw.say(PAIR, a=found[0].a(), b=found[1].a())
     scene = Scene(draw.background(items), tuple(items))
-    return _finish(draw, "two_objects", phrase, scene, [Need(t.label) for t in found])
+    return _finish(draw, "two_objects", phrase, scene, [Constraint(t.label) for t in found])
 
 
 def counting(draw: Draw) -> Example:
-    """Two to four of one thing, or one to four of one and one to three of another."""
+    """Two to four of one object, or one to four of one and one to three of another."""
     mixed = draw.split == "held_out_pairs" or draw.chance(0.4)
     found, style = draw.cast(2 if mixed else 1)
     numbers = [draw.one_of((1, 2, 3, 4)), draw.one_of((1, 2, 3))] if mixed else []
@@ -144,105 +149,109 @@ def counting(draw: Draw) -> Example:
         numbers = draw.one_of(([1, 2], [2, 1], [1, 3], [3, 1], [2, 2], [1, 1]))
     items = _arranged(
         draw,
-        [Item(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)],
+        [SceneItem(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)],
     )
     said = join_words([t.count(n) for t, n in zip(found, numbers, strict=True)])
     phrase = said if mixed and draw.chance(0.5) else draw.say(COUNTS, n=said)
-    needs = [Need(t.label, n) for t, n in zip(found, numbers, strict=True)]
-    return _finish(draw, "counting", phrase, Scene(draw.background(items), tuple(items)), needs)
+    constraints = [Constraint(t.label, n) for t, n in zip(found, numbers, strict=True)]
+    return _finish(
+        draw, "counting", phrase, Scene(draw.background(items), tuple(items)), constraints
+    )
 
 
-def painted_item(draw: Draw, thing: Thing, style: str, avoid: tuple[str, ...] = ()) -> Item:
-    """A thing in a colour that can be named: its own at times, else painted."""
-    own = colour_of(thing.label, style)
+def painted_item(
+    draw: Draw, obj: WorldObject, style: str, avoid: tuple[str, ...] = ()
+) -> SceneItem:
+    """An object in a colour that can be named: its own at times, else painted."""
+    own = colour_of(obj.label, style)
     if own is not None and own not in avoid and draw.chance(0.3):
-        return Item(thing.label, style)
-    return Item(thing.label, style, tint=draw.tint(thing, style, avoid))
+        return SceneItem(obj.label, style)
+    return SceneItem(obj.label, style, tint=draw.tint(obj, style, avoid))
 
 
-def _paintable(thing: Thing) -> bool:
-    return not thing.names_a_colour
+def _paintable(obj: WorldObject) -> bool:
+    return not obj.names_a_colour
 
 
 def colours(draw: Draw) -> Example:
-    """One thing in a named colour."""
-    (thing,), style = draw.cast(1, _paintable)
-    item = painted_item(draw, thing, style)
+    """One object in a named colour."""
+    (obj,), style = draw.cast(1, _paintable)
+    item = painted_item(draw, obj, style)
     colour = colour_of(item.name, style, None, item.tint) or ""
     if not draw.edition.on_grid:
         item = replace(item, size=draw.one_of((0.5, 0.6, 0.7, FILL)))
-    phrase = draw.say(COLOURED, t=_Coloured(thing.a(colour), thing.a(), colour))
+    phrase = draw.say(COLOURED, t=_Coloured(obj.a(colour), obj.a(), colour))
     scene = Scene(draw.background([item]), (item,))
-    return _finish(draw, "colours", phrase, scene, [Need(thing.label, colour=colour)])
+    return _finish(draw, "colours", phrase, scene, [Constraint(obj.label, colour=colour)])
 
 
 def attributes(draw: Draw) -> Example:
-    """Two things in two colours, side by side or one above the other."""
+    """Two objects in two colours, side by side or one above the other."""
     found, style = draw.cast(2, _paintable)
-    items: list[Item] = []
+    items: list[SceneItem] = []
     names: list[str] = []
-    for thing in found:
-        item = painted_item(draw, thing, style, tuple(names))
+    for obj in found:
+        item = painted_item(draw, obj, style, tuple(names))
         items.append(item)
         names.append(colour_of(item.name, style, None, item.tint) or "")
-    a, b = (thing.a(name) for thing, name in zip(found, names, strict=True))
-    needs = [Need(t.label, colour=c) for t, c in zip(found, names, strict=True)]
+    a, b = (obj.a(name) for obj, name in zip(found, names, strict=True))
+    constraints = [Constraint(t.label, colour=c) for t, c in zip(found, names, strict=True)]
     if draw.chance(0.3):
         kind = draw.one_of(RELATIONS)
         places = list(draw.layout.related(kind))
         phrase = draw.say(RELATION_PHRASINGS[kind], a=a, b=b)
-        needs[0] = replace(needs[0], relation=(kind, 1))
+        constraints[0] = replace(constraints[0], relation=(kind, 1))
     else:
         places = draw.layout.spread(2)
         phrase = draw.say(PAIR, a=a, b=b)
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     scene = Scene(draw.background(items), tuple(items))
-    return _finish(draw, "attributes", phrase, scene, needs)
+    return _finish(draw, "attributes", phrase, scene, constraints)
 
 
 def position(draw: Draw) -> Example:
-    """Two things in a relation, or one or two things in named places."""
+    """Two objects in a relation, or one or two objects in named places."""
     if draw.split == "held_out_pairs" or draw.chance(0.6):
         found, style = draw.cast(2)
         kind = draw.one_of(RELATIONS)
         items = [
-            Item(thing.label, style, x, y, size)
-            for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
+            SceneItem(obj.label, style, x, y, size)
+            for obj, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
         ]
         phrase = draw.say(RELATION_PHRASINGS[kind], a=found[0].a(), b=found[1].a())
-        needs = [Need(found[0].label, relation=(kind, 1)), Need(found[1].label)]
+        constraints = [Constraint(found[0].label, relation=(kind, 1)), Constraint(found[1].label)]
     else:
         found, style = draw.cast(draw.one_of((1, 1, 2)))
-        items, phrases, needs = [], [], []
-        for thing, cell in zip(found, draw.layout.cells(len(found)), strict=True):
-            items.append(Item(thing.label, style, *draw.layout.in_cell(cell)))
-            phrases.append(f"{thing.a()} {draw.one_of(AT[cell])}")
-            needs.append(Need(thing.label, region=cell))
+        items, phrases, constraints = [], [], []
+        for obj, cell in zip(found, draw.layout.cells(len(found)), strict=True):
+            items.append(SceneItem(obj.label, style, *draw.layout.in_cell(cell)))
+            phrases.append(f"{obj.a()} {draw.one_of(AT[cell])}")
+            constraints.append(Constraint(obj.label, region=cell))
         phrase = join_words(phrases)
         if len(found) == 1:
             at = draw.one_of(AT[region_of(items[0].x, items[0].y)])
             phrase = draw.say(PLACED, a=found[0].a(), at=at)
     scene = Scene(draw.background(items), tuple(items))
-    return _finish(draw, "position", phrase, scene, needs)
+    return _finish(draw, "position", phrase, scene, constraints)
 
 
 def sizes(draw: Draw) -> Example:
-    """A big thing and a small one."""
+    """A big object and a small one."""
     found, style = draw.cast(2)
     words = draw.one_of((["big", "small"], ["small", "big"]))
     extents = [draw.layout.sizes[word] for word in words]
     places = draw.layout.strew(extents) or [(0.3, 0.3, extents[0]), (0.72, 0.72, extents[1])]
     items = [
-        Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, places, strict=True)
+        SceneItem(obj.label, style, x, y, size)
+        for obj, (x, y, size) in zip(found, places, strict=True)
     ]
     a, b = (
-        thing.a(draw.one_of(BIG_WORDS if word == "big" else SMALL_WORDS))
-        for thing, word in zip(found, words, strict=True)
+        obj.a(draw.one_of(BIG_WORDS if word == "big" else SMALL_WORDS))
+        for obj, word in zip(found, words, strict=True)
     )
-    needs = [Need(t.label, size=word) for t, word in zip(found, words, strict=True)]
+    constraints = [Constraint(t.label, size=word) for t, word in zip(found, words, strict=True)]
     phrase = draw.say(PAIR, a=a, b=b)
-    return _finish(draw, "sizes", phrase, Scene(draw.background(items), tuple(items)), needs)
+    return _finish(draw, "sizes", phrase, Scene(draw.background(items), tuple(items)), constraints)
 
 
 def words(draw: Draw) -> Example:
@@ -253,11 +262,11 @@ def words(draw: Draw) -> Example:
         background = Background(draw.background([]).colour)
         scene = Scene(background, sign=_lone_sign(draw, text))
         return _finish(draw, "words", phrase, scene, [], text)
-    (thing,), style = draw.cast(1)
-    item, sign = above_sign(draw, thing, style, text)
+    (obj,), style = draw.cast(1)
+    item, sign = above_sign(draw, obj, style, text)
     scene = Scene(draw.background([item]), (item,), sign)
-    phrase = draw.say(ABOVE_SIGN, a=thing.a(), sign=phrase)
-    return _finish(draw, "words", phrase, scene, [Need(thing.label)], text)
+    phrase = draw.say(ABOVE_SIGN, a=obj.a(), sign=phrase)
+    return _finish(draw, "words", phrase, scene, [Constraint(obj.label)], text)
 
 
 def _lone_sign(draw: Draw, text: str) -> Sign:
@@ -267,11 +276,11 @@ def _lone_sign(draw: Draw, text: str) -> Sign:
     return Sign(text, y=0.5 + draw.rng.uniform(-1, 1) * (0.46 - height / 2), height=height)
 
 
-def above_sign(draw: Draw, thing: Thing, style: str, text: str) -> tuple[Item, Sign]:
-    """A thing and a sign below it."""
+def above_sign(draw: Draw, obj: WorldObject, style: str, text: str) -> tuple[SceneItem, Sign]:
+    """An object and a sign below it."""
     if draw.edition.on_grid:
-        return Item(thing.label, style, *draw.layout.in_cell("top")), grid_sign(text, 6)
-    return Item(thing.label, style, 0.5, 0.34, 0.56), Sign(text, y=0.82, height=0.28)
+        return SceneItem(obj.label, style, *draw.layout.in_cell("top")), grid_sign(text, 6)
+    return SceneItem(obj.label, style, 0.5, 0.34, 0.56), Sign(text, y=0.82, height=0.28)
 
 
 ABOVE_SIGN = Phrasings("""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nextstep.world.draw import Draw
-from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import Thing, Word
-from nextstep.world.scenes import Item, Scene, Sign, grid_sign
+from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lexicon import Word, WorldObject
+from nextstep.world.scenes import Scene, SceneItem, Sign, grid_sign
 from nextstep.world.spec import exact_spec
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes
@@ -47,22 +47,25 @@ def _example(task: str, source: Scene, change: Change, avoid: Sequence[str] = ()
     before = tuple(dict.fromkeys([*avoid, *(item.name for item in source.items)]))
     spec = exact_spec(target, avoid=before)
     return Example(
-        task, (Shown(source, trained=False), Said(text), Shown(target, spec=spec, kept=0))
+        task,
+        (ImagePart(source, trained=False), TextPart(text), ImagePart(target, spec=spec, kept=0)),
     )
 
 
-def _strewn(draw: Draw, found: Sequence[Thing], style: str) -> Scene:
-    """Things in a random arrangement."""
+def _strewn(draw: Draw, found: Sequence[WorldObject], style: str) -> Scene:
+    """Objects in a random arrangement."""
     places = draw.layout.spread(len(found))
     items = [
-        Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, places, strict=True)
+        SceneItem(obj.label, style, x, y, size)
+        for obj, (x, y, size) in zip(found, places, strict=True)
     ]
     return Scene(draw.background(items), tuple(items))
 
 
-def in_cells(draw: Draw, found: Sequence[Thing], style: str, beside: Sequence[Thing] = ()) -> Scene:
-    """Things in different ones of the nine places.
+def in_cells(
+    draw: Draw, found: Sequence[WorldObject], style: str, beside: Sequence[WorldObject] = ()
+) -> Scene:
+    """Objects in different ones of the nine places.
 
     Args:
         draw: choices.
@@ -71,15 +74,15 @@ def in_cells(draw: Draw, found: Sequence[Thing], style: str, beside: Sequence[Th
         beside: what may come into the picture later and must stand out from its background too.
     """
     items = [
-        Item(thing.label, style, *draw.layout.in_cell(cell))
-        for thing, cell in zip(found, draw.layout.cells(len(found)), strict=True)
+        SceneItem(obj.label, style, *draw.layout.in_cell(cell))
+        for obj, cell in zip(found, draw.layout.cells(len(found)), strict=True)
     ]
-    later = [Item(thing.label, style) for thing in beside]
+    later = [SceneItem(obj.label, style) for obj in beside]
     return Scene(draw.background([*items, *later]), tuple(items))
 
 
 def _number(draw: Draw, *numbers: int) -> int:
-    """How many things; at least two where a split is about pairs."""
+    """How many objects; at least two where a split is about pairs."""
     return max(draw.one_of(numbers), 2 if draw.split == "held_out_pairs" else 1)
 
 
@@ -105,24 +108,24 @@ def add(draw: Draw) -> Example:
 
 
 def remove(draw: Draw) -> Example:
-    """One thing less."""
+    """One object less."""
     found, style = draw.cast(_number(draw, 2, 2, 3))
     scene = _strewn(draw, found, style)
     return _example("remove", scene, changes.remove(draw, scene))
 
 
-def replace_thing(draw: Draw) -> Example:
-    """One thing in the place of another."""
+def replace_object(draw: Draw) -> Example:
+    """One object in the place of another."""
     found, style = draw.cast(1 + _number(draw, 1, 2, 2))
     new, here = found[0], found[1:]
     scene = _strewn(draw, here, style)
-    backing = draw.background([*scene.items, Item(new.label, style)])
+    backing = draw.background([*scene.items, SceneItem(new.label, style)])
     scene = replace(scene, background=backing)
-    return _example("replace", scene, changes.replace_thing(draw, scene, new))
+    return _example("replace", scene, changes.replace_object(draw, scene, new))
 
 
 def move(draw: Draw) -> Example:
-    """One thing goes to a named place."""
+    """One object goes to a named place."""
     found, style = draw.cast(_number(draw, 1, 2, 2))
 
     def attempt() -> Example | None:
@@ -134,7 +137,7 @@ def move(draw: Draw) -> Example:
 
 
 def resize(draw: Draw) -> Example:
-    """One thing grows or shrinks; there is always room for it."""
+    """One object grows or shrinks; there is always room for it."""
     found, style = draw.cast(_number(draw, 1, 2, 2))
     bigger = draw.chance(0.5)
     items = _sized(draw, found, style, bigger)
@@ -142,26 +145,26 @@ def resize(draw: Draw) -> Example:
     return _example("resize", scene, changes.resize(draw, scene, 0, bigger))
 
 
-def _sized(draw: Draw, found: Sequence[Thing], style: str, bigger: bool) -> list[Item]:
-    """Things of which the first can become bigger, or smaller."""
+def _sized(draw: Draw, found: Sequence[WorldObject], style: str, bigger: bool) -> list[SceneItem]:
+    """Objects of which the first can become bigger, or smaller."""
     if draw.edition.on_grid:
         first = draw.layout.sizes["small" if bigger else "big"]
         places = draw.layout.strew([first, *([draw.layout.usual] * (len(found) - 1))]) or []
-        return [Item(thing.label, style, *at) for thing, at in zip(found, places, strict=True)]
+        return [SceneItem(obj.label, style, *at) for obj, at in zip(found, places, strict=True)]
     small = 0.3 if len(found) > 1 else draw.one_of((0.3, 0.4, 0.53))
     sizes = [small * changes.GROWTH, *([0.3] * (len(found) - 1))]
     places = draw.layout.strew(sizes) or [(0.3, 0.3, sizes[0]), (0.8, 0.8, 0.3)]
-    items = [Item(thing.label, style, *at) for thing, at in zip(found, places, strict=True)]
+    items = [SceneItem(obj.label, style, *at) for obj, at in zip(found, places, strict=True)]
     if bigger:
         items[0] = replace(items[0], size=small)
     return items
 
 
 def recolour(draw: Draw) -> Example:
-    """One thing gets another colour."""
+    """One object gets another colour."""
 
     def attempt() -> Example | None:
-        found, style = draw.cast(_number(draw, 1, 1, 2), lambda thing: not thing.names_a_colour)
+        found, style = draw.cast(_number(draw, 1, 1, 2), lambda obj: not obj.names_a_colour)
         scene = _strewn(draw, found, style)
         if draw.chance(0.2):
             first = replace(scene.items[0], tint=draw.tint(found[0], style))
@@ -186,7 +189,7 @@ def background(draw: Draw) -> Example:
 
 
 def style(draw: Draw) -> Example:
-    """Another style; in the split of styles it is the one that things never had."""
+    """Another style; in the split of styles it is the one that objects never had."""
 
     def attempt() -> Example | None:
         found, (new, old) = draw.cast_in_styles(_number(draw, 1, 1, 2), 2)
@@ -200,10 +203,10 @@ def style(draw: Draw) -> Example:
 def skin_tone(draw: Draw) -> Example:
     """Another skin tone."""
     coloured = [style for style in draw.edition.styles if style != "mono"]
-    (thing,), drawn = draw.cast(1, lambda thing: thing.toned, coloured)
+    (obj,), drawn = draw.cast(1, lambda obj: obj.toned, coloured)
     before, after = draw.tones(2)
     x, y, size = draw.layout.single()
-    item = Item(thing.label, drawn, x, y, size, tone=None if draw.chance(0.4) else before)
+    item = SceneItem(obj.label, drawn, x, y, size, tone=None if draw.chance(0.4) else before)
     scene = Scene(draw.background([item]), (item,))
     return _example("skin_tone", scene, changes.skin_tone(draw, scene, after))
 
@@ -218,15 +221,15 @@ def colourise(draw: Draw) -> Example:
 
 
 def fill(draw: Draw) -> Example:
-    """A hole over part of a thing is filled in."""
+    """A hole over part of an object is filled in."""
     found, drawn = draw.cast(_number(draw, 1, 1, 2))
     scene = _strewn(draw, found, drawn)
     source = replace(scene, hole=_hole(draw, draw.one_of(scene.items)))
     return _example("fill", source, (draw.say(FILL), scene))
 
 
-def _hole(draw: Draw, item: Item) -> tuple[float, float, float, float]:
-    """A missing part over part of a thing."""
+def _hole(draw: Draw, item: SceneItem) -> tuple[float, float, float, float]:
+    """A missing part over part of an object."""
     if draw.edition.on_grid:
         # Two by two image tokens, or four by four of an object that fills the picture.
         side = 0.25 if item.size < 0.5 else 0.5
@@ -250,8 +253,8 @@ def change_word(draw: Draw) -> Example:
         lone = grid_sign(text, 3) if draw.edition.on_grid else Sign(text)
         scene = Scene(draw.background([]), sign=lone)
         if draw.split == "held_out_styles" or draw.chance(0.4):
-            (thing,), drawn = draw.cast(1)
-            item, sign = above_sign(draw, thing, drawn, draw.sign_text())
+            (obj,), drawn = draw.cast(1)
+            item, sign = above_sign(draw, obj, drawn, draw.sign_text())
             scene = Scene(draw.background([item]), (item,), sign)
         change = changes.word(draw, scene)
         return None if change is None else _example("change_word", scene, change)
@@ -260,25 +263,25 @@ def change_word(draw: Draw) -> Example:
 
 
 def combine(draw: Draw) -> Example:
-    """Two pictures of one thing each become one: the first's left, the second's right."""
+    """Two pictures of one object each become one: the first's left, the second's right."""
     found, drawn = draw.cast(2)
-    sources = [_strewn(draw, [thing], drawn) for thing in found]
+    sources = [_strewn(draw, [obj], drawn) for obj in found]
     places = ((0.26, 0.5, 0.46), (0.74, 0.5, 0.46))
     if draw.edition.on_grid:
         places = draw.layout.related("left of")
-    items = tuple(Item(thing.label, drawn, *at) for thing, at in zip(found, places, strict=True))
+    items = tuple(SceneItem(obj.label, drawn, *at) for obj, at in zip(found, places, strict=True))
     target = Scene(draw.background(items), items)
     text = draw.say(COMBINE, bg=Word(target.background.words))
-    shown = [Shown(source, trained=False) for source in sources]
-    return Example("combine", (*shown, Said(text), Shown(target, spec=exact_spec(target))))
+    shown = [ImagePart(source, trained=False) for source in sources]
+    return Example("combine", (*shown, TextPart(text), ImagePart(target, spec=exact_spec(target))))
 
 
 def turns(draw: Draw) -> Example:
     """Two to four changes, one after another, each to the picture before it."""
     found, drawn = draw.cast(_number(draw, 2, 2, 3))
     scene = in_cells(draw, found, drawn)
-    names = tuple(thing.label for thing in found)
-    parts: list[Said | Shown] = [Shown(scene, trained=False)]
+    names = tuple(obj.label for obj in found)
+    parts: list[TextPart | ImagePart] = [ImagePart(scene, trained=False)]
     length = 1 + 2 * draw.one_of((2, 2, 3, 4))
     while len(parts) < length:
         options = [changes.move, changes.recolour, changes.background]
@@ -289,5 +292,5 @@ def turns(draw: Draw) -> Example:
             continue
         text, scene = change
         kept = len(parts) - 1
-        parts += [Said(text), Shown(scene, spec=exact_spec(scene, names), kept=kept)]
+        parts += [TextPart(text), ImagePart(scene, spec=exact_spec(scene, names), kept=kept)]
     return Example("turns", tuple(parts))

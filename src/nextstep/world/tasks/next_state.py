@@ -1,6 +1,6 @@
 """Next state: a picture and what happens, then the next picture; and back again.
 
-Things stand in the nine places of `spec.REGIONS`. What happens is exact: a step is one place, a
+Objects stand in the nine places of `spec.REGIONS`. What happens is exact: a step is one place, a
 fall ends in the lowest row, a jump lands behind what is jumped over.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import replace
 from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import faces_a_side, visible_on
-from nextstep.world.examples import Example, Said, Shown
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import join_words
 from nextstep.world.scenes import Scene
-from nextstep.world.spec import REGIONS, Need, exact_spec, region_of
+from nextstep.world.spec import REGIONS, Constraint, exact_spec, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes
 from nextstep.world.tasks.editing import in_cells
@@ -169,7 +169,7 @@ def jump(draw: Draw, scene: Scene, place: int) -> Happening | None:
 
 
 def swap(draw: Draw, scene: Scene, place: int) -> Happening | None:
-    """Two things in each other's places."""
+    """Two objects in each other's places."""
     others = [i for i in range(len(scene.items)) if i != place]
     if not others:
         return None
@@ -182,7 +182,7 @@ def swap(draw: Draw, scene: Scene, place: int) -> Happening | None:
 
 
 def turn(draw: Draw, scene: Scene, place: int) -> Happening | None:
-    """The mirror image of one thing."""
+    """The mirror image of one object."""
     item = scene.items[place]
     if not faces_a_side(item.name, item.style):
         return None
@@ -202,9 +202,9 @@ def grow_or_shrink(draw: Draw, scene: Scene, place: int) -> Happening:
 
 def colour(draw: Draw, scene: Scene, place: int) -> Happening | None:
     """Another colour."""
-    item, thing = scene.items[place], changes.thing_at(scene, place)
+    item, obj = scene.items[place], changes.object_at(scene, place)
     avoid = [*scene.background.colours, item.tint or ""]
-    tint = draw.tint(thing, item.style, avoid)
+    tint = draw.tint(obj, item.style, avoid)
     around = scene.background.colours
     if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
         return None
@@ -213,7 +213,7 @@ def colour(draw: Draw, scene: Scene, place: int) -> Happening | None:
 
 
 def vanish(draw: Draw, scene: Scene, place: int) -> Happening | None:
-    """One thing less, if another stays."""
+    """One object less, if another stays."""
     if len(scene.items) < 2:
         return None
     return draw.say(VANISH, it=changes.the(scene, place)), scene.without_item(place)
@@ -236,7 +236,7 @@ def happening(draw: Draw, scene: Scene) -> Happening:
 
 
 def two_happenings(draw: Draw, scene: Scene) -> Happening:
-    """Two that happen to different things and do not disturb each other."""
+    """Two that happen to different objects and do not disturb each other."""
     while True:
         first, between = happening(draw, scene)
         second, after = happening(draw, between)
@@ -250,29 +250,31 @@ def two_happenings(draw: Draw, scene: Scene) -> Happening:
             return draw.say(BOTH, first=first, second=second), after
 
 
-def _opening(draw: Draw, scene: Scene) -> list[Said | Shown]:
+def _opening(draw: Draw, scene: Scene) -> list[TextPart | ImagePart]:
     """The first picture, with or without words before it."""
     if not draw.chance(0.3):
-        return [Shown(scene, trained=False)]
+        return [ImagePart(scene, trained=False)]
     phrases = [
-        f"{changes.thing_at(scene, i).a()} {draw.one_of(AT[_cell(scene, i)])}"
+        f"{changes.object_at(scene, i).a()} {draw.one_of(AT[_cell(scene, i)])}"
         for i in range(len(scene.items))
     ]
     caption, told = framed(draw, join_words(phrases), scene.items[0].style, scene.background)
-    needs = tuple(Need(item.name, region=region_of(item.x, item.y)) for item in scene.items)
-    return [Said(caption), Shown(scene, spec=replace(told, include=needs))]
+    constraints = tuple(
+        Constraint(item.name, region=region_of(item.x, item.y)) for item in scene.items
+    )
+    return [TextPart(caption), ImagePart(scene, spec=replace(told, include=constraints))]
 
 
 def next_state(draw: Draw) -> Example:
     """One to three steps, each a picture; some are undone."""
     number = max(draw.one_of((1, 2, 2, 3)), 2 if draw.split == "held_out_pairs" else 1)
-    found, style = draw.cast(number, lambda thing: not thing.is_plural_word)
+    found, style = draw.cast(number, lambda obj: not obj.is_plural_word)
     scene = in_cells(draw, found, style)
     if draw.chance(0.2):
         small = replace(scene.items[0], size=draw.layout.small)
         scene = scene.with_item(0, changes.put(draw, small, _cell(scene, 0)))
     parts = _opening(draw, scene)
-    names = tuple(thing.label for thing in found)
+    names = tuple(obj.label for obj in found)
     past: list[Scene] = []
     for _ in range(draw.one_of((1, 1, 2, 2, 3))):
         if past and draw.chance(0.25):
@@ -283,5 +285,5 @@ def next_state(draw: Draw) -> Example:
             past.append(scene)
         scene = after
         spec = exact_spec(scene, names)
-        parts += [Said(text), Shown(scene, spec=spec, kept=len(parts) - 1)]
+        parts += [TextPart(text), ImagePart(scene, spec=spec, kept=len(parts) - 1)]
     return Example("next_state", tuple(parts))

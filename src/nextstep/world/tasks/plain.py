@@ -1,4 +1,4 @@
-"""Plain text: what things are, how they compare, what follows; and glosses of a dictionary."""
+"""Plain text: what objects are, how they compare, what follows; and glosses of a dictionary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from nextstep.errors import NextStepError
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
-from nextstep.world.examples import Example, Said
-from nextstep.world.lexicon import NUMBERS, Thing, Word
+from nextstep.world.examples import Example, TextPart
+from nextstep.world.lexicon import NUMBERS, Word, WorldObject
 from nextstep.world.spec import RELATIONS
 from nextstep.world.splits import Phrasings
 from nextstep.world.vocabulary import STYLES
@@ -22,7 +22,7 @@ KIND_WORDS: dict[str, str] = {
     "vehicle": "vehicle", "sky": "thing in the sky", "toy": "thing to play with",
     "music": "thing that makes sound", "clothes": "thing to wear", "tool": "tool",
 }  # fmt: skip
-"""Kind of a thing -> what a thing of that kind is called; other kinds have no good name."""
+"""Kind of an object -> what an object of that kind is called; other kinds have no good name."""
 
 IS_A = Phrasings("""
     {a} is {kind.a}.
@@ -84,66 +84,66 @@ _OPPOSITE = dict(zip(RELATIONS, ("right of", "left of", "below", "above"), stric
 
 
 def plain(draw: Draw, glosses: Path | None = None) -> Example:
-    """One sentence about things of the world, or half of the time a gloss where there are any."""
+    """One sentence about objects of the world, or half of the time a gloss where there are any."""
     if glosses is not None and draw.chance(0.5):
-        return Example("plain", (Said(draw.one_of(read_glosses(glosses))),))
+        return Example("plain", (TextPart(draw.one_of(read_glosses(glosses))),))
     make = draw.one_of((_is_a, _is_a, _both_are, _not_a, _sum, _reverse, _colour))
     text = make(draw)
-    return Example("plain", (Said(text[0].upper() + text[1:]),))
+    return Example("plain", (TextPart(text[0].upper() + text[1:]),))
 
 
-def _kind(thing: Thing) -> Word:
-    return Word(KIND_WORDS[thing.kind])
+def _kind(obj: WorldObject) -> Word:
+    return Word(KIND_WORDS[obj.kind])
 
 
-def _named(draw: Draw) -> Thing:
-    """A thing whose kind has a name."""
-    return draw.one_of([thing for thing in draw.things if thing.kind in KIND_WORDS])
+def _named(draw: Draw) -> WorldObject:
+    """An object whose kind has a name."""
+    return draw.one_of([obj for obj in draw.objects if obj.kind in KIND_WORDS])
 
 
 def _is_a(draw: Draw) -> str:
-    thing = _named(draw)
-    return draw.say(IS_A, a=thing.a(), kind=_kind(thing))
+    obj = _named(draw)
+    return draw.say(IS_A, a=obj.a(), kind=_kind(obj))
 
 
 def _both_are(draw: Draw) -> str:
     first = _named(draw)
-    mates = [t for t in draw.things if t.kind == first.kind and t != first]
+    mates = [t for t in draw.objects if t.kind == first.kind and t != first]
     second = draw.one_of(mates) if mates else first
     return draw.say(BOTH_ARE, a=first.a(), b=second.a(), kind=_kind(first))
 
 
 def _not_a(draw: Draw) -> str:
-    thing = _named(draw)
-    near = next((group for group in _NEAR if thing.kind in group), ())
-    other = draw.one_of([kind for kind in KIND_WORDS if kind != thing.kind and kind not in near])
-    return draw.say(NOT_A, a=thing.a(), kind=_kind(thing), other=Word(KIND_WORDS[other]))
+    obj = _named(draw)
+    near = next((group for group in _NEAR if obj.kind in group), ())
+    other = draw.one_of([kind for kind in KIND_WORDS if kind != obj.kind and kind not in near])
+    return draw.say(NOT_A, a=obj.a(), kind=_kind(obj), other=Word(KIND_WORDS[other]))
 
 
 def _sum(draw: Draw) -> str:
-    thing = draw.one_of(draw.things)
+    obj = draw.one_of(draw.objects)
     m, n = draw.rng.randint(2, 5), draw.rng.randint(1, 4)
-    words = {"m": thing.count(m), "n": NUMBERS[n], "total": thing.count(m + n)}
+    words = {"m": obj.count(m), "n": NUMBERS[n], "total": obj.count(m + n)}
     return draw.say(SUM, **words)
 
 
 def _reverse(draw: Draw) -> str:
-    a, b = draw.rng.sample([t for t in draw.things if not t.is_plural_word], 2)
+    a, b = draw.rng.sample([t for t in draw.objects if not t.is_plural_word], 2)
     kind = draw.one_of(RELATIONS)
     return draw.say(REVERSE, a=a.the(), b=b.the(), kind=kind, back=_OPPOSITE[kind])
 
 
 def _colour(draw: Draw) -> str:
     while True:
-        thing = draw.one_of(draw.things)
-        colour = common_colour(thing.label)
+        obj = draw.one_of(draw.objects)
+        colour = common_colour(obj.label)
         if colour is not None:
-            return draw.say(COLOUR, a=thing.a(), colour=colour)
+            return draw.say(COLOUR, a=obj.a(), colour=colour)
 
 
 @functools.cache
 def common_colour(label: str) -> str | None:
-    """The colour that a thing has in at least three of the four coloured styles."""
+    """The colour that an object has in at least three of the four coloured styles."""
     found = [colour_of(label, style) for style in STYLES if style != "mono"]
     best = max(set(found), key=lambda colour: (found.count(colour), colour or ""))
     return best if best is not None and found.count(best) >= 3 else None

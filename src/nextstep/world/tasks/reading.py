@@ -7,9 +7,9 @@ from itertools import permutations
 
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
-from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import NUMBERS, Thing, join_words
-from nextstep.world.scenes import Item, Scene
+from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lexicon import NUMBERS, WorldObject, join_words
+from nextstep.world.scenes import Scene, SceneItem
 from nextstep.world.spec import RELATIONS, is_related, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes, drawing
@@ -103,12 +103,12 @@ def _example(
     if draw.chance(0.25):
         question = question[0].lower() + question[1:]
     answers = tuple(dict.fromkeys((answer, *others)))
-    shown = [Shown(scene, trained=False) for scene in scenes]
-    return Example(task, (*shown, Said(question), Said(f" {answer}", answers=answers)))
+    shown = [ImagePart(scene, trained=False) for scene in scenes]
+    return Example(task, (*shown, TextPart(question), TextPart(f" {answer}", answers=answers)))
 
 
-def _groups(draw: Draw) -> tuple[list[tuple[Thing, int]], Scene]:
-    """One to three kinds of things, one to four of each, five in all at most."""
+def _groups(draw: Draw) -> tuple[list[tuple[WorldObject, int]], Scene]:
+    """One to three kinds of objects, one to four of each, five in all at most."""
     kinds = max(draw.one_of((1, 2, 2, 3)), 2 if draw.split == "held_out_pairs" else 1)
     found, style = draw.cast(kinds)
     most = {1: 4, 2: 3, 3: 1}[kinds]
@@ -116,13 +116,15 @@ def _groups(draw: Draw) -> tuple[list[tuple[Thing, int]], Scene]:
     most = 4 if draw.edition.on_grid else 5
     if sum(numbers) > most:
         numbers[0] = most - sum(numbers[1:])
-    items = [Item(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)]
+    items = [
+        SceneItem(t.label, style) for t, n in zip(found, numbers, strict=True) for _ in range(n)
+    ]
     places = draw.layout.spread(len(items))
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     return list(zip(found, numbers, strict=True)), Scene(draw.background(items), tuple(items))
 
 
-def _caption(groups: list[tuple[Thing, int]], scene: Scene) -> str:
+def _caption(groups: list[tuple[WorldObject, int]], scene: Scene) -> str:
     said = join_words([t.a() if n == 1 else t.count(n) for t, n in groups])
     return f"{said}, {scene.items[0].style} style, {scene.background.words} background"
 
@@ -131,7 +133,7 @@ def read_caption(draw: Draw) -> Example:
     """What is there, in the form of a drawing's caption; first what stands higher, then left."""
     groups, scene = _groups(draw)
 
-    def order(group: tuple[Thing, int]) -> tuple[int, float]:
+    def order(group: tuple[WorldObject, int]) -> tuple[int, float]:
         mine = [item for item in scene.items if item.name == group[0].label]
         return min((int(item.y * 3), item.x) for item in mine)
 
@@ -140,20 +142,20 @@ def read_caption(draw: Draw) -> Example:
     if draw.split != "held_out_phrasings" and draw.chance(0.3):
         # Without a question a caption follows the picture at once.
         said = _caption(groups, scene)
-        answer = Said(said, answers=tuple(dict.fromkeys((said, *others))))
-        return Example("read_caption", (Shown(scene, trained=False), answer))
+        answer = TextPart(said, answers=tuple(dict.fromkeys((said, *others))))
+        return Example("read_caption", (ImagePart(scene, trained=False), answer))
     return _example(draw, "read_caption", [scene], draw.say(WHAT), _caption(groups, scene), others)
 
 
 def read_count(draw: Draw) -> Example:
-    """How many of one thing there are; at times none."""
+    """How many of one object there are; at times none."""
     groups, scene = _groups(draw)
-    thing, number = draw.one_of(groups)
+    obj, number = draw.one_of(groups)
     if draw.chance(0.12):
         present = [other for other, _ in groups]
-        thing, number = draw.one_of([t for t in draw.things if t not in present]), 0
+        obj, number = draw.one_of([t for t in draw.objects if t not in present]), 0
     answer = "none" if number == 0 else NUMBERS[number]
-    question = draw.say(HOW_MANY, things=thing.plural)
+    question = draw.say(HOW_MANY, things=obj.plural)
     return _example(draw, "read_count", [scene], question, answer, (str(number), NUMBERS[number]))
 
 
@@ -167,8 +169,8 @@ def read_where(draw: Draw) -> Example:
         return _example(draw, "read_where", [scene], question, AT[cell][0], AT[cell][1:])
     kind = draw.one_of(RELATIONS)
     items = tuple(
-        Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
+        SceneItem(obj.label, style, x, y, size)
+        for obj, (x, y, size) in zip(found, draw.layout.related(kind), strict=True)
     )
     question = draw.say(
         WHERE_FROM, it=found[0].the(), verb=is_or_are(found[0]), other=found[1].the()
@@ -185,12 +187,12 @@ def read_where(draw: Draw) -> Example:
 
 
 def read_colour(draw: Draw) -> Example:
-    """The colour of a thing, or of the background."""
-    found, style = draw.cast(draw.one_of((1, 2)), lambda thing: not thing.names_a_colour)
-    items: list[Item] = []
-    for thing in found:
+    """The colour of an object, or of the background."""
+    found, style = draw.cast(draw.one_of((1, 2)), lambda obj: not obj.names_a_colour)
+    items: list[SceneItem] = []
+    for obj in found:
         used = tuple(i.tint for i in items if i.tint)
-        items.append(drawing.painted_item(draw, thing, style, used))
+        items.append(drawing.painted_item(draw, obj, style, used))
     places = draw.layout.spread(len(items))
     items = [replace(i, x=x, y=y, size=s) for i, (x, y, s) in zip(items, places, strict=True)]
     scene = Scene(draw.background(items, gradients=0), tuple(items))
@@ -211,14 +213,14 @@ def read_change(draw: Draw) -> Example:
     answer, after = None, scene
     while answer is None:
         place = draw.rng.randrange(len(scene.items))
-        item, it = scene.items[place], changes.thing_at(scene, place)
+        item, it = scene.items[place], changes.object_at(scene, place)
         was = "were" if it.is_plural_word else "was"
         free = changes.free_cells(draw, scene, place if kind == "move" else None)
         if kind in ("add", "move") and not free:
             kind = "remove"
         if kind == "add":
             cell = draw.one_of(free)
-            after = scene.adding(Item(new.label, style, *draw.layout.in_cell(cell)))
+            after = scene.adding(SceneItem(new.label, style, *draw.layout.in_cell(cell)))
             answer = f"{new.a()} was added {AT[cell][0]}"
         elif kind == "remove":
             after, answer = scene.without_item(place), f"{it.the()} {was} removed"
@@ -268,8 +270,8 @@ def read_yes_no(draw: Draw) -> Example:
     found, style = draw.cast(3)
     kind = draw.one_of(RELATIONS)
     items = tuple(
-        Item(thing.label, style, x, y, size)
-        for thing, (x, y, size) in zip(found, draw.layout.related(kind), strict=False)
+        SceneItem(obj.label, style, x, y, size)
+        for obj, (x, y, size) in zip(found, draw.layout.related(kind), strict=False)
     )
     scene = Scene(draw.background(items), items)
     yes = draw.chance(0.5)

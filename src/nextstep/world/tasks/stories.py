@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from nextstep.world.draw import CHARACTERS, Draw
-from nextstep.world.examples import Example, Said, Shown
-from nextstep.world.lexicon import Word, things
-from nextstep.world.scenes import FILL, Item, Scene
-from nextstep.world.spec import Need, Spec, exact_spec
+from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lexicon import Word, world_objects
+from nextstep.world.scenes import FILL, Scene, SceneItem
+from nextstep.world.spec import Constraint, Spec, exact_spec
 from nextstep.world.splits import Phrasings
-from nextstep.world.tasks import story_events as tale
+from nextstep.world.tasks import story_events
 
 START = Phrasings("""
     Once upon a time there was {a} called {name}.
@@ -57,19 +57,19 @@ END = ("The end.", "And that was that.", "The end of the story.")
 
 def story(draw: Draw) -> Example:
     """Two to six pictures with text between; characters and style stay the same."""
-    cast = tale.choose_cast(draw)
-    hero = tale.placed(draw, cast.hero, cast.style, "hero")
+    cast = story_events.choose_cast(draw)
+    hero = story_events.placed(draw, cast.hero, cast.style, "hero")
     # Whoever comes later must be seen on the first background too.
-    others = [Item(t.label, cast.style) for t in (cast.friend, cast.find, *cast.skies)]
+    others = [SceneItem(t.label, cast.style) for t in (cast.friend, cast.find, *cast.skies)]
     background = draw.background([hero, *others])
-    stage = tale.Stage(background, {"hero": hero}, on_grid=draw.edition.on_grid)
+    stage = story_events.StoryStage(background, {"hero": hero}, on_grid=draw.edition.on_grid)
     text = draw.say(START, a=cast.hero.a(), name=cast.names[0])
-    spec = Spec((Need(cast.hero.label),), only=True)
+    spec = Spec((Constraint(cast.hero.label),), only=True)
     if draw.edition.on_grid or draw.chance(0.7):
         text += " " + draw.say(SETTING, style=Word(cast.style), bg=Word(background.words))
         spec = Spec(spec.include, (), True, background.colours, cast.style)
-    parts: list[Said | Shown] = [Said(text), Shown(stage.scene, spec=spec)]
-    kinds, weights = zip(*tale.EVENTS, strict=True)
+    parts: list[TextPart | ImagePart] = [TextPart(text), ImagePart(stage.scene, spec=spec)]
+    kinds, weights = zip(*story_events.EVENTS, strict=True)
     length = 2 * draw.one_of((2, 3, 3, 4, 4, 5, 6))
     while len(parts) < length:
         event = draw.rng.choices(kinds, weights)[0](draw, cast, stage)
@@ -77,9 +77,9 @@ def story(draw: Draw) -> Example:
             continue
         text, stage = event
         spec = exact_spec(stage.scene)
-        parts += [Said(text), Shown(stage.scene, spec=spec, kept=len(parts) - 1)]
+        parts += [TextPart(text), ImagePart(stage.scene, spec=spec, kept=len(parts) - 1)]
     if draw.chance(0.3):
-        parts.append(Said(draw.one_of(END)))
+        parts.append(TextPart(draw.one_of(END)))
     return Example("story", tuple(parts))
 
 
@@ -91,11 +91,11 @@ def recall(draw: Draw) -> Example:
     """
     count = draw.one_of((4, 5, 6, 7, 8))
     asked = draw.rng.randrange(count - 3)
-    by_sight, one_style = draw.chance(0.5), draw.one_of(draw.edition.styles)
+    by_look, one_style = draw.chance(0.5), draw.one_of(draw.edition.styles)
     many_styles = draw.chance(0.5)
-    names = draw.rng.sample(tale.NAMES, count)
-    parts: list[Said | Shown] = []
-    items: list[Item] = []
+    names = draw.rng.sample(story_events.NAMES, count)
+    parts: list[TextPart | ImagePart] = []
+    items: list[SceneItem] = []
     for place, name in enumerate(names):
         # A split of styles is about the character that comes back.
         choices = draw.edition.styles if many_styles or place == asked else (one_style,)
@@ -103,13 +103,13 @@ def recall(draw: Draw) -> Example:
         if not many_styles and place == asked:
             one_style = item.style
         items.append(item)
-        parts += _introduced(draw, name, item, by_sight)
+        parts += _introduced(draw, name, item, by_look)
     item = items[asked]
     background = draw.background([item])
     text = draw.say(AGAIN, name=names[asked], bg=Word(background.words))
-    need = Need(item.name, colour=item.tint)
-    spec = Spec((need,), (), True, background.colours, item.style)
-    parts += [Said(text), Shown(Scene(background, (item,)), spec=spec)]
+    constraint = Constraint(item.name, colour=item.tint)
+    spec = Spec((constraint,), (), True, background.colours, item.style)
+    parts += [TextPart(text), ImagePart(Scene(background, (item,)), spec=spec)]
     return Example("recall", tuple(parts))
 
 
@@ -118,22 +118,24 @@ def _seen(draw: Draw) -> Draw:
     return Draw(draw.rng.getrandbits(62), "seen", draw.edition.name, draw.longest_word)
 
 
-def _character(draw: Draw, styles: tuple[str, ...], before: list[Item]) -> Item:
+def _character(draw: Draw, styles: tuple[str, ...], before: list[SceneItem]) -> SceneItem:
     known = [item.name for item in before]
-    (thing,), style = draw.cast(1, lambda t: t.kind in CHARACTERS and t.label not in known, styles)
-    tint = draw.tint(thing, style) if draw.chance(0.3) else None
+    (obj,), style = draw.cast(1, lambda t: t.kind in CHARACTERS and t.label not in known, styles)
+    tint = draw.tint(obj, style) if draw.chance(0.3) else None
     size = FILL if draw.edition.on_grid else draw.one_of((0.6, 0.7, 0.8))
-    return Item(thing.label, style, size=size, tint=tint)
+    return SceneItem(obj.label, style, size=size, tint=tint)
 
 
-def _introduced(draw: Draw, name: str, item: Item, by_sight: bool) -> list[Said | Shown]:
+def _introduced(
+    draw: Draw, name: str, item: SceneItem, by_look: bool
+) -> list[TextPart | ImagePart]:
     scene = Scene(draw.background([item]), (item,))
-    thing = things()[item.name]
-    if by_sight:
-        return [Said(draw.say(BY_SIGHT, name=name)), Shown(scene, trained=False)]
-    text = draw.say(BY_WORDS, name=name, a=thing.a(item.tint or ""))
+    obj = world_objects()[item.name]
+    if by_look:
+        return [TextPart(draw.say(BY_SIGHT, name=name)), ImagePart(scene, trained=False)]
+    text = draw.say(BY_WORDS, name=name, a=obj.a(item.tint or ""))
     text += f" Drawn in {item.style} style on {Word(scene.background.words).a} background."
     spec = Spec(
-        (Need(item.name, colour=item.tint),), (), True, scene.background.colours, item.style
+        (Constraint(item.name, colour=item.tint),), (), True, scene.background.colours, item.style
     )
-    return [Said(text), Shown(scene, spec=spec)]
+    return [TextPart(text), ImagePart(scene, spec=spec)]

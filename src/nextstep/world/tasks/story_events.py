@@ -1,7 +1,7 @@
 """What can happen in a story, on a small stage with fixed places.
 
-The hero stands on the left, a friend on the right, something found lies between them, and one thing
-can be in the sky. Every event changes one of these and says so in a sentence.
+The hero stands on the left, a friend on the right, something found lies between them, and one
+object can be in the sky. Every event changes one of these and says so in a sentence.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.drawings import visible_on
-from nextstep.world.lexicon import Thing, Word
-from nextstep.world.scenes import Background, Item, Scene, Sign, grid_sign
+from nextstep.world.lexicon import Word, WorldObject
+from nextstep.world.scenes import Background, Scene, SceneItem, Sign, grid_sign
 from nextstep.world.splits import Phrasings
 
 NAMES = (
@@ -163,30 +163,30 @@ class Cast:
         hero: the main character.
         friend: another character.
         find: something that can be found.
-        skies: two things for the sky.
+        skies: two objects for the sky.
         names: of hero and friend.
         style: of all drawings.
     """
 
-    hero: Thing
-    friend: Thing
-    find: Thing
-    skies: tuple[Thing, Thing]
+    hero: WorldObject
+    friend: WorldObject
+    find: WorldObject
+    skies: tuple[WorldObject, WorldObject]
     names: tuple[str, str]
     style: str
 
 
 def choose_cast(draw: Draw) -> Cast:
-    """Characters and things that may share a picture."""
+    """Characters and objects that may share a picture."""
 
-    def somebody(thing: Thing) -> bool:
-        return thing.kind in CHARACTERS
+    def somebody(obj: WorldObject) -> bool:
+        return obj.kind in CHARACTERS
 
-    def sky(thing: Thing) -> bool:
-        return thing.label in SKY
+    def sky(obj: WorldObject) -> bool:
+        return obj.label in SKY
 
-    def findable(thing: Thing) -> bool:
-        return thing.kind in FINDS and thing.label not in SKY and not thing.is_plural_word
+    def findable(obj: WorldObject) -> bool:
+        return obj.kind in FINDS and obj.label not in SKY and not obj.is_plural_word
 
     found, style = draw.cast(5, [somebody, somebody, findable, sky, sky])
     names = draw.rng.sample(NAMES, 2)
@@ -194,7 +194,7 @@ def choose_cast(draw: Draw) -> Cast:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StoryStage:
     """One moment of a story.
 
     Attributes:
@@ -205,7 +205,7 @@ class Stage:
     """
 
     background: Background
-    roles: dict[str, Item] = field(default_factory=dict)
+    roles: dict[str, SceneItem] = field(default_factory=dict)
     sign: str | None = None
     on_grid: bool = False
 
@@ -218,29 +218,29 @@ class Stage:
             sign = grid_sign(self.sign, 0) if self.on_grid else Sign(self.sign, y=0.17, height=0.24)
         return Scene(self.background, items, sign)
 
-    def having(self, role: str, item: Item) -> Stage:
+    def having(self, role: str, item: SceneItem) -> StoryStage:
         """The stage with somebody added or changed."""
         return replace(self, roles={**self.roles, role: item})
 
-    def without(self, role: str) -> Stage:
+    def without(self, role: str) -> StoryStage:
         """The stage with somebody gone."""
         return replace(self, roles={k: v for k, v in self.roles.items() if k != role})
 
 
-def placed(draw: Draw, thing: Thing, style: str, role: str) -> Item:
-    """A thing in the place of a role."""
-    return Item(thing.label, style, *draw.layout.roles[role])
+def placed(draw: Draw, obj: WorldObject, style: str, role: str) -> SceneItem:
+    """An object in the place of a role."""
+    return SceneItem(obj.label, style, *draw.layout.roles[role])
 
 
-Event = tuple[str, Stage]
+Event = tuple[str, StoryStage]
 
 
-def _hero_size(draw: Draw, stage: Stage) -> str:
+def _hero_size(draw: Draw, stage: StoryStage) -> str:
     size = stage.roles["hero"].size
     return next(word for word, place in draw.layout.hero_sizes.items() if place[2] == size)
 
 
-def meet(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def meet(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """A friend comes."""
     if "friend" in stage.roles or stage.roles["hero"].x > 0.5:
         return None
@@ -249,7 +249,7 @@ def meet(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return text, stage.having("friend", placed(draw, cast.friend, cast.style, "friend"))
 
 
-def find(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def find(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """Something is found."""
     if "find" in stage.roles or (stage.sign and stage.on_grid) or _hero_size(draw, stage) == "big":
         return None
@@ -258,7 +258,7 @@ def find(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return text, stage.having("find", placed(draw, cast.find, cast.style, "find"))
 
 
-def lose(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def lose(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """What was found is eaten or lost."""
     if "find" not in stage.roles:
         return None
@@ -267,7 +267,7 @@ def lose(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return draw.say(EAT if eaten else LOSE, who=who, it=cast.find.the()), stage.without("find")
 
 
-def sky(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def sky(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """Something comes into the sky, changes, or leaves it."""
     if stage.sign:
         return None
@@ -283,20 +283,20 @@ def sky(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return _sentence(text), stage.having("sky", placed(draw, new, cast.style, "sky"))
 
 
-def paint(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def paint(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """A character gets another colour."""
     role = draw.one_of(["hero", *(["friend"] if "friend" in stage.roles else [])])
-    thing, who = (cast.hero, cast.names[0]) if role == "hero" else (cast.friend, cast.names[1])
+    obj, who = (cast.hero, cast.names[0]) if role == "hero" else (cast.friend, cast.names[1])
     item = stage.roles[role]
     around = stage.background.colours
-    tint = draw.tint(thing, cast.style, [*around, item.tint or ""])
+    tint = draw.tint(obj, cast.style, [*around, item.tint or ""])
     if tint is None or not all(visible_on(item.name, item.style, tint, c) for c in around):
         return None
     text = draw.say(PAINT, who=who, colour=tint)
     return text, stage.having(role, replace(item, tint=tint))
 
 
-def resize(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def resize(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """The hero grows, shrinks, or gets the usual size back."""
     hero, now = stage.roles["hero"], _hero_size(draw, stage)
     if hero.x > 0.5:
@@ -310,14 +310,14 @@ def resize(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return text, stage.having("hero", replace(hero, x=x, y=y, size=extent))
 
 
-def leave(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def leave(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """The friend goes."""
     if "friend" not in stage.roles:
         return None
     return draw.say(LEAVE, other=cast.names[1]), stage.without("friend")
 
 
-def swap(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def swap(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """Hero and friend change places."""
     if "friend" not in stage.roles or _hero_size(draw, stage) != "normal":
         return None
@@ -327,7 +327,7 @@ def swap(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return text, after
 
 
-def around(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def around(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """Another background."""
     background = draw.background(list(stage.roles.values()))
     if background == stage.background:
@@ -335,7 +335,7 @@ def around(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
     return draw.say(AROUND, bg=Word(background.words)), replace(stage, background=background)
 
 
-def put_up_sign(draw: Draw, cast: Cast, stage: Stage) -> Event | None:
+def put_up_sign(draw: Draw, cast: Cast, stage: StoryStage) -> Event | None:
     """A sign in the empty sky."""
     if stage.sign or "sky" in stage.roles or _hero_size(draw, stage) == "big":
         return None
@@ -349,7 +349,7 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-EVENTS: list[tuple[Callable[[Draw, Cast, Stage], Event | None], int]] = [
+EVENTS: list[tuple[Callable[[Draw, Cast, StoryStage], Event | None], int]] = [
     (meet, 8), (find, 4), (lose, 3), (sky, 4), (paint, 2), (resize, 2), (leave, 1), (swap, 2),
     (around, 2), (put_up_sign, 1),
 ]  # fmt: skip

@@ -1,9 +1,9 @@
-"""Phrasings that several tasks share: where things are, style and background around a phrase."""
+"""Phrasings that several tasks share: where objects are, style and background around a phrase."""
 
 from __future__ import annotations
 
 from nextstep.world.draw import Draw
-from nextstep.world.lexicon import NUMBERS, Thing, Word
+from nextstep.world.lexicon import NUMBERS, Word, WorldObject
 from nextstep.world.scenes import Background
 from nextstep.world.spec import Spec
 from nextstep.world.splits import Phrasings
@@ -171,6 +171,6 @@ def number_word(number: int) -> str:
     return NUMBERS[number]
 
 
-def is_or_are(thing: Thing) -> str:
-    """The verb that the thing's word takes."""
-    return "are" if thing.is_plural_word else "is"
+def is_or_are(obj: WorldObject) -> str:
+    """The verb that the object's word takes."""
+    return "are" if obj.is_plural_word else "is"
