@@ -107,6 +107,7 @@ def check(
     histogram: Annotated[
         Path | None, typer.Option(help="Picture file for the histograms.")
     ] = None,
+    overwrite: o.Overwrite = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit status 1 when anything is broken.")
     ] = False,
@@ -115,19 +116,19 @@ def check(
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
     """Look at every sample: broken ones by reason and name, duplicates, sizes, checksums."""
-    from nextstep.cli.report import output_paths
+    from nextstep.cli.report import output_paths, save_sheet
     from nextstep.data.prepare.check import check_set
 
     _quiet_pillow()
     if histogram is not None:
-        output_paths(histogram, 1)
+        output_paths(histogram, 1, overwrite)
     shards = _open(folder, kind)
     with counting("samples checked", as_json, len(shards)) as counted:
         report = check_set(shards, decode, threads, counted)
     if histogram is not None:
         from nextstep.data.prepare.contact_sheet import histogram_chart
 
-        _save(histogram_chart(report.histograms), histogram)
+        save_sheet(histogram_chart(report.histograms), histogram)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
@@ -140,6 +141,7 @@ def check(
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture.")] = Path("sheet.png"),
+    overwrite: o.Overwrite = False,
     count: Annotated[int, typer.Option("--count", "-n", help="Samples to show.")] = 24,
     start: Annotated[int, typer.Option(help="The first of them.")] = 0,
     seed: Annotated[
@@ -154,14 +156,14 @@ def show(
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
     """Make a contact sheet: samples with their captions."""
-    from nextstep.cli.report import output_paths
+    from nextstep.cli.report import output_paths, save_sheet
     from nextstep.data.prepare.contact_sheet import contact_sheet, pick
 
     _quiet_pillow()
-    output_paths(output, 1)
+    output_paths(output, 1, overwrite)
     shards = _open(folder, kind)
     indices = pick(len(shards), count, start, seed)
-    _save(contact_sheet(shards, indices, columns, cell, font), output)
+    save_sheet(contact_sheet(shards, indices, columns, cell, font), output)
     if as_json:
         keys = [shards.key(index) for index in indices]
         typer.echo(json.dumps({"path": str(output), "samples": keys}))
@@ -173,14 +175,6 @@ def _open(folder: Path, kind: str | None) -> ShardSet:
     from nextstep.data.shards import ShardSet
 
     return ShardSet(folder, kind=kind)
-
-
-def _save(picture: Any, path: Path) -> None:
-    """Write a picture in the form that its ending asks for."""
-    from nextstep.image.encode import encode, format_of
-    from nextstep.utils.files import write_whole
-
-    write_whole(path, encode(picture, format_of(path)))
 
 
 def _quiet_pillow() -> None:

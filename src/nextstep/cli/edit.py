@@ -25,6 +25,7 @@ def command(
         ),
     ] = None,
     output: o.Output = Path("edited.png"),
+    overwrite: o.Overwrite = False,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -39,6 +40,15 @@ def command(
     seed: o.Seed = 0,
     guidance: o.Guidance = None,
     image_guidance: o.ImageGuidance = None,
+    mask_feather: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pixels over which the change grows from the mask's border inwards.",
+            rich_help_panel=o.SAMPLING_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     schedule: o.Schedule = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
@@ -62,10 +72,11 @@ def command(
     Example: nextstep edit "make the background blue" -i apple.png -o blue.png
     """
     from nextstep.cli import checks, report
+    from nextstep.engine.settings import check_used
     from nextstep.image.masks import read_mask
     from nextstep.image.pictures import open_picture
 
-    paths = report.output_paths(output, num_images)
+    paths = report.output_paths(output, num_images, overwrite)
     sides = checks.parse_sides(size, height, width)
     settings: dict[str, Any] = {
         "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,
@@ -73,8 +84,10 @@ def command(
         "noise_level": noise_level, "noise_scale": noise_scale, "token_norm": token_norm,
         "reasoning": reasoning, "jacobi_window": jacobi_window,
         "jacobi_tolerance": jacobi_tolerance,
-        "positive_prompt": positive, "negative_prompt": negative,
+        "positive_prompt": positive, "negative_prompt": negative, "mask_feather": mask_feather,
     }  # fmt: skip
+    if mask is None:
+        check_used("edit", settings)
     chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     sources = [open_picture(path) for path in image]
     marked = None if mask is None else read_mask(mask)

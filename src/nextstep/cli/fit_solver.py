@@ -37,6 +37,7 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write such a file here instead.",
                                   rich_help_panel=o.OUTPUT_PANEL)
     ] = None,
+    overwrite: o.Overwrite = False,
     vae: o.Vae = None,
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
@@ -61,7 +62,8 @@ def command(
     if output is None and not Path(model).expanduser().is_dir():
         raise NextStepError(f"'{model}' is no folder of yours; say with --output where to write")
     path = output or folder / FILE
-    report.check_file(path)
+    # The model's own file is what the command is there to change.
+    report.check_file(path, overwrite or output is None, _is_settings)
     usual = ModelDefaults.of_folder(folder)
     grid = size_limits(folder, vae).grid(usual.height, usual.width)
     check_fit(steps, pictures * math.prod(grid))
@@ -157,3 +159,13 @@ def _drawn(
         for _ in requests:
             told()
     return TokenSamples.together(made)
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file holds a model's settings, as this command writes them."""
+    from nextstep.utils.files import read_json
+
+    try:
+        return {"generate", "edit"} <= read_json(path).keys()
+    except ValueError:
+        return False

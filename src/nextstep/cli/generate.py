@@ -15,6 +15,7 @@ def command(
     context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(help="What to draw; may be empty text.")],
     output: o.Output = Path("picture.png"),
+    overwrite: o.Overwrite = False,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -52,7 +53,7 @@ def command(
     """
     from nextstep.cli import checks, report
 
-    paths = report.output_paths(output, len(prompts) * num_images)
+    paths = report.output_paths(output, len(prompts) * num_images, overwrite)
     sides = checks.parse_sides(size, height, width)
     settings: dict[str, Any] = {
         "guidance": guidance, "schedule": schedule, "solver": solver, "steps": steps,

@@ -101,6 +101,11 @@ Output = Annotated[
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that nextstep did not make, too.",
+                 rich_help_panel=OUTPUT_PANEL),
+]  # fmt: skip
 Server = Annotated[
     str | None, _option("Ask a service at this address (nextstep serve) instead of loading a "
                         "model.", panel=MODEL_PANEL)

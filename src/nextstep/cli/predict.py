@@ -18,6 +18,7 @@ def command(
         list[str], typer.Option("--action", "-a", help="What happens; repeat for several steps.")
     ],
     output: o.Output = Path("next.png"),
+    overwrite: o.Overwrite = False,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -42,7 +43,7 @@ def command(
     from nextstep.cli import checks, report
     from nextstep.image.pictures import open_picture
 
-    paths = report.output_paths(output, len(action))
+    paths = report.output_paths(output, len(action), overwrite)
     scene = open_picture(image)
     settings = {
         "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,

@@ -23,6 +23,7 @@ Mask = Annotated[Path | None, typer.Option(help="Mask of an edit inside one.")]
 def replay_command(
     file: File,
     output: o.Output = Path("replayed.png"),
+    overwrite: o.Overwrite = False,
     image: Sources = None,
     mask: Mask = None,
     model: o.Model = "nano",
@@ -36,7 +37,7 @@ def replay_command(
     """
     from nextstep.cli import report
 
-    (path,) = report.output_paths(output, 1)
+    (path,) = report.output_paths(output, 1, overwrite)
     _made_again(file, image, mask, model, vae, adapter, device).save(path)
     typer.echo(str(path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from PIL import Image
 
@@ -23,34 +23,42 @@ TOKEN_AREA = 16 * 16
 """Pixels per image token."""
 
 
-def output_paths(output: Path, count: int) -> list[Path]:
+def output_paths(output: Path, count: int, overwrite: bool = False) -> list[Path]:
     """Where `count` pictures go: one to `output`, several with -0, -1 ... before the ending.
 
     Raises:
         NextStepError: when one of them cannot be written, before any work is done.
     """
-    if count == 1:
-        paths = [output]
-    else:
-        paths = [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+    paths = [output] if count == 1 else numbered_paths(output, count)
     for path in paths:
-        _check_output(path)
+        check_picture(path, overwrite)
     return paths
 
 
-def _check_output(path: Path) -> None:
-    """Refuse an output that cannot be written."""
-    from nextstep.image.encode import format_of
+def numbered_paths(output: Path, count: int) -> list[Path]:
+    """Paths with -0, -1 ... before the ending."""
+    return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+def check_picture(path: Path, overwrite: bool) -> None:
+    """Refuse a picture file that cannot be written, see `check_file`."""
+    from nextstep.image.encode import format_of, is_own
 
     format_of(path)
-    check_file(path)
+    check_file(path, overwrite, is_own)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, overwrite: bool, is_own: Callable[[Path], bool]) -> None:
     """Make sure that a file can be written there, before any work is done.
 
+    Args:
+        path: of the file.
+        overwrite: whether any file may be replaced.
+        is_own: whether a file was written by us, and so may be replaced in any case.
+
     Raises:
-        NextStepError: when it is a folder, or its own is missing or read-only.
+        NextStepError: when it is a folder, no plain file or a foreign one, or its folder is missing
+            or read-only.
     """
     import os
 
@@ -62,6 +70,23 @@ def check_file(path: Path) -> None:
         raise NextStepError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise NextStepError(f"the folder {path.parent} may not be written")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise NextStepError(f"{path} is no plain file")
+    if not overwrite and path.stat().st_size and not is_own(path):
+        raise NextStepError(
+            f"{path} exists and was not made by nextstep: choose another name, or replace it "
+            "with --overwrite"
+        )
+
+
+def save_sheet(picture: Image.Image, path: Path) -> None:
+    """Write a picture without settings, marked as ours, in the form that its ending asks for."""
+    from nextstep.image.encode import MARK, encode, format_of
+    from nextstep.utils.files import write_whole
+
+    write_whole(path, encode(picture, format_of(path), MARK))
 
 
 def say_read_size(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def command(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of shards; one that was interrupted is gone "
-                           "on with.")
+        Path, typer.Option("--output", "-o", "--out", help="Folder of shards; one that was "
+                           "interrupted is gone on with.")
     ],
     model: o.Model = "nano",
     prompts: Annotated[

@@ -26,6 +26,7 @@ def command(
         list[Path] | None, typer.Option("--image", "-i", help="Picture; repeat for several.")
     ] = None,
     output: o.Output = Path("story.png"),
+    overwrite: o.Overwrite = False,
     model: o.Model = "nano",
     vae: o.Vae = None,
     adapter: o.Adapter = None,
@@ -55,7 +56,9 @@ def command(
     from nextstep.image.pictures import open_picture
     from nextstep.text.sequence import Text, interleaved
 
-    report.output_paths(output.with_stem(f"{output.stem}-0"), 1)
+    paths = report.numbered_paths(output, max_pictures)
+    for path in paths:
+        report.check_picture(path, overwrite)
     files = image or []
     pictures = [open_picture(path) for path in files]
     tagged = text if "<image" in text else "<image>" * len(pictures) + text
@@ -79,7 +82,7 @@ def command(
         told_by_service = remote.story(
             server, api_key, sent, as_json, max_images=max_pictures, **asked
         )
-        _say(told_by_service, output, as_json)
+        _say(told_by_service, paths, as_json)
         return
     checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=bool(files), seed=seed)
     parts = [p.text if isinstance(p, Text) else pictures[p.grid[1] - 1] for p in order]
@@ -87,24 +90,23 @@ def command(
     report.say_read_size(pipeline, files, pictures)
     with report.progress_bar(max_pictures, quiet=as_json) as told:
         made = pipeline.story(*parts, max_pictures=max_pictures, on_progress=told, **asked)
-    _say(made, output, as_json)
+    _say(made, paths, as_json)
 
 
 def _say(
-    made: Sequence[str | GeneratedPicture | RemotePicture], output: Path, as_json: bool
+    made: Sequence[str | GeneratedPicture | RemotePicture], paths: Sequence[Path], as_json: bool
 ) -> None:
     """Write the pictures and tell the story in order."""
     from nextstep.cli import remote
     from nextstep.engine.results import GeneratedPicture
 
     told: list[dict[str, str]] = []
-    drawn = 0
+    unused = iter(paths)
     for part in made:
         if isinstance(part, str):
             told.append({"text": part})
         else:
-            path = output.with_stem(f"{output.stem}-{drawn}")
-            drawn += 1
+            path = next(unused)
             if isinstance(part, GeneratedPicture):
                 part.save(path)
             else:

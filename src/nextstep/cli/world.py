@@ -34,6 +34,7 @@ def show(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture file.")] = Path(
         "world.png"
     ),
+    overwrite: o.Overwrite = False,
     tasks: Tasks = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples a task.")] = 6,
     split: Split = "train",
@@ -47,18 +48,16 @@ def show(
 
     Example: nextstep world show -t counting -t story -n 12 -o sheet.png
     """
-    from nextstep.cli.report import output_paths
-    from nextstep.image.encode import encode, format_of
-    from nextstep.utils.files import write_whole
+    from nextstep.cli.report import output_paths, save_sheet
     from nextstep.world.sheet import sheet
     from nextstep.world.signs import longest_word_at
     from nextstep.world.tasks import choose_tasks, examples, tasks_with_split
 
-    output_paths(output, 1)
+    output_paths(output, 1, overwrite)
     kept = tasks_with_split(choose_tasks(tasks or None, edition), split, edition)
     longest = longest_word_at(size)
     made = [one for task in kept for one in examples(task, split, count, seed, edition, longest)]
-    write_whole(output, encode(sheet(made, size, columns), format_of(output)))
+    save_sheet(sheet(made, size, columns), output)
     if as_json:
         told = [
             {"task": one.task, "text": one.text, "targets": [one.metadata(t) for t in one.targets]}

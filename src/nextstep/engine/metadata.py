@@ -12,7 +12,7 @@ from PIL import Image
 from nextstep.engine.recorded import record_of_json
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
-from nextstep.image.encode import texts_inside
+from nextstep.image.encode import OWN, SOFTWARE, texts_inside
 from nextstep.utils.files import FULL_DISK, check_plain, write_whole
 from nextstep.version import __version__
 
@@ -61,7 +61,7 @@ def as_texts(settings: dict[str, Any]) -> dict[str, str]:
     """PNG text chunks: the whole record, and the prompt where other programs look for it."""
     return {
         KEY: json.dumps(settings, ensure_ascii=False),
-        "Software": f"open-nextstep {settings['version']}",
+        SOFTWARE: f"{OWN} {settings['version']}",
         "Description": settings["prompt"],
     }
 

@@ -18,6 +18,9 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Endings -> Pillow's names."""
 QUALITY = 95
 """Of JPEG and WebP; at it nothing that is drawn here shows a trace."""
+SOFTWARE, OWN = "Software", "open-nextstep"
+MARK = {SOFTWARE: OWN}
+"""Texts of pictures that carry no settings, such as sheets."""
 _ASCII = b"ASCII\0\0\0"
 """How EXIF marks a comment in ASCII."""
 
@@ -85,3 +88,13 @@ def texts_inside(picture: Image.Image) -> dict[str, str]:
             return {name: text for name, text in told.items() if isinstance(text, str)}
     found = picture.info.items()
     return {str(name): text for name, text in found if isinstance(text, str)}
+
+
+def is_own(path: Path) -> bool:
+    """Whether a picture file says that it was written here."""
+    try:
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
+            texts = texts_inside(picture)
+    except Exception:  # a foreign file may hold anything
+        return False
+    return texts.get(SOFTWARE, "").startswith(OWN)
