@@ -242,6 +242,19 @@ def test_edits_of_photos_larger_than_the_model_are_learned(
     assert quietly(settings).finished
 
 
+def test_pictures_that_are_cut_are_counted(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, size in (("red", (96, 32)), ("blue", (32, 32))):
+        Image.new("RGB", size, name).save(tmp_path / "data" / f"{name}.png")
+    told: list[str] = []
+    settings = settings_for(tmp_path / "data", tmp_path / "out", tiny_folder, steps=1)
+    finetune(settings, tell=told.append)
+    assert any("1 of 2 samples are cut at the centre" in said for said in told)
+    assert any("--fit aspect keeps them whole" in said for said in told)
+    whole = replace(settings, output=tmp_path / "whole", fit="aspect")
+    assert finetune(whole, tell=told.append).finished
+
+
 def test_corrected_captions_are_seen_after_a_refusal(tiny_folder: Path, tmp_path: Path) -> None:
     data, output = tmp_path / "data", tmp_path / "out"
     data.mkdir()

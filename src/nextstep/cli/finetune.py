@@ -37,6 +37,15 @@ Edits = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        help="crop cuts pictures at the centre to the model's own shape; aspect keeps theirs. "
+        "Default: aspect for edits and for models of many shapes, else crop.",
+        rich_help_panel=DATA_PANEL,
+        show_default=False,
+    ),
+]
 Full = Annotated[
     bool,
     typer.Option(
@@ -135,6 +144,7 @@ def command(
     caption: Caption = None,
     edits: Edits = False,
     encoding: Encoding = None,
+    fit: Fit = None,
     full: Full = False,
     steps: Steps = None,
     minutes: Minutes = None,
@@ -171,7 +181,7 @@ def command(
     settings = FinetuneSettings(
         data, output, model, caption, edits, full, shape, steps, minutes, batch, learning_rate,
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
-        precision, tensorboard, encoding,
+        precision, tensorboard, encoding, fit,
     )  # fmt: skip
     checks.ModelOptions(model, device=device, vae=vae).check()
     if not data.exists():

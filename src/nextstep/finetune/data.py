@@ -27,9 +27,9 @@ from nextstep.data.shards import Entry, ShardSet
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.data.stored import decode, upright_size
 from nextstep.errors import NextStepError
+from nextstep.image.sizes import filling_grids, kept_share
 
 if TYPE_CHECKING:
-    from nextstep.engine.settings import ModelDefaults
     from nextstep.model.pretrained import Parts
 
 SET_NAME = "pictures"
@@ -38,6 +38,9 @@ BUCKET_SIDE = 256
 """Aspect buckets exist for multiples of this; other models see one shape alone."""
 
 TOO_LONG = "caption too long"
+
+CUT_SHARE = 0.05
+"""Pictures that lose more of themselves are counted."""
 
 _NUMBER_AT_END = re.compile(r"[\s_-]*\(?\d+\)?$")
 
@@ -140,10 +143,9 @@ def data_digest(folder: Path) -> str:
     return PictureFolder.scan(folder).digest()
 
 
-def that_fit(items: Iterator[Item], parts: Parts) -> Iterator[Item]:
+def that_fit(items: Iterator[Item], parts: Parts, options: SourceOptions) -> Iterator[Item]:
     """Samples without those that are longer than the model reads, which are named instead."""
     limit = parts.model.config.max_position_embeddings
-    options = shapes(parts.defaults, parts.image_tokenizer.config.token_pixels)
     for item in items:
         length = 0
         if isinstance(item, RawSample):
@@ -190,28 +192,53 @@ def build_samples(items: Iterator[Item], run: Path, edits: bool) -> BuildReport:
     return build_set(items, run / "data", SET_NAME, "image_to_image" if edits else "image_text")
 
 
-def shapes(defaults: ModelDefaults, token_pixels: int) -> SourceOptions:
-    """The buckets of pictures: the model's own area in all aspects, where there are any."""
+def shapes(parts: Parts, fit: str | None = None, edits: bool = False) -> SourceOptions:
+    """What pictures are brought to: the model's own shape, or its area in many aspects.
+
+    Args:
+        parts: of the model.
+        fit: "crop" cuts every picture to the model's own shape, "aspect" keeps nearly all of it.
+            By default edits keep their shape, as `nextstep edit` does, and other pictures where
+            the model was trained on many shapes.
+        edits: samples are edits.
+    """
+    defaults, pixels = parts.defaults, parts.image_tokenizer.config.token_pixels
     height, width = defaults.height, defaults.width
-    if height == width and height % BUCKET_SIDE == 0:
-        return SourceOptions(areas=(height,), token_pixels=token_pixels)
-    grid = height // token_pixels, width // token_pixels
-    return SourceOptions(grids=(grid,), token_pixels=token_pixels)
+    has_buckets = height == width and height % BUCKET_SIDE == 0
+    if fit == "crop" or (fit is None and not has_buckets and not edits):
+        return SourceOptions(grids=((height // pixels, width // pixels),), token_pixels=pixels)
+    if has_buckets:
+        return SourceOptions(areas=(height,), token_pixels=pixels)
+    area = height * width // pixels**2
+    grids = filling_grids(area, parts.model.config.image_position_side or area)
+    return SourceOptions(grids=tuple(grids), token_pixels=pixels)
 
 
-def open_samples(run: Path, parts: Parts, drop_text: float) -> FinetuneSamples:
+def count_cut(shards: ShardSet, options: SourceOptions) -> int:
+    """Samples with a picture that loses more than `CUT_SHARE` of itself."""
+    cut = 0
+    for index in range(len(shards)):
+        sizes = shards.entry(index).sizes
+        cut += any(
+            kept_share(height, width, options.grid(height, width)) < 1 - CUT_SHARE
+            for width, height in sizes
+        )
+    return cut
+
+
+def open_samples(run: Path, parts: Parts, drop_text: float, own: SourceOptions) -> FinetuneSamples:
     """The samples of a run with their latents, which are encoded when they are not there yet.
 
     Args:
         run: with its shards.
-        parts: whose tokenizers and picture size count.
+        parts: whose tokenizers count.
         drop_text: share of uses without the caption, for guidance.
+        own: what pictures are brought to.
 
     Raises:
         NextStepError: when no picture can be encoded.
     """
     shards = ShardSet(run / "data", SET_NAME)
-    own = shapes(parts.defaults, parts.image_tokenizer.config.token_pixels)
     plain = ShardSource(shards, shards.kind, parts.text_tokenizer, own)
     options = replace(own, drop_condition_prob=drop_text)
     source = ShardSource(shards, shards.kind, parts.text_tokenizer, options)

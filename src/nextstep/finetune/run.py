@@ -34,8 +34,10 @@ from nextstep.finetune.data import (
     FinetuneSamples,
     build_samples,
     captioned,
+    count_cut,
     data_digest,
     open_samples,
+    shapes,
     that_fit,
 )
 from nextstep.finetune.settings import Finetuned, FinetuneSettings
@@ -68,6 +70,9 @@ ROUND_UP = 16
 
 LARGE = 10**9
 """Parameters from which on samples go through one by one and activations are made twice."""
+
+KEEP_WHOLE = "--fit aspect keeps them whole"
+EXTREME = "they are wider or taller than its shapes"
 
 PROBE_STEPS = 4
 """Steps that are timed to see how many fit into the minutes; the first one does not count."""
@@ -226,15 +231,22 @@ class Finetuning:
 
     def _open(self) -> FinetuneSamples:
         settings = self.settings
+        options = shapes(self.parts, settings.fit, settings.edits)
         if not (self.run / "data").exists():
             items = captioned(settings.data, settings.caption, settings.edits, settings.encoding)
-            report = build_samples(that_fit(items, self.parts), self.run, settings.edits)
+            report = build_samples(that_fit(items, self.parts, options), self.run, settings.edits)
             self.tell(f"{report.samples} samples in {settings.data}")
             for place, count in report.captions.items():
                 self.tell(f"captions: {count} from {place}")
             for error in report.broken:
                 self.tell(f"left out: {error}")
-        return open_samples(self.run, self.parts, settings.drop_text)
+        samples = open_samples(self.run, self.parts, settings.drop_text, options)
+        if cut := count_cut(samples.shards, options):
+            self.tell(
+                f"{cut} of {len(samples.shards)} samples are cut at the centre to a shape of the "
+                f"model; {KEEP_WHOLE if options.grids and len(options.grids) == 1 else EXTREME}"
+            )
+        return samples
 
     def _requests(self) -> list[PreviewRequest]:
         if self.settings.prompts:

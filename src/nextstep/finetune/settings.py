@@ -23,6 +23,9 @@ WIDTH_RATE = 0.25
 MAY_CHANGE = ("output", "merge", "sheets", "precision", "tensorboard")
 """Settings that need not be the same when a run goes on."""
 
+FITS = ("crop", "aspect")
+"""What pictures of another shape are brought to: the model's own shape, or their own."""
+
 FULL_SHARE = 0.1
 """Learning rate of full training as a share of an adapter's."""
 
@@ -53,6 +56,7 @@ class FinetuneSettings:
         precision: what is computed in, as in `TrainConfig`.
         tensorboard: write event files beside the log.
         merge: write the whole model with the adapter merged into it as well.
+        fit: what pictures are brought to, "crop" or "aspect"; see `data.shapes`.
 
     Raises:
         NextStepError: for settings that exclude each other or are out of range.
@@ -78,6 +82,7 @@ class FinetuneSettings:
     precision: str = "auto"
     tensorboard: bool = False
     encoding: str | None = None
+    fit: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -93,6 +98,8 @@ class FinetuneSettings:
             raise NextStepError(
                 f"precision '{self.precision}' is unknown; choose from {', '.join(PRECISIONS)}"
             )
+        if self.fit not in (None, *FITS):
+            raise NextStepError(f"fit '{self.fit}' is unknown; choose from {', '.join(FITS)}")
         if len(self.prompts) > MOST_PROMPTS:
             raise NextStepError(f"at most {MOST_PROMPTS} prompts are drawn")
         if self.edits and self.prompts:

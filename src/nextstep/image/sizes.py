@@ -108,6 +108,25 @@ def scaled_buckets(area_side: int) -> list[tuple[int, int]]:
     return [(rows * factor, columns * factor) for rows, columns in ASPECT_BUCKETS]
 
 
+def filling_grids(area: int, side: int) -> list[tuple[int, int]]:
+    """All grids from 1 to 4 to 4 to 1 that have no room for another row or column.
+
+    Args:
+        area: most image tokens.
+        side: most rows, and most columns.
+    """
+    tall = {(min(side, area // columns), columns) for columns in range(1, min(side, area) + 1)}
+    wide = {(columns, rows) for rows, columns in tall}
+    found = sorted(tall | wide)
+    return [grid for grid in found if max(grid) <= 4 * min(grid)]
+
+
+def kept_share(height: int, width: int, grid: tuple[int, int]) -> float:
+    """How much of a picture is left where it covers a grid of another shape and is cut to it."""
+    ratio = (height * grid[1]) / (width * grid[0])
+    return min(ratio, 1 / ratio)
+
+
 def nearest_bucket(
     height: int, width: int, buckets: Sequence[tuple[int, int]] | None = None
 ) -> tuple[int, int]:
