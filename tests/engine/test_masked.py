@@ -15,7 +15,7 @@ from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
-from nextstep.image.masks import fit_mask, read_mask, touched
+from nextstep.image.masks import feathered, fit_mask, read_mask, touched
 from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from tests.cli.test_commands import nextstep
@@ -160,6 +160,27 @@ def test_forks_say_where_they_come_from(engine: Engine, tiny_pipeline: NextStepP
     other = finish(engine, resumed(engine, state.fork(1, seed=3)))[0]
     with pytest.raises(NextStepError, match="is a fork from row 1 of the picture"):
         replay(tiny_pipeline, other.settings)
+
+
+def test_change_fades_in_from_the_border_of_its_mask(
+    tiny_pipeline: NextStepPipeline, tmp_path: Path
+) -> None:
+    source, asked = noise(), {"mask": clear(), "seed": 4}
+    (hard,) = tiny_pipeline.edit(source, "make it blue", **asked)
+    (soft,) = tiny_pipeline.edit(source, "make it blue", **asked, mask_feather=3)
+    before, new, made = (np.asarray(one).astype(float) for one in (source, hard.image, soft.image))
+    share = feathered(marked(), 3)[..., None]
+    assert outside_equal(source, soft.image, marked())
+    assert np.abs(made - (before + share * (new - before))).max() <= 0.5
+    assert soft.settings["mask_feather"] == 3 and "mask_feather" not in hard.settings
+    again = replay(tiny_pipeline, soft.settings, [source], mask=clear())
+    assert again.image.tobytes() == soft.image.tobytes()
+    with pytest.raises(NextStepError, match="no effect on an edit without a mask"):
+        tiny_pipeline.edit(source, "make it blue", mask_feather=3)
+    with pytest.raises(NextStepError, match="no effect on a picture without source"):
+        tiny_pipeline.generate("an apple", mask_feather=3)
+    with pytest.raises(NextStepError, match="between 0 and 256"):
+        tiny_pipeline.edit(source, "make it blue", **asked, mask_feather=257)
 
 
 def test_masks_are_checked(tiny_pipeline: NextStepPipeline, engine: Engine) -> None:

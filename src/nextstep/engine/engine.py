@@ -131,8 +131,8 @@ class Engine:
             ValueError: for a value out of range or a bad picture.
         """
         defaults, tokenizer = self.defaults, self.image_tokenizer
-        if not images:
-            check_used("generate", settings)
+        if not images or mask is None:
+            check_used("edit" if images else "generate", settings)
         base = defaults.edit if images else defaults.generate
         chosen = base.with_values(**settings)
         usual = defaults.height, defaults.width
@@ -368,7 +368,7 @@ class Engine:
         if len(tokens) < rows * columns:
             record["rows_done"] = len(tokens) // columns
         picture = self.preview(tokens, request.grid)
-        return GeneratedPicture(request.kept.finish(picture) if request.kept else picture, record)
+        return GeneratedPicture(request.finish(picture), record)
 
     def record(
         self,

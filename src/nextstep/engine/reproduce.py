@@ -26,7 +26,7 @@ from nextstep.utils import old_names
 
 LATER = (
     "noise_scale", "table", "final_token_steps", "jacobi_window", "jacobi_tolerance", "reasoning",
-    "noise_from", "noise_steps",
+    "noise_from", "noise_steps", "mask_feather",
 )  # fmt: skip
 """Settings that pictures of earlier versions do not have; their defaults are what was done then."""
 MANY = 64

@@ -58,9 +58,14 @@ class InpaintingSource:
         """Which tokens are taken as they are."""
         return FixedTokens(self.tokens, masks.touched(self.mask, self.mask.shape[0] // grid[0]))
 
-    def finish(self, made: Image.Image) -> Image.Image:
-        """The finished picture: pixels outside the mask are those of the kept one."""
-        return masks.paste(made, self.picture, self.mask)
+    def finish(self, made: Image.Image, feather: int = 0) -> Image.Image:
+        """The finished picture: pixels outside the mask are those of the kept one.
+
+        Args:
+            made: RGB of the same size.
+            feather: see `masks.paste`.
+        """
+        return masks.paste(made, self.picture, self.mask, feather)
 
     def record(self) -> dict[str, str]:
         """What a picture's settings say about it."""
@@ -104,6 +109,12 @@ class Request:
         if self.index < 0:
             raise NextStepError(f"a picture's index must be at least 0, not {self.index}")
         self.parts()
+
+    def finish(self, made: Image.Image) -> Image.Image:
+        """A decoded picture with what it keeps of another one."""
+        if self.kept is None:
+            return made
+        return self.kept.finish(made, self.settings.mask_feather)
 
     @property
     def task(self) -> str:

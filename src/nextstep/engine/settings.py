@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILE = "generation.json"
 MAX_SEED = 2**63
 MAX_IMAGES = 100_000
+MOST_FEATHER = 256
 MAX_SIDE = 2**16
 """Pixels of a picture's side that files may speak of."""
 
@@ -44,6 +45,8 @@ class GenerationSettings:
             `chat.reasoning`.
         positive_prompt: put after every prompt, with a space.
         negative_prompt: text of the branches without the prompt.
+        mask_feather: pixels over which an edit inside a mask grows from the mask's border inwards;
+            0 changes all of the mask alike.
 
     Raises:
         ValueError: for a value that is out of range.
@@ -67,11 +70,17 @@ class GenerationSettings:
     negative_prompt: str = ""
     noise_from: int = 0
     noise_steps: int = 0
+    mask_feather: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", tuple(self.table))  # JSON knows lists alone
         if self.table:
             check_table(self.table, steps_of(self.table))
+        if not 0 <= self.mask_feather <= MOST_FEATHER:
+            raise NextStepError(
+                f"mask_feather must lie between 0 and {MOST_FEATHER} pixels, not "
+                f"{self.mask_feather}"
+            )
         # Building them checks every other value before any work is done.
         _ = self.solver_settings, self.guidance_settings, self._jacobi
 
@@ -105,6 +114,8 @@ class GenerationSettings:
             del values["table"]
         if not self.noise_steps:
             del values["noise_from"], values["noise_steps"]
+        if not self.mask_feather:
+            del values["mask_feather"]
         return values
 
     def decoding(self, grid: tuple[int, int], has_images: bool) -> DecodeSettings:
@@ -153,9 +164,11 @@ class GenerationSettings:
         return made
 
 
+WHOLE = {"mask_feather": 0}
 IGNORED: dict[str, dict[str, Any]] = {
-    "generate": {"image_guidance": 1.0},
-    "story": {"reasoning": False},
+    "generate": {"image_guidance": 1.0, **WHOLE},
+    "edit": WHOLE,
+    "story": {"reasoning": False, **WHOLE},
     "read": {field.name: None for field in fields(GenerationSettings)},
 }
 """By task: settings that it does not use, with the value that changes nothing."""
@@ -165,7 +178,7 @@ def check_used(task: str, changes: Mapping[str, Any]) -> None:
     """Refuse settings that a task would ignore.
 
     Args:
-        task: one of `IGNORED`; others use all settings.
+        task: one of `IGNORED`; "edit" is one without a mask. Others use all settings.
         changes: what somebody asked for; None is nothing.
 
     Raises:
@@ -179,6 +192,7 @@ def check_used(task: str, changes: Mapping[str, Any]) -> None:
 
 USES = {
     "generate": "a picture without source pictures",
+    "edit": "an edit without a mask",
     "story": "a story, only on edits and single pictures",
     "read": "a text",
 }

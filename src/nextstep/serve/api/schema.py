@@ -82,6 +82,14 @@ class Sampling(Strict):
     reasoning: bool | None = None
     positive_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
     negative_prompt: Annotated[str, Field(max_length=PROMPT)] | None = None
+    mask_feather: (
+        Annotated[
+            int,
+            Field(ge=0, le=256, description="Pixels over which an edit inside a mask grows from "
+                  "the mask's border inwards."),
+        ]
+        | None
+    ) = None  # fmt: skip
 
     def changes(self) -> dict[str, Any]:
         """The settings that were given."""

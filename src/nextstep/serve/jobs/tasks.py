@@ -261,8 +261,7 @@ class PictureTask(ServiceTask):
         if event.kind == "admitted":
             self.tell_started()
         elif event.kind in ("token", "row"):
-            kept = self.states[index].request.kept
-            self.rows[index].tell(event.tokens, kept.finish if kept else lambda made: made)
+            self.rows[index].tell(event.tokens, self.states[index].request.finish)
         elif event.kind in ("finished", "stopped"):
             del self.tickets[event.ticket]
             assert event.request is not None
