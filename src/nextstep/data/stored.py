@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextstep.data.documents import SampleError
 from nextstep.image import formats, pictures
+from nextstep.image.colour_spaces import HEAD, note_space
 from nextstep.image.encode import encode
 
 CORRUPT_PICTURE = "corrupt picture"
@@ -80,7 +81,9 @@ def as_stored(data: bytes, key: str) -> bytes:
 
 def _open(data: bytes, key: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=formats.readable())
+        picture = Image.open(io.BytesIO(data), formats=formats.readable())
+        note_space(picture, data[:HEAD])
+        return picture
     except Image.DecompressionBombError as error:
         raise SampleError(key, BOMB, str(error)) from None
     except UnidentifiedImageError:

@@ -11,16 +11,21 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
+from nextstep.image.colour_spaces import SPACE, RGBSpace, converted
+
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 """Colour space of a profile -> Pillow's mode of the pictures it is about."""
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(
+    picture: Image.Image, profile: bytes | None, space: RGBSpace | None = None
+) -> Image.Image:
     """A picture without transparency as RGB in sRGB.
 
     Args:
         picture: of any mode with 8 bits a value.
-        profile: ICC profile that came with it; without one its numbers are taken as they are.
+        profile: ICC profile that came with it.
+        space: that the file names instead; without either its numbers are taken as they are.
     """
     colours = picture.convert("RGB") if picture.mode in ("P", "RGBX", "YCbCr", "HSV") else picture
     if colours.mode == "LAB":
@@ -31,7 +36,10 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         if MODES.get(space) == colours.mode and not _is_srgb(source):
             colours = _transformed(colours, source) or colours
     flat = colours.convert("RGB")
+    if space is not None and not profile and colours.mode in ("RGB", "L"):
+        flat = converted(flat, space)
     flat.info.pop("icc_profile", None)
+    flat.info.pop(SPACE, None)
     return flat
 
 

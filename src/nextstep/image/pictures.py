@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageErr
 
 from nextstep.image import formats
 from nextstep.image.colour import to_srgb
+from nextstep.image.colour_spaces import HEAD, SPACE, note_space, space_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,15 +113,15 @@ def flatten(picture: Image.Image) -> Image.Image:
     Raises:
         ValueError: for floating-point pictures, whose range nothing tells.
     """
-    profile = picture.info.get("icc_profile")
+    profile, space = picture.info.get("icc_profile"), space_of(picture)
     picture = eight_bits(picture)
     if not has_transparency(picture):
-        return to_srgb(picture, profile)
+        return to_srgb(picture, profile, space)
     layered = picture.convert("RGBA")
     # A grey profile is about grey values, which LA still has.
     colours = picture.convert("L") if picture.mode == "LA" else layered.convert("RGB")
     white = Image.new("RGB", picture.size, (255, 255, 255))
-    white.paste(to_srgb(colours, profile), mask=layered.getchannel("A"))
+    white.paste(to_srgb(colours, profile, space), mask=layered.getchannel("A"))
     return white
 
 
@@ -169,7 +170,9 @@ def open_header(source: PictureLike, wanted: Sequence[str] | None = None) -> Ima
         # Pillow warns above a limit of its own; ours is checked instead.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            return Image.open(source, formats=tuple(wanted or formats.readable()))
+            picture = Image.open(source, formats=tuple(wanted or formats.readable()))
+            note_space(picture, read_head(source, HEAD))
+            return picture
         except Image.DecompressionBombError:
             return _beyond_pillows_limit(source)
 
@@ -262,14 +265,15 @@ def _halved(picture: Image.Image) -> Image.Image:
     factor = _halvings(picture.size)
     if factor == 1:
         return picture
-    profile = picture.info.get("icc_profile")
+    profile, space = picture.info.get("icc_profile"), space_of(picture)
     picture = eight_bits(picture)
     if picture.mode in ("P", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA" if has_transparency(picture) else "RGB")
     elif picture.mode == "1":
         picture = picture.convert("L")
     small = picture.reduce(factor)
-    small.info = {"icc_profile": profile} if profile else {}
+    kept = {"icc_profile": profile, SPACE: space}
+    small.info = {name: value for name, value in kept.items() if value}
     return small
 
 
@@ -293,7 +297,7 @@ def _told_by_name(source: object) -> Iterator[object]:
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {name}") from None
     except (UnidentifiedImageError, SyntaxError):
-        if reason := formats.unread_by_content(_head(source)):
+        if reason := formats.unread_by_content(read_head(source)):
             raise ValueError(f"{name} cannot be read: {reason}") from None
         raise ValueError(f"{name} is not a picture that can be read") from None
     except ValueError:
@@ -302,17 +306,20 @@ def _told_by_name(source: object) -> Iterator[object]:
         raise ValueError(f"{name} cannot be read: {error}") from None
 
 
-def _head(source: object) -> bytes:
-    """The first bytes of a file, to tell its format."""
+def read_head(source: object, size: int = 16) -> bytes:
+    """The first bytes of a file, whose place in an open one stays; none where it has no begin."""
     try:
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
-                return file.read(16)
+                return file.read(size)
         if isinstance(source, bytes | bytearray):
-            return bytes(source[:16])
-        if hasattr(source, "seek"):
+            return bytes(source[:size])
+        if isinstance(source, io.IOBase) or (hasattr(source, "seek") and hasattr(source, "tell")):
+            place = source.tell()
             source.seek(0)
-            return bytes(source.read(16))  # type: ignore[attr-defined]
+            head = bytes(source.read(size))  # type: ignore[attr-defined]
+            source.seek(place)
+            return head
     except (OSError, ValueError):
         pass
     return b""
