@@ -13,13 +13,12 @@ from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import build_app
 from nextstep.world.words import pictured, world_vocabulary
-from tests.e2e.test_studio import browser, open_studio, press_for_new_job, shown
+from tests.e2e.conftest import press_for_new_job, shown
 from tests.serve.conftest import Running, running, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["browser", "open_studio"]
 DROP = """([name, bytes]) => {
   const file = new File([new Uint8Array(bytes)], name, {type: 'image/png'});
   const transfer = new DataTransfer();

@@ -4,7 +4,7 @@ import { jobOf, tried } from './jobs.js';
 import { reuse } from './replay.js';
 import { show } from './state.js';
 import { html } from './ui.js';
-import { clock, day } from './words.js';
+import { clock, day, endpointOf } from './words.js';
 
 export function Details({ job, index }) {
   const settings = { ...job.settings, ...job.pictures[index]?.settings };
@@ -19,6 +19,8 @@ export function Details({ job, index }) {
     ['Negative', settings.negative_prompt],
     ['It said first', line],
     ['Rows', settings.rows_done && `${settings.rows_done}, then stopped`],
+    ['Soft edge', settings.mask_feather && `${settings.mask_feather} pixels`],
+    ['Asked for', endpointOf(job)],
     ['Made', `${day(job.created)}, ${clock(job.created)}`],
   ].filter(([, value]) => value !== undefined && value !== '' && value !== null);
   return html`

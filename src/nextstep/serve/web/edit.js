@@ -36,7 +36,10 @@ export function Edit() {
       if (line) body.reasoning = false;
       else if (draft.reasoning !== null) body.reasoning = draft.reasoning;
       if (draft.imageGuidance !== null) body.image_guidance = draft.imageGuidance;
-      if (draft.layer) body.mask = await maskOf(draft.layer);
+      if (draft.layer) {
+        body.mask = await maskOf(draft.layer);
+        body.mask_feather = draft.feather;
+      }
       await submit(body);
     });
     setBusy(false);
@@ -50,7 +53,8 @@ export function Edit() {
           erase=${draft.erase} change=${(layer) => change({ layer })} />
       <//>
       ${draft.picture && html`
-        <${MaskTools} brush=${draft.brush} erase=${draft.erase} layer=${draft.layer} change=${change} />
+        <${MaskTools} brush=${draft.brush} erase=${draft.erase} layer=${draft.layer}
+          feather=${draft.feather} change=${change} />
       `}
       <${Text} label="Instruction" rows="2" value=${draft.prompt} send=${edit} class="prompt"
         placeholder=${words.edits[0]} change=${(prompt) => change({ prompt })} />
@@ -62,7 +66,7 @@ export function Edit() {
       </label>
       ${(draft.line || (draft.reasoning ?? model.defaults.edit.reasoning)) && html`
         <${Text} label="What it will show" value=${draft.line} change=${(line) => change({ line })}
-          placeholder="left empty, the model writes this line itself" />
+          placeholder="empty: the model writes it" />
       `}
       <${Button} kind="main" label="Change it" busy=${busy} disabled=${busy} onClick=${edit} />
       <${Settings} draft=${draft} change=${change} model=${model} task="edit" />

@@ -1,13 +1,14 @@
 // Everything that was made, the newest first.
+import { choose, ChosenBar, choosing } from './choose.js';
 import { Button, Text } from './controls.js';
 import { Icon } from './icons.js';
 import { isOver, remove, tabOf, tried, useLive } from './jobs.js';
 import { useDraft } from './kept.js';
 import { usePicture } from './pictures.js';
 import { reopen } from './replay.js';
-import { reveal, show, useStore } from './state.js';
+import { reveal, set, show, useStore } from './state.js';
 import { html, useState } from './ui.js';
-import { count, day, rowsOf, titleOf } from './words.js';
+import { count, day, endpointOf, rowsOf, titleOf } from './words.js';
 
 const SHOWN = 40;
 const KINDS = { create: '', edit: 'Edit', story: 'Story', world: 'World', read: 'Question' };
@@ -27,28 +28,33 @@ function shownOf(job, live, unit) {
   return live.rows[0] ? live.rows[0].shown / live.rows[0].rows : 1;
 }
 
-function Card({ job, current, liked, mark }) {
+function Card({ job, current, chosen, liked, mark }) {
   const live = useLive(job.id);
   const model = useStore((s) => s.model);
   const source = isOver(job) ? job.sources[0] : '';
-  const { address } = usePicture(job.pictures[0]?.url || live.rows[0]?.preview || source);
+  const { address, problem } = usePicture(
+    job.pictures[0]?.url || live.rows[0]?.preview || source,
+  );
   const rows = rowsOf(job, live);
   const share = shownOf(job, live, model?.token_pixels);
   const cut = share < 1 ? `inset(0 0 ${100 - 100 * share}% 0)` : 'none';
   const kind = KINDS[tabOf(job)];
   const title = titleOf(job);
-  const told = [kind, title, STATES[job.state], job.n > 1 && count(job.n, 'variation')];
+  const foreign = endpointOf(job);
+  const told = [kind, title, STATES[job.state], job.error, problem, foreign,
+    job.n > 1 && count(job.n, 'variation')];
   const over = isOver(job);
   const forget = () => tried(() => remove(job));
   const pressed = (event) => {
-    if (event.key === 'Delete' && over) forget();
+    if (event.key === 'Delete' && over && !choosing()) forget();
     if (event.key.toLowerCase() === 'f' && over) mark(job.id);
   };
   return html`
     <div class="card-place">
-      <button type="button" class="card ${job.state}" aria-current=${current ? 'true' : null} title=${title}
-        aria-label=${told.filter(Boolean).join(', ')} onClick=${() => tried(() => open(job))}
-        onKeyDown=${pressed}>
+      <button type="button" class="card ${job.state}" aria-current=${current ? 'true' : null}
+        title=${[title, job.error || problem].filter(Boolean).join('\n')}
+        aria-label=${told.filter(Boolean).join(', ')} aria-pressed=${chosen}
+        onClick=${() => (choosing() ? choose(job.id) : tried(() => open(job)))} onKeyDown=${pressed}>
         ${address
           ? html`<img src=${address} alt="" loading="lazy" style=${{ clipPath: cut }} />`
           : html`<span class="card-word">${STATES[job.state] || title}</span>`}
@@ -58,8 +64,10 @@ function Card({ job, current, liked, mark }) {
         ${(kind || job.n > 1) && html`
           <span class="badge" aria-hidden="true">${kind || job.n}</span>
         `}
+        ${foreign && html`<span class="badge api" aria-hidden="true">API</span>`}
+        ${chosen && html`<span class="card-chosen"><${Icon} name="check" /></span>`}
       </button>
-      ${over && html`
+      ${over && chosen === null && html`
         <button type="button" class="card-remove" tabindex="-1" aria-label=${`Remove ${title}`}
           title="Remove; the Delete key does it too" onClick=${forget}><${Icon} name="cross" /></button>
         <button type="button" class="card-like ${liked ? 'liked' : ''}" tabindex="-1" aria-pressed=${liked}
@@ -75,6 +83,7 @@ export function History() {
   const loaded = useStore((s) => s.loaded);
   const tab = useStore((s) => s.tab);
   const selected = useStore((s) => s.selected);
+  const chosen = useStore((s) => s.chosen);
   const [most, setMost] = useState(SHOWN);
   const [sought, setSought] = useState('');
   const [liked, like] = useDraft('liked', { ids: [], only: false });
@@ -97,6 +106,8 @@ export function History() {
         <div class="sought">
           <${Text} label="Search the history" hideLabel=${true} placeholder="search" value=${sought}
             change=${setSought} />
+          <${Button} icon="choose" label="Choose several" hidden=${true} kind="quiet"
+            aria-pressed=${chosen !== null} onClick=${() => set({ chosen: chosen ? null : [] })} />
           <${Button} icon="star" label="Favourites only" hidden=${true} kind="quiet"
             aria-pressed=${liked.only} onClick=${() => like({ only: !liked.only })} />
         </div>
@@ -109,6 +120,7 @@ export function History() {
             <div class="cards">
               ${made.map((job) => html`
                 <${Card} key=${job.id} job=${job} current=${selected[tab] === job.id}
+                  chosen=${chosen && chosen.includes(job.id)}
                   liked=${liked.ids.includes(job.id)} mark=${mark} />
               `)}
             </div>
@@ -118,6 +130,7 @@ export function History() {
       ${shown.length > most && html`
         <button type="button" class="link" onClick=${() => setMost(most + SHOWN)}>Show more</button>
       `}
+      <${ChosenBar} />
     </aside>
   `;
 }

@@ -84,24 +84,29 @@ export async function end(job, how) {
   put(await post(`/jobs/${job.id}/${how}`));
 }
 
-/** Out of the list at once, and out of the service unless it is taken back in time. */
-export function remove(job) {
-  const place = state.jobs.findIndex((one) => one.id === job.id);
-  leaving.add(job.id);
-  set({ jobs: state.jobs.filter((one) => one.id !== job.id) });
+/** Out of the list at once, and out of the service unless they are taken back in time. */
+export function remove(...jobs) {
+  const before = state.jobs;
+  const gone = new Set(jobs.map((job) => job.id));
+  for (const id of gone) leaving.add(id);
+  set({ jobs: before.filter((one) => !gone.has(one.id)) });
   const timer = setTimeout(async () => {
-    set({ notice: state.undo === undo ? null : state.notice, undo: null });
-    await tried(() => ask(`/jobs/${job.id}`, { method: 'DELETE' }));
-    leaving.delete(job.id);
+    if (state.undo === undo) set({ notice: null, undo: null });
+    for (const id of gone) {
+      await tried(() => ask(`/jobs/${id}`, { method: 'DELETE' }));
+      leaving.delete(id);
+    }
   }, UNDO);
   function undo() {
     clearTimeout(timer);
-    leaving.delete(job.id);
-    const jobs = [...state.jobs];
-    jobs.splice(place, 0, job);
-    set({ jobs, notice: null, undo: null });
+    for (const id of gone) leaving.delete(id);
+    const newer = state.jobs.filter((one) => !before.some((old) => old.id === one.id));
+    const now = new Map(state.jobs.map((job) => [job.id, job]));
+    const kept = before.filter((job) => now.has(job.id) || gone.has(job.id));
+    set({ jobs: [...newer, ...kept.map((job) => now.get(job.id) || job)], notice: null, undo: null });
   }
-  set({ notice: 'Removed from the history.', undo });
+  const many = jobs.length > 1 ? `${jobs.length} removed` : 'Removed';
+  set({ notice: `${many} from the history.`, undo });
 }
 
 /** Follow a job until it is over. */

@@ -158,11 +158,16 @@ export function MaskLayer({ picture, layer, brush, erase, change }) {
 
 const clamp = (value, most) => Math.min(most, Math.max(0, value));
 
-export const MaskTools = ({ brush, erase, layer, change }) => html`
+export const MaskTools = ({ brush, erase, layer, feather, change }) => html`
   <div class="mask-tools">
     <${Scale} label="Brush" value=${brush} own=${24} min="4" max="60" step="2"
       say=${(value) => `${value} %`}
       change=${(value) => change({ brush: value ?? 24 })} />
+    ${layer && html`
+      <${Scale} label="Soft edge" value=${feather} own=${4} min="0" max="16" step="1"
+        say=${(value) => (value ? `${value} pixels inside` : 'none')}
+        change=${(value) => change({ feather: value ?? 4 })} />
+    `}
     <div class="row-of">
       <${Button} kind="quiet" label="Erase" aria-pressed=${erase} onClick=${() => change({ erase: !erase })} />
       <${Button} kind="quiet" label="Clear mask" disabled=${!layer} onClick=${() => change({ layer: null })} />

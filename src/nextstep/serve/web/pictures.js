@@ -1,6 +1,7 @@
 // Pictures of the service and of the person: fetched with the key, kept, turned into data URIs.
 import { ask, Problem } from './api.js';
 import { useEffect, useState } from './ui.js';
+import { titleOf } from './words.js';
 
 const KEPT = 150;
 const MOST_SIDE = 1536;
@@ -23,13 +24,19 @@ export function addressOf(url) {
   return cache.get(url);
 }
 
-/** { address, of }: the picture before stays until the next one, `of` that url, is there. */
+/** { address, of, problem }: the picture before stays until the next one, `of` that url, is there;
+ *  `problem` says why it will not come. */
 export function usePicture(url) {
   const [found, setFound] = useState({ address: '', of: '' });
   useEffect(() => {
     let wanted = true;
     if (!url || url.startsWith('data:')) setFound({ address: url || '', of: url });
-    else addressOf(url).then((address) => wanted && setFound({ address, of: url }), () => {});
+    else {
+      addressOf(url).then(
+        (address) => wanted && setFound({ address, of: url }),
+        (problem) => wanted && setFound((before) => ({ ...before, problem: problem.message })),
+      );
+    }
     return () => {
       wanted = false;
     };
@@ -79,9 +86,26 @@ export async function imageOf(data) {
   return image;
 }
 
-export async function download(url, name) {
+/** What a picture of a job is called as a file. */
+export function fileNameOf(job, index) {
+  const words = titleOf(job).replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').slice(0, 40);
+  const number = job.pictures.length > 1 ? `-${index + 1}` : '';
+  return `${words || 'picture'}${number}.png`;
+}
+
+function saveAs(address, name) {
   const link = document.createElement('a');
-  link.href = await addressOf(url);
+  link.href = address;
   link.download = name;
   link.click();
+}
+
+export async function download(url, name) {
+  saveAs(await addressOf(url), name);
+}
+
+export function saveBlob(blob, name) {
+  const address = URL.createObjectURL(blob);
+  saveAs(address, name);
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }

@@ -48,7 +48,7 @@ export function Read() {
         <div class="growing empty" style=${{ '--rows': 8, '--columns': 8 }}>
           <div class="empty-words">
             <p class="empty-title">Answers appear here.</p>
-            <p class="hint">The model reads the picture and your question as one sequence, and writes on.
+            <p class="hint">The model reads the picture and your question as one sequence, and writes on.${' '}
               ${wordsFor(model).notes.read || 'A model does this as well as it was trained to.'}</p>
           </div>
         </div>

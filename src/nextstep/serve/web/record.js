@@ -50,6 +50,7 @@ export function draftOfRecord(record) {
     imageGuidance: number(record.image_guidance),
     steps: record.solver === 'multistep' ? null : number(record.steps),
     solver: typeof record.solver === 'string' ? record.solver : '',
+    feather: number(record.mask_feather) ?? 0,
     negative: typeof record.negative_prompt === 'string' ? record.negative_prompt : '',
   };
 }

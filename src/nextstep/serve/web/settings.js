@@ -8,7 +8,7 @@ const FRESH = {
 export const FRESH_CREATE = { prompt: '', ...FRESH };
 export const FRESH_EDIT = {
   picture: null, layer: null, brush: 24, erase: false, prompt: '', ...FRESH,
-  imageGuidance: null, reasoning: null, line: '',
+  imageGuidance: null, reasoning: null, line: '', feather: 4,
 };
 const SOLVERS = [
   ['ab2', 'ab2, two steps back'], ['heun', 'heun, two looks a step'], ['midpoint', 'midpoint'],
@@ -44,6 +44,7 @@ export function taken(job) {
     steps: given.steps ?? null,
     solver: given.solver ?? '',
     negative: given.negative_prompt ?? '',
+    feather: given.mask_feather ?? 0,
   };
 }
 

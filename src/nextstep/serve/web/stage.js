@@ -4,7 +4,7 @@ import { Details } from './details.js';
 import { Fork, ForkLayer } from './fork.js';
 import { end, isOver, jobOf, remove, tried, useLive } from './jobs.js';
 import { Microscope, MicroscopeLayer, useMicroscope } from './microscope.js';
-import { download, usePicture } from './pictures.js';
+import { download, fileNameOf, usePicture } from './pictures.js';
 import { canReplay, replay, send } from './replay.js';
 import { state, useStore } from './state.js';
 import { html, useEffect, useRef, useState } from './ui.js';
@@ -41,7 +41,7 @@ export function pictureOf(job, live, index, model) {
 
 /** The picture so far; below it the image tokens that are still to come. */
 export function Growing({ picture, alt, children }) {
-  const { address, of } = usePicture(picture.url);
+  const { address, of, problem } = usePicture(picture.url);
   const [shape, setShape] = useState(null);
   const clipped = useRef(0);
   // Until the finished picture is there, the last preview stays cut where it ends.
@@ -61,6 +61,7 @@ export function Growing({ picture, alt, children }) {
     <div class="growing ${picture.made ? 'made' : ''}" style=${grid} data-row=${done} data-rows=${rows}>
       ${address && html`<img src=${address} alt=${alt} style=${clip} draggable=${false}
         onLoad=${loaded} />`}
+      ${problem && html`<p class="gone">${problem}</p>`}
       ${!picture.made && done < rows && html`<div class="next-row"></div>`}
       ${children}
     </div>
@@ -100,7 +101,7 @@ function Strip({ job, live, model, index, pick }) {
   `;
 }
 
-function Actions({ job, picture }) {
+function Actions({ job, picture, index }) {
   const can = (work) => () => tried(work);
   if (!isOver(job)) {
     return html`
@@ -110,11 +111,10 @@ function Actions({ job, picture }) {
       </div>
     `;
   }
-  const name = `${job.prompt.replace(/[^a-z0-9]+/gi, '-').slice(0, 40) || 'picture'}.png`;
   return html`
     <div class="row-of actions">
       ${picture.made && html`
-        <${Button} icon="save" label="Save" onClick=${can(() => download(picture.url, name))} />
+        <${Button} icon="save" label="Save" onClick=${can(() => download(picture.url, fileNameOf(job, index)))} />
         <${Button} icon="edit" label="Edit" onClick=${can(() => send(picture.url, 'edit'))} />
         <${Button} icon="eye" label="Ask" onClick=${can(() => send(picture.url, 'read'))} />
         <${Button} icon="move" label="Next state" onClick=${can(() => send(picture.url, 'world'))} />
@@ -172,7 +172,7 @@ function Shown({ job, model }) {
       ${several && html`
         <${Strip} job=${job} live=${live} model=${model} index=${index} pick=${setIndex} />
       `}
-      <${Actions} job=${job} picture=${picture} />
+      <${Actions} job=${job} picture=${picture} index=${index} />
       ${has && html`
         <div class="tools">
           <div class="tool-row" role="group" aria-label="Tools">

@@ -11,6 +11,7 @@ export const state = {
   tab: 'create',
   drawn: 0, // counts when a tab must be drawn from its draft anew
   selected: {}, // by tab: the job that it shows
+  chosen: null, // ids of jobs that were chosen together; null while nobody chooses
   notice: null, // one sentence to the person
   undo: null, // takes back what the notice is about
   needsKey: false,

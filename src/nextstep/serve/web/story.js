@@ -92,7 +92,7 @@ export function Story() {
         <div class="growing empty" style=${{ '--rows': 8, '--columns': 8 }}>
           <div class="empty-words">
             <p class="empty-title">A story of words and pictures.</p>
-            <p class="hint">Write the beginning; the model writes and draws on. Then it is your turn again.
+            <p class="hint">Write the beginning; the model writes and draws on. Then it is your turn again.${' '}
               ${wordsFor(model).notes.story || 'A model does this as well as it was trained to.'}</p>
           </div>
         </div>

@@ -35,6 +35,11 @@ export function titleOf(job) {
   return said.at(-1)?.text || 'Untitled';
 }
 
+/** Said of a job that was not asked for in the studio. */
+export function endpointOf(job) {
+  return ['', 'studio'].includes(job.endpoint ?? '') ? '' : `through the API, /${job.endpoint}`;
+}
+
 /** Rows of all its pictures that are done, of how many; null before the first. */
 export function rowsOf(job, live) {
   const rows = Object.values(live.rows);

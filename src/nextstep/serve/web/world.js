@@ -72,7 +72,7 @@ export function World() {
       ${!now && html`
         <${PictureInput} label="The state to begin with" picture=${null}
           change=${(picture) => picture && change({ path: [{ picture }], at: 0 })} />
-        <p class="hint">Or open a picture from the history and press Next state.
+        <p class="hint">Or open a picture from the history and press Next state.${' '}
           ${wordsFor(model).notes.world || 'A model does this as well as it was trained to.'}</p>
       `}
       ${draft.path.length > 0 && html`
