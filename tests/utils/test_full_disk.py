@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +36,10 @@ for command in commands:
     told.append({"status": status, "files": files, "rows": len(rows)})
 print(json.dumps(told))
 """
+
+
+ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", str(ROOT / "src"))])
 
 
 def can_mount() -> bool:
@@ -89,6 +95,71 @@ def test_data_build_and_convert_leave_nothing(
     assert said == [
         f"nextstep: {disk / name}: No space left on device" for name in ("set", "model")
     ]
+
+
+def test_world_of_several_sets_and_pictures_leave_nothing(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    build = ["world", "build", str(disk / "world"), "-n", "30", "-t", "single", "-t", "recolour"]
+    draw = ["generate", "a", "-m", str(tiny_folder), "--size", "64x64", "-o", str(disk / "a.png")]
+    left, said = run(disk, "8k", build, build, draw, [*draw[:-1], str(disk / "a.jpg")])
+    assert [one["status"] for one in left] == [1, 1, 1, 1]
+    assert [one["files"] for one in left] == [{}, {}, {}, {}]
+    # The second time the folder of the first would be in the way.
+    assert said[0] == said[1] == f"nextstep: {disk / 'world'}: No space left on device"
+    assert all("No space left on device" in told for told in said)
+
+
+def test_fine_tuning_says_it_in_one_sentence(
+    pictures: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="fine-tuning needs peft: pip install peft")
+    disk = tmp_path / "disk"
+    command = ["finetune", "--data", str(pictures), "-o", str(disk / "out"), "-m",
+               str(tiny_folder), "--steps", "1", "--sheets", "0"]  # fmt: skip
+    for size in ("64k", "160k"):
+        left, said = run(disk, size, command)
+        assert left[0]["status"] == 1 and "No space left on device" in said[0]
+        assert not [name for name in left[0]["files"] if name.endswith(".part")]
+        assert not [name for name in left[0]["files"] if "adapter" in name]
+        disk.rmdir()
+
+
+ENCODING = """
+import json, pathlib, sys
+from nextstep.data.latents import build_cache
+from nextstep.text.tokenizer import TextTokenizer
+from nextstep.vae.tokenizer import ImageTokenizer
+from tests.conftest import TINY_VAE
+from tests.data.test_latents import edit_source, edits
+
+disk, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+source = edit_source(TextTokenizer.from_folder(folder), edits(90))
+tokenizer = ImageTokenizer(TINY_VAE)
+try:
+    build_cache(source, tokenizer, disk / "latents", samples_per_part=3)
+except OSError as error:
+    left = sorted(p.name for p in (disk / "latents").iterdir())
+    print(json.dumps([error.errno, str(error.filename), left]))
+"""
+
+
+def test_encoding_keeps_whole_parts(tiny_folder: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = [sys.executable, "-c", ENCODING, str(disk), str(tiny_folder)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", MOUNT.format(size="40k"), str(disk), *script],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": PATHS},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    number, name, left = json.loads(done.stdout)
+    assert number == errno.ENOSPC and name.startswith(str(disk / "latents"))
+    whole = {path.partition(".")[0] for path in left if path.endswith(".json")} - {"cache"}
+    assert whole, "some parts were written"
+    assert all(f"{part}.bin" in left for part in whole)
+    assert not [path for path in left if path.startswith(".")]
 
 
 def test_training_keeps_what_was_whole_and_writes_nothing_half(

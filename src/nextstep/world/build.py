@@ -12,6 +12,7 @@ from PIL import Image
 from nextstep.data.documents import KINDS, derived_seed
 from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
+from nextstep.utils.files import new_folder
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.scenes import render
 from nextstep.world.signs import longest_word_at
@@ -58,9 +59,11 @@ def build_shards(
         raise NextStepError(f"{folder} exists already; choose another folder")
     kinds = [kind for kind in KINDS if any(TASKS[task].kind == kind for task in numbers)]
     with ExitStack() as stack:
+        # Several sets appear together or not at all.
+        root = folder if len(kinds) == 1 else stack.enter_context(new_folder(folder))
         writers = {}
         for kind in kinds:
-            target = folder if len(kinds) == 1 else folder / kind
+            target = root if len(kinds) == 1 else root / kind
             writers[kind] = stack.enter_context(ShardWriter(target, f"world-{split}", kind))
         for task, number in numbers.items():
             for i in range(number):
