@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from nextstep.cli.serve import served_name
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import build_app
@@ -192,6 +193,15 @@ def test_model_card_tells_the_real_settings(
     own = tiny_pipeline.defaults.generate
     assert card["defaults"]["generate"]["steps"] == own.solver_settings.steps
     assert card["adapter"] == {}
+
+
+def test_adapter_changes_the_served_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert served_name("nano", None) == "nano"
+    assert served_name("my-model", None) == served_name("./my-model/", None) == "my-model"
+    assert served_name("nano", Path("runs/my-style/adapter")) == "nano+my-style"
+    assert served_name("nano", Path("runs/owl")) == "nano+owl"
 
 
 @pytest.mark.parametrize("origin", ["example.org", "https://a/b", "*", "https://"])

@@ -153,8 +153,7 @@ def command(
     settle()
     from nextstep.serve.api import server
 
-    name = Path(model).name if Path(model).is_dir() else model
-    name += f"+{adapter.name}" if adapter else ""
+    name = served_name(model, adapter)
     load = chosen.load
     if ray:
         backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
@@ -180,6 +179,18 @@ def command(
     )
     typer.echo(f"serving {name} at http://{host}:{port}", err=True)
     server.serve(app, host, port, keys, grace, root_path)
+
+
+def served_name(model: str, adapter: Path | None) -> str:
+    """What requests call a model: its folder's name, and that of the adapter merged into it.
+
+    Fine-tuning writes OUTPUT/adapter, whose own name says nothing.
+    """
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    if adapter is None:
+        return name
+    folder = adapter.expanduser().resolve()
+    return f"{name}+{folder.parent.name if folder.name == 'adapter' else folder.name}"
 
 
 def parse_replicas(text: str) -> tuple[int, int]:
