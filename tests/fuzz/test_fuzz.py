@@ -143,6 +143,15 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
         "url": PICTURE}}], "max_tokens": 2, "max_images": 0, "temperature": 0.5, "top_p": 0.5}),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": [
         {"type": "text", "text": "a"}]}], "max_tokens": 2, "modalities": ["text"], "seed": 1}),
+    ("/v1/responses", {"input": [{"role": "user", "content": [
+        {"type": "input_text", "text": "a red apple"},
+        {"type": "input_image", "image_url": PICTURE}]}], "tool_choice": "auto", "seed": 1,
+        "steps": 1, "stream": True, "tools": [{"type": "image_generation", "partial_images": 1,
+        "input_image_mask": {"image_url": PICTURE}, "output_format": "webp"}]}),
+    ("/v1/responses", {"input": [{"role": "user", "content": "a"}, {"type": "image_generation_call",
+        "id": "ig_" + "0" * 32, "result": PICTURE.partition(",")[2]}], "instructions": "b",
+        "max_output_tokens": 2, "temperature": 0.5, "top_p": 0.5, "seed": 1, "store": False,
+        "previous_response_id": None}),
 ]  # fmt: skip
 
 

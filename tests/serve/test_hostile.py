@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ import pytest
 from fastapi import FastAPI
 
 from nextstep.engine.engine import Engine
+from nextstep.serve.api import service as service_module
+from nextstep.serve.api import uploads
+from nextstep.serve.jobs.engine_backend import EngineBackend
 from nextstep.serve.jobs.limits import ServiceLimits
+from nextstep.serve.jobs.store import Store
 from nextstep.serve.jobs.tasks import ServiceTask
 from tests.serve.conftest import Running, data_uri, picture_bytes, running, until
 from tests.serve.test_jobs import SLOW, jobs_in, submit
@@ -266,6 +271,55 @@ def test_sources_and_long_texts_are_read_beside_the_steps(
             go_on.set()
             until(lambda m=made, h=heavy: state_of(m, h) in ("done", "failed"))
     assert all(name.startswith("preparing") for name in names)
+
+
+@pytest.mark.parametrize("work", ["pictures", "masks", "words", "disk"])
+def test_31_clients_get_every_row_while_one_is_busy(
+    app_of: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """Neither the steps nor the event loop wait for what one client sends, however long it takes.
+
+    benchmarks/serve_hostile.py measures the gaps between rows of a real service.
+    """
+    go_on, busy = threading.Event(), threading.Semaphore(0)
+
+    def slow(call: Callable[..., Any], hostile: Callable[..., bool]) -> Callable[..., Any]:
+        def called(*given: Any, **more: Any) -> Any:
+            if hostile(*given, **more):
+                busy.release()
+                assert go_on.wait(60)
+            return call(*given, **more)
+
+        return called
+
+    places = {
+        "pictures": (uploads, "safe_picture", lambda *_: True),
+        "masks": (uploads, "safe_mask", lambda *_: True),
+        "words": (EngineBackend, "check", lambda _, asked: asked.prompt == "hostile"),
+        "disk": (Store, "add", lambda _, owner, asked, *__: asked.prompt == "hostile"),
+    }
+    where, name, hostile = places[work]
+    replaced = slow(getattr(where, name), hostile)
+    for module in (where, service_module) if where is uploads else (where,):
+        monkeypatch.setattr(module, name, replaced)
+    picture = data_uri(picture_bytes(size=(32, 32)))
+    body: dict[str, Any] = {"prompt": "hostile"}
+    if work in ("pictures", "masks"):
+        body |= {"images": [picture], "mask": picture}
+    with running(app_of(queue=64, per_key=64, max_batch=32)) as made, ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(httpx2.post, f"{made.url}/jobs", json=body, timeout=60)
+                for _ in range(4)]  # fmt: skip
+        assert busy.acquire(timeout=30)
+        try:
+            asked = {"prompt": "a", "size": "32x64", "steps": 2}
+            jobs = [submit(made.url, seed=seed, **asked)["id"] for seed in range(31)]
+            for job in jobs:
+                told = httpx2.get(f"{made.url}/jobs/{job}/events?previews=false", timeout=60).text
+                assert told.rstrip().splitlines()[-2] == "event: done"
+            assert not any(one.done() for one in sent)
+        finally:
+            go_on.set()
+        assert all(one.result().status_code in (202, 400) for one in sent)
 
 
 def state_of(service: Running, job: str) -> str:

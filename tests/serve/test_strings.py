@@ -46,6 +46,13 @@ PLAIN = {"prompt": "a red apple", **SMALL}
 EDIT = {**PLAIN, "images": [PICTURE]}
 STORY = {"parts": [{"type": "text", "text": "a"}], "max_tokens": 2, "max_images": 0}
 CHAT = {"messages": [MESSAGE], "max_tokens": 2, "modalities": ["text"]}
+RESPONSE = {
+    "input": [MESSAGE, {"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
+    "tools": [{"type": "image_generation", "size": "16x16"}],
+    "steps": 1,
+    "seed": 1,
+}
+WORDS = {"input": [MESSAGE, {"type": "image_generation_call", "id": "a"}], "max_output_tokens": 2}
 CASES = [
     ("/v1/images/generations", PLAIN, field)
     for field in (
@@ -53,6 +60,15 @@ CASES = [
         "response_format", "output_format", "background", "quality", "user", "moderation", "style",
         "unknown",
     )
+] + [
+    ("/v1/responses", RESPONSE, field)
+    for field in (
+        "input", "input.0", "input.0.content", "input.1.content.0.text", "input.0.role", "model",
+        "instructions", "previous_response_id", "tools.0.size", "tools.0.model", "tool_choice",
+        "tools.0.type", "tools.0.action", "unknown",
+    )
+] + [
+    ("/v1/responses", WORDS, field) for field in ("input.1.id", "input.1.result", "input.1.type")
 ] + [
     ("/jobs", EDIT, field)
     for field in ("prompt", "images.0", "mask", "positive_prompt", "negative_prompt", "size")
@@ -117,7 +133,8 @@ def test_every_text_of_a_form(client: TestClient, field: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/jobs/{}", "/jobs/{}/events", "/v1/models/{}", "/studio/{}",
-                                  "/jobs/{}/pictures/0", "/jobs?state={}", "/{}"])  # fmt: skip
+                                  "/jobs/{}/pictures/0", "/jobs?state={}", "/v1/responses/{}",
+                                  "/{}"])  # fmt: skip
 def test_every_string_in_an_address(client: TestClient, path: str) -> None:
     from urllib.parse import quote
 
