@@ -32,8 +32,8 @@ def to_srgb(
         return _transformed(colours, ImageCms.createProfile("LAB")) or colours.getchannel(0)
     if profile:
         source = _opened(profile)
-        space = source.profile.xcolor_space.strip() if source else ""
-        if MODES.get(space) == colours.mode and not _is_srgb(source):
+        kind = source.profile.xcolor_space.strip() if source else ""
+        if MODES.get(kind) == colours.mode and not _is_srgb(source):
             colours = _transformed(colours, source) or colours
     flat = colours.convert("RGB")
     if space is not None and not profile and colours.mode in ("RGB", "L"):
