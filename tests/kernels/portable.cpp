@@ -30,7 +30,7 @@ bf16 upper(float x) {
   return bits >> 16;
 }
 
-Matrix matrix(Format format, int64_t outputs, int64_t inputs, bool squeezed = false) {
+Matrix matrix(Format format, int64_t outputs, int64_t inputs, bool squeezed = false, bool halved = false) {
   Matrix m{format, outputs, inputs};
   const int64_t blocks = up(outputs, 32) / 32;
   const float near = 2.0f / float(inputs);
@@ -43,6 +43,9 @@ Matrix matrix(Format format, int64_t outputs, int64_t inputs, bool squeezed = fa
     m.patches = filled<Patch>(blocks, [&] { return Patch{uint32_t(next() % (32 * inputs)), upper(number())}; });
     int64_t block = 0;
     m.first = filled<int64_t>(blocks + 1, [&] { return block++; });
+  } else if (halved) {
+    m.halved = 1;
+    m.data = filled<bf16>(blocks * 32 * inputs + FAR, [] { return upper(number()); });
   } else if (format == FP32) {
     m.data = numbers(blocks * 32 * inputs + FAR);
   } else if (format == BF16) {
@@ -82,6 +85,15 @@ void products() {
           tell(names[format], rows, inputs + squeezed, out.data(), rows * 80);
         }
       }
+}
+
+void halved() {
+  for (int64_t rows : {1, 2, 3, 7, 20}) {
+    const Matrix m = matrix(FP32, 80, 304, false, true);
+    std::vector<float> out(rows * 80);
+    nextstep_linear(&m, rows, numbers(rows * 304), out.data(), 2);
+    tell("halved", rows, 304, out.data(), rows * 80);
+  }
 }
 
 void layers(Format format, bool half) {
@@ -155,4 +167,5 @@ int main() {
     head(format);
   }
   maps();
+  halved();
 }

@@ -72,6 +72,21 @@ def test_what_would_lose_or_not_pay_stays_as_it_is() -> None:
     assert layer.squeezed is None and torch.equal(layer.weight, finer)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fp32_whose_numbers_are_bf16_is_read_in_half_of_the_bytes(shape: tuple[int, int]) -> None:
+    weight, bias = weights(*shape).float(), torch.randn(shape[0])
+    halved = PackedLinear(weight, bias, "fp32", Arena())
+    finer = weight.clone()
+    finer[0, 0] += 1e-3
+    plain = PackedLinear(finer, bias, "fp32", Arena())
+    assert halved.halved and not plain.halved
+    assert packed_bytes(plain) - packed_bytes(halved) == 2 * plain.data.numel()
+    assert torch.equal(halved.weight, weight) and torch.equal(plain.weight, finer)
+    for rows in (1, 2, 3, 7, 17, 70):
+        x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(rows))
+        assert torch.equal(halved(x)[:, 1:], plain(x)[:, 1:])
+
+
 @pytest.mark.parametrize("format_", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_have_the_same_bits(format_: str, shape: tuple[int, int]) -> None:

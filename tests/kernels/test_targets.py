@@ -37,9 +37,12 @@ def special(x: torch.Tensor) -> torch.Tensor:
 
 @several
 @settings(max_examples=60)
-@given(st.sampled_from(FORMATS), st.booleans(), widths, inputs, rows, st.integers(0, 2**31))
+@given(
+    st.sampled_from(FORMATS), st.booleans(), st.booleans(), widths, inputs, rows,
+    st.integers(0, 2**31),
+)  # fmt: skip
 def test_products_are_equal_on_every_instruction_set(
-    format_: str, short: bool, N: int, K: int, n: int, seed: int
+    format_: str, short: bool, squeezed: bool, N: int, K: int, n: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(N, K, generator=generator)
@@ -48,7 +51,7 @@ def test_products_are_equal_on_every_instruction_set(
         torch.randn(N, generator=generator),
         format_,
         Arena(),
-        squeezed=short,
+        squeezed=short and squeezed,
     )
     x, own = special(torch.randn(n, K, generator=generator)), build.kernels
     made = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.kernels import build
-from nextstep.kernels.lossless import Squeezed, squeeze, unsqueeze
+from nextstep.kernels.lossless import Squeezed, halve, squeeze, unhalve, unsqueeze
 from nextstep.kernels.packing import FORMATS, WIDTH, pack, quantise, unpack
 
 BLOCK = 2**28
@@ -32,6 +32,7 @@ class Matrix(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("format", "outputs", "inputs")),
         *((name, ctypes.c_void_p) for name in ("data", "scale", "bias")),
         *((name, ctypes.c_void_p) for name in ("high", "patches", "first")),
+        ("halved", ctypes.c_int64),
     )
 
 
@@ -113,6 +114,10 @@ class PackedLinear(nn.Module):
         if squeezed and self.fits and format_ in ("fp32", "bf16"):
             self.squeezed = squeeze(data)
         self._shape = data.shape
+        self.halved = False
+        if self.fits and format_ == "fp32" and self.squeezed is None:
+            halves = halve(data)
+            self.halved, data = halves is not None, data if halves is None else halves
         self.data = arena.keep(self.squeezed.data if self.squeezed else data)
         self.scale = arena.keep(scale)
         if self.squeezed:
@@ -132,11 +137,12 @@ class PackedLinear(nn.Module):
         if self._matrix is None:
             self._bias = None if self.bias is None else self.bias.float().contiguous()
             beside = self.squeezed[1:] if self.squeezed else ()
+            addresses = [tensor.data_ptr() for tensor in beside] or [None] * 3
             self._matrix = Matrix(
                 FORMATS.index(self.format), self.out_features, self.in_features,
                 self.data.data_ptr(), self.scale.data_ptr(),
                 None if self._bias is None else self._bias.data_ptr(),
-                *(tensor.data_ptr() for tensor in beside),
+                *addresses, self.halved,
             )  # fmt: skip
         return self._matrix
 
@@ -145,6 +151,7 @@ class PackedLinear(nn.Module):
         """[N, K] as it is used, unpacked anew at every call, and not to be changed."""
         dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
         data = unsqueeze(self.squeezed, self._shape, dtype) if self.squeezed else self.data
+        data = unhalve(data) if self.halved else data
         shape = self.out_features, self.in_features
         return unpack(self.format, data, self.scale, *shape).restored(dtype)
 

@@ -14,7 +14,8 @@ Numbers with another high byte are kept whole beside, with their place. In 64 by
 numbers each) of two lines take turns, which is how vector instructions put bytes together.
 
 A matrix that the kernels compute with in fp32 can be squeezed as well when all of its numbers are
-bf16, as they are where a model was released in bf16. The kernels themselves squeeze and read.
+bf16, as they are where a model was released in bf16. The kernels themselves squeeze and read. One
+that is not squeezed then lies as bf16 (`halve`), which is half of the bytes to be read.
 """
 
 from __future__ import annotations
@@ -93,6 +94,26 @@ def squeeze(data: Tensor) -> Squeezed | None:
     build.call("count_patches", asked)
     build.call("squeeze", asked)
     return result
+
+
+def halve(data: Tensor) -> Tensor | None:
+    """A packed fp32 matrix whose numbers are all bf16 in half of its memory, or None.
+
+    Args:
+        data: fp32 [blocks, K, 32].
+
+    Returns:
+        bf16 [blocks, K, 16, 2]: outputs i and i + 16 side by side, so that one word of 32 bits
+        becomes two numbers by a shift and by a mask.
+    """
+    if bool((data.view(torch.int32) & 0xFFFF).any()):
+        return None
+    return data.bfloat16().unflatten(2, (2, 16)).transpose(2, 3).contiguous()
+
+
+def unhalve(data: Tensor) -> Tensor:
+    """What `halve` was given."""
+    return data.transpose(2, 3).flatten(2).float()
 
 
 def unsqueeze(squeezed: Squeezed, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -21,10 +21,12 @@ struct Matrix {
   const uint8_t* high;
   const Patch* patches;
   const int64_t* first;  // [blocks + 1]
+  int64_t halved;        // whether FP32 lies as bf16, outputs i and i + 16 of an input side by side
 
   bool squeezed() const { return high != nullptr; }
-  // Steps of 32 inputs, or 64 integers, and bytes of one by the outputs of a block; not for FP32 as it is.
+  // Steps of 32 inputs, or 64 integers, and bytes of one by the outputs of a block.
   int64_t steps() const { return format >= INT8 ? (inputs + 63) / 64 : (inputs + 31) / 32; }
+  int64_t wide_step() const { return halved ? 2048 : 4096; }  // of FP32
   int64_t step() const { return squeezed() ? 1536 : format == INT4 ? 1024 : 2048; }
 };
 

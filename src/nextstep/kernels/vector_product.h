@@ -37,6 +37,18 @@ inline void expect(const char* w, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) ask_near(w + AHEAD + i), ask_far(w + FAR + i);
 }
 
+// Weights of one input in a block: as they are, as bf16, or two bf16 in 32 bits. Part i of the 32 outputs.
+template <typename W>
+constexpr int64_t LINE = sizeof(W) == 4 && std::is_integral_v<W> ? WIDTH / 2 : WIDTH;
+template <typename W>
+OP PartF weights(const W* w, int i) {
+  return part(w + i * LANES);
+}
+OP PartF weights(const uint32_t* w, int i) {
+  const PartU both = read<PartU>(w + i % PARTS * LANES);
+  return (PartF)(i < PARTS ? both << 16 : both & 0xffff0000);
+}
+
 // Adds `count` inputs of R rows, which lie `apart`, to y [R, 32], whose rows lie `ld` apart; asks for what comes behind w
 // if it is FIRST to read.
 template <int R, bool FIRST, typename W>
@@ -48,11 +60,11 @@ inline void sum_floats(const float* x, int64_t apart, const W* w, int64_t count,
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int i = 0; i < P; i++) c[r][i] = read<PartF>(y + ld * r + i * LANES);
-  for (int64_t k = 0; k < count; k++, w += WIDTH) {
-    if constexpr (FIRST) expect((const char*)w, WIDTH * sizeof(W));
+  for (int64_t k = 0; k < count; k++, w += LINE<W>) {
+    if constexpr (FIRST) expect((const char*)w, LINE<W> * sizeof(W));
     PartF own[P];
 #pragma GCC unroll 8
-    for (int i = 0; i < P; i++) own[i] = part(w + i * LANES);
+    for (int i = 0; i < P; i++) own[i] = weights(w, i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const PartF v = x[r * apart + k] - PartF{};
@@ -141,11 +153,11 @@ struct Parts {
   alignas(64) char own[PART * 2048];
 
   Parts(const Matrix& m, int64_t block) : m(m), unfolder(m, block) {
-    from = (const char*)m.data + block * (m.format == FP32 ? m.inputs * WIDTH * 4 : m.steps() * m.step());
+    from = (const char*)m.data + block * (m.format == FP32 ? m.inputs * m.wide_step() / 32 : m.steps() * m.step());
   }
   const char* at(int64_t k, int64_t steps) {
     if (m.squeezed()) return unfolder.take(steps, own), own;
-    return from + k * (m.format == FP32 ? 4096 : m.step());
+    return from + k * (m.format == FP32 ? m.wide_step() : m.step());
   }
 };
 
@@ -169,6 +181,8 @@ inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, i
       float* into = y + WIDTH * (r - from);
       if (m.squeezed())
         sum_floats<R, false>(x.row(r) + 32 * k, x.apart, (const bf16*)w, count, into, WIDTH);
+      else if (m.halved)
+        sum_floats<R, first>(x.row(r) + 32 * k, x.apart, (const uint32_t*)w, count, into, WIDTH);
       else
         sum_floats<R, first>(x.row(r) + 32 * k, x.apart, (const float*)w, count, into, WIDTH);
     });
