@@ -137,7 +137,7 @@ class PackedLinear(nn.Module):
         if self._matrix is None:
             self._bias = None if self.bias is None else self.bias.float().contiguous()
             beside = self.squeezed[1:] if self.squeezed else ()
-            addresses = [tensor.data_ptr() for tensor in beside] or [None] * 3
+            addresses = [tensor.data_ptr() for tensor in beside] or [0, 0, 0]
             self._matrix = Matrix(
                 FORMATS.index(self.format), self.out_features, self.in_features,
                 self.data.data_ptr(), self.scale.data_ptr(),
