@@ -114,9 +114,9 @@ def test_the_14b_recipe_of_dpo_carries_what_is_published() -> None:
 def test_post_training_plans_its_samples_references_and_frozen_parts() -> None:
     h100 = find_device("h100")
     dpo, rl, distill = (make_plan(RECIPES / f"{stage}-0.5b.yaml", h100) for stage in POST_TRAINING)
-    weights = 4.0 * dpo.parameters["total"]
-    assert dpo.memory["reference"] == pytest.approx(2 * weights)
-    assert (dpo.memory["sampling"], distill.memory["reference"]) == (0, 0)
+    # What the reference says of pairs is on disk, so dpo does not hold it.
+    assert dpo.memory["reference"] == distill.memory["reference"] == 0
+    assert dpo.memory["sampling"] == 0
     assert rl.memory["sampling"] >= 8e9 + 2 * rl.parameters["total"]
     # Drawing costs a forward pass of every branch and step beside the training.
     recipe = load_recipe(RECIPES / "rl-0.5b.yaml")

@@ -109,6 +109,34 @@ def test_documents_are_what_was_drawn(tiny_parts: Parts) -> None:
         assert sizes == [span.count for span in sequence.images]
 
 
+@pytest.mark.parametrize("branch", ["conditional", "image-only", "unconditional"])
+def test_kept_tokens_of_an_edit_are_drawn_as_they_are_and_not_learned(
+    tiny_parts: Parts, branch: str
+) -> None:
+    """The region of its line decides, in the engine and in every document."""
+    tokenizer, engine = tiny_parts.text_tokenizer, Engine.of_parts(tiny_parts)
+    (group,) = sampler(tiny_parts).draw([(EDIT, 4)])
+    line = "red; change rows 1-2 columns 2-2; blue"
+    sample = written(tokenizer, line, group.samples[0])
+    request = engine.request(group.prompt_of(sample), [RED], seed=4)
+    assert request.given is not None
+    sampled = request.given.sampled.nonzero().flatten().tolist()
+    assert sampled == [1, 3]
+    for document in (
+        weighed_document(group, sample, tokenizer, 5),
+        supervised_document(group, sample, tokenizer, 5, branch),
+    ):
+        *sources, drawn = document.sequence.images
+        assert drawn.learned == sampled
+        assert not any(span.learned for span in sources)
+        every = group.pictures(sample)
+        assert document.images[-1] == len(every) - 1
+        assert len(document.images) == len(document.sequence.images)
+    whole = written(tokenizer, "red; change all; blue", group.samples[0])
+    drawn = weighed_document(group, whole, tokenizer, 5).sequence.images[-1]
+    assert drawn.learned == [0, 1, 2, 3]
+
+
 def test_text_that_reads_otherwise_than_it_was_written_does_not_count(tiny_parts: Parts) -> None:
     tokenizer = tiny_parts.text_tokenizer
     (group,) = sampler(tiny_parts).draw([(PROMPTS[0], 3)])

@@ -48,6 +48,7 @@ def command(
     height: o.Height = None,
     width: o.Width = None,
     guidance: o.Guidance = None,
+    image_guidance: o.ImageGuidance = None,
     solver: o.Solver = None,
     steps: o.Steps = None,
     noise_level: o.NoiseLevel = None,
@@ -85,8 +86,8 @@ def command(
     settings = {
         name: value
         for name, value in (
-            ("guidance", guidance), ("solver", solver), ("steps", steps),
-            ("noise_level", noise_level),
+            ("guidance", guidance), ("image_guidance", image_guidance), ("solver", solver),
+            ("steps", steps), ("noise_level", noise_level),
         )
         if value is not None
     }  # fmt: skip

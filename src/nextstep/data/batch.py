@@ -158,8 +158,8 @@ def pack_rows(
     draws = _Draws(head_batch_mul, context_noise, token_size)
     for number, documents in enumerate(rows):
         for document, pictures in documents:
-            trained = batch.add(number, document.sequence, pictures, document.key)
-            draws.add(document.seed, trained)
+            batch.add(number, document.sequence, pictures, document.key)
+            draws.add(document.seed, document.sequence.images)
     return replace(batch.finish(token_size), **draws.finish())
 
 
@@ -209,8 +209,8 @@ class _Layout:
         self.coordinates: list[Tensor] = []
         self.pictures: list[tuple[int, ImageSpan, Picture]] = []
 
-    def add(self, row: int, sequence: Sequence, pictures: Seq[Picture], key: str) -> list[int]:
-        """Put a document behind the others of `row`; returns trained tokens of each picture."""
+    def add(self, row: int, sequence: Sequence, pictures: Seq[Picture], key: str) -> None:
+        """Put a document behind the others of `row`."""
         if len(pictures) != len(sequence.images):
             raise ValueError(
                 f"{key} has {len(pictures)} pictures, its sequence {len(sequence.images)} spans"
@@ -228,15 +228,12 @@ class _Layout:
         self.keys.append(key)
         asked = labels != IGNORE
         asked[:1] = False  # nothing stands before the first id
-        trained: list[int] = []
         for span, picture in zip(sequence.images, pictures, strict=True):
             asked[span.start : span.start + span.count] = False
             self._picture(flat, span, picture, key)
-            trained.append(len(span.learned))
         targets = np.flatnonzero(asked)
         self.places["text"].append(flat + targets - 1)
         self.places["next"].append(ids[targets])
-        return trained
 
     def _picture(self, flat: int, span: ImageSpan, picture: Picture, key: str) -> None:
         _check_size(span, picture, key)
@@ -295,12 +292,21 @@ class _Draws:
         self.noise: list[Tensor] = []
         self.shift: list[Tensor] = []
 
-    def add(self, seed: int, counts: Seq[int]) -> None:
-        """Draw for a document whose pictures have so many trained tokens each."""
-        count = sum(counts)
+    def add(self, seed: int, spans: Seq[ImageSpan]) -> None:
+        """Draw for a document with these pictures.
+
+        A token that is given has its draws all the same, so that two documents of one seed meet
+        the same time and noise at the same place, whatever else of them is learned.
+        """
+        counts, learned, total = [], list[int](), 0
+        for span in spans:
+            learned += [total + place for place in span.learned]
+            counts.append(len(span.learned))
+            total += span.count if span.trained else 0
+        count = len(learned)
         flow = torch.Generator().manual_seed(derived_seed(seed, "flow"))
-        self.u.append(torch.randn(self.repeats, count, generator=flow))
-        self.noise.append(torch.randn(self.repeats, count, self.size, generator=flow))
+        self.u.append(torch.randn(self.repeats, total, generator=flow)[:, learned])
+        self.noise.append(torch.randn(self.repeats, total, self.size, generator=flow)[:, learned])
         if self.context:
             # A stream of its own, so that context noise leaves the flow's draws alone.
             context = torch.Generator().manual_seed(derived_seed(seed, "context"))

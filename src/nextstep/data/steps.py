@@ -18,12 +18,15 @@ class Step:
         keys: names of the samples in them, for reports.
         tokens: text and image tokens in them, without padding.
         state: `BatchSource.state_dict()` as it is once this step has been taken.
+        resumable: whether a run can be taken up after it; not where the next step needs what is in
+            memory alone, so that no checkpoint is taken and no signal ends the run.
     """
 
     batches: list[Any]
     keys: list[str] = field(default_factory=list)
     tokens: int = 0
     state: dict[str, Any] = field(default_factory=dict)
+    resumable: bool = True
 
 
 class BatchSource(Protocol):

@@ -23,7 +23,7 @@ from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
 from nextstep.image.sizes import SizeLimits, fitting_size
 from nextstep.text import sequence as grammar
-from nextstep.text.reasoning import region_in
+from nextstep.text.reasoning import Region, region_in
 
 if TYPE_CHECKING:
     from nextstep.text.tokenizer import TextTokenizer
@@ -196,13 +196,28 @@ def given_outside_region(text: str, source: EncodedImage, grid: Grid) -> FixedTo
     Returns:
         None where there is no line, it names no region, or the result has another size.
     """
-    _, found, line = text.rpartition("\n")
-    region = region_in(line, grid) if found and source.grid == grid else None
+    region = region_of_edit(text, [source.grid], grid)
     if region is None:
         return None
     sampled = torch.zeros(len(source.tokens), dtype=torch.bool)
     sampled[region.places(grid)] = True
     return FixedTokens(source.tokens, sampled)
+
+
+def region_of_edit(text: str, sources: Sequence[Grid], grid: Grid) -> Region | None:
+    """The tokens that are sampled in the result of an edit; the others are the source's.
+
+    Args:
+        text: the instruction, its line behind the last line break; see `text.reasoning`.
+        sources: grids of the source pictures.
+        grid: of the result.
+
+    Returns:
+        None where all are sampled: without one source of the result's size, without a line, or
+        where it names no region.
+    """
+    _, found, line = text.rpartition("\n")
+    return region_in(line, grid) if found and list(sources) == [grid] else None
 
 
 def with_positive(text: str, settings: GenerationSettings) -> str:

@@ -299,7 +299,8 @@ def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
         return training + again + training / TRAINING
     if recipe.rollouts is not None:
         looks = 1 + bool((recipe.policy or Policy()).kl)
-        return training + again + looks * training / TRAINING + drawing_flops(recipe, config, work)
+        drawing = drawing_flops(recipe, config, work) / recipe.rollouts.updates
+        return training + again + looks * training / TRAINING + drawing
     return training + again + encoding_flops(recipe, image)
 
 

@@ -128,7 +128,7 @@ def _head_peak(config: NextStepConfig, parameters: Parameters, tokens: int) -> P
     """What a step of distill keeps: states, a path, and ten vectors a block of the head."""
     from nextstep.estimate.dry_run import Peak
 
-    width = 2 * config.hidden_size + 9 * config.token_size
+    width = 3 * config.hidden_size + 9 * config.token_size
     kept = float(FP32 * tokens * (width + 10 * config.fm_head_layers * config.fm_head_dim))
     return Peak(kept, 1.3 * kept, float(FP32 * parameters.head))
 
@@ -137,9 +137,10 @@ def _posttraining(
     recipe: Recipe, parameters: Parameters, split: int, cpu: bool
 ) -> dict[str, float]:
     """What the stages dpo, rl and distill hold beside the training."""
-    compared = recipe.stage == "dpo" or bool(recipe.policy and recipe.policy.kl)
+    near, again = recipe.policy and recipe.policy.kl, recipe.rollouts
+    held = bool(near) + bool(again and again.updates > 1)
     # While other weights look, the present ones are kept beside them.
-    reference = 2 * FP32 * parameters.trained / split if compared else 0.0
+    reference = (held + 1) * FP32 * parameters.trained / split if held else 0.0
     sampling = 0.0
     if recipe.rollouts is not None:
         # Whole on every rank where it computes; on a GPU its host holds what is handed over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from nextstep.recipe.load import RecipeError
 from nextstep.recipe.posttrain_schema import Distillation, Policy, Preference
 from nextstep.recipe.samples import defaults_of
 from nextstep.recipe.sequence_parts import SequenceParts
-from nextstep.rollout.batches import NumberedBatches
+from nextstep.rollout.batches import NumberedBatches, Row
 from nextstep.rollout.online import OnlineBatches, OnlineOptions
 from nextstep.rollout.pairs import Pairs
 from nextstep.rollout.prompts import (
@@ -32,6 +33,7 @@ from nextstep.rollout.prompts import (
     RolloutPrompt,
     read_prompts,
 )
+from nextstep.rollout.reference import reference_figures, reference_folder
 from nextstep.rollout.reward_kinds import open_reward
 from nextstep.rollout.rewards import Rewards
 from nextstep.rollout.sampler import SamplingOptions
@@ -39,7 +41,7 @@ from nextstep.rollout.store import read_rollouts
 from nextstep.rollout.teacher import TeacherOptions, TeacherTokens, make_parts
 from nextstep.train.ema import copied
 from nextstep.train.optimizer import freeze
-from nextstep.train.parallel import is_sharded
+from nextstep.train.parallel import is_sharded, let_go, run_gathered
 from nextstep.train.stages.distill import DistillSettings, DistillStage, frozen_names
 from nextstep.train.stages.dpo import DpoStage, PreferenceSettings
 from nextstep.train.stages.rl import PolicySettings, PolicyStage
@@ -69,11 +71,39 @@ class DpoParts(SequenceParts):
             asked.beta, asked.image, asked.text, asked.text_beta, asked.sft, asked.safety,
             asked.levels,
         )  # fmt: skip
-        self.stage = DpoStage(self.config, settings, copied(self.model))
+        self.stage = DpoStage(self.config, settings)
+        pairs.reference = self._reference(pairs, asked, folder)
         self.batches = NumberedBatches(
             pairs.row, self.stage.batch_of, data.rows, data.micro_batch_rows, self.ranks.rank,
             self.ranks.world,
         )  # fmt: skip
+
+    def _reference(self, pairs: Pairs, asked: Preference, folder: Path) -> Tensor:
+        """What the weights that the run starts from say of all pairs that it meets."""
+        recipe = self.recipe
+        micro = 2 * recipe.data.micro_batch_rows
+
+        @torch.no_grad()
+        def figures(rows: Sequence[Row]) -> Tensor:
+            found = []
+            for first in range(0, len(rows), micro):
+                batch = self.stage.prepare(
+                    self.stage.batch_of(rows[first : first + micro]), self.device
+                )
+                with self.autocast():
+                    found.append(run_gathered(self.model, self.stage.figures, batch).float().cpu())
+            return torch.cat(found)
+
+        place = reference_folder(
+            Path(asked.reference) if asked.reference else folder / "reference", self.model, pairs,
+            asked.levels, bool(asked.text), recipe.precision,
+        )  # fmt: skip
+        epochs = -(-recipe.steps * recipe.data.rows // len(pairs))
+        draws = min(asked.draws, epochs)
+        found = reference_figures(figures, pairs, draws, place, self.ranks.rank, self.ranks.world)
+        if is_sharded(self.model):
+            let_go(self.model)
+        return found
 
 
 class RlParts(SequenceParts):
@@ -92,15 +122,17 @@ class RlParts(SequenceParts):
         )  # fmt: skip
         reference = copied(self.model) if asked.kl else None
         self.stage = PolicyStage(self.config, settings, reference)
+        # A model may recommend guidance by source pictures, which a policy gradient must not have.
+        plain = {"image_guidance": 1.0} if asked.method == "grpo" else {}
         sampling = SamplingOptions(
-            drawn.samples, drawn.height, drawn.width, drawn.settings, drawn.reasoning,
+            drawn.samples, drawn.height, drawn.width, {**drawn.settings, **plain}, drawn.reasoning,
             drawn.temperature,
         )  # fmt: skip
         most_mean = math.inf if drawn.most_mean is None else drawn.most_mean
         options = OnlineOptions(
             drawn.prompts, recipe.data.micro_batch_rows, drawn.advantage_scale,
             asked.advantage_limit, drawn.least_spread, most_mean, asked.window, asked.slide_every,
-            recipe.seed,
+            drawn.updates, recipe.seed,
         )  # fmt: skip
         self.batches = OnlineBatches(
             self._prompts(where), open_rewards(drawn.rewards, drawn.watch), sampling, options,
@@ -146,7 +178,9 @@ class DistillParts(SequenceParts):
             if source.rollouts
             for group in read_rollouts(Path(source.rollouts))
         ]
-        options = TeacherOptions(asked.guidance, asked.teacher_steps, recipe.seed)
+        options = TeacherOptions(
+            asked.guidance, asked.image_guidance, asked.teacher_steps, recipe.seed
+        )
         share = self.ranks.rank, self.ranks.world
         make_parts(self.model.eval(), teacher, groups, self.text_tokenizer, options, folder, share)
         if self.ranks.world > 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from nextstep.recipe.section import Positive, Rate, Section, Share, Weight
+from nextstep.recipe.section import ChangedSettings, Positive, Rate, Section, Share, Weight
 
 
 class RewardSource(Section):
@@ -26,14 +26,17 @@ class Rollouts(Section):
     """How the stage `rl` draws its samples, and what they are judged by."""
 
     prompts: Positive = 8
-    """Prompts of a step, over all ranks together."""
+    """Prompts of a rollout, over all ranks together."""
     samples: int = Field(default=8, ge=2)
     """Samples of a prompt."""
+    updates: Positive = 1
+    """Optimizer steps on the samples of a rollout. With several, a copy of the weights that drew
+    them is held, and checkpoints are taken between rollouts alone."""
     height: Positive | None = None
     """Of pictures in pixels; default the model's own."""
     width: Positive | None = None
     """Of pictures in pixels; default the model's own."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: ChangedSettings = Field(default_factory=dict)
     """Generation settings that differ from the model's own, e.g. {guidance: 1.0, steps: 4}."""
     reasoning: bool = False
     """Let the model write a line before it draws, and train that too."""
@@ -53,17 +56,6 @@ class Rollouts(Section):
     """Number format of the sampling weights: int8, int4 or bf16; on the CPU alone."""
     cache_gb: Rate = 1.0
     """Keys and values that may be held while samples are drawn."""
-
-    @field_validator("settings")
-    @classmethod
-    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        from nextstep.engine.settings import GenerationSettings
-
-        try:
-            GenerationSettings().with_values(**value)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-        return value
 
 
 class Policy(Section):
@@ -85,7 +77,7 @@ class Policy(Section):
     window: int = Field(default=0, ge=0)
     """Of grpo: stochastic steps of the solver; 0 makes all of them stochastic."""
     slide_every: Positive = 25
-    """Of grpo: steps of the run after which the window moves on."""
+    """Of grpo: rollouts after which the window moves on."""
     token_share: float = Field(default=1.0, gt=0, le=1)
     """Of grpo: share of a picture's tokens that is trained, the least certain first."""
     levels: Positive = 4
@@ -113,6 +105,9 @@ class Preference(Section):
     """Samples of a prompt among which the winner is drawn, best first; the loser is of the rest."""
     draws: Positive = 4
     """Different draws of times and noise that a prompt's pairs meet before they come again."""
+    reference: str | None = None
+    """Folder that keeps what the reference says of pairs, default in the run's folder; runs that
+    differ in other settings may share it."""
     levels: Positive = 4
     """Noise levels per image token."""
 
@@ -139,6 +134,9 @@ class Distillation(Section):
     """Calls of the head per token that it is trained for."""
     guidance: list[Rate] = Field(default=[2.5], min_length=1)
     """Scales that are folded into the weights; the scale stays an input between them."""
+    image_guidance: Rate | None = None
+    """Source-picture scale of edits that is folded in; null distils drawings alone, and edits keep
+    the solver that they had."""
     teacher_steps: Positive = 24
     """Midpoint steps of the teacher for a token."""
     batch: Positive = 1024

@@ -1,9 +1,11 @@
-"""Two figures that tell more than the loss while a model learns to draw what its text says.
+"""Three figures that tell more than the loss while a model learns to draw what its text says.
 
 * `lines_right`: share of lines that the model would write itself. A line is written greedily, so it
   is right exactly when every id of it is the likeliest after the true ones before it.
 * `name_gap`: flow-matching loss with wrong object names in the text less the loss with the right
   ones, for the same pictures, noise and levels. Near 0 the model does not read the names.
+
+* `flow_loss`: that loss with the right names, on scenes that training does not draw.
 
 Legend: P positions whose next id is learned, T learned image tokens.
 """
@@ -20,21 +22,24 @@ import torch
 
 from nextstep.data.documents import Document, derived_seed
 from nextstep.text.sequence import build_sequence
-from nextstep.train.stages.pretrain import states
+from nextstep.train.stages.pretrain import PretrainStage, states
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lines import with_lines
+from nextstep.world.lines import with_lines, with_regions
 from nextstep.world.scenes import Scene, render
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 
 if TYPE_CHECKING:
+    from nextstep.config import NextStepConfig
     from nextstep.model.nextstep import NextStepModel
     from nextstep.recipe.run_schema import Probes
     from nextstep.text.tokenizer import TextTokenizer
-    from nextstep.train.stages.pretrain import PretrainStage
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 Pictures = list[np.ndarray]
 ROWS = 2
 """Rows that go through the model together."""
+LEAST_ROW = 512
+"""Positions of a row at least, so that several short samples share one."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,20 @@ class Probe:
 
     Args:
         settings: which scenes.
-        stage: packs rows and knows the loss.
-        tokenizer: of the text.
+        config: of the model.
+        image_tokenizer, tokenizer: of its pictures and text.
         pixels: side of the pictures.
     """
 
     def __init__(
-        self, settings: Probes, stage: PretrainStage, tokenizer: TextTokenizer, pixels: int
+        self,
+        settings: Probes,
+        config: NextStepConfig,
+        image_tokenizer: ImageTokenizer,
+        tokenizer: TextTokenizer,
+        pixels: int,
     ) -> None:
-        self.stage, self.tokenizer, self.pixels = stage, tokenizer, pixels
+        self.tokenizer, self.pixels = tokenizer, pixels
         self.grid = pixels // 16, pixels // 16
         weights = choose_tasks(settings.tasks, settings.edition)
         drawn = [task for task in weights if TASKS[task].group not in ("reading", "plain")]
@@ -68,10 +78,13 @@ class Probe:
             self._item(self.tasks[n % len(self.tasks)], n, settings.edition)
             for n in range(settings.items)
         ]
+        longest = max(len(one) for item in self.items for one in (item.right, item.wrong))
+        length = max(LEAST_ROW, -(-longest // 16) * 16)
+        self.stage = PretrainStage(config, image_tokenizer, row_length=length)
 
     def _item(self, task: str, number: int, edition: str) -> _Item:
         one = example(task, derived_seed("probe", task, number), "seen", edition)
-        parts = tuple(_quiet(part) for part in one.parts)
+        parts = with_regions([_quiet(part) for part in one.parts], self.grid)
         lined = with_lines(parts, self.grid, source_line=True)
         renamed = with_lines(_renamed(parts, edition), self.grid, source_line=True)
         images = [render(scene, self.pixels) for scene in one.scenes]
@@ -93,6 +106,7 @@ class Probe:
         return {
             "lines_right": round(sum(right) / len(right), 4),
             "name_gap": round(without - loss, 5),
+            "flow_loss": round(loss, 5),
         }
 
     def _measured(

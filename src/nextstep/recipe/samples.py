@@ -42,14 +42,15 @@ def defaults_of(recipe: Recipe) -> ModelDefaults:
 
 
 def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
-    """Drawings by as few calls of the head as it learned; edits, which it did not, as before."""
+    """Drawings by as few calls of the head as it learned; edits so where it learned them."""
     told = recipe.distillation
     calls = min(told.calls) if told else 1
     scale = told.guidance[0] if told else before.generate.guidance
-    generate = before.generate.with_values(
-        solver="flow_map", steps=calls, final_token_steps=0, guidance=scale
-    )
-    return replace(before, generate=generate)
+    jumps = {"solver": "flow_map", "steps": calls, "final_token_steps": 0, "guidance": scale}
+    generate, edit = before.generate.with_values(**jumps), before.edit
+    if told and told.image_guidance is not None:
+        edit = edit.with_values(**jumps, image_guidance=told.image_guidance)
+    return replace(before, generate=generate, edit=edit)
 
 
 EDIT_IMAGE_GUIDANCE = 1.5

@@ -28,7 +28,8 @@ SEQUENCE_STAGES = ("pretrain", "anneal", "sft", "dpo", "rl", "distill")
 Stage = Literal["tokenizer", "pretrain", "anneal", "sft", "dpo", "rl", "distill"]
 OWN_SECTIONS = {
     "preference": ("dpo",), "policy": ("rl",), "rollouts": ("rl",), "distillation": ("distill",),
-    "lora": ("sft", "dpo", "rl"), "probes": ("pretrain", "anneal", "sft"),
+    "lora": ("sft", "dpo", "rl"),
+    "probes": ("pretrain", "anneal", "sft", "dpo", "rl", "distill"),
 }  # fmt: skip
 """Section -> the stages that it is for."""
 ORIGINS = {"dpo": ("rollouts",), "rl": ("world", "prompts"), "distill": ("rollouts",)}
@@ -273,6 +274,13 @@ class Recipe(Section):
                 raise ValueError(f"data.sources[{place}].prompts: are for the rl stage")
         if self.policy and self.policy.method == "grpo":
             self._grpo_samples()
+        if self.rollouts:
+            for key, steps in (("steps", self.steps), ("saving.steps", self.saving.steps)):
+                if steps % self.rollouts.updates:
+                    raise ValueError(
+                        f"{key}: must be a multiple of rollouts.updates "
+                        f"({self.rollouts.updates}), not {steps}"
+                    )
         return self
 
     def _grpo_samples(self) -> None:
@@ -283,8 +291,11 @@ class Recipe(Section):
                 "rollouts.settings: grpo needs steps with a density; say solver: cps (or sde) and "
                 "steps"
             )
-        if told.get("guidance") != 1:
-            raise ValueError("rollouts.settings: grpo trains without guidance; say guidance: 1.0")
+        if told.get("guidance") != 1 or told.get("image_guidance", 1) != 1:
+            raise ValueError(
+                "rollouts.settings: grpo trains without guidance; say guidance: 1.0, and leave out "
+                "image_guidance"
+            )
 
     @model_validator(mode="after")
     def _parts_of_the_stage(self) -> Recipe:

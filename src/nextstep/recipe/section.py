@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _known(value: dict[str, Any]) -> dict[str, Any]:
+    """The same settings; refused where one is unknown or out of range."""
+    from nextstep.engine.settings import GenerationSettings
+
+    try:
+        GenerationSettings().with_values(**value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+ChangedSettings = Annotated[dict[str, Any], AfterValidator(_known)]
+"""Generation settings that differ from the model's own."""
 
 
 class Section(BaseModel):

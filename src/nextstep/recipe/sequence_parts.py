@@ -137,10 +137,16 @@ class SequenceParts:
         assert self.recipe.probes is not None and isinstance(model, NextStepModel)
         if self.probe is None:
             pixels = max(self.recipe.data.areas)
-            self.probe = Probe(self.recipe.probes, self.stage, self.text_tokenizer, pixels)
-        half = self.recipe.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            self.probe = Probe(
+                self.recipe.probes, self.config, self.image_tokenizer, self.text_tokenizer, pixels
+            )
+        with self.autocast():
             return self.probe(model)
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the run computes in."""
+        half = self.recipe.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def close(self) -> None:
         """Stop the threads that make batches."""

@@ -1,6 +1,6 @@
 """Steps of online reinforcement learning: draw, judge, weigh; everything kept beside the run.
 
-    RUN/rollouts/step-00000012/shard-00003.safetensors    group 3 of step 12
+    RUN/rollouts/step-00000012/shard-00003.safetensors    group 3 of the rollout at step 12
 
 A group is written whole as soon as it is judged. A run that is killed takes up the groups that the
 same weights drew, and draws the rest: the very same ones, since a sample depends on weights,
@@ -9,7 +9,6 @@ prompt, settings and noise alone.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from nextstep.rollout.sampler import Sampler, SamplingOptions
 from nextstep.rollout.samples import RolloutGroup, RolloutSample, weighed_document
 from nextstep.rollout.store import SHARD, read_shard, write_shard
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.train.ema import copied, fingerprint
 from nextstep.train.objectives.policy import Scale, accepted_groups, advantages
 from nextstep.train.stages.rl import Experience, PolicyStage
 
@@ -54,7 +54,8 @@ class OnlineOptions:
         advantage_limit: largest absolute advantage.
         least_spread, most_mean: of a group's rewards; others are left out.
         window: stochastic steps of the solver, for `grpo`; 0 makes all of them stochastic.
-        slide_every: steps of the run after which the window moves on by one.
+        slide_every: rollouts after which the window moves on by one.
+        updates: optimizer steps on the samples of a rollout.
         seed: of prompts and noise.
     """
 
@@ -66,7 +67,23 @@ class OnlineOptions:
     most_mean: float = math.inf
     window: int = 0
     slide_every: int = 25
+    updates: int = 1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """Judged samples that steps are made of.
+
+    Attributes:
+        groups: of this rank, by number.
+        worth: [G, n] advantages of all ranks' samples.
+        accepted: [G] which groups teach something.
+    """
+
+    groups: dict[int, RolloutGroup]
+    worth: Tensor
+    accepted: Tensor
 
 
 class OnlineBatches:
@@ -111,6 +128,7 @@ class OnlineBatches:
         self.stage, self.engine_of, self.tokenizer = stage, engine_of, tokenizer
         self.folder, self.rank, self.world = folder / FOLDER, rank, world
         self.step = 0
+        self.rollout: _Rollout | None = None
         self.trainer: Trainer | None = None
 
     def attach(self, trainer: Trainer) -> None:
@@ -118,28 +136,25 @@ class OnlineBatches:
         self.trainer = trainer
 
     def next_step(self) -> Step:
-        """Samples of the present weights; every rank must ask.
+        """A step on samples of the weights as they were when this rollout began; all ranks ask.
 
         Raises:
             NextStepError: when a sample cannot be drawn or judged.
         """
-        assert self.trainer is not None
-        own = range(self.rank, self.options.prompts, self.world)
-        groups = self._groups(list(own))
-        everyone = self._everyones_rewards(groups)
-        accepted = accepted_groups(everyone, self.options.least_spread, self.options.most_mean)
-        worth = advantages(everyone, self.options.advantage_scale, self.options.advantage_limit)
-        self._log(groups, everyone, accepted)
-        solver, trained = self._solver(groups)
+        updates = self.options.updates
+        if self.rollout is None or self.step % updates == 0:
+            self.rollout = self._draw()
+        rollout, first_group = self.rollout, next(iter(self.rollout.groups.values()))
+        solver, trained = self._solver(first_group)
         rows = [
-            self._row(group, sample, float(worth[number, place]), solver)
-            for number, group in zip(own, groups, strict=True)
-            if accepted[number]
+            self._row(group, sample, float(rollout.worth[number, place]), solver)
+            for number, group in rollout.groups.items()
+            if rollout.accepted[number]
             for place, sample in enumerate(group.samples)
         ]
         counts = bool(rows)
         if not rows:
-            rows = [self._row(groups[0], groups[0].samples[0], 0.0, solver)]
+            rows = [self._row(first_group, first_group.samples[0], 0.0, solver)]
         micro = self.options.micro
         batches = [
             self.stage.batch_of(rows[first : first + micro], solver, trained, counts)
@@ -148,7 +163,7 @@ class OnlineBatches:
         self.step += 1
         keys = [document.key for row in rows for document, _ in row]
         tokens = sum(len(document) for row in rows for document, _ in row) if counts else 0
-        return Step(batches, keys, tokens, self.state_dict())
+        return Step(batches, keys, tokens, self.state_dict(), self.step % updates == 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next step."""
@@ -161,11 +176,38 @@ class OnlineBatches:
     def close(self) -> None:
         """Nothing runs beside it."""
 
+    def _draw(self) -> _Rollout:
+        """Samples of the present weights, and what they are worth among those of all ranks."""
+        assert self.trainer is not None
+        options = self.options
+        if options.updates > 1:
+            self.stage.old = self._present()
+        numbers = list(range(self.rank, options.prompts, self.world))
+        groups = self._groups(numbers)
+        everyone = self._everyones_rewards(groups)
+        accepted = accepted_groups(everyone, options.least_spread, options.most_mean)
+        worth = advantages(everyone, options.advantage_scale, options.advantage_limit)
+        self._log(groups, everyone, accepted)
+        return _Rollout(dict(zip(numbers, groups, strict=True)), worth, accepted)
+
+    def _present(self) -> dict[str, Tensor]:
+        """A copy of the weights that draw now, laid out as the model's."""
+        assert self.trainer is not None
+        stepper = self.trainer.stepper
+        if self.stage.samples_with_average and stepper.ema:
+            return {name: mean.clone() for name, mean in stepper.ema.shadow.items()}
+        return copied(stepper.model)
+
+    @property
+    def number(self) -> int:
+        """Of the rollout that the next step takes."""
+        return self.step // self.options.updates
+
     def _groups(self, numbers: list[int]) -> list[RolloutGroup]:
-        """This rank's groups of the step, read where they are and drawn where they are not."""
+        """This rank's groups of the rollout, read where they are and drawn where they are not."""
         assert self.trainer is not None
         weights = self.trainer.weights_everywhere(self.stage.samples_with_average)
-        policy = policy_hash(weights)
+        policy = fingerprint(weights)
         folder = self.folder / f"step-{self.step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         options = self._sampling()
@@ -189,12 +231,12 @@ class OnlineBatches:
         return [found[number] for number in numbers]
 
     def _asked(self, number: int) -> tuple[RolloutPrompt, int]:
-        """Prompt `number` of this step and the seed of its noise."""
-        prompt = self.prompts.prompt(self.step * self.options.prompts + number)
-        return prompt, derived_seed(self.options.seed, "rollout", self.step, number)
+        """Prompt `number` of this rollout and the seed of its noise."""
+        prompt = self.prompts.prompt(self.number * self.options.prompts + number)
+        return prompt, derived_seed(self.options.seed, "rollout", self.number, number)
 
     def _sampling(self) -> SamplingOptions:
-        """Options of this step: the window of stochastic steps moves along."""
+        """Options of this rollout: the window of stochastic steps moves along."""
         if self.stage.settings.method != "grpo" or not self.options.window:
             return self.sampling
         settings = dict(self.sampling.settings)
@@ -210,13 +252,13 @@ class OnlineBatches:
                 f"a window of {self.options.window} stochastic steps does not fit into the "
                 f"{steps} steps of the solver"
             )
-        return (self.step // self.options.slide_every) % places
+        return (self.number // self.options.slide_every) % places
 
-    def _solver(self, groups: list[RolloutGroup]) -> tuple[SolverSettings | None, int]:
+    def _solver(self, group: RolloutGroup) -> tuple[SolverSettings | None, int]:
         """Solver of the samples, and which of its steps is trained; None for `nft`."""
         if self.stage.settings.method != "grpo":
             return None, 0
-        solver = groups[0].settings.solver_settings
+        solver = group.settings.solver_settings
         if solver.name not in STEP_RULES:
             raise NextStepError(
                 f"grpo needs steps with a density: choose solver {' or '.join(STEP_RULES)}, "
@@ -239,14 +281,13 @@ class OnlineBatches:
         solver: SolverSettings | None,
     ) -> Row:
         seed = derived_seed(self.options.seed, "draws", self.step, group.key, sample.index)
+        document = weighed_document(group, sample, self.tokenizer, seed)
         draws = None
         if solver is not None and sample.tokens is not None:
-            count, size = sample.tokens.shape
-            noise = KeyedNoise([(group.seed, sample.index)], solver.draws, size)
-            draws = torch.stack([noise.token(index)[:, 0] for index in range(count)], dim=1)
+            (*_, drawn) = document.sequence.images
+            draws = _path_noise(group, sample, solver)[:, drawn.learned]
         experience = Experience(advantage, draws)
-        document = weighed_document(group, sample, self.tokenizer, seed, experience)
-        return [(document, group.pictures(sample))]
+        return [(replace(document, payload=experience), group.pictures(sample))]
 
     def _everyones_rewards(self, groups: list[RolloutGroup]) -> Tensor:
         """Rewards of all ranks' groups in order of their numbers, fp64 [G, n]."""
@@ -266,13 +307,12 @@ class OnlineBatches:
         self.trainer.note("rollout", **figures)
 
 
-def policy_hash(weights: Mapping[str, Tensor]) -> str:
-    """A fingerprint of weights: other weights have other sums."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name in sorted(weights):
-        values = weights[name].double()
-        digest.update(f"{name} {float(values.sum())!r} {float(values.norm())!r}".encode())
-    return digest.hexdigest()
+def _path_noise(group: RolloutGroup, sample: RolloutSample, solver: SolverSettings) -> Tensor:
+    """The noise of a picture's tokens, given ones included, [draws, N, D]."""
+    assert sample.tokens is not None
+    count, size = sample.tokens.shape
+    noise = KeyedNoise([(group.seed, sample.index)], solver.draws, size)
+    return torch.stack([noise.token(index)[:, 0] for index in range(count)], dim=1)
 
 
 def _kept(path: Path, policy: str) -> RolloutGroup | None:

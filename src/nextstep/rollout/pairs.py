@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from nextstep.data.documents import Document, derived_seed
 from nextstep.errors import NextStepError
+from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL
 from nextstep.rollout.batches import Row, shuffled
 from nextstep.rollout.samples import (
     RolloutGroup,
@@ -32,8 +33,13 @@ class Pairs:
         groups: of rollouts.
         tokenizer: of the text.
         winners: samples of a prompt that may win.
-        draws: a pair meets so many different draws of times and noise; then they come again.
+        draws: a prompt's pairs meet so many different draws of times and noise; then they come
+            again.
         seed: of all choices.
+
+    Attributes:
+        reference: [draws, G, 2, 2] what the reference says of winner and loser: see
+            `rollout.reference`; None leaves it out.
 
     Raises:
         NextStepError: when no prompt has samples of different worth.
@@ -48,6 +54,7 @@ class Pairs:
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.winners, self.draws, self.seed = tokenizer, winners, draws, seed
+        self.reference: Tensor | None = None
         self.groups = [group for group in groups if len({s.reward for s in group.samples}) > 1]
         if not self.groups:
             raise NextStepError(
@@ -58,17 +65,21 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def use(self, number: int) -> tuple[int, int]:
-        """(group, which of its draws) of pair `number` of the run."""
-        epoch, place = shuffled(len(self.groups), number, self.seed, "pairs")
-        return place, epoch % self.draws
-
     def row(self, number: int) -> Row:
-        """Winner and loser of pair `number` of the run, with one seed."""
-        return self.pair(*self.use(number))
+        """Winner and loser of pair `number` of the run, each with what the reference says of it."""
+        epoch, place = shuffled(len(self.groups), number, self.seed, "pairs")
+        draw = epoch % self.draws
+        pair = self.pair(place, draw)
+        if self.reference is None:
+            return pair
+        told = self.reference[draw, place].tolist()
+        return [
+            (replace(document, payload=figures), pictures)
+            for (document, pictures), figures in zip(pair, told, strict=True)
+        ]
 
     def pair(self, place: int, draw: int) -> Row:
-        """Winner and loser of a group; every draw has its own."""
+        """Winner and loser of a group, with one seed; every draw has its own."""
         group = self.groups[place]
         rng = random.Random(derived_seed(self.seed, "pair", group.key, draw))
         ranked = sorted(group.samples, key=lambda one: (-one.reward, one.index))
@@ -94,7 +105,8 @@ class Winners:
         tokenizer: of the text.
         best: samples of a prompt that are kept.
         least: reward below which a sample is left out.
-        no_caption: share of uses whose text is left out, for guidance.
+        no_caption: share of uses whose text is left out, for guidance; half of those of edits lose
+            their sources too.
         name: in mixes and reports.
 
     Raises:
@@ -127,21 +139,15 @@ class Winners:
     def document(self, index: int, seed: int) -> Document:
         """Sample `index` as a sequence."""
         group, sample = self.kept[index]
-        whole = supervised_document(group, sample, self.tokenizer, seed)
-        alone = random.Random(derived_seed("no caption", seed)).random() < self.no_caption
-        if not alone or not group.draws:
-            return _with_payload(whole, index)
-        from nextstep.text.sequence import Picture, build_sequence
-
-        sequence = build_sequence([Picture(group.grid)], self.tokenizer)
-        return Document(whole.key, sequence, (len(whole.images) - 1,), seed, index)
+        rng = random.Random(derived_seed("no caption", seed))
+        branch = CONDITIONAL
+        if group.draws and rng.random() < self.no_caption:
+            branch = IMAGE_ONLY if group.sources and rng.random() < 0.5 else UNCONDITIONAL
+        document = supervised_document(group, sample, self.tokenizer, seed, branch)
+        return replace(document, payload=index)
 
     def pictures(self, document: Document) -> list[Tensor]:
         """The document's image tokens in reading order."""
         group, sample = self.kept[document.payload]
         every = group.pictures(sample)
         return [every[place] for place in document.images]
-
-
-def _with_payload(document: Document, payload: Any) -> Document:
-    return Document(document.key, document.sequence, document.images, document.seed, payload)

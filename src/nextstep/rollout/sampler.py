@@ -33,7 +33,8 @@ class SamplingOptions:
     Attributes:
         samples: of a prompt.
         height, width: of pictures in pixels; None for the model's own.
-        settings: generation settings that differ from the model's own.
+        settings: generation settings that differ from the model's own; drawings do without
+            `image_guidance`.
         reasoning: let the model write a line before it draws.
         temperature: of what it writes.
     """
@@ -82,10 +83,12 @@ class Sampler:
         ]
 
     def _drafts(self, prompt: RolloutPrompt, seed: int) -> list[_Draft]:
-        options = self.options
+        options, settings = self.options, {**self.options.settings, "reasoning": False}
+        if not prompt.images:
+            settings.pop("image_guidance", None)
         request = self.engine.request(
             prompt.text, prompt.images, height=options.height, width=options.width, seed=seed,
-            **{**options.settings, "reasoning": False},
+            **settings,
         )  # fmt: skip
         given = tuple((source.tokens, source.grid) for source in request.sources)
         empty = RolloutGroup(

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.data.documents import Document
-from nextstep.engine.request import with_positive
+from nextstep.engine.request import region_of_edit, with_positive
 from nextstep.engine.settings import GenerationSettings
+from nextstep.flow import guidance as branches
 from nextstep.text import sequence as grammar
 from nextstep.text.tokenizer import TextTokenizer
 
@@ -81,14 +82,18 @@ class RolloutGroup:
         return grammar.with_reasoning(self.text, sample.line)
 
     def parts(self, sample: RolloutSample) -> list[grammar.Part]:
-        """A sample in the sequence grammar, as it was drawn."""
+        """A sample in the sequence grammar, as it was drawn.
+
+        Tokens that the line of an edit kept from its source were given, so they are not learned.
+        """
         grids = [grid for _, grid in self.sources]
         if not self.draws:
             asked = self._before(self.text)
             return [*asked, grammar.Text(sample.line)]
         written = with_positive(self.prompt_of(sample), self.settings)
         if grids:
-            return grammar.editing(written, grids, self.grid)
+            region = region_of_edit(self.prompt_of(sample), grids, self.grid)
+            return grammar.editing(written, grids, self.grid, region)
         return grammar.text_to_image(written, self.grid)
 
     def pictures(self, sample: RolloutSample) -> list[Tensor]:
@@ -111,11 +116,28 @@ def before_answer(text: str, grids: Sequence[Grid]) -> list[grammar.Part]:
 
 
 def supervised_document(
-    group: RolloutGroup, sample: RolloutSample, tokenizer: TextTokenizer, seed: int
+    group: RolloutGroup,
+    sample: RolloutSample,
+    tokenizer: TextTokenizer,
+    seed: int,
+    branch: str = branches.CONDITIONAL,
 ) -> Document:
-    """A sample as training data: its text and picture are learned as any other's."""
-    sequence = grammar.build_sequence(group.parts(sample), tokenizer)
-    images = tuple(range(len(sequence.images)))
+    """A sample as training data: its text and picture are learned as any other's.
+
+    Args:
+        group, sample: which.
+        tokenizer: of the text.
+        seed: of its draws.
+        branch: of guidance; the others leave out the text, or sources too.
+    """
+    parts, negative = group.parts(sample), group.settings.negative_prompt
+    if branch == branches.IMAGE_ONLY:
+        parts = grammar.without_text(parts, negative)
+    elif branch == branches.UNCONDITIONAL:
+        parts = grammar.without_text_and_pictures(parts, negative)
+    sequence = grammar.build_sequence(parts, tokenizer)
+    every = len(group.pictures(sample))
+    images = tuple(range(every - len(sequence.images), every))
     return Document(f"{group.key}/{sample.index}", sequence, images, seed)
 
 
@@ -124,7 +146,6 @@ def weighed_document(
     sample: RolloutSample,
     tokenizer: TextTokenizer,
     seed: int,
-    payload: Any = None,
 ) -> Document:
     """A sample as preferences and rewards see it: of the text only what the model wrote counts.
 
@@ -142,9 +163,7 @@ def weighed_document(
         last = min(end + sample.ended, len(ids))
         labels[first:last] = ids[first:last]
     sequence = grammar.Sequence(ids, labels, whole.images)
-    return Document(
-        f"{group.key}/{sample.index}", sequence, tuple(range(len(whole.images))), seed, payload
-    )
+    return Document(f"{group.key}/{sample.index}", sequence, tuple(range(len(whole.images))), seed)
 
 
 def before_line(group: RolloutGroup, tokenizer: TextTokenizer) -> list[int]:

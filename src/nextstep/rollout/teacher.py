@@ -1,8 +1,12 @@
 """Hidden states and guided paths of a fixed model over its rollouts, for the stage `distill`.
 
-    RUN/teacher/part-00000.safetensors    hidden [M, 2, E], path [M, P + 1, D], guidance [M]
+    RUN/teacher/part-00000.safetensors    hidden [M, b, E], weights [M, b], path [M, P + 1, D],
+                                          guidance [M]
 
-A part belongs to one group of rollouts and is written whole, so that a killed run goes on.
+A part belongs to one group of rollouts and is written whole, so that a killed run goes on. Tokens
+that an edit kept from its source were not drawn by the head and are left out.
+
+Legend: M tokens, b branches of guidance, E hidden size, D values per token, P stretches of a path.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextstep.data.documents import Document, derived_seed
+from nextstep.data.documents import derived_seed
 from nextstep.data.steps import Step
 from nextstep.errors import NextStepError
+from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL, GuidanceSettings
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
+from nextstep.rollout.batches import Row
 from nextstep.rollout.samples import RolloutGroup, supervised_document
-from nextstep.text.sequence import Picture, build_sequence
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.stages.distill import as_batch, teacher_path
 from nextstep.train.stages.pretrain import PretrainStage, states
@@ -37,11 +42,13 @@ class TeacherOptions:
 
     Attributes:
         guidance: scales; every sample of a prompt takes the next one.
+        image_guidance: of edits, whose source pictures make a third branch; None leaves edits out.
         steps: midpoint steps of a path.
         seed: of the noise.
     """
 
     guidance: Sequence[float] = (2.5,)
+    image_guidance: float | None = None
     steps: int = 24
     seed: int = 0
 
@@ -61,7 +68,7 @@ def make_parts(
     Args:
         model: whose hidden states; whole, on its device.
         teacher: its head.
-        groups: drawings; others are left out.
+        groups: drawings, and edits where `options` says so; others are left out.
         tokenizer: of the text.
         options: see `TeacherOptions`.
         folder: of the run.
@@ -72,12 +79,13 @@ def make_parts(
     """
     from safetensors.torch import save_file
 
-    drawings = [group for group in groups if group.draws and not group.sources]
-    if not drawings:
+    edits = options.image_guidance is not None
+    drawn = [group for group in groups if group.draws and (edits or not group.sources)]
+    if not drawn:
         raise NextStepError("distilling needs rollouts of drawings; these hold none")
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    for number, group in list(enumerate(drawings))[share[0] :: share[1]]:
+    for number, group in list(enumerate(drawn))[share[0] :: share[1]]:
         path = place / PART.format(number)
         if path.exists():
             continue
@@ -95,31 +103,56 @@ def _part(
     options: TeacherOptions,
 ) -> dict[str, Tensor]:
     device = model.embed_tokens.weight.device
-    own, bare = [], []
-    alone = build_sequence([Picture(group.grid)], tokenizer)
-    for sample in group.samples:
-        assert sample.tokens is not None
-        seed = derived_seed(options.seed, "teacher", group.key, sample.index)
-        own.append((supervised_document(group, sample, tokenizer, seed), [sample.tokens]))
-        bare.append((Document(f"{group.key}/bare", alone, (0,), seed), [sample.tokens]))
-    hidden = torch.stack([_states(model, rows) for rows in (own, bare)], dim=1)
-    each = len(hidden) // len(group.samples)
+    names = branches_of(options)
+    hidden = torch.stack(
+        [_states(model, _documents(group, tokenizer, options, name)) for name in names], dim=1
+    )
+    counts = [
+        len(document.sequence.images[-1].learned)
+        for document, _ in _documents(group, tokenizer, options, names[0])
+    ]
     scales = [options.guidance[n % len(options.guidance)] for n in range(len(group.samples))]
-    guidance = torch.tensor(scales, device=device).repeat_interleave(each)
+    settings = [GuidanceSettings(scale, options.image_guidance or 1.0) for scale in scales]
+    mixed = [told.weights(0, 1, bool(group.sources)) for told in settings]
+    weights = torch.tensor([[one.get(name, 0.0) for name in names] for one in mixed])
+    each = torch.tensor(counts)
+    weights = weights.repeat_interleave(each, 0).to(device)
+    guidance = torch.tensor(scales).repeat_interleave(each).to(device)
     generator = torch.Generator().manual_seed(derived_seed(options.seed, "paths", group.key))
     noise = torch.randn(len(hidden), model.config.token_size, generator=generator).to(device)
     condition = model.image_condition(hidden)
-    split = (tensor.split(TOKENS_AT_ONCE) for tensor in (condition, guidance, noise))
+    split = (tensor.split(TOKENS_AT_ONCE) for tensor in (condition, weights, noise))
     path = torch.cat(
         [
-            teacher_path(teacher, some, scale, start, options.steps)
-            for some, scale, start in zip(*split, strict=True)
+            teacher_path(teacher, some, mix, start, options.steps)
+            for some, mix, start in zip(*split, strict=True)
         ]
     )
-    return {"hidden": hidden.half().cpu(), "path": path.cpu(), "guidance": guidance.cpu()}
+    made = {"hidden": hidden.half(), "weights": weights, "path": path, "guidance": guidance}
+    return {name: tensor.cpu() for name, tensor in made.items()}
 
 
-def _states(model: NextStepModel, rows: list[tuple[Document, list[Tensor]]]) -> Tensor:
+def branches_of(options: TeacherOptions) -> list[str]:
+    """The branches that paths are guided by, in the order of their states."""
+    if options.image_guidance is None:
+        return [CONDITIONAL, UNCONDITIONAL]
+    return [CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL]
+
+
+def _documents(
+    group: RolloutGroup, tokenizer: TextTokenizer, options: TeacherOptions, branch: str
+) -> Row:
+    """A group's samples as a branch of guidance reads them."""
+    found: Row = []
+    for sample in group.samples:
+        seed = derived_seed(options.seed, "teacher", group.key, sample.index)
+        document = supervised_document(group, sample, tokenizer, seed, branch)
+        every = group.pictures(sample)
+        found.append((document, [every[place] for place in document.images]))
+    return found
+
+
+def _states(model: NextStepModel, rows: Row) -> Tensor:
     """States that condition every token of documents, one a row, [M, E]."""
     longest = max(len(document) for document, _ in rows)
     stage = PretrainStage(model.config, row_length=-(-longest // 16) * 16, head_batch_mul=1)

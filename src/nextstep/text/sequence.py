@@ -162,7 +162,9 @@ def with_reasoning(instruction: str, result: str) -> str:
     return f"{instruction}\n{result}"
 
 
-def editing(instruction: str, sources: Seq[Grid], target: Grid) -> list[Part]:
+def editing(
+    instruction: str, sources: Seq[Grid], target: Grid, region: Region | None = None
+) -> list[Part]:
     """Sources in the places of their tags, then the target, which alone is trained.
 
     Args:
@@ -170,13 +172,14 @@ def editing(instruction: str, sources: Seq[Grid], target: Grid) -> list[Part]:
             without any tag the sources come first.
         sources: grids of the source pictures in order.
         target: grid of the edited picture.
+        region: its tokens that are sampled and learned, where the others are the source's.
 
     Raises:
         ValueError: when tags and sources do not match one to one.
     """
     if not IMAGE_TAG.search(instruction):
         instruction = "<image>" * len(sources) + instruction
-    return [*interleaved(instruction, sources, trained=False), Picture(target)]
+    return [*interleaved(instruction, sources, trained=False), Picture(target, region=region)]
 
 
 IMAGE_TAG = re.compile(r"<image(?:_(\d+))?>")

@@ -1,10 +1,10 @@
-"""The loss of a run as a picture, drawn from its log."""
+"""The loss of a run as a picture, drawn from its log; and other curves."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -14,7 +14,7 @@ from nextstep.utils.files import writing
 
 SIZE, MARGIN = (720, 360), (64, 16)
 """Pixels of the picture, and of the room left of and around the curve."""
-FAINT, STRONG = (190, 205, 225), (40, 90, 160)
+COLOURS = (40, 90, 160), (200, 80, 40), (40, 140, 70), (140, 60, 160), (110, 110, 110)
 SMOOTHED = 20
 """Parts of the curve over which the running mean is taken."""
 
@@ -52,32 +52,43 @@ def losses(log: Path) -> list[tuple[int, float]]:
 
 
 def loss_plot(points: Sequence[tuple[int, float]]) -> Image.Image:
-    """The curve, faint as logged and strong as a running mean, with its ends written beside it.
+    """The loss by step, at least two points; see `curve_plot`."""
+    return curve_plot({"loss": points}, "step")
+
+
+def curve_plot(curves: Mapping[str, Sequence[tuple[float, float]]], along: str) -> Image.Image:
+    """Curves, faint as measured and strong as running means, the ends of both axes written.
 
     Args:
-        points: (step, loss), at least two, by step.
+        curves: name -> (place, value), by place; together at least two points.
+        along: what places are.
     """
-    steps, values = zip(*points, strict=True)
-    low, high = min(values), max(values)
+    points = [point for curve in curves.values() for point in curve]
+    (first, last), (low, high) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
     sheet = Image.new("RGB", SIZE, PAPER)
     draw, font = ImageDraw.Draw(sheet), load_font(None)
     left, top = MARGIN
     right, bottom = SIZE[0] - top, SIZE[1] - top - LINE
 
-    def place(step: float, value: float) -> tuple[float, float]:
-        along = (step - steps[0]) / max(steps[-1] - steps[0], 1)
+    def place(at: float, value: float) -> tuple[float, float]:
+        share = (at - first) / max(last - first, 1)
         up = (value - low) / (high - low) if high > low else 0.5
-        return left + along * (right - left), bottom - up * (bottom - top)
+        return left + share * (right - left), bottom - up * (bottom - top)
 
     draw.line([(left, top), (left, bottom), (right, bottom)], INK)
-    draw.line([place(*point) for point in points], FAINT)
-    means = running_mean(values, max(1, len(values) // SMOOTHED))
-    draw.line([place(*point) for point in zip(steps, means, strict=True)], STRONG, 2)
+    for number, (name, curve) in enumerate(curves.items()):
+        strong = COLOURS[number % len(COLOURS)]
+        faint = tuple(255 - (255 - part) // 3 for part in strong)
+        draw.line([place(*point) for point in curve], faint)
+        places, values = zip(*curve, strict=True)
+        means = running_mean(values, max(1, len(values) // SMOOTHED))
+        draw.line([place(*point) for point in zip(places, means, strict=True)], strong, 2)
+        ink = INK if len(curves) == 1 else strong
+        draw.text((right, top + number * LINE), name, ink, font, anchor="ra")
     for value, y in ((high, top), (low, bottom - LINE)):
         draw.text((4, y), f"{value:.4g}", INK, font)
-    draw.text((left, bottom + 2), f"step {steps[0]}", INK, font)
-    draw.text((right, bottom + 2), f"{steps[-1]}", INK, font, anchor="ra")
-    draw.text((right, top), "loss", INK, font, anchor="ra")
+    draw.text((left, bottom + 2), f"{along} {first:g}", INK, font)
+    draw.text((right, bottom + 2), f"{last:g}", INK, font, anchor="ra")
     return sheet
 
 

@@ -81,6 +81,7 @@ class Trainer:
 
     Attributes:
         step: steps taken.
+        resumable: whether a checkpoint may be taken after it, see `Step`.
         skipped: how many of them left the weights alone.
 
     Raises:
@@ -115,7 +116,7 @@ class Trainer:
         self.stepper = Stepper(model, stage, config, self.peers)
         self.stream = StepStream(batches, config.prefetch)
         self.step = self.skipped = self.bad_in_a_row = 0
-        self.batch_state = batches.state_dict()
+        self.batch_state, self.resumable = batches.state_dict(), True
         self.reporters: list[Reporter] = []
         self.log: JsonLines | None = None
         self.events: list[Row] = []
@@ -154,10 +155,10 @@ class Trainer:
                 self._watch(report)
                 self._tell(meter)
                 save, stopping = self.peers.any(self._save_due(saved), bool(stop.asked))
-                if stopping:
+                if stopping and self.resumable:
                     self._event("stopped", f"by {stop.asked or 'another rank'}")
                     break
-                if save:
+                if save and self.resumable:
                     self.save()
                     saved = time.monotonic()
                 if self._sample_due():
@@ -171,7 +172,7 @@ class Trainer:
         """Take one step and count it."""
         report = self.stepper.take(step, self.step)
         self.step += 1
-        self.batch_state = step.state
+        self.batch_state, self.resumable = step.state, step.resumable
         self.skipped += report.skipped
         self.bad_in_a_row = self.bad_in_a_row + 1 if report.skipped else 0
         return report

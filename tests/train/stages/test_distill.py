@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,9 +55,11 @@ def tokens(model: NextStepModel, teacher: FlowHead, seed: int = 0) -> TokenBatch
     hidden = torch.randn(TOKENS, 2, JUMPING.hidden_size, generator=generator)
     noise = torch.randn(TOKENS, 64, generator=generator)
     guidance = torch.tensor([1.0, 2.5]).repeat(TOKENS // 2)
+    weights = torch.stack((guidance, 1 - guidance), dim=1)
     with torch.no_grad():
-        path = teacher_path(teacher, model.image_condition(hidden), guidance, noise, 16)
-    return TokenBatch(hidden, path, guidance, torch.rand(TOKENS, 3, generator=generator))
+        path = teacher_path(teacher, model.image_condition(hidden), weights, noise, 16)
+    draws = torch.rand(TOKENS, 3, generator=generator)
+    return TokenBatch(hidden, weights, path, guidance, draws)
 
 
 def test_a_fresh_jumping_head_is_the_head_that_it_was() -> None:
@@ -72,13 +75,13 @@ def test_a_path_follows_the_guided_velocity() -> None:
     teacher = copy.deepcopy(model.image_head)
     batch = tokens(model, teacher)
     condition = model.image_condition(batch.hidden)
-    fine = teacher_path(teacher, condition, batch.guidance, batch.path[:, 0], 64)
+    fine = teacher_path(teacher, condition, batch.weights, batch.path[:, 0], 64)
     assert batch.path.shape == (TOKENS, STRETCHES + 1, 64)
     assert torch.allclose(batch.path, fine, atol=0.05)
     t = torch.full((TOKENS,), 0.3)
     h = 1e-3
     slope = (point(fine, t + h) - point(fine, t)) / h
-    expected = guided(teacher, condition, batch.guidance, point(fine, t), t)
+    expected = guided(teacher, condition, batch.weights, point(fine, t), t)
     assert float((slope - expected).norm() / expected.norm()) < 0.2
     with torch.no_grad():
         both = [teacher(point(fine, t), t, condition[:, side]) for side in (0, 1)]
@@ -113,7 +116,7 @@ def test_jumps_come_nearer_to_the_path(method) -> None:
     stepper = Stepper(model, stage, config, Peers(None))
     for number in range(40):
         draws = torch.rand(TOKENS, 3, generator=torch.Generator().manual_seed(number))
-        one = TokenBatch(batch.hidden, batch.path, batch.guidance, draws)
+        one = replace(batch, draws=draws)
         stepper.take(Step([one]), number)
     assert distance() < 0.7 * first
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}

@@ -4,7 +4,7 @@ Everything but the head stays as it is, so hidden states are computed once and k
 teacher's path of one noise from each. A token then costs one call of the head, or two, and one
 branch. The three ways of learning stand in `objectives.flow_map`.
 
-Legend: M tokens, D values per token, E hidden size, P stretches of a path.
+Legend: M tokens, D values per token, E hidden size, P stretches of a path, b branches of guidance.
 """
 
 from __future__ import annotations
@@ -52,20 +52,22 @@ class TokenBatch:
     """Tokens to learn from.
 
     Attributes:
-        hidden: [M, 2, E] states with and without the prompt.
+        hidden: [M, b, E] states of the branches, the conditional one first.
+        weights: [M, b] of the branches' velocities.
         path: [M, P + 1, D] of the teacher, from noise to token.
         guidance: [M] scale of the path.
         draws: [M, 3] uniform numbers that choose a span.
     """
 
     hidden: Tensor
+    weights: Tensor
     path: Tensor
     guidance: Tensor
     draws: Tensor
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """A copy on `device`, fp32."""
-        parts = (self.hidden, self.path, self.guidance, self.draws)
+        parts = (self.hidden, self.weights, self.path, self.guidance, self.draws)
         return TokenBatch(*(part.to(device).float() for part in parts))
 
 
@@ -128,7 +130,7 @@ class DistillStage:
         """Mean squares of the differences between velocities and their targets, [M]."""
         t, s = self._spans(batch)
         x = point(batch.path, t)
-        velocity = guided(self.teacher, condition, batch.guidance, x, t)
+        velocity = guided(self.teacher, condition, batch.weights, x, t)
         if self.settings.method == "shortcut":
             target = torch.where((s > t)[:, None], shortcut_target(student, x, t, s), velocity)
         else:
@@ -161,33 +163,32 @@ def mean_velocity(
     return u
 
 
-def guided(teacher: FlowHead, condition: Tensor, guidance: Tensor, x: Tensor, t: Tensor) -> Tensor:
+def guided(teacher: FlowHead, condition: Tensor, weights: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """The teacher's velocity under guidance, [M, D].
 
     Args:
-        teacher: of both branches.
-        condition: [M, 2, E] with and without the prompt.
-        guidance: [M].
+        teacher: of all branches.
+        condition: [M, b, E] of the branches.
+        weights: [M, b] of their velocities.
         x: [M, D].
         t: [M].
     """
     with torch.no_grad():
-        rows = x[:, None].expand(-1, 2, -1)
+        rows = x[:, None].expand(-1, weights.shape[1], -1)
         time = teacher.embed_time(t)[:, None]
-        both = teacher.velocity(
+        every = teacher.velocity(
             rows.to(condition.dtype), time, teacher.embed_condition(condition)
         ).float()
-        own, other = both.unbind(1)
-        return other + guidance[:, None] * (own - other)
+        return (weights[..., None] * every).sum(1)
 
 
 def teacher_path(
-    teacher: FlowHead, condition: Tensor, guidance: Tensor, noise: Tensor, steps: int
+    teacher: FlowHead, condition: Tensor, weights: Tensor, noise: Tensor, steps: int
 ) -> Tensor:
     """The guided path from noise, kept at equal stretches, [M, P + 1, D].
 
     Args:
-        teacher, condition, guidance: see `guided`.
+        teacher, condition, weights: see `guided`.
         noise: [M, D].
         steps: of the midpoint rule, rounded up to whole stretches.
     """
@@ -195,8 +196,8 @@ def teacher_path(
     dt, x, kept = 1 / (each * STRETCHES), noise.float(), [noise.float()]
     for number in range(each * STRETCHES):
         t = torch.full((len(x),), number * dt, device=x.device)
-        middle = x + dt / 2 * guided(teacher, condition, guidance, x, t)
-        x = x + dt * guided(teacher, condition, guidance, middle, t + dt / 2)
+        middle = x + dt / 2 * guided(teacher, condition, weights, x, t)
+        x = x + dt * guided(teacher, condition, weights, middle, t + dt / 2)
         if (number + 1) % each == 0:
             kept.append(x)
     return torch.stack(kept, dim=1)
@@ -219,5 +220,6 @@ def frozen_names(model: nn.Module) -> tuple[str, ...]:
 def as_batch(tensors: dict[str, Any], places: Tensor, draws: Tensor) -> TokenBatch:
     """Chosen tokens of a cache."""
     return TokenBatch(
-        tensors["hidden"][places], tensors["path"][places], tensors["guidance"][places], draws
+        **{name: tensors[name][places] for name in ("hidden", "weights", "path", "guidance")},
+        draws=draws,
     )

@@ -1,18 +1,20 @@
 """Stage `dpo`: winners are preferred to losers, in pictures and in the text before them.
 
 A row holds pairs, the winner before the loser; both meet the same times and noise, because both
-come with one seed. The known fault of the image form is that both errors rise while the loss falls,
-so the log shows how far winners and losers moved; `sft` adds the plain loss of the winners, and
-`safety` holds back the loser's gradient (see `objectives.preference`).
+come with one seed. What the reference says of a document is its payload, so that the reference
+itself is not needed while the stage trains (`rollout.reference` works it out beforehand). The known
+fault of the image form is that both errors rise while the loss falls, so the log shows how far
+winners and losers moved; `sft` adds the plain loss of the winners, and `safety` holds back the
+loser's gradient (see `objectives.preference`).
 
-Legend: Q pairs, K noise levels, T trained image tokens, P asked text ids, D values per token.
+Legend: Q pairs, K noise levels, T learned image tokens, D values per token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +30,8 @@ from nextstep.train.objectives.preference import (
     velocity_dpo_loss,
     velocity_margin,
 )
-from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage, states
-
-REFERENCE = "reference"
-STEP = 16
-"""Lengths of rows are multiples of this."""
+from nextstep.train.stages.by_document import DocumentRows, OwnedBatch, mean_by
+from nextstep.train.stages.pretrain import states
 
 
 @dataclass(frozen=True)
@@ -59,29 +58,32 @@ class PreferenceSettings:
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """Pairs on their device.
+class PairRows:
+    """Pairs before they are moved.
 
     Attributes:
-        prepared: documents 2q and 2q + 1 are winner and loser of pair q.
-        token_owners: [T] document of every trained token.
-        text_owners: [P] document of every asked text id.
-        reference: [2, 2Q] mean squared velocity error and log-probability of every document.
+        batch: documents 2q and 2q + 1 are winner and loser of pair q.
+        reference: [2Q, 2] mean squared velocity error and log-probability of every document.
     """
 
-    prepared: PreparedBatch
-    token_owners: Tensor
-    text_owners: Tensor
-    reference: Tensor | None = None
+    batch: SequenceBatch
+    reference: Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch(OwnedBatch):
+    """Pairs on their device; see `PairRows`."""
+
+    reference: Tensor = field(kw_only=True)
 
     @property
     def pairs(self) -> int:
         """Q."""
-        return len(self.prepared.batch.keys) // 2
+        return self.documents // 2
 
 
 class DpoStage:
-    """Losses of pairs; satisfies `nextstep.train.contracts.Observer`.
+    """Losses of pairs; satisfies `nextstep.train.contracts.Stage`.
 
     Besides what is minimised the log shows `winner_change` and `loser_change`, how far their errors
     moved from the reference, and `accuracy`, how often the winner gained on the loser.
@@ -89,60 +91,44 @@ class DpoStage:
     Args:
         config: of the model.
         settings: see `PreferenceSettings`.
-        reference: weights to compare with, see `train.ema.copied`; None where batches bring what
-            the reference says of them.
     """
 
-    def __init__(
-        self,
-        config: NextStepConfig,
-        settings: PreferenceSettings,
-        reference: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.settings, self.reference = settings, reference
-        self.base = PretrainStage(config, head_batch_mul=settings.levels)
+    def __init__(self, config: NextStepConfig, settings: PreferenceSettings) -> None:
+        self.settings, self.rows = settings, DocumentRows(config, settings.levels)
         self.loss_weights = {
             "dpo_loss": settings.image, "text_dpo_loss": settings.text, "sft_loss": settings.sft,
             "winner_change": 0.0, "loser_change": 0.0, "accuracy": 0.0,
         }  # fmt: skip
 
-    def batch_of(self, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]) -> SequenceBatch:
-        """Pack rows of pairs; a row is as long as the longest needs."""
-        return packed(self.base, rows)
+    def batch_of(self, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]) -> PairRows:
+        """Pack rows of pairs; a document's payload is what the reference says of it, 0 for None."""
+        told: list[Any] = [document.payload or (0.0, 0.0) for row in rows for document, _ in row]
+        return PairRows(self.rows.pack(rows), torch.tensor(told))
 
-    @torch.no_grad()
-    def prepare(self, batch: SequenceBatch, device: torch.device | str) -> PairBatch:
+    def prepare(self, rows: PairRows, device: torch.device | str) -> PairBatch:
         """Move pairs to the device."""
-        prepared = self.base.prepare(batch, device)
-        return PairBatch(prepared, *owners(prepared))
+        owned = self.rows.prepare(rows.batch, device)
+        return PairBatch(
+            owned.prepared, owned.token_owners, owned.text_owners,
+            reference=rows.reference.to(device),
+        )  # fmt: skip
 
     def counts(self, batch: PairBatch) -> dict[str, float]:
         """Pairs, for every part."""
         return dict.fromkeys(self.loss_weights, float(batch.pairs))
 
-    def observed_weights(
-        self, average: Mapping[str, Tensor] | None
-    ) -> Mapping[str, Mapping[str, Tensor] | None]:
-        """The reference, where there is one to look with."""
-        return {} if self.reference is None else {REFERENCE: self.reference}
-
-    def observe(self, model: nn.Module, batch: PairBatch, name: str) -> PairBatch:
-        """The batch with the reference's errors and log-probabilities."""
-        return replace(batch, reference=self.figures(model, batch).detach())
-
     def figures(self, model: nn.Module, batch: PairBatch) -> Tensor:
-        """Error and log-probability of every document, [2, 2Q]."""
+        """Error and log-probability of every document, [2Q, 2]: what a reference says."""
         look = _Look.at(model, batch, bool(self.settings.text))
-        return torch.stack((look.errors, look.log_probs))
+        return torch.stack((look.errors, look.log_probs), dim=1)
 
     def losses(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         """Sums over pairs."""
-        assert batch.reference is not None
         settings = self.settings
         look = _Look.at(model, batch, bool(settings.text))
         winner, loser = look.errors[0::2], look.errors[1::2]
-        reference, text_reference = batch.reference
-        if settings.safety and settings.image:
+        reference, text_reference = batch.reference.unbind(1)
+        if settings.safety and settings.image and len(batch.token_owners):
             scale = safe_loser_scale(*look.products(batch), settings.safety)
             held = scaled_gradient(loser, scale)
         else:
@@ -180,52 +166,30 @@ class _Look:
     @classmethod
     def at(cls, model: nn.Module, batch: PairBatch, with_text: bool) -> _Look:
         assert isinstance(model, NextStepModel)
-        prepared, count = batch.prepared, 2 * batch.pairs
-        packed_batch, hidden = prepared.batch, states(model, prepared)
-        assert packed_batch.u is not None and packed_batch.noise is not None
-        levels = len(packed_batch.u)
-        condition = model.image_condition(hidden[packed_batch.condition_places])
-        velocity, target = model.image_velocities(
-            condition, prepared.targets, packed_batch.u.flatten(), packed_batch.noise.flatten(0, 1)
-        )
-        differences = (velocity - target).view(levels, len(prepared.targets), -1)
-        errors = mean_by(differences.square().mean((0, 2)), batch.token_owners, count)
+        hidden, u = states(model, batch.prepared), batch.prepared.batch.u
+        assert u is not None
+        velocity, target = batch.velocities(model, hidden)
+        differences = (velocity - target).view(*u.shape, velocity.shape[-1])
+        errors = mean_by(differences.square().mean((0, 2)), batch.token_owners, batch.documents)
         log_probs = torch.zeros_like(errors)
         if with_text:
-            found = model.text_log_probs(
-                hidden[packed_batch.text_places], packed_batch.text_targets
-            )
+            found = batch.text_log_probs(model, hidden)
             log_probs = log_probs.index_add(0, batch.text_owners, found)
         return cls(differences, errors, log_probs)
 
     def products(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """|g_w|^2 and g_w.g_l of every pair, up to one factor; both pictures are of one size."""
-        owners, own = batch.token_owners, self.differences.detach()
-        first, second = (owners % 2 == side for side in (0, 1))
-        winner, loser = own[:, first], own[:, second]
-        pair = owners[first] // 2
-        zero = own.new_zeros(batch.pairs)
-        return (
-            zero.index_add(0, pair, winner.square().sum((0, 2))),
-            zero.index_add(0, pair, (winner * loser).sum((0, 2))),
-        )
+        """|g_w|^2 and g_w.g_l of every pair, [Q], up to one factor.
 
-
-def packed(base: PretrainStage, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]) -> SequenceBatch:
-    """Rows without more padding than the longest of them needs."""
-    longest = max((sum(len(document) for document, _ in row) for row in rows), default=0)
-    base.row_length = max(STEP, -(-longest // STEP) * STEP)
-    return base.batch_of(rows)
-
-
-def owners(prepared: PreparedBatch) -> tuple[Tensor, Tensor]:
-    """Numbers of the documents that trained tokens [T] and asked text ids [P] belong to."""
-    batch = prepared.batch
-    return batch.owners(batch.condition_places), batch.owners(batch.text_places)
-
-
-def mean_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Mean of the values [T] of every owner, [count]; 0 for one without any."""
-    total = values.new_zeros(count).index_add(0, owner, values)
-    number = values.new_zeros(count).index_add(0, owner, torch.ones_like(values))
-    return total / number.clamp(min=1)
+        g is the gradient of a picture's error with respect to its predicted velocities: 0 where a
+        token was given, so the two meet only where both were sampled.
+        """
+        owners, rows = batch.token_owners, batch.prepared.batch
+        row, column = rows.coordinates[rows.target_rows].unbind(1)
+        height, width = int(row.max()) + 1, int(column.max()) + 1
+        number = owners.bincount(minlength=batch.documents)[owners]
+        gradient = self.differences.detach() / number[None, :, None]
+        levels, _, size = gradient.shape
+        every = gradient.new_zeros(levels, batch.documents * height * width, size)
+        every[:, (owners * height + row) * width + column] = gradient
+        winner, loser = every.view(levels, batch.pairs, 2, -1).unbind(2)
+        return winner.square().sum((0, 2)), (winner * loser).sum((0, 2))

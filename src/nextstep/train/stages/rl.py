@@ -39,8 +39,8 @@ from nextstep.train.objectives.policy import (
     step_log_prob,
     trained_count,
 )
-from nextstep.train.stages.dpo import owners, packed
-from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage, states
+from nextstep.train.stages.by_document import DocumentRows, OwnedBatch
+from nextstep.train.stages.pretrain import states
 
 Method = Literal["nft", "grpo"]
 OLD, REFERENCE = "old", "reference"
@@ -83,7 +83,8 @@ class Experience:
 
     Attributes:
         advantage: how much better it was than the others of its prompt.
-        draws: [draws, N, D] noise of every token's path, as the solver takes it; for `grpo`.
+        draws: [draws, T, D] noise of every learned token's path, as the solver takes it; for
+            `grpo`.
     """
 
     advantage: float
@@ -112,22 +113,16 @@ class PolicyRows:
 
 
 @dataclass(frozen=True)
-class PolicyBatch:
+class PolicyBatch(OwnedBatch):
     """A micro-batch on its device.
 
     Attributes:
-        prepared: documents.
-        rows: where they came from, their tensors moved too.
-        token_owners: [T] document of every trained token.
-        text_owners: [P] document of every asked text id.
+        rows: where it came from, their tensors moved too.
         seen: what old policy and reference say, by "NAME/FIGURE".
     """
 
-    prepared: PreparedBatch
-    rows: PolicyRows
-    token_owners: Tensor
-    text_owners: Tensor
-    seen: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: PolicyRows = field(kw_only=True)
+    seen: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 class PolicyStage:
@@ -137,6 +132,10 @@ class PolicyStage:
         config: of the model.
         settings: see `PolicySettings`.
         reference: weights to stay near, see `train.ema.copied`; None without `settings.kl`.
+
+    Attributes:
+        old: weights that drew the samples, where these serve several updates; None where they serve
+            one, so that the average or the present weights drew them.
     """
 
     def __init__(
@@ -146,7 +145,8 @@ class PolicyStage:
         reference: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.settings, self.reference = settings, reference
-        self.base = PretrainStage(config, head_batch_mul=settings.levels)
+        self.old: Mapping[str, Tensor] | None = None
+        self.rows = DocumentRows(config, settings.levels)
         self.loss_weights = {
             "policy_loss": settings.image, "text_policy_loss": settings.text,
             "kl": settings.kl * settings.image, "text_kl": settings.kl * settings.text,
@@ -176,7 +176,7 @@ class PolicyStage:
         brought = [document.payload for row in rows for document, _ in row]
         draws = [one.draws for one in brought if one.draws is not None]
         return PolicyRows(
-            packed(self.base, rows),
+            self.rows.pack(rows),
             torch.tensor([one.advantage for one in brought]),
             torch.cat(draws, dim=1) if self.settings.method == "grpo" and draws else None,
             solver,
@@ -184,13 +184,12 @@ class PolicyStage:
             counts,
         )
 
-    @torch.no_grad()
     def prepare(self, rows: PolicyRows, device: torch.device | str) -> PolicyBatch:
         """Move samples to the device."""
-        prepared = self.base.prepare(rows.batch, device)
+        owned = self.rows.prepare(rows.batch, device)
         draws = None if rows.draws is None else rows.draws.to(device)
         moved = replace(rows, advantages=rows.advantages.to(device), draws=draws)
-        return PolicyBatch(prepared, moved, *owners(prepared))
+        return PolicyBatch(owned.prepared, owned.token_owners, owned.text_owners, rows=moved)
 
     def counts(self, batch: PolicyBatch) -> dict[str, float]:
         """Trained image tokens and text ids."""
@@ -209,9 +208,8 @@ class PolicyStage:
         self, average: Mapping[str, Tensor] | None
     ) -> Mapping[str, Mapping[str, Tensor] | None]:
         """The policy that drew the samples, and the reference."""
-        found: dict[str, Mapping[str, Tensor] | None] = {
-            OLD: average if self.samples_with_average else None
-        }
+        drew = average if self.samples_with_average else None
+        found = {OLD: drew if self.old is None else self.old}
         return found if self.reference is None else {**found, REFERENCE: self.reference}
 
     def observe(self, model: nn.Module, batch: PolicyBatch, name: str) -> PolicyBatch:
@@ -220,14 +218,14 @@ class PolicyStage:
         seen = dict(batch.seen)
         hidden = states(model, batch.prepared)
         if len(batch.token_owners) and self.settings.method == "nft":
-            seen[f"{name}/velocity"], _ = self._velocities(model, batch, hidden)
+            seen[f"{name}/velocity"], _ = batch.velocities(model, hidden)
         elif len(batch.token_owners):
             if name == OLD:
                 seen |= self._path(model, batch, hidden)
             mean = self._step_mean(model, replace(batch, seen=seen), hidden)
             seen[f"{name}/mean"] = mean
         if self.settings.text and len(batch.text_owners):
-            seen[f"{name}/text"] = self._text(model, batch, hidden)
+            seen[f"{name}/text"] = batch.text_log_probs(model, hidden, self.settings.temperature)
         return replace(batch, seen=seen)
 
     def losses(self, model: nn.Module, batch: PolicyBatch) -> dict[str, Tensor]:
@@ -243,7 +241,7 @@ class PolicyStage:
         return out if batch.rows.counts else {name: 0.0 * loss for name, loss in out.items()}
 
     def _nft(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
-        velocity, target = self._velocities(model, batch, hidden)
+        velocity, target = batch.velocities(model, hidden)
         levels = len(velocity) // len(batch.token_owners)
         advantage = batch.rows.advantages[batch.token_owners].repeat(levels)
         r = optimality(advantage, self.settings.advantage_limit)
@@ -272,7 +270,7 @@ class PolicyStage:
     def _text_losses(
         self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
     ) -> dict[str, Tensor]:
-        log_prob = self._text(model, batch, hidden)
+        log_prob = batch.text_log_probs(model, hidden, self.settings.temperature)
         advantage = batch.rows.advantages[batch.text_owners]
         old = batch.seen[f"{OLD}/text"]
         loss = clipped_policy_loss(log_prob, old, advantage, self.settings.clip)
@@ -282,24 +280,6 @@ class PolicyStage:
             gap = batch.seen[f"{REFERENCE}/text"] - log_prob
             out["text_kl"] = (gap.exp() - gap - 1).sum()
         return out
-
-    def _text(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> Tensor:
-        """Log-probability of every asked text id, [P]."""
-        packed_batch = batch.prepared.batch
-        return model.text_log_probs(
-            hidden[packed_batch.text_places], packed_batch.text_targets, self.settings.temperature
-        )
-
-    def _velocities(
-        self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Velocities at the batch's own noise levels and what they should be, [K*T, D]."""
-        rows = batch.prepared.batch
-        assert rows.u is not None and rows.noise is not None
-        condition = model.image_condition(hidden[rows.condition_places])
-        return model.image_velocities(
-            condition, batch.prepared.targets, rows.u.flatten(), rows.noise.flatten(0, 1)
-        )
 
     def _path(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         """Every token's path once more: where its trained step began and ended, [T, D]."""
