@@ -41,6 +41,7 @@ def test_every_stage_has_a_recipe_of_every_size() -> None:
         "core-nano",
         "core-2-nano",
         "core-3-nano",
+        "lab-decoder-nano",
         "lab-nano",
         "singles-nano",
         "world-nano",

@@ -111,6 +111,8 @@ def model_config(recipe: Recipe, fetch: bool = False) -> NextStepConfig:
     config = read_model_config(find_folder(source))
     if model.language_model:
         config = config.with_values(**HEADS[model.head or "base"])
+    if model.fresh_head and model.head:
+        config = config.with_values(**HEADS[model.head])
     config = config.with_values(**model.overrides)
     for name in SHAPE if named else ():
         if getattr(named, name) != getattr(config, name):

@@ -25,6 +25,7 @@ TINY: tuple[str, ...] = (
     "steps=3", "data.row_length=192", "data.rows=2", "data.micro_batch_rows=2",
     "data.window_rows=8", "schedule.warmup=1", "schedule.decay=1", "ema=0.5", "compile=false",
     "precision=fp32", "logging.every=1", "saving.milestones=[]",
+    "samples.prompts=[a red apple]", "samples.settings.steps=2", "samples.settings.reasoning=false",
 )  # fmt: skip
 """What makes a recipe a matter of seconds; the model's shape is `TINY_SHAPE`. An arm that sets one
 of these keys sets it for tiny runs too, see `Scale.tiny`."""
@@ -33,6 +34,7 @@ TINY_SHAPE: dict[str, int] = {
     "num_key_value_heads": 2, "head_dim": 16, "fm_head_dim": 32, "fm_head_layers": 1,
 }  # fmt: skip
 TINY_ITEMS = 2
+DECODER = "lab-decoder-nano"
 
 
 class RecipeStudy:
@@ -42,6 +44,7 @@ class RecipeStudy:
         base: recipe that ships, or the one of `Scale.recipe`.
         tasks: of the world that are judged.
         levels: measurements of the same tasks, such as guidance scales; for the cost alone.
+        same_data: whether all arms read the same samples in the same order.
     """
 
     name: ClassVar[str]
@@ -50,19 +53,34 @@ class RecipeStudy:
     base: ClassVar[str] = "lab-nano"
     tasks: ClassVar[tuple[str, ...]] = ()
     levels: ClassVar[int] = 1
+    same_data: ClassVar[bool] = True
 
     def arms(self, scale: Scale) -> Sequence[Arm]:
         """All arms."""
         raise NotImplementedError
 
-    def recipe(self, arm: Arm, scale: Scale, seed: int = 0) -> Recipe:
+    def asked(self, scale: Scale) -> tuple[str, ...]:
+        """Tasks that are judged; of a tiny run one."""
+        return self.tasks[:1] if scale.tiny else self.tasks
+
+    def further(self, unit: Unit) -> tuple[str, ...]:
+        """Changes on the recipe that only a unit knows, such as folders beside it."""
+        return ()
+
+    def recipe(self, arm: Arm, scale: Scale, seed: int = 0, further: Sequence[str] = ()) -> Recipe:
         """The recipe of an arm.
+
+        Args:
+            arm: which one.
+            scale: of the study.
+            seed: of the unit.
+            further: changes after those of the arm.
 
         Raises:
             NextStepError: when recipe or changes are wrong.
         """
         file = recipe_file(scale.recipe or self.base)
-        changes = [*scale.changes, *arm.changes, f"seed={seed}"]
+        changes = [*scale.changes, *arm.changes, f"seed={seed}", *further]
         if scale.tiny:
             shape = [f"model.overrides.{name}={value}" for name, value in TINY_SHAPE.items()]
             changes = [*shape, *TINY, *changes]
@@ -76,15 +94,26 @@ class RecipeStudy:
             positions=step_positions(recipe) * recipe.steps,
             flops=step_flops(recipe, config) * recipe.steps,
             parameters=count_parameters(recipe, config).total,
-            pictures=len(self.tasks) * self.levels * items_of(scale),
+            pictures=len(self.asked(scale)) * self.levels * items_of(scale),
         )
 
     def train(self, unit: Unit) -> bool:
         """Train the arm's recipe, or go on with it."""
         from nextstep.recipe.run import run_recipe
 
-        recipe = self.recipe(unit.arm, unit.scale, unit.seed)
+        recipe = self.recipe(unit.arm, unit.scale, unit.seed, self.further(unit))
         return run_recipe(recipe, unit.run, where=f"lab {self.name}, {unit.arm.name}").finished
+
+
+def decoder_recipe(changes: Sequence[str], tiny: bool) -> Recipe:
+    """The recipe that refines a decoder for the latents of the shipped encoder.
+
+    Raises:
+        NextStepError: when a change is wrong.
+    """
+    small = ["steps=2", "tokenizer.crops.size=32", "tokenizer.crops.batch=2", "schedule.warmup=1",
+             "schedule.decay=1", "precision=fp32"]  # fmt: skip
+    return load_recipe(recipe_file(DECODER), [*changes, *(small if tiny else ())])
 
 
 def items_of(scale: Scale) -> int:

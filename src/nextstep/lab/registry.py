@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from nextstep.lab.study import Study
 
 STUDIES: dict[str, str] = {
+    "token-norm": "nextstep.lab.token_norm:TokenNorm",
+    "head-size": "nextstep.lab.head_size:HeadSize",
+    "context": "nextstep.lab.context:Context",
     "scaling": "nextstep.lab.scaling:Scaling",
 }
 """Name -> class."""

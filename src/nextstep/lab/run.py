@@ -44,7 +44,8 @@ def units(study: Study, scale: Scale, root: Path) -> list[Unit]:
 
 def seconds(cost: Cost) -> float:
     """What a unit takes on one core with AMX, measuring included."""
-    return cost.flops / (NANO_POSITIONS * NANO_FLOPS) + cost.pictures / PICTURES
+    training = cost.flops / (NANO_POSITIONS * NANO_FLOPS)
+    return training + cost.pictures / PICTURES + cost.seconds
 
 
 def costs(study: Study, scale: Scale) -> list[tuple[Arm, Cost]]:
@@ -86,7 +87,7 @@ def run_study(
         if "done" not in ends:
             time.sleep(WAIT)  # another process has all that is left
     found = {(u.arm.name, u.seed): read_measured(u.folder / MEASURED) for u in asked}
-    results = Results(study.arms(scale), found, scale)
+    results = Results(study.arms(scale), found, scale, root)
     conclusion = study.conclude(results)
     write_report(study, results, conclusion, root)
     return conclusion

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nextstep.lab.heldout import held_out, losses
+from nextstep.lab.drawing import held_out_of
+from nextstep.lab.heldout import losses
 from nextstep.lab.plots import colours
 from nextstep.lab.recipe_study import RecipeStudy, spent
 from nextstep.lab.study import (
@@ -137,7 +138,7 @@ class Scaling(RecipeStudy):
         for step in dict.fromkeys(steps):
             name = MODEL if step == recipe.steps else f"step-{step:08d}"
             parts = load_parts(unit.run / name, keep_dtype=True)
-            held = held or held_out(recipe, unit.run, parts.text_tokenizer, documents(unit.scale))
+            held = held or held_out_of(recipe, unit)
             found = losses(parts.model.float(), held)
             means = {key: sum(one.values()) / len(one) for key, one in found.items.items()}
             share = step / recipe.steps
@@ -178,11 +179,6 @@ class Scaling(RecipeStudy):
             [Plot("loss", "Held-out flow-matching loss against positions, with the fitted law.",
                   lambda figure: _draw(figure, points, law))],
         )  # fmt: skip
-
-
-def documents(scale: Scale) -> int:
-    """Held-out documents."""
-    return 8 if scale.tiny else 4 * scale.items
 
 
 def _changes(name: str, tiny: bool) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nextstep.evaluate.benchmarks.statistics import Estimate, Means, Row, differences, estimates
+from nextstep.evaluate.benchmarks.statistics import Estimate, Means, Row, estimates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,12 +82,14 @@ class Cost:
         flops: of forward and backward in training.
         parameters: of the model.
         pictures: drawn to measure it.
+        seconds: further ones on one core, of what the operations leave out.
     """
 
     positions: float
     flops: float
     parameters: int
     pictures: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,12 +217,18 @@ class Results:
         arms: of the study, in order.
         measured: (name of an arm, seed) -> what was found.
         scale: that was run.
+        root: folder of the study.
     """
 
     def __init__(
-        self, arms: Sequence[Arm], measured: Mapping[tuple[str, int], Measured], scale: Scale
+        self,
+        arms: Sequence[Arm],
+        measured: Mapping[tuple[str, int], Measured],
+        scale: Scale,
+        root: Path = Path(),
     ) -> None:
         self.arms, self.measured, self.scale = tuple(arms), dict(measured), scale
+        self.root = root
 
     @property
     def seeds(self) -> list[int]:
@@ -256,8 +264,34 @@ class Results:
         Raises:
             ValueError: when they share none.
         """
-        one, other = self._rows(first, figure), self._rows(second, figure)
-        return differences(one, other, _mean_of_seeds)[VALUE]
+        return self.combined({first: 1.0, second: -1.0}, figure)
+
+    def combined(self, weights: Mapping[str, float], figure: str) -> Estimate:
+        """A weighted sum of a figure over arms, item by item on what all of them have.
+
+        Args:
+            weights: name of an arm -> its weight.
+            figure: that is a mean over items.
+
+        Raises:
+            ValueError: when the arms share no item.
+        """
+        rows = [{row.key: row for row in self._rows(arm, figure)} for arm in weights]
+        shared = [key for key in rows[0] if all(key in other for other in rows)]
+        summed = [
+            Row(
+                key,
+                rows[0][key].group,
+                {
+                    VALUE: sum(
+                        weight * own[key].values[VALUE]
+                        for weight, own in zip(weights.values(), rows, strict=True)
+                    )
+                },
+            )
+            for key in shared
+        ]
+        return estimates(summed, _mean_of_seeds)[VALUE]
 
     def _rows(self, arm: str, figure: str) -> list[Row]:
         return [

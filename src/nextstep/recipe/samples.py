@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nextstep.model.pretrained import Parts
     from nextstep.recipe.schema import Recipe
+    from nextstep.vae.tokenizer import ImageTokenizer
 
 GAP = 4
 """Pixels between pictures of a sheet."""
@@ -51,6 +52,17 @@ def _jumping(recipe: Recipe, before: ModelDefaults) -> ModelDefaults:
     if told and told.image_guidance is not None:
         edit = edit.with_values(**jumps, image_guidance=told.image_guidance)
     return replace(before, generate=generate, edit=edit)
+
+
+def fitting(defaults: ModelDefaults, image_tokenizer: ImageTokenizer) -> ModelDefaults:
+    """Settings without token norm where the tokens of a model have none."""
+    if image_tokenizer.config.token_norm:
+        return defaults
+    return replace(
+        defaults,
+        generate=defaults.generate.with_values(token_norm=False),
+        edit=defaults.edit.with_values(token_norm=False),
+    )
 
 
 EDIT_IMAGE_GUIDANCE = 1.5

@@ -52,6 +52,9 @@ class Model(Section):
     grow: bool = False
     """Let the overrides be larger than what `folder` holds; the larger model begins as its equal.
     With `train_text_tokenizer` new tokens begin as the mean of what they were spelled with."""
+    fresh_head: bool = False
+    """Leave the flow head of `folder` out and begin with a fresh one, of the shape that `head` or
+    `overrides` say."""
     freeze: list[str] = Field(default_factory=list)
     """Patterns of parameter names that stay as they are, e.g. "embed_tokens.*"."""
     lr_scale: dict[str, Weight] = Field(default_factory=dict)
@@ -80,8 +83,12 @@ class Model(Section):
             raise ValueError("it needs a 'size', a 'folder' or a 'language_model'")
         if self.grow and (not self.folder or self.size):
             raise ValueError("'grow' enlarges the model of a 'folder' by 'overrides', not a 'size'")
-        if self.folder and self.head:
-            raise ValueError("a model 'folder' has its head already; leave 'head' out")
+        if self.fresh_head and (not self.folder or self.grow):
+            raise ValueError("'fresh_head' is for a model of a 'folder' that does not 'grow'")
+        if self.folder and self.head and not self.fresh_head:
+            raise ValueError(
+                "a model 'folder' has its head already; leave 'head' out or say 'fresh_head'"
+            )
         if self.size:
             _ = self.named_config
         return self
@@ -169,6 +176,10 @@ class TokenizerOptions(Section):
     """Start from this image tokenizer instead of fresh weights."""
     deterministic: bool = True
     """Encode to the mean, as released; otherwise to a sample of a Gaussian."""
+    token_norm: Literal["per token", "global scale"] = "per token"
+    """Normalise every image token over its values, as published; or shift and scale all latents by
+    one pair of numbers, measured on the first crops, for studies. The latter leaves the encoder as
+    it is, since its scale would move otherwise."""
     decoder_only: bool = False
     """Leave the encoder as it is, so that latents keep their meaning."""
     crops: Crops = Crops()
@@ -184,6 +195,8 @@ class TokenizerOptions(Section):
     def _fits(self) -> TokenizerOptions:
         if self.decoder_only and not self.folder:
             raise ValueError("'decoder_only' refines a trained tokenizer; name its 'folder'")
+        if self.token_norm == "global scale" and not self.decoder_only:
+            raise ValueError("token_norm: a 'global scale' is of a fixed encoder; set decoder_only")
         if self.weights.kl and (self.deterministic or self.decoder_only):
             raise ValueError("weights.kl: trains an encoder that is not deterministic; set it to 0")
         return self

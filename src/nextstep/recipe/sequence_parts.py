@@ -18,7 +18,7 @@ from nextstep.model.lora import add_adapter, folded_weights
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build
-from nextstep.recipe.samples import defaults_of, draw_sheet
+from nextstep.recipe.samples import defaults_of, draw_sheet, fitting
 from nextstep.recipe.weights import build_model
 from nextstep.train.parallel import is_sharded
 
@@ -165,4 +165,5 @@ class SequenceParts:
         if self.config.tie_word_embeddings:
             model.lm_head.weight = model.embed_tokens.weight
         model.eval().requires_grad_(False)
-        return Parts(model, self.image_tokenizer, self.text_tokenizer, defaults_of(self.recipe), "")
+        defaults = fitting(defaults_of(self.recipe), self.image_tokenizer)
+        return Parts(model, self.image_tokenizer, self.text_tokenizer, defaults, "")

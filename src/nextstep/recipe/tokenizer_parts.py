@@ -13,7 +13,7 @@ from nextstep.estimate import counting
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
-from nextstep.train.parallel import build_mesh
+from nextstep.train.parallel import Ranks, build_mesh
 from nextstep.train.stages.tokenizer import TokenizerStage
 from nextstep.vae.autoencoder import Autoencoder
 from nextstep.vae.files import load_image_tokenizer, save_image_tokenizer
@@ -21,12 +21,14 @@ from nextstep.vae.tokenizer import ImageTokenizer
 
 if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe
-    from nextstep.train.parallel import Ranks
+    from nextstep.train.stages.crops import CropBatches
     from nextstep.train.trainer import Trainer
     from nextstep.vae.config import AutoencoderConfig
     from nextstep.vae.perceptual import FeatureNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MEASURED = 128
+"""Crops that a global scale is measured on."""
 
 
 class TokenizerParts:
@@ -45,6 +47,9 @@ class TokenizerParts:
         self.recipe = recipe
         self.batches = build.open_crops(recipe, ranks, where)
         autoencoder = _first_autoencoder(recipe, where)
+        if recipe.tokenizer is not None and recipe.tokenizer.token_norm == "global scale":
+            crops = build.open_crops(recipe, Ranks(), where)
+            autoencoder.config = scaled_globally(autoencoder, crops)
         self.config: AutoencoderConfig = autoencoder.config
         self.stage = tokenizer_stage(recipe, self.config)
         with torch.random.fork_rng(devices=[]):
@@ -101,6 +106,27 @@ def tokenizer_stage(
         options.decoder_only,
         options.adversarial_from,
         features,
+    )
+
+
+@torch.no_grad()
+def scaled_globally(autoencoder: Autoencoder, crops: CropBatches) -> AutoencoderConfig:
+    """The shape of an autoencoder whose latents have mean 0 and variance 1 over the first crops.
+
+    Args:
+        autoencoder: whose encoder stays as it is.
+        crops: of one process; at least `MEASURED` of them are read.
+    """
+    found: list[Tensor] = []
+    while sum(map(len, found)) < MEASURED:
+        for batch in crops.next_step().batches:
+            found.append(autoencoder.encoder(batch.pixels).float().chunk(2, dim=1)[0])
+    latents = torch.cat(found)
+    return replace(
+        autoencoder.config,
+        token_norm=False,
+        shift_factor=float(latents.mean()),
+        scaling_factor=float(1 / latents.std()),
     )
 
 

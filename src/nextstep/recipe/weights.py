@@ -36,6 +36,10 @@ FLOW_MAP = ("image_head.net.span_embed.", "image_head.net.guidance_embed.")
 """Parts that a head lacks that has not learned to jump, and may be given."""
 
 
+HEAD = "image_head."
+"""The flow head, which a recipe may begin afresh."""
+
+
 class ImageParts(nn.Module):
     """Projectors, learned positions and flow head alone, under the names of the whole model."""
 
@@ -87,10 +91,12 @@ def first_weights(
     given = set()
     for name, tensor in read_tensors(find_folder(source)):
         tied = config.tie_word_embeddings and name == "lm_head.weight"
-        if not tied and not name.endswith(TOLERATED):
+        left_out = model.fresh_head and name.startswith(HEAD)
+        if not tied and not left_out and not name.endswith(TOLERATED):
             given.add(name)
             yield name, tensor.float()
     may_lack = (*POSITIONS, *FLOW_MAP, *(IMAGE_PARTS if model.language_model else ()))
+    may_lack = (*may_lack, *((HEAD,) if model.fresh_head else ()))
     for name, tensor in fresh.named_parameters():
         if name not in given and name.startswith(may_lack):
             yield name, tensor.detach()

@@ -2,8 +2,8 @@
 
 Every object adds what an encoded picture of it alone differs from one of the empty background: all
 of it at its own image tokens and their neighbours, a part elsewhere, where it only shifts the
-statistics of the whole picture. The sum is normalised per token again. A composed picture differs
-slightly from an encoded one; `composition_error` measures by how much.
+statistics of the whole picture. The sum is normalised per token again, where tokens are. A composed
+picture differs slightly from an encoded one; `composition_error` measures by how much.
 
 Legend: N image tokens of a picture, D values per token.
 """
@@ -98,7 +98,7 @@ class Composer:
             share = torch.full((len(tokens), 1), 1 / len(parts))
             share[block_of(part, self.grid).grown(1, self.grid).places(self.grid)] = 1
             tokens += share * (self._encoded(alone).float() - empty)
-        return token_norm(tokens)
+        return token_norm(tokens) if self.tokenizer.config.token_norm else tokens
 
     @torch.no_grad()
     def _encoded(self, scene: Scene) -> Tensor:

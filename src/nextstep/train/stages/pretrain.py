@@ -82,6 +82,8 @@ class PretrainStage:
     ) -> None:
         self.config, self.compile = config, compile
         self.encoder = PictureEncoder(image_tokenizer) if image_tokenizer else None
+        # Image tokens that come without a tokenizer are normalised, as published.
+        self.normalise = image_tokenizer is None or image_tokenizer.config.token_norm
         self.row_length, self.context_noise, self.way = row_length, context_noise, way
         self.head_batch_mul = head_batch_mul or config.fm_head_batch_mul
         self.loss_weights = {
@@ -114,7 +116,9 @@ class PretrainStage:
         targets = batch.image_tokens[batch.target_rows]
         context = batch.image_tokens
         if batch.context_shift is not None:
-            noisy = token_norm(targets + batch.context_shift)
+            noisy = targets + batch.context_shift
+            if self.normalise:
+                noisy = token_norm(noisy)
             context = context.index_copy(0, batch.target_rows, noisy)
         return PreparedBatch(batch, documents, context, targets)
 

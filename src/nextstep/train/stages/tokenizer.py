@@ -100,7 +100,8 @@ class TokenizerModel(nn.Module):
             if batch.sample is not None:
                 latents = latents + torch.exp(0.5 * logvar) * batch.sample
         if batch.level is not None and batch.noise is not None:
-            latents = latents + batch.level * batch.noise
+            # The noise is on latents as a transformer reads them, scaled; the decoder's are not.
+            latents = latents + batch.level * batch.noise / config.scaling_factor
         return self.autoencoder.decoder(latents).float(), mean, logvar
 
 
