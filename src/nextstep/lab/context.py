@@ -132,8 +132,8 @@ class Context(RecipeStudy):
     claim: ClassVar[Claim] = Claim(
         "One causal sequence keeps what its earlier pictures showed, so characters can be drawn "
         "again consistently through long interleaved contexts.",
-        "arXiv 2508.10711, sections 3 and 4: character-centred interleaved data, one sequence for "
-        "all",
+        "arXiv 2508.10711, which trains on videos of the same characters for this; it reports no "
+        "figure",
         "Contexts of thousands of tokens, pictures of more than one character, and a model that "
         "draws every near item right.",
     )

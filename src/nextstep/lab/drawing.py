@@ -25,15 +25,20 @@ def documents(scale: Scale) -> int:
     return 8 if scale.tiny else DOCUMENTS * scale.items
 
 
-def held_out_of(recipe: Recipe, unit: Unit) -> HeldOut:
+def held_out_of(recipe: Recipe, unit: Unit, model: Path | None = None) -> HeldOut:
     """The held-out documents of a unit's recipe.
+
+    Args:
+        recipe: whose sources they come from.
+        unit: how many.
+        model: folder with the text tokenizer; default the unit's own model.
 
     Raises:
         NextStepError: when its source or its image tokenizer cannot be had.
     """
     from nextstep.text.tokenizer import TextTokenizer
 
-    tokenizer = TextTokenizer.from_folder(unit.run / MODEL)
+    tokenizer = TextTokenizer.from_folder(model or unit.run / MODEL)
     return held_out(recipe, unit.run, tokenizer, documents(unit.scale))
 
 

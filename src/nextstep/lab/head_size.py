@@ -54,7 +54,7 @@ class HeadSize(RecipeStudy):
         "The size of the flow head hardly matters, so the backbone models the distribution and the "
         "head is only a sampler: fresh heads of 40M, 157M and 528M on a trained backbone reach "
         "0.55, 0.55 and 0.56 on GenEval.",
-        "arXiv 2508.10711, section 6.1, tables 6 and 7",
+        "arXiv 2508.10711, tables 6 and 7",
         "A backbone a hundred times the head, as published (here heads are 8 to 92 % of it), "
         "drawings that need a rich distribution, such as photographs, and more seeds.",
     )
