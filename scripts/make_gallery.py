@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,43 @@ WORLD = {
 
 EDITION = "core-48"
 """Edition of the world that the sheets of scenes are of."""
+DRAWINGS = (
+    "a panda, noto style, blue background",
+    "three mushrooms, mono style, yellow background",
+    "a fox and a rocket, noto style, purple background",
+    "a sailboat to the left of a palm tree, noto style, blue background",
+    "a blue cat in the top left corner and a red bus at the bottom right, mono style, white background",
+    'a sign that says "HELP" and an owl, noto style, green background',
+)
+EDITS = (
+    "a cat to the left of a pizza, noto style, yellow background",
+    "add a crown in the top right corner",
+    "replace the pizza with a guitar",
+    "make the cat blue",
+    "remove the crown",
+    "make it mono style",
+)
+STORY = (
+    "Once upon a time there was a penguin called Max. "
+    "The pictures are in noto style on a blue background.",
+    "Max finds a strawberry.",
+    "Max meets an owl called Noa.",
+    "Everything around turns pink.",
+)
+NEXT_STATES = (
+    "a frog on the left and a key on the right, noto style, white background",
+    "the frog jumps over the key",
+    "the frog shrinks",
+    "the key turns red",
+)
+QUESTIONS = (
+    "How many mushrooms are there?",
+    "Where is the sailboat, seen from the palm tree?",
+    "What does the sign say?",
+    "What can you see?",
+)
+"""What the first picture of the README shows; a question belongs to the drawing that it fits."""
+READ = (1, 3, 5, 2)
 SHEET_STYLES = ("noto", "3d", "mono")
 SEED = 1
 LABEL = 22
@@ -50,11 +87,15 @@ def colour_of(place: int, style: str) -> str:
     return names[place % len(names)]
 
 
-def pictures_of(scenes: list[Scene], pipeline: NextStepPipeline) -> list[Cell]:
-    """Text to image for every scene."""
-    prompts = [default_caption(*scene) for scene in scenes]
-    made = pipeline.generate(prompts, seed=SEED)
+def pictures_of(prompts: Sequence[str], pipeline: NextStepPipeline) -> list[Cell]:
+    """A picture of every prompt."""
+    made = pipeline.generate(list(prompts), seed=SEED)
     return [([p.image], t) for p, t in zip(made, prompts, strict=True)]
+
+
+def captions(scenes: list[Scene]) -> list[str]:
+    """Usual captions of scenes."""
+    return [default_caption(*scene) for scene in scenes]
 
 
 def single_scenes() -> list[Scene]:
@@ -139,6 +180,35 @@ def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
         return answers_sheet(folder, results, plan.pairs, count)
 
 
+def skills(pipeline: NextStepPipeline) -> Image.Image:
+    """A row of every skill: drawings, a chain of edits, a story, next states, questions."""
+    drawn = pictures_of(DRAWINGS, pipeline)
+    titles = "Draw", "Edit, turn by turn", "Tell a story", "What happens next", "Read"
+    story, edited, after = (
+        pipeline.conversation(SEED) for _ in (STORY, EDITS, NEXT_STATES)
+    )
+    rows = [
+        drawn,
+        [([edited.draw_from(text).image], text) for text in EDITS],
+        [([story.draw_from(text).image], text) for text in STORY],
+        [([after.draw_from(text).image], text) for text in NEXT_STATES],
+        [
+            ([drawn[place][0][0]], f"{text} {pipeline.read(drawn[place][0][0], text)}")
+            for place, text in zip(READ, QUESTIONS, strict=True)
+        ],
+    ]
+    # Two rows of six pictures, then three of four side by side would be too wide: one row each.
+    made = [sheet(cells, len(cells)) for cells in rows]
+    head = 18
+    canvas = Image.new("RGB", (max(m.width for m in made), sum(m.height + head for m in made)), "white")
+    draw, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(13), 0
+    for title, one in zip(titles, made, strict=True):
+        draw.text((4, top), title, "black", font)
+        canvas.paste(one, (0, top + head))
+        top += head + one.height
+    return canvas
+
+
 def main() -> None:
     """Write the sheets that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,8 +218,9 @@ def main() -> None:
     args = parser.parse_args()
     pipeline = NextStepPipeline.from_pretrained(args.model)
     makers: dict[str, Callable[[], Image.Image]] = {
-        "singles": lambda: sheet(pictures_of(single_scenes(), pipeline), 12),
-        "held-out": lambda: sheet(pictures_of(held_out_scenes(), pipeline), 9),
+        "skills": lambda: skills(pipeline),
+        "singles": lambda: sheet(pictures_of(captions(single_scenes()), pipeline), 12),
+        "held-out": lambda: sheet(pictures_of(captions(held_out_scenes()), pipeline), 9),
         "style": lambda: sheet(edits(pipeline, 30, style_edits=True), 5),
         "background": lambda: sheet(edits(pipeline, 30, style_edits=False), 5),
         **{group: partial(world, group, pipeline) for group in WORLD},
