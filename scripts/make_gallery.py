@@ -40,7 +40,8 @@ DRAWINGS = (
     "three mushrooms, mono style, yellow background",
     "a fox and a rocket, noto style, purple background",
     "a sailboat to the left of a palm tree, noto style, blue background",
-    "a blue cat in the top left corner and a red bus at the bottom right, mono style, white background",
+    "a blue cat in the top left corner and a red bus at the bottom right, "
+    "mono style, white background",
     'a sign that says "HELP" and an owl, noto style, green background',
 )
 EDITS = (
@@ -74,7 +75,7 @@ QUESTIONS = (
 READ = (1, 3, 5, 2)
 SHEET_STYLES = ("noto", "3d", "mono")
 SEED = 1
-LABEL = 22
+LABEL = 11
 Cell = tuple[list[Image.Image], str]
 Scene = tuple[str, str, str]
 
@@ -141,10 +142,10 @@ def edits(pipeline: NextStepPipeline, count: int, style_edits: bool) -> list[Cel
     return cells
 
 
-def sheet(cells: list[Cell], columns: int) -> Image.Image:
-    """A grid of pictures with their texts underneath."""
+def sheet(cells: list[Cell], columns: int, shown: int = 2) -> Image.Image:
+    """A grid of pictures with so many lines of their texts underneath."""
     width = sum(p.width for p in cells[0][0]) + 8
-    height = cells[0][0][0].height + LABEL + 8
+    height = cells[0][0][0].height + LABEL * shown + 8
     rows = -(-len(cells) // columns)
     canvas = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -163,7 +164,7 @@ def sheet(cells: list[Cell], columns: int) -> Image.Image:
             else:
                 lines[-1] = longer
         draw.multiline_text(
-            (left, y + cells[0][0][0].height + 1), "\n".join(lines[:2]), "black", font, spacing=0
+            (left, y + cells[0][0][0].height + 1), "\n".join(lines[:shown]), "black", font, spacing=0
         )
     return canvas
 
@@ -184,9 +185,7 @@ def skills(pipeline: NextStepPipeline) -> Image.Image:
     """A row of every skill: drawings, a chain of edits, a story, next states, questions."""
     drawn = pictures_of(DRAWINGS, pipeline)
     titles = "Draw", "Edit, turn by turn", "Tell a story", "What happens next", "Read"
-    story, edited, after = (
-        pipeline.conversation(SEED) for _ in (STORY, EDITS, NEXT_STATES)
-    )
+    story, edited, after = (pipeline.conversation(SEED) for _ in (STORY, EDITS, NEXT_STATES))
     rows = [
         drawn,
         [([edited.draw_from(text).image], text) for text in EDITS],
@@ -197,10 +196,11 @@ def skills(pipeline: NextStepPipeline) -> Image.Image:
             for place, text in zip(READ, QUESTIONS, strict=True)
         ],
     ]
-    # Two rows of six pictures, then three of four side by side would be too wide: one row each.
-    made = [sheet(cells, len(cells)) for cells in rows]
+    made = [sheet(cells, len(cells), shown=4) for cells in rows]
     head = 18
-    canvas = Image.new("RGB", (max(m.width for m in made), sum(m.height + head for m in made)), "white")
+    canvas = Image.new(
+        "RGB", (max(m.width for m in made), sum(m.height + head for m in made)), "white"
+    )
     draw, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(13), 0
     for title, one in zip(titles, made, strict=True):
         draw.text((4, top), title, "black", font)

@@ -15,7 +15,7 @@ from nextstep.world.tasks import TASKS, example
 from nextstep.world.truth import changed_region
 
 GRID = (8, 8)
-CORE = [name for name, task in TASKS.items() if task.core and name != "plain"]
+CORE = [name for name, task in TASKS.items() if task.core and task.kind != "text"]
 
 
 def test_sizes_of_the_editions() -> None:

@@ -72,7 +72,11 @@ class Probe:
         self.tokenizer, self.pixels = tokenizer, pixels
         self.grid = pixels // 16, pixels // 16
         weights = choose_tasks(settings.tasks, settings.edition)
-        drawn = [task for task in weights if TASKS[task].group not in ("reading", "plain")]
+        drawn = [
+            task
+            for task in weights
+            if TASKS[task].kind != "text" and TASKS[task].group != "reading"
+        ]
         self.tasks = list(tasks_with_split({task: 1.0 for task in drawn}, "seen", settings.edition))
         self.items = [
             self._item(self.tasks[n % len(self.tasks)], n, settings.edition)

@@ -61,7 +61,7 @@ def scene_crops(size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES) -> 
     large = [side for side in sides if side >= size]
     if not large:
         raise NextStepError(f"sides: one at least must reach the {size} pixels of a crop")
-    tasks = [name for name, task in TASKS.items() if task.group != "plain"]
+    tasks = [name for name, task in TASKS.items() if task.kind != "text"]
 
     def crop(number: int, seed: int) -> np.ndarray:
         rng = random.Random(derived_seed("scene crop", seed))

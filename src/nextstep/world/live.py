@@ -209,7 +209,7 @@ class WorldSource:
             return (replace(pictures[-1], region=None),), every[-1:]
         if group in ("drawing", "editing") and rng.random() < self.sentences:
             parts = tuple(_as_sentence(part) for part in parts)
-        if not self.train_prompts and group != "plain":
+        if not self.train_prompts and TASKS[made.task].kind != "text":
             parts = tuple(_untrained(part) for part in parts)
         if reasons:
             text_only = rng.random() < self.text_only_prob

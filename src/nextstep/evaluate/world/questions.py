@@ -89,7 +89,7 @@ def chosen(
         (name, split)
         for name, task in TASKS.items()
         for split in splits or TEST_SPLITS
-        if name in wanted and task.group != "plain" and split in ("seen", *splits_of(name, edition))
+        if name in wanted and task.kind != "text" and split in ("seen", *splits_of(name, edition))
     ]
     if not pairs:
         raise NextStepError("none of these tasks has such a split or an answer that can be judged")

@@ -47,14 +47,14 @@ class Task:
 
 
 GROUPS: dict[str, float] = {
-    "drawing": 0.42, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
-    "reading": 0.1, "plain": 0.03,
+    "drawing": 0.41, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
+    "reading": 0.1, "plain": 0.03, "lookup": 0.01,
 }  # fmt: skip
 """Group -> its share of a mixture by default."""
 
 _ALL = (_STYLES, _PAIRS, _PHRASES)
 _ONE = (_STYLES, _PHRASES)
-_KINDS = {"drawing": "image_text", "editing": "image_to_image", "plain": "text"}
+_KINDS = {"drawing": "image_text", "editing": "image_to_image", "plain": "text", "lookup": "text"}
 _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] = [
     ("single", "drawing", drawing.single, _ONE, 4),
     ("two_objects", "drawing", drawing.two_objects, _ALL, 3),
@@ -90,7 +90,7 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("read_style", "reading", reading.read_style, _ONE, 1),
     ("read_yes_no", "reading", reading.read_yes_no, _ALL, 1),
     ("plain", "plain", plain.plain, (_PHRASES,), 1),
-    ("lookup", "plain", lookup.lookup, (), 1),
+    ("lookup", "lookup", lookup.lookup, (), 1),
 ]
 
 
