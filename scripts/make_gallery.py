@@ -164,7 +164,11 @@ def sheet(cells: list[Cell], columns: int, shown: int = 2) -> Image.Image:
             else:
                 lines[-1] = longer
         draw.multiline_text(
-            (left, y + cells[0][0][0].height + 1), "\n".join(lines[:shown]), "black", font, spacing=0
+            (left, y + cells[0][0][0].height + 1),
+            "\n".join(lines[:shown]),
+            "black",
+            font,
+            spacing=0,
         )
     return canvas
 

@@ -339,12 +339,12 @@ def test_bad_requests_are_named() -> None:
 def test_lookups_ask_for_what_the_line_says() -> None:
     for one in examples("lookup", count=50, edition="core-48"):
         line, *asked = one.parts
-        assert isinstance(line, Said) and not line.trained and line.text.endswith("\n")
+        assert isinstance(line, TextPart) and not line.trained and line.text.endswith("\n")
         told = line.text.strip().split(", ")
         words, values = asked[::2], asked[1::2]
         assert len(values) >= 12
         for word, value in zip(words, values, strict=True):
-            assert isinstance(word, Said) and isinstance(value, Said)
+            assert isinstance(word, TextPart) and isinstance(value, TextPart)
             assert not word.trained and value.trained
             assert f"{word.text.removeprefix(', ')}{value.text}" in told
         assert {w.text.removeprefix(", ") + v.text for w, v in zip(words, values, strict=True)} == {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,8 +12,9 @@ import numpy as np
 
 from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import with_reasoning
-from nextstep.world.descriptions import describe
+from nextstep.world.descriptions import describe, name_with_places
 from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Scene, SceneItem, Sign
 from nextstep.world.truth import changed_region
 
@@ -23,7 +26,10 @@ def with_lines(
 ) -> list[TextPart | ImagePart]:
     """The parts with a line before every trained picture that follows text, and every answer.
 
-    The line of an answer says what the pictures before its question show.
+    The line of an edit names the objects that change, before it says which image tokens do; the
+    line of an answer says what the pictures before its question show, and which of the objects the
+    question is about. Each stands there by its word and place, as in the scene's description, so
+    that a model need only copy.
 
     Args:
         parts: of a sample, in reading order.
@@ -43,9 +49,12 @@ def with_lines(
                 if part.kept not in told:
                     found.append(TextPart(f"{describe(before.scene)};", trained=source_line))
                 region = region_of_change(before.scene, part.scene, grid)
+                told_of = [change_words(region, grid), describe(part.scene)]
+                changing = objects_that_change(before.scene, part.scene)
+                if changing:
+                    told_of.insert(0, name_with_places(before.scene, changing))
                 space = "" if part.kept in told else " "
-                change = f"{space}{change_words(region, grid)}{SEPARATOR}{describe(part.scene)}"
-                found.append(TextPart(change))
+                found.append(TextPart(space + SEPARATOR.join(told_of)))
             else:
                 found.append(TextPart(describe(part.scene)))
             told.add(place)
@@ -53,11 +62,50 @@ def with_lines(
             found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
             scenes = [one.scene for one in parts[:place] if isinstance(one, ImagePart)]
             line = SEPARATOR.join(map(describe, scenes))
-            found.append(TextPart(with_reasoning(line, ""), trained=source_line))
+            subject = what_is_asked_for(asked.text, scenes[-1])
+            if subject is None:
+                found.append(TextPart(with_reasoning(line, ""), trained=source_line))
+            else:
+                found.append(TextPart(f"{line};", trained=source_line))
+                found.append(TextPart(with_reasoning(f" {subject}", "")))
             found.append(replace(part, text=part.text.strip()))
             continue
         found.append(part)
     return _merged(found)
+
+
+def objects_that_change(before: Scene, after: Scene) -> list[SceneItem]:
+    """The objects of a scene that an edit takes away or alters; none where it alters everything."""
+    if before.background != after.background or before.grey != after.grey:
+        return []
+    changing = [item for item in before.items if item not in after.items]
+    styles = {item.style for item in before.items} == {item.style for item in after.items}
+    return changing if styles or len(changing) < len(before.items) else []
+
+
+def what_is_asked_for(question: str, scene: Scene) -> str | None:
+    """The objects of a scene that a question names; "none" where it names others alone.
+
+    Returns:
+        None where it names no object at all.
+    """
+    names = {_named()[found.group().lower()] for found in _name_pattern().finditer(question)}
+    if not names:
+        return None
+    return name_with_places(scene, [i for i in scene.items if i.name in names]) or "none"
+
+
+@functools.cache
+def _named() -> dict[str, str]:
+    """Every word for an object, one or several, in lower case -> its label."""
+    found = world_objects().values()
+    return {word.lower(): one.label for one in found for word in (one.word, one.plural)}
+
+
+@functools.cache
+def _name_pattern() -> re.Pattern[str]:
+    longest_first = sorted(_named(), key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
 
 
 def with_regions(parts: Sequence[TextPart | ImagePart], grid: Grid) -> list[TextPart | ImagePart]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nextstep.world.colours import TINTS
 from nextstep.world.draw import Draw
-from nextstep.world.examples import Example, Said
+from nextstep.world.examples import Example, TextPart
 from nextstep.world.lexicon import NUMBERS
 from nextstep.world.spec import REGIONS
 
@@ -18,14 +18,14 @@ ASKED = 12
 
 def lookup(draw: Draw) -> Example:
     """Two to six pairs on a line, and behind it pairs of which the second word is learned."""
-    words = draw.rng.sample([thing.word for thing in draw.things], draw.rng.randint(2, 6))
+    words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 6))
     values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
     pairs = [(word, draw.one_of(values)) for word in words]
     line = ", ".join(f"{word} {value}" for word, value in pairs)
-    parts = [Said(f"{line}\n", trained=False)]
+    parts = [TextPart(f"{line}\n", trained=False)]
     between = ""
     for _ in range(-(-ASKED // len(pairs))):
         for word, value in draw.rng.sample(pairs, len(pairs)):
-            parts += [Said(f"{between}{word}", trained=False), Said(f" {value}")]
+            parts += [TextPart(f"{between}{word}", trained=False), TextPart(f" {value}")]
             between = ", "
     return Example("lookup", tuple(parts))
