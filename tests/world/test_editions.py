@@ -1,16 +1,24 @@
 """Editions on the grid: few objects, whole image tokens, one answer to what is left open."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
-from nextstep.world.descriptions import describe
+from nextstep.world.descriptions import describe, name_with_places
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition, editions
 from nextstep.world.examples import ImagePart, TextPart
-from nextstep.world.lines import region_of_change, with_lines, with_regions
+from nextstep.world.lines import (
+    objects_that_change,
+    region_of_change,
+    what_is_asked_for,
+    with_lines,
+    with_regions,
+)
+from nextstep.world.scenes import Background, Scene, SceneItem
 from nextstep.world.tasks import TASKS, example
 from nextstep.world.truth import changed_region
 
@@ -70,14 +78,39 @@ def test_nothing_outside_of_the_region_changes(task: str) -> None:
             assert not changed.any()
 
 
-def test_the_line_of_an_edit_says_source_region_and_result() -> None:
+def test_the_line_of_an_edit_says_source_objects_region_and_result() -> None:
     parts = example("move", 3, edition="core-48").parts
     picture, asked, line, target = with_lines(parts, GRID, source_line=True)
     assert isinstance(asked, TextPart)
     assert isinstance(line, TextPart)
     assert asked.text.endswith("\n")
-    before, change, after = line.text.split("; ")
+    before, moved, change, after = line.text.split("; ")
     assert isinstance(picture, ImagePart)
     assert isinstance(target, ImagePart)
     assert (before, after) == (describe(picture.scene), describe(target.scene))
     assert change.startswith("change rows ")
+    (gone,) = (item for item in picture.scene.items if item not in target.scene.items)
+    assert moved == name_with_places(picture.scene, [gone])
+    assert moved in before
+
+
+def test_the_line_of_an_answer_names_what_is_asked_for() -> None:
+    dog, cat = SceneItem("dog face", "noto", 0.25, 0.25, 0.5), SceneItem("cat face", "noto")
+    scene = Scene(Background("blue"), (dog, replace(cat, x=0.75, y=0.75, size=0.5)))
+    for question, told in (
+        ("Where is the cat?", "cat bottom right"),
+        ("how many dogs are there?", "dog top left"),
+        ("Is the cat below the dog?", "dog top left, cat bottom right"),
+        ("Is there a robot?", "none"),
+        ("What can you see?", None),
+        ("What colour is the background?", None),
+    ):
+        assert what_is_asked_for(question, scene) == told
+
+
+def test_edits_of_everything_name_no_object() -> None:
+    for task in ("background", "style", "add"):
+        for seed in range(10):
+            made = example(task, seed, edition="core-48")
+            before, after = made.scenes
+            assert objects_that_change(before, after) == []
