@@ -38,14 +38,16 @@ def device_of(path: Path) -> str:
 def test_every_stage_has_a_recipe_of_every_size() -> None:
     found = {p.stem for p in ALL}
     others = {
+        "best-of-n-nano",
         "core-nano",
         "core-2-nano",
         "core-3-nano",
+        "core-lookup-nano",
         "lab-decoder-nano",
         "lab-nano",
+        "rl-grpo-nano",
         "singles-nano",
         "world-nano",
-        "rl-grpo-nano",
     }
     assert found - others == {
         f"{stage}-{size}" for stage in (*STAGES, *POST_TRAINING) for size in SIZES

@@ -1,7 +1,7 @@
 """The line that a model writes before it draws or answers: what is shown, and what an edit changes.
 
     dog left, cat right, noto style, blue background
-    dog left, cat right, noto style, blue background; cat right; change rows 3-6 columns 5-8; dog ...
+    dog left, cat right, noto style, blue background; cat right; change rows 3-6 columns 5-8; dog
 
 The second form belongs to edits: the source in words, the objects that change, which image tokens
 do, and the result in words. Whoever draws keeps all other tokens of the source as they are.
