@@ -19,10 +19,10 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.engine import Engine
+from nextstep.engine.pretrained import load_parts
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import EngineLimits, draw
-from nextstep.kernels.quantization import pack_for_sampling
-from nextstep.model.pretrained import load_parts
+from nextstep.model.quantization import pack_for_sampling
 
 PROMPTS = ("red apple, noto style, white background", "two cats", "blue house", "green car")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -41,12 +41,14 @@ from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, JacobiDecoding
+from nextstep.engine.pretrained import load_parts
 from nextstep.engine.scheduler import draw
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
 from nextstep.kernels.names import formats
-from nextstep.kernels.quantization import (
+from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import (
     OWN,
     Packer,
     is_large,
@@ -54,8 +56,6 @@ from nextstep.kernels.quantization import (
     pack_for_sampling,
     setattr_in,
 )
-from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import load_parts
 from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.tokenizer import ImageTokenizer
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from nextstep.engine.pretrained import load_parts
 from nextstep.evaluate.reconstruction import measure
 from nextstep.image.pictures import open_picture, resize_and_crop
 from nextstep.model.folder import find_folder
-from nextstep.model.pretrained import load_parts
 from nextstep.vae.perceptual import FeatureNet
 from nextstep.world.scenes import compose, emoji_set
 from nextstep.world.sources import emoji_names

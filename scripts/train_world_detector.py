@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import scorer_losses as losses
 from nextstep.data.documents import derived_seed
+from nextstep.engine.pretrained import load_parts
 from nextstep.evaluate.world.detector import WEIGHTS
 from nextstep.evaluate.world.network import (
     ANY,
@@ -40,7 +41,6 @@ from nextstep.evaluate.world.network import (
 )
 from nextstep.image.pictures import to_bytes, to_pixels
 from nextstep.model.precision import fastest
-from nextstep.model.pretrained import load_parts
 from nextstep.utils.files import read_json, write_json
 from scorer_scenes import MOST, sample
 

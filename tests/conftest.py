@@ -11,11 +11,11 @@ import torch
 
 from nextstep.config import NextStepConfig
 from nextstep.engine.backends.cpu_kernels import core_of
+from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.engine.settings import GenerationSettings, ModelDefaults
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_model
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import Parts, save_parts
+from nextstep.model.quantization import pack_model
 from nextstep.pipeline import NextStepPipeline
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.vae.config import AutoencoderConfig

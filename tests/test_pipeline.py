@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from nextstep.engine.metadata import read_record
+from nextstep.engine.pretrained import load_parts, save_parts
 from nextstep.engine.results import Progress
 from nextstep.engine.scheduler import draw
 from nextstep.engine.settings import ModelDefaults
 from nextstep.image.pictures import open_picture
-from nextstep.model.pretrained import load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from tests.engine.reference import reference_tokens
 

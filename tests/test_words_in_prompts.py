@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from nextstep.engine.metadata import read_record
+from nextstep.engine.pretrained import Parts, load_parts, save_parts
 from nextstep.engine.reproduce import replay
 from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.lora import add_adapter, save_adapter, taken_adapter
-from nextstep.model.pretrained import Parts, load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.text.introduction import check_conversation, objects_in
 from nextstep.text.vocabulary import PromptWarning, Vocabulary

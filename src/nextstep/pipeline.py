@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nextstep.engine import pretrained as folders
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend
 from nextstep.engine.backends.cpu_kernels import core_of
@@ -25,9 +26,8 @@ from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
-from nextstep.kernels import quantization as quantising
 from nextstep.kernels.names import formats
-from nextstep.model import pretrained as folders
+from nextstep.model import quantization as quantising
 from nextstep.text.introduction import check_conversation
 from nextstep.text.vocabulary import Vocabulary, checked_prompts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nextstep.model.pretrained import load_parts
+from nextstep.engine.pretrained import load_parts
 from tests.cli.test_commands import nextstep
 
 pytest.importorskip("peft")

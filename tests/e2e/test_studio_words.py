@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from nextstep.model.pretrained import Parts
+from nextstep.engine.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import build_app
 from nextstep.world.words import pictured, world_vocabulary

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nextstep.engine.engine import Engine
+from nextstep.engine.pretrained import Parts
 from nextstep.engine.request import Request
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.engine.state import FORMAT, PictureState
 from nextstep.errors import NextStepError
-from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 
 RED = Image.new("RGB", (32, 32), "red")
@@ -85,7 +85,7 @@ def test_a_state_goes_on_in_another_process(
     begun(engine, request, 3).save(tmp_path / "state")
     code = (
         "import sys, torch; torch.set_num_threads(int(sys.argv[4]))\n"
-        "from nextstep.engine.engine import *; from nextstep.model.pretrained import load_parts\n"
+        "from nextstep.engine.engine import *; from nextstep.engine.pretrained import load_parts\n"
         "from nextstep.engine.state import PictureState\n"
         "parts = load_parts(sys.argv[1])._replace(model_hash='tiny')\n"
         "engine = Engine.of_parts(parts); state = PictureState.load(sys.argv[2])\n"

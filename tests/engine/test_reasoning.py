@@ -14,11 +14,11 @@ from torch import Tensor
 from nextstep.engine.chat.conversation import PictureTurn, TextTurn
 from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.engine import Engine
+from nextstep.engine.pretrained import Parts
 from nextstep.engine.reproduce import replay
 from nextstep.engine.request import Request
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
-from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 
 RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 16), "blue")

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from nextstep.engine.engine import Engine
+from nextstep.engine.pretrained import Parts
 from nextstep.engine.settings import IGNORED, check_used
 from nextstep.errors import NextStepError
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_model
-from nextstep.model.pretrained import Parts
+from nextstep.model.quantization import pack_model
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.engine_backend import EngineBackend

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nextstep.engine.pretrained import Parts
 from nextstep.image.sizes import fitting_size
-from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.engine_backend import EngineBackend

@@ -21,6 +21,7 @@ from nextstep.model import precision
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe.load import RecipeError, load_recipe
 from nextstep.recipe.run_schema import Published
+from nextstep.recipe.shapes import model_config
 from nextstep.vae.autoencoder import Autoencoder
 from nextstep.vae.config import NANO_AUTOENCODER
 
@@ -123,12 +124,12 @@ def test_post_training_plans_its_samples_references_and_frozen_parts() -> None:
     assert rl.memory["sampling"] >= 8e9 + 2 * rl.parameters["total"]
     # Drawing costs a forward pass of every branch and step beside the training.
     recipe = load_recipe(RECIPES / "rl-0.5b.yaml")
-    config = counting.model_config(recipe)
+    config = model_config(recipe)
     more = load_recipe(RECIPES / "rl-0.5b.yaml", ["rollouts.settings.steps=16"])
     assert counting.step_flops(more, config) > counting.step_flops(recipe, config)
     assert distill.parameters["trained"] == distill.parameters["head"]
     small = load_recipe(RECIPES / "dpo-0.5b.yaml", ["lora={rank: 8}"])
-    adapted = counting.count_parameters(small, counting.model_config(small))
+    adapted = counting.count_parameters(small, model_config(small))
     assert 0 < adapted.trained < 0.05 * adapted.total
     with pytest.raises(NextStepError, match=r"rollouts\.prompts"):
         check_ranks(load_recipe(RECIPES / "rl-nano.yaml"), 5, "r")
@@ -163,7 +164,7 @@ def test_published_figures_are_compared_as_they_are_rounded() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_parameter_counts_are_those_of_the_network(size: str) -> None:
     recipe = load_recipe(RECIPES / f"pretrain-{size}.yaml")
-    config = counting.model_config(recipe)
+    config = model_config(recipe)
     counts = counting.count_parameters(recipe, config)
     with torch.device("meta"):
         model = NextStepModel(config)
@@ -176,7 +177,7 @@ def test_parameter_counts_are_those_of_the_network(size: str) -> None:
 
 def test_the_14b_model_has_the_published_size() -> None:
     recipe = load_recipe(RECIPES / "pretrain-14b.yaml")
-    counts = counting.count_parameters(recipe, counting.model_config(recipe))
+    counts = counting.count_parameters(recipe, model_config(recipe))
     assert (counts.projectors, counts.head) == (332_800 + 26_219_520, 157_228_096)
     assert round(counts.total / 1e9, 3) == 14.954
 

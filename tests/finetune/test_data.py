@@ -30,7 +30,7 @@ from nextstep.finetune.data import (
     that_fit,
 )
 from nextstep.image.sizes import filling_grids, kept_share
-from nextstep.model.pretrained import Parts
+from nextstep.engine.pretrained import Parts
 from tests.data.test_webdataset import shard
 from tests.data.toys import picture as encoded_picture
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from nextstep.data.shards import ShardSet
+from nextstep.engine.pretrained import Parts, load_parts, save_parts
 from nextstep.errors import NextStepError
 from nextstep.finetune import run as module
 from nextstep.finetune.run import FinetuneSettings, finetune
 from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.lora import read_adapter
-from nextstep.model.pretrained import Parts, load_parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.train.trainer import Trainer
 from tests.conftest import TINY, random_model

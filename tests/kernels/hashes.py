@@ -22,8 +22,8 @@ from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
 from nextstep.image.pictures import to_pixels
 from nextstep.kernels import targets
-from nextstep.kernels.quantization import pack_model
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import pack_model
 from nextstep.pipeline import NextStepPipeline
 from tests.conftest import PACKABLE
 

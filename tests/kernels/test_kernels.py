@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.kernels import build, linear
 from nextstep.kernels.linear import Arena, PackedLinear, packed_bytes
 from nextstep.kernels.names import formats
 from nextstep.kernels.packing import FORMATS, pack, quantise, unpack
-from nextstep.kernels.quantization import pack_model, quantised
 from nextstep.model.checkpoints import load_model
-from nextstep.model.pretrained import Parts, save_parts
+from nextstep.model.quantization import pack_model, quantised
 from tests.conftest import PACKABLE, random_model
 
 kernels = pytest.mark.skipif(not build.is_available(), reason=build.why_not())

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextstep.kernels import build
-from nextstep.kernels import quantization as quantising
 from nextstep.kernels.linear import Arena, PackedLinear, packed_bytes
 from nextstep.kernels.lossless import MOST_PATCHES, squeeze, unsqueeze
 from nextstep.kernels.packing import pack, quantise
-from nextstep.kernels.quantization import MODULATION, pack_model
+from nextstep.model import quantization as quantising
+from nextstep.model.quantization import MODULATION, pack_model
 from tests.conftest import PACKABLE, random_model
 
 pytestmark = pytest.mark.skipif(not build.is_available(), reason=build.why_not())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nextstep.engine.pretrained import Parts
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.model.adapter_config import PARTS, AdapterConfig
 from nextstep.model.lora import (
@@ -24,7 +25,6 @@ from nextstep.model.lora import (
     taken_adapter,
 )
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from tests.conftest import TINY, random_model
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nextstep.cli.info import _processor
+from nextstep.engine import pretrained
+from nextstep.engine.pretrained import load_parts, save_parts
 from nextstep.errors import NextStepError
-from nextstep.kernels import quantization
-from nextstep.model import precision, pretrained
-from nextstep.model.pretrained import load_parts, save_parts
+from nextstep.model import precision, quantization
 from nextstep.pipeline import NextStepPipeline
 from nextstep.train.muon import Muon, orthogonalised
 from nextstep.train.optimizer import build_optimizers

@@ -248,7 +248,7 @@ def test_two_ranks_learn_as_one(
 def rollouts(place: Path, tiny_folder: Path) -> Path:
     """What `nextstep rollout` writes."""
     from nextstep.engine.engine import Engine
-    from nextstep.model.pretrained import load_parts
+    from nextstep.engine.pretrained import load_parts
     from nextstep.rollout.prompts import ListedPrompts, read_prompts
     from nextstep.rollout.reward_kinds import open_reward
     from nextstep.rollout.rewards import Rewards

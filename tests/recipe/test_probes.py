@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextstep.model.pretrained import load_parts
+from nextstep.engine.pretrained import load_parts
 from nextstep.recipe import probes
 from nextstep.recipe.probes import Probe, held
 from nextstep.recipe.run_schema import Probes

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from nextstep.engine.engine import Engine
+from nextstep.engine.pretrained import Parts
 from nextstep.errors import ModelFileError, NextStepError
-from nextstep.model.pretrained import Parts
 from nextstep.rollout.prompts import ListedPrompts, LivePrompts, RolloutPrompt, read_prompts
 from nextstep.rollout.reward_kinds import FunctionReward, open_reward
 from nextstep.rollout.rewards import Candidate, Rewards, Score, means

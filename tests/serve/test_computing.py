@@ -18,7 +18,7 @@ from nextstep.engine.runtime_info import RuntimeInfo
 from nextstep.engine.state import PictureState
 from nextstep.image.sizes import SizeLimits
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_for_sampling
+from nextstep.model.quantization import pack_for_sampling
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import ServiceLimits

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nextstep.client import Client
-from nextstep.model.pretrained import Parts
+from nextstep.engine.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import build_app
 from nextstep.text.vocabulary import Vocabulary

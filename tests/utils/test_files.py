@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from nextstep.cli import main
+from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.errors import NextStepError
-from nextstep.model.pretrained import Parts, save_parts
 from nextstep.utils.files import append_line, new_folder, write_json, write_whole, writing
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

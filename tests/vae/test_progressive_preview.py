@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from nextstep.engine.pretrained import load_parts
 from nextstep.image import pictures
-from nextstep.model.pretrained import load_parts
 from nextstep.vae.linear_preview import RoughDecoder, _drawn
 from nextstep.vae.progressive_preview import BLANK, GrowingPicture
 from nextstep.vae.tokenizer import ImageTokenizer

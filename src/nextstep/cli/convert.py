@@ -44,7 +44,7 @@ def command(
     if adapter is not None and not adapter.expanduser().is_dir():
         raise NextStepError(f"there is no adapter folder {adapter}")
     read_model_config(find_folder(source))
-    from nextstep.model import pretrained as folders
+    from nextstep.engine import pretrained as folders
 
     chosen = checks.parse_dtype(dtype)
     if head is None:

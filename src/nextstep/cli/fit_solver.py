@@ -68,9 +68,9 @@ def command(
     grid = size_limits(folder, vae).grid(usual.height, usual.width)
     check_fit(steps, pictures * math.prod(grid))
     texts = _prompts(prompts, pictures, seed)
+    from nextstep.engine.pretrained import load_parts
     from nextstep.engine.solver_fitting import fit
-    from nextstep.kernels.quantization import pack_for_sampling
-    from nextstep.model.pretrained import load_parts
+    from nextstep.model.quantization import pack_for_sampling
     from nextstep.pipeline import NextStepPipeline
 
     parts = load_parts(folder, checks.parse_dtype("fp32"), vae=vae)

@@ -127,10 +127,10 @@ def describe(model: str) -> dict[str, Any]:
 def _processor(model: str, numbers: int) -> dict[str, str]:
     """What this machine's processor computes in, and why."""
     from nextstep.config import SIZES
-    from nextstep.kernels.quantization import LARGE
+    from nextstep.engine.pretrained import automatic_dtype
     from nextstep.model.folder import SHIPPED, find_folder
     from nextstep.model.precision import DTYPES, explained, fastest
-    from nextstep.model.pretrained import automatic_dtype
+    from nextstep.model.quantization import LARGE
 
     fast = fastest("cpu")
     sampling = fast if numbers >= LARGE else "fp32"
@@ -143,12 +143,11 @@ def _processor(model: str, numbers: int) -> dict[str, str]:
 
 def _told(config: NextStepConfig, folder: Path | None) -> dict[str, Any]:
     """Limits of sizes in words, and how many names the model knows."""
-    from nextstep.image.sizes import SizeLimits
-    from nextstep.model.folder import size_limits
+    from nextstep.model.folder import limits_of, size_limits
     from nextstep.text.vocabulary import Vocabulary
 
     if folder is None:
-        return {"size_limits": str(SizeLimits.of(config, TOKEN_PIXELS)), "words": 0}
+        return {"size_limits": str(limits_of(config, TOKEN_PIXELS)), "words": 0}
     if _layout(folder) == PLAIN:
         return {"size_limits": "", "words": 0}
     own = Vocabulary.of_folder(folder)

@@ -22,6 +22,7 @@ from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.backends.cpu_kernels import number_format
 from nextstep.engine.chat.reasoning import reasoning_job, with_reasoning
 from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.pretrained import Parts, check_fit
 from nextstep.engine.request import (
     EncodedImage,
     Request,
@@ -39,9 +40,8 @@ from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
 from nextstep.image.pictures import PictureLike
-from nextstep.kernels.quantization import pack_for_sampling, quantised
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import Parts, check_fit
+from nextstep.model.quantization import pack_for_sampling, quantised
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.vae.tokenizer import ImageTokenizer
 

@@ -20,7 +20,7 @@ from nextstep.engine.settings import IGNORED, GenerationSettings, generation_set
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
-from nextstep.kernels.quantization import quantised
+from nextstep.model.quantization import quantised
 from nextstep.text.sequence import picture_order
 from nextstep.utils import old_names
 

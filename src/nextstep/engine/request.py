@@ -21,7 +21,8 @@ from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
-from nextstep.image.sizes import SizeLimits, fitting_size
+from nextstep.image.sizes import fitting_size
+from nextstep.model.folder import limits_of
 from nextstep.text import sequence as grammar
 from nextstep.text.reasoning import Region, region_in
 
@@ -278,7 +279,7 @@ def picture_grid(
     Raises:
         NextStepError: when it is too large for the model, or no multiple of a token.
     """
-    limits = SizeLimits.of(config, image_tokenizer.config.token_pixels)
+    limits = limits_of(config, image_tokenizer.config.token_pixels)
     return limits.grid(
         default[0] if height is None else height, default[1] if width is None else width
     )

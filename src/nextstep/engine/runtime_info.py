@@ -15,8 +15,8 @@ from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend
 from nextstep.engine.backends.cpu_kernels import KERNELS, number_format
 from nextstep.kernels import build
-from nextstep.kernels.quantization import OWN, widths_fit
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import OWN, widths_fit
 
 OTHER_MODEL = "the kernels do not know this model's device, widths, number format or layers"
 

@@ -153,8 +153,9 @@ def _posttraining(
 
 def tokenizer_memory(recipe: Recipe, ranks: int, cpu: bool) -> Memory:
     """Memory of a rank that trains the image tokenizer."""
-    from nextstep.estimate.counting import autoencoder_config, on_meta
+    from nextstep.estimate.counting import on_meta
     from nextstep.estimate.dry_run import tokenizer_peak
+    from nextstep.recipe.shapes import autoencoder_config
     from nextstep.vae.autoencoder import Autoencoder
 
     options = recipe.tokenizer
@@ -270,8 +271,9 @@ def _pictures(
     recipe: Recipe, config: NextStepConfig, ranks: int, cpu: bool
 ) -> tuple[float, float, float]:
     """Bytes of the image tokenizer, of encoding with it, and of the tokens that are remembered."""
-    from nextstep.estimate.counting import autoencoder_config, fresh_share, on_meta
+    from nextstep.estimate.counting import fresh_share, on_meta
     from nextstep.estimate.dry_run import encoding_peak
+    from nextstep.recipe.shapes import autoencoder_config
     from nextstep.train.stages.encoding import PIXELS_AT_ONCE, REMEMBERED
     from nextstep.vae.autoencoder import Autoencoder
 

@@ -12,11 +12,11 @@ from nextstep.estimate.devices import USABLE, Device, at_precision
 from nextstep.model.precision import resolved
 from nextstep.recipe.load import RecipeError, load_recipe
 from nextstep.recipe.run_schema import Published
+from nextstep.recipe.shapes import autoencoder_config, check_pictures, model_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nextstep.config import NextStepConfig
     from nextstep.recipe.schema import Recipe
 
 STORED_PICTURE = 0.2
@@ -219,7 +219,7 @@ class _Found:
 
 
 def _sequence_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
-    config = counting.model_config(recipe)
+    config = model_config(recipe)
     check_pictures(recipe, config)
     parts = counting.count_parameters(recipe, config)
     tokens = counting.step_positions(recipe)
@@ -237,7 +237,7 @@ def _tokenizer_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
 
     options = recipe.tokenizer
     assert options is not None
-    config = counting.autoencoder_config(recipe)
+    config = autoencoder_config(recipe)
     network = counting.on_meta(Autoencoder, config)
     encoder, decoder = counting.size_of(network.encoder), counting.size_of(network.decoder)
     tokens = options.crops.batch * (options.crops.size / config.token_pixels) ** 2
@@ -249,29 +249,6 @@ def _tokenizer_plan(recipe: Recipe, device: Device, ranks: int) -> _Found:
         counting.tokenizer_flops(recipe, config),
         _disk(recipe, encoder + decoder, trained, 0),
     )
-
-
-def check_pictures(recipe: Recipe, config: NextStepConfig) -> None:
-    """Make sure that learned positions reach as far as the pictures.
-
-    Raises:
-        NextStepError: with the side that is needed.
-    """
-    from nextstep.image.sizes import scaled_buckets
-
-    side, data = config.image_position_side, recipe.data
-    if not side:
-        return
-    needed = max(
-        (max(grid) for area in data.areas for grid in scaled_buckets(area))
-        if data.aspects
-        else [area // 16 for area in data.areas]
-    )
-    if any(source.shards for source in data.sources) and needed > side:
-        raise NextStepError(
-            f"data.areas: pictures of up to {needed} rows or columns do not fit learned positions "
-            f"of {side}; raise model.overrides.image_position_side"
-        )
 
 
 def _disk(recipe: Recipe, total: int, trained: int, tokens: float) -> dict[str, float]:
@@ -293,7 +270,7 @@ def _disk(recipe: Recipe, total: int, trained: int, tokens: float) -> dict[str, 
 
 def _data_bytes(recipe: Recipe, tokens: float) -> float:
     mix = counting.mixture(recipe.data)
-    config = counting.autoencoder_config(recipe)
+    config = autoencoder_config(recipe)
     image = tokens * mix.image_share
     cached = any(source.latents for source in recipe.data.sources)
     pixels = image * config.token_pixels**2 * STORED_PICTURE

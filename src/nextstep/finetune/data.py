@@ -30,7 +30,7 @@ from nextstep.errors import NextStepError
 from nextstep.image.sizes import filling_grids, kept_share
 
 if TYPE_CHECKING:
-    from nextstep.model.pretrained import Parts
+    from nextstep.engine.pretrained import Parts
 
 SET_NAME = "pictures"
 NAME, CAPTION = "{name}", "{caption}"

@@ -27,6 +27,7 @@ from PIL import Image
 
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.planning import one_per_row
+from nextstep.engine import pretrained as folders
 from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
 from nextstep.finetune.comparison import comparison
@@ -42,7 +43,6 @@ from nextstep.finetune.data import (
 )
 from nextstep.finetune.settings import Finetuned, FinetuneSettings
 from nextstep.image.encode import encode
-from nextstep.model import pretrained as folders
 from nextstep.model.checkpoints import read_tensors
 from nextstep.model.folder import find_folder
 from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
@@ -56,7 +56,7 @@ from nextstep.train.trainer import Trainer
 from nextstep.utils.files import lock_folder, read_json, write_json
 
 if TYPE_CHECKING:
-    from nextstep.model.pretrained import Parts
+    from nextstep.engine.pretrained import Parts
 
 __all__ = ["FinetuneSettings", "Finetuned", "Finetuning", "finetune"]
 

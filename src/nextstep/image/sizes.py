@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from nextstep.config import NextStepConfig
 from nextstep.errors import NextStepError
 
 BASE_SIDE = 16
@@ -42,12 +41,6 @@ class SizeLimits:
     token_pixels: int
     most_side: int | None
     most_tokens: int
-
-    @classmethod
-    def of(cls, config: NextStepConfig, token_pixels: int) -> SizeLimits:
-        """Those of a model with an image tokenizer of this token side."""
-        side = config.image_position_side * token_pixels or None
-        return cls(token_pixels, side, config.max_position_embeddings - 1)
 
     @property
     def most_pixels(self) -> int:

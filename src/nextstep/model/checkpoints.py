@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from nextstep.errors import ModelFileError
 from nextstep.kernels.linear import packed_weights, release_heap
 from nextstep.kernels.names import formats
-from nextstep.kernels.quantization import Packer, is_large, quantised
 from nextstep.model.folder import read_model_config
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import Packer, is_large, quantised
 from nextstep.utils.files import read_json, write_json, writing
 
 INDEX = "model.safetensors.index.json"

@@ -96,4 +96,10 @@ def size_limits(folder: Path, vae: str | Path | None = None) -> SizeLimits:
     """
     config = read_model_config(folder)
     side = read_config(vae_folder(folder, config, vae)).token_pixels
-    return SizeLimits.of(config, side)
+    return limits_of(config, side)
+
+
+def limits_of(config: NextStepConfig, token_pixels: int) -> SizeLimits:
+    """Sizes of pictures of a model with an image tokenizer of this token side."""
+    side = config.image_position_side * token_pixels or None
+    return SizeLimits(token_pixels, side, config.max_position_embeddings - 1)

@@ -17,7 +17,7 @@ from nextstep.engine.engine import Engine
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.errors import NextStepError
 from nextstep.kernels.names import formats
-from nextstep.kernels.quantization import pack_model
+from nextstep.model.quantization import pack_model
 from nextstep.recipe.live import open_live
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.posttrain_schema import Distillation, Policy, Preference

@@ -13,7 +13,7 @@ from nextstep.image.encode import encode
 if TYPE_CHECKING:
     from PIL import Image
 
-    from nextstep.model.pretrained import Parts
+    from nextstep.engine.pretrained import Parts
     from nextstep.recipe.schema import Recipe
     from nextstep.vae.tokenizer import ImageTokenizer
 

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.data.batch import ContextNoise
+from nextstep.engine.pretrained import Parts, check_fit, save_parts
 from nextstep.errors import NextStepError
-from nextstep.estimate.counting import model_config
-from nextstep.estimate.plan import check_pictures
 from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.lora import add_adapter, folded_weights
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.pretrained import Parts, check_fit, save_parts
 from nextstep.recipe import build
 from nextstep.recipe.samples import defaults_of, draw_sheet, fitting
+from nextstep.recipe.shapes import check_pictures, model_config
 from nextstep.recipe.weights import build_model
 from nextstep.train.parallel import is_sharded
 

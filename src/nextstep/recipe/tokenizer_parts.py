@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nextstep.estimate import counting
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError
 from nextstep.recipe.places import tokenizer_folder
+from nextstep.recipe.shapes import autoencoder_config
 from nextstep.train.parallel import Ranks, build_mesh
 from nextstep.train.stages.tokenizer import TokenizerStage
 from nextstep.vae.autoencoder import Autoencoder
@@ -60,7 +60,8 @@ class TokenizerParts:
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         """Write an image tokenizer folder with these whole weights."""
         dtype, prefix = DTYPES[self.recipe.saving.dtype], "autoencoder."
-        network = counting.on_meta.__wrapped__(Autoencoder, self.config)
+        with torch.device("meta"):
+            network = Autoencoder(self.config)
         own = {
             name.removeprefix(prefix): tensor.to(dtype)
             for name, tensor in weights.items()
@@ -134,7 +135,7 @@ def _first_autoencoder(recipe: Recipe, where: str) -> Autoencoder:
     """With the weights of the folder that the recipe names, or fresh ones."""
     options = recipe.tokenizer
     assert options is not None
-    config = counting.autoencoder_config(recipe)
+    config = autoencoder_config(recipe)
     if options.folder is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

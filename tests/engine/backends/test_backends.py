@@ -23,8 +23,8 @@ from nextstep.engine.text_sequence import TextJob
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY, GuidanceSettings
 from nextstep.flow.solvers import SOLVERS, SolverSettings
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_model
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import pack_model
 from tests.conftest import PACKABLE, random_model
 from tests.engine.reference import reference_tokens
 

@@ -17,9 +17,9 @@ from nextstep.engine.scheduler import Scheduler
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SOLVERS, SolverSettings, Velocity, solve
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_for_sampling, pack_model
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import pack_for_sampling, pack_model
 from tests.conftest import PACKABLE, TINY, random_model
 
 pytestmark = pytest.mark.skipif(not build.is_available(), reason=build.why_not())

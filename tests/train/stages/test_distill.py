@@ -17,9 +17,9 @@ from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL
 from nextstep.flow.solvers import SolverSettings, question_rows
 from nextstep.kernels import build
-from nextstep.kernels.quantization import pack_model
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import pack_model
 from nextstep.train.config import TrainConfig
 from nextstep.train.contracts import Step
 from nextstep.train.objectives.flow_map import jump

@@ -23,9 +23,9 @@ from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, ask, question_rows, question_times
 from nextstep.kernels import build
 from nextstep.kernels.linear import Arena, PackedLinear
-from nextstep.kernels.quantization import OWN, kernels_fit, quantised
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.quantization import OWN, kernels_fit, quantised
 from nextstep.vae.latents import raster_coordinates
 
 MODULATION_BYTES = 2**28

@@ -18,7 +18,7 @@ from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
-from nextstep.image.sizes import SizeLimits
+from nextstep.model.folder import limits_of
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
@@ -66,7 +66,7 @@ class EngineBackend:
         defaults = {"generate": own.generate.recorded(), "edit": own.edit.recorded()}
         self.facts = b.ModelFacts(
             name, engine.maker.model, own.height, own.width,
-            SizeLimits.of(engine.model.config, side), defaults,
+            limits_of(engine.model.config, side), defaults,
             RuntimeInfo.of(engine.model, engine.backend).to_dict(), vocabulary,
             engine.maker.adapter,
         )  # fmt: skip

@@ -11,7 +11,6 @@ from nextstep.config import NextStepConfig
 from nextstep.engine.settings import FILE as SETTINGS_FILE
 from nextstep.engine.settings import ModelDefaults
 from nextstep.errors import ModelFileError
-from nextstep.kernels.quantization import LARGE
 from nextstep.model.checkpoints import (
     fingerprint,
     load_model,
@@ -22,6 +21,7 @@ from nextstep.model.checkpoints import (
 from nextstep.model.devices import check_device
 from nextstep.model.folder import find_folder, read_model_config, vae_folder
 from nextstep.model.precision import SLOW, fastest, slowdown, warn_if_slow
+from nextstep.model.quantization import LARGE
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.text.vocabulary import Vocabulary
 from nextstep.utils.files import new_folder, write_json
