@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,50 @@ def test_errors_are_told_apart(service: Running, app_of: Callable) -> None:
             client.submit("a")
         assert busy.value.retry_after >= 1
         client.cancel(job.id)
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    def calls(kind: type) -> dict[str, inspect.Signature]:
+        names = (name for name in dir(kind) if not name.startswith("_"))
+        return {name: inspect.signature(getattr(kind, name)) for name in names}
+
+    assert calls(Client) == calls(AsyncClient)
+    assert {"stream", "generate", "story", "events", "close"} < set(calls(Client))
+
+
+def test_leaving_an_awaited_loop_stops_the_job(service: Running) -> None:
+    async def awaited() -> str:
+        async with AsyncClient(service.url) as client:
+            async with aclosing(client.stream("a", size="128x128", steps=200)) as updates:
+                job = (await anext(updates)).job
+            return job
+
+    job = asyncio.run(awaited())
+    with Client(service.url) as client:
+        until(lambda: client.job(job).state == "cancelled")
+
+
+def test_the_waiting_client_works_inside_an_event_loop(service: Running) -> None:
+    async def inside() -> list[RemotePicture]:
+        with Client(service.url) as client:
+            return client.generate("two cats", size="32x32", seed=4)
+
+    with Client(service.url) as client:
+        assert asyncio.run(inside()) == client.generate("two cats", size="32x32", seed=4)
+
+
+def test_both_clients_tell_a_story(service: Running) -> None:
+    fields = {"max_images": 1, "max_tokens": 4, "seed": 4}
+
+    async def awaited() -> list[str | RemotePicture]:
+        async with AsyncClient(service.url) as client:
+            return await client.story(["a red apple", picture_bytes()], **fields)
+
+    updates: list[Update] = []
+    with Client(service.url) as client:
+        told = client.story(["a red apple", picture_bytes()], updates.append, **fields)
+    assert told and told == asyncio.run(awaited())
+    assert updates[-1].state == "done"
 
 
 def test_the_awaited_client_tells_the_same(narrow: Running) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,18 +132,16 @@ class JobState:
         )
 
 
-class told_plainly:  # noqa: N801  reads as what it does
+@contextmanager
+def wrap_errors() -> Iterator[None]:
     """Turn the HTTP library's errors into ours."""
+    import httpx2
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        import httpx2
-
-        if isinstance(error, httpx2.HTTPError):
-            reason = str(error) or type(error).__name__
-            raise ServiceError(f"the service cannot be reached: {reason}") from None
+    try:
+        yield
+    except httpx2.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise ServiceError(f"the service cannot be reached: {reason}") from None
 
 
 class EventReader:
@@ -164,7 +163,7 @@ class EventReader:
         return None
 
 
-def options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
+def connection_options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
     """What the HTTP library is told."""
     if not url.startswith(("http://", "https://")):
         raise NextStepError(f"'{url}' is no address of a service; give http://HOST:PORT")
@@ -236,14 +235,16 @@ def update_of(job: str, name: str, data: dict[str, Any]) -> Update | None:
     return Update(job, "running")
 
 
-def checked_json(answer: httpx2.Response) -> dict[str, Any]:
-    """The object in an answer that is no error."""
+def json_object(answer: httpx2.Response) -> dict[str, Any]:
+    """The object that an answer holds.
+
+    Raises:
+        ServiceError: when it holds none.
+    """
     try:
-        value = checked(answer).json()
-    except ValueError as error:
-        if isinstance(error, NextStepError):
-            raise
-        raise ServiceError("what answers there is no service of ours") from None
+        value = answer.json()
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
         raise ServiceError("what answers there is no service of ours")
     return value
