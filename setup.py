@@ -1,4 +1,4 @@
-"""Wheels carry the kernels, compiled for every instruction set of their kind of processor.
+"""Wheels carry the recipes, and the kernels for every instruction set of their kind of processor.
 
 All else is in pyproject.toml. Without a C++ compiler the wheel fits any machine and has none.
 """
@@ -32,13 +32,22 @@ def is_compiled() -> bool:
     return bool(targets.of_machine() and shutil.which(targets.compiler()))
 
 
-class BuildKernels(build_py):
-    """Copies the package, then compiles into the copy."""
+class BuildPackage(build_py):
+    """Copies the package, puts the recipes into the copy and compiles into it."""
 
     def run(self) -> None:
-        """As `build_py` has it; an editable installation compiles at the first use instead."""
+        """As `build_py` has it.
+
+        An editable installation finds the recipes beside its source and compiles at the first use.
+        """
         super().run()
-        if is_compiled() and not self.editable_mode:
+        if self.editable_mode:
+            return
+        recipes = Path(self.build_lib) / "nextstep/recipes"
+        recipes.mkdir(parents=True, exist_ok=True)
+        for recipe in Path("recipes").glob("*.yaml"):
+            shutil.copy(recipe, recipes)
+        if is_compiled():
             folder = Path(self.build_lib) / KERNELS / "lib"
             for line in targets.compile_into(folder, targets.of_machine()):
                 self.warn(line)
@@ -60,4 +69,4 @@ class EveryPython(bdist_wheel):
         return ("py3", "none", super().get_tag()[2])
 
 
-setup(distclass=Compiled, cmdclass={"build_py": BuildKernels, "bdist_wheel": EveryPython})
+setup(distclass=Compiled, cmdclass={"build_py": BuildPackage, "bdist_wheel": EveryPython})

@@ -67,15 +67,6 @@ def test_compose() -> None:
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
 
 
-def test_recipes_lie_inside_the_package() -> None:
-    inside = ROOT / "src/nextstep/recipes"
-    assert sorted(file.name for file in inside.glob("*.yaml")) == sorted(
-        file.name for file in (ROOT / "recipes").glob("*.yaml")
-    )
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "recipes/*.yaml" in patterns["package-data"]["nextstep"]
-
-
 def test_readme_installs_what_its_commands_need() -> None:
     text = (ROOT / "README.md").read_text()
     block = next(b for b in re.findall(r"```bash\n(.*?)```", text, re.S) if "nextstep serve" in b)

@@ -7,8 +7,9 @@ from pathlib import Path
 from nextstep.errors import NextStepError
 from nextstep.model.folder import SHIPPED
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-"""The recipes that ship with the package."""
+_INSIDE = Path(__file__).parents[1] / "recipes"
+RECIPES = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[3] / "recipes"
+"""The recipes that ship: inside an installed package, else at the root of the repository."""
 
 
 def recipe_file(name: str | Path) -> Path:
