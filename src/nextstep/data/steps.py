@@ -1,12 +1,18 @@
-"""What passes from the data to the loop: steps, and the stream that gives them.
+"""What passes from the data to the loop: steps, the stream that gives them, makers of crops.
 
 It lies below both, because neither may know the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
+
+MakeCrop = Callable[[int, int], np.ndarray]
+"""(number of the picture in the run, seed of its draws) -> uint8 [S, S, 3]."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nextstep.estimate.counting import (
-    count_parameters,
-    model_config,
-    step_flops,
-    step_positions,
-)
+from nextstep.estimate.counting import count_parameters, step_flops, step_positions
 from nextstep.lab.study import Arm, Claim, Cost, Scale, Unit
 from nextstep.recipe.load import load_recipe
 from nextstep.recipe.places import recipe_file
+from nextstep.recipe.shapes import model_config
 
 if TYPE_CHECKING:
     from nextstep.recipe.schema import Recipe

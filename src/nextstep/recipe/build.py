@@ -20,6 +20,7 @@ from nextstep.data.filters import Filters
 from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokenizer_hash
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
+from nextstep.data.steps import MakeCrop
 from nextstep.model.folder import find_folder
 from nextstep.recipe.live import open_live, open_live_crops
 from nextstep.recipe.load import RecipeError
@@ -28,7 +29,6 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
 from nextstep.train.stages.crops import (
     CropBatches,
-    MakeCrop,
     RandomCrops,
     folder_crops,
     mixed_crops,

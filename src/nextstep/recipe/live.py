@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from nextstep.recipe.load import RecipeError
 
 if TYPE_CHECKING:
+    from nextstep.data.steps import MakeCrop
     from nextstep.recipe.data_schema import SourceSettings
     from nextstep.text.tokenizer import TextTokenizer
-    from nextstep.train.stages.crops import MakeCrop
 
 SOURCES: dict[str, str] = {
     "singles": "nextstep.world.singles_source:Singles",

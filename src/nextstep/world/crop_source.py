@@ -18,7 +18,7 @@ from nextstep.world.tasks import TASKS, example
 from nextstep.world.vocabulary import TOKENIZER_STYLES
 
 if TYPE_CHECKING:
-    from nextstep.train.stages.crops import MakeCrop
+    from nextstep.data.steps import MakeCrop
 
 SIDE = 104
 """Longest side of a stored drawing in pixels."""

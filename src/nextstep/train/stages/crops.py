@@ -17,14 +17,11 @@ import torch
 from PIL import Image
 
 from nextstep.data.documents import SampleError, derived_seed
-from nextstep.data.steps import Step
+from nextstep.data.steps import MakeCrop, Step
 from nextstep.errors import NextStepError
 from nextstep.image.formats import is_picture
 from nextstep.image.pictures import open_picture
 from nextstep.train.stages.tokenizer import PictureBatch
-
-MakeCrop = Callable[[int, int], np.ndarray]
-"""(number of the picture in the run, seed of its draws) -> uint8 [S, S, 3]."""
 
 
 class RandomCrops:
