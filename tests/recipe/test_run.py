@@ -23,7 +23,6 @@ from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError, check_recipe
 from nextstep.recipe.run import run_recipe
-from nextstep.recipe.run_folder import move_aside
 from nextstep.recipe.samples import sheet
 from nextstep.recipe.weights import first_weights
 from nextstep.train.launch import launch
@@ -386,14 +385,6 @@ def test_a_language_model_is_given_image_parts(
     assert {n: t.shape for n, t in found.items()} == {n: p.shape for n, p in wanted.items()}
     assert not found["image_head.net.final_layer.linear.weight"].any()
     assert found["image_out_projector.weight"].std() == pytest.approx(0.02, rel=0.2)
-
-
-def test_moving_aside_takes_the_first_free_number(tmp_path: Path) -> None:
-    for _ in range(3):
-        (tmp_path / "run").mkdir()
-        move_aside(tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.1", "run.2", "run.3"]
-    move_aside(tmp_path / "nothing")
 
 
 def test_sheets_are_about_square() -> None:

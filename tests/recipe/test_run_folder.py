@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nextstep.errors import NextStepError
-from nextstep.recipe.run_folder import MARKER, open_run_folder, put_in_place
+from nextstep.recipe.run_folder import MARKER, move_aside, open_run_folder, put_in_place
 
 TRAINER = """
 import sys, pathlib
@@ -85,3 +85,11 @@ def test_a_model_of_ours_is_replaced_and_anything_else_is_moved_aside(tmp_path: 
     assert names(tmp_path) == ["model", "model.1"]
     assert (tmp_path / "model.1" / "vae" / "my notes.txt").read_text() == "dear"
     assert (tmp_path / "model" / "config.json").read_text() == "third"
+
+
+def test_moving_aside_takes_the_first_free_number(tmp_path: Path) -> None:
+    for _ in range(3):
+        (tmp_path / "run").mkdir()
+        move_aside(tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.1", "run.2", "run.3"]
+    move_aside(tmp_path / "nothing")

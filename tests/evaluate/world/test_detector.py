@@ -13,7 +13,8 @@ from nextstep.errors import ModelFileError
 from nextstep.evaluate.world.answering import Truth
 from nextstep.evaluate.world.background import background_of
 from nextstep.evaluate.world.boxes import foreground, groups, tightened
-from nextstep.evaluate.world.detector import Detector, looks_like_sign, shipped_detector
+from nextstep.evaluate.world.candidates import looks_like_sign
+from nextstep.evaluate.world.detector import Detector, shipped_detector
 from nextstep.evaluate.world.network import (
     SIGN_HEIGHT,
     SIGN_WIDTH,

@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from nextstep.errors import NextStepError
 from nextstep.utils.files import FULL_DISK, LOCK, lock_folder, write_whole
@@ -236,3 +236,80 @@ class FolderFiles:
         if not is_own_name(name):
             raise MissingFileError
         return self.folder / name
+
+
+class Files(Protocol):
+    """Pictures by names that the service made itself; its methods may raise `StorageError`."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a picture."""
+
+    def read(self, name: str) -> bytes:
+        """Its bytes; raises MissingFileError when it is not there."""
+
+    def remove(self, name: str) -> None:
+        """Forget it."""
+
+    def names(self) -> list[str]:
+        """Of all that are kept."""
+
+    def sweep(self, known: set[str], whole_jobs: set[str]) -> None:
+        """Put aside what no record names.
+
+        Args:
+            known: names that records hold.
+            whole_jobs: ids of jobs all of whose files stay.
+        """
+
+    def check_room(self) -> None:
+        """Whether more could be kept."""
+
+    def probe(self) -> None:
+        """Whether something can be written now."""
+
+
+class MemoryFiles:
+    """In memory; gone with the process."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep."""
+        self._files[name] = data
+
+    def read(self, name: str) -> bytes:
+        """Raises MissingFileError when it is not there."""
+        try:
+            return self._files[name]
+        except KeyError:
+            raise MissingFileError from None
+
+    def remove(self, name: str) -> None:
+        """Nothing happens when it is gone."""
+        self._files.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Of all files."""
+        return list(self._files)
+
+    def sweep(self, known: set[str], whole_jobs: set[str]) -> None:
+        """Nothing outlives the process, so nothing is left over."""
+
+    def check_room(self) -> None:
+        """There is always room."""
+
+    def probe(self) -> None:
+        """Always."""
+
+
+def cannot_keep(folder: Path | None, error: Exception) -> Exception:
+    """What is said at the start: a full disk is a failure, all else a folder to be changed."""
+    caused = error.__cause__ if isinstance(error, StorageError) else error
+    full = error if isinstance(error, StorageError) else None
+    if full is None and isinstance(error, OSError | sqlite3.Error):
+        full = StorageError.of(error)
+    if full is not None and full.full:
+        return OSError(errno.ENOSPC, "the disk is full, so no jobs can be kept", str(folder))
+    said = caused.strerror if isinstance(caused, OSError) and caused.strerror else caused or error
+    return NextStepError(f"the folder {folder} cannot keep jobs: {said}")

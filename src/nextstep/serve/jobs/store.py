@@ -8,7 +8,6 @@ not be written is kept in memory and tried again.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import logging
@@ -19,9 +18,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nextstep.errors import NextStepError
 from nextstep.image.png import is_whole_png
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs import salvage
@@ -38,9 +36,12 @@ from nextstep.serve.jobs.records import (
 from nextstep.serve.jobs.state_folder import (
     BASE,
     DamagedFileError,
+    Files,
     FolderFiles,
+    MemoryFiles,
     MissingFileError,
     StorageError,
+    cannot_keep,
     claim,
 )
 
@@ -57,71 +58,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     "notes": "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 }
 _NOT_KEPT = "it was made, but could not be kept: "
-
-
-class Files(Protocol):
-    """Pictures by names that the service made itself; its methods may raise `StorageError`."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Keep a picture."""
-
-    def read(self, name: str) -> bytes:
-        """Its bytes; raises MissingFileError when it is not there."""
-
-    def remove(self, name: str) -> None:
-        """Forget it."""
-
-    def names(self) -> list[str]:
-        """Of all that are kept."""
-
-    def sweep(self, known: set[str], whole_jobs: set[str]) -> None:
-        """Put aside what no record names.
-
-        Args:
-            known: names that records hold.
-            whole_jobs: ids of jobs all of whose files stay.
-        """
-
-    def check_room(self) -> None:
-        """Whether more could be kept."""
-
-    def probe(self) -> None:
-        """Whether something can be written now."""
-
-
-class MemoryFiles:
-    """In memory; gone with the process."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, bytes] = {}
-
-    def write(self, name: str, data: bytes) -> None:
-        """Keep."""
-        self._files[name] = data
-
-    def read(self, name: str) -> bytes:
-        """Raises MissingFileError when it is not there."""
-        try:
-            return self._files[name]
-        except KeyError:
-            raise MissingFileError from None
-
-    def remove(self, name: str) -> None:
-        """Nothing happens when it is gone."""
-        self._files.pop(name, None)
-
-    def names(self) -> list[str]:
-        """Of all files."""
-        return list(self._files)
-
-    def sweep(self, known: set[str], whole_jobs: set[str]) -> None:
-        """Nothing outlives the process, so nothing is left over."""
-
-    def check_room(self) -> None:
-        """There is always room."""
-
-    def probe(self) -> None:
-        """Always."""
 
 
 class Store:
@@ -164,7 +100,7 @@ class Store:
         except (OSError, sqlite3.Error, StorageError) as error:
             if self._claim is not None:
                 self._claim.close()
-            raise _cannot_keep(folder, error) from None
+            raise cannot_keep(folder, error) from None
         except BaseException:
             if self._claim is not None:
                 self._claim.close()
@@ -459,15 +395,3 @@ def _storage_errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StorageError.of(error) from error
-
-
-def _cannot_keep(folder: Path | None, error: Exception) -> Exception:
-    """What is said at the start: a full disk is a failure, all else a folder to be changed."""
-    caused = error.__cause__ if isinstance(error, StorageError) else error
-    full = error if isinstance(error, StorageError) else None
-    if full is None and isinstance(error, OSError | sqlite3.Error):
-        full = StorageError.of(error)
-    if full is not None and full.full:
-        return OSError(errno.ENOSPC, "the disk is full, so no jobs can be kept", str(folder))
-    said = caused.strerror if isinstance(caused, OSError) and caused.strerror else caused or error
-    return NextStepError(f"the folder {folder} cannot keep jobs: {said}")
