@@ -18,9 +18,9 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Prompt, SampleRequest
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import draw
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.noise import KeyedNoise
 from nextstep.kernels.linear import packed_bytes
 from nextstep.pipeline import NextStepPipeline
@@ -36,7 +36,7 @@ PROMPTS = (
 class Reader:
     """Reads finished pictures with one model and samples each of their tokens again."""
 
-    def __init__(self, pipeline: NextStepPipeline, jobs: list[ImageJob]) -> None:
+    def __init__(self, pipeline: NextStepPipeline, jobs: list[ImageSequence]) -> None:
         self.pipeline, self.model, self.jobs = pipeline, pipeline.model, jobs
         self.how = jobs[0].decode
 
@@ -88,10 +88,12 @@ class Reader:
 def load(model: str, quantize: str | None) -> Reader:
     """A reader of one model."""
     pipeline = NextStepPipeline.from_pretrained(model, quantize=quantize)
-    grid = pipeline.grid(None, None, (pipeline.defaults.height, pipeline.defaults.width))
+    grid = pipeline.engine().grid(None, None)
     settings = pipeline.defaults.generate
     requests = [Request(text, grid, settings, 11, i) for i, text in enumerate(PROMPTS)]
-    return Reader(pipeline, [request.job(pipeline.text_tokenizer, 10**9) for request in requests])
+    return Reader(
+        pipeline, [request.sequence(pipeline.text_tokenizer, 10**9) for request in requests]
+    )
 
 
 def relative(made: Tensor, right: Tensor) -> float:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.backends import backend_of
+from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.engine import Engine
 from nextstep.engine.pretrained import load_parts
 from nextstep.engine.request import Request
@@ -30,8 +31,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def tokens(engine: Engine, requests: list[Request], invariant: bool) -> list[Tensor]:
     """Tokens of every picture, made together."""
-    jobs = [request.job(engine.text_tokenizer, 10**9) for request in requests]
-    return draw(engine.model, jobs, backend_of(engine.model, invariant))
+    jobs = [request.sequence(engine.text_tokenizer, 10**9) for request in requests]
+    return draw(engine.model, jobs, backend_of(engine.model, ROWS if invariant else 0))
 
 
 by_blocks, by_free_shapes = partial(tokens, invariant=True), partial(tokens, invariant=False)

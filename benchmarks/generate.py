@@ -39,10 +39,10 @@ from nextstep.engine.backends.cpu_kernels import Core, core_of
 from nextstep.engine.backends.sampling_head import SamplingHead, SolverGroup
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import DEFAULT_TOLERANCE, JacobiDecoding
 from nextstep.engine.pretrained import load_parts
 from nextstep.engine.scheduler import draw
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
@@ -222,8 +222,8 @@ def sampling(
         name: Prompt([*made_up_ids(config, length), config.begin_of_image_id])
         for name, length in zip(how.branches, (WORDS, NOTHING), strict=False)
     }
-    jobs = [ImageJob(prompts, how, (0, index)) for index in range(asked.batch)]
-    return lambda: torch.stack(draw(model, jobs, backend_of(model, batch_invariant=False)))
+    jobs = [ImageSequence(prompts, how, (0, index)) for index in range(asked.batch)]
+    return lambda: torch.stack(draw(model, jobs, backend_of(model, block_rows=0)))
 
 
 def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:

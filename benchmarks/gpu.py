@@ -22,8 +22,8 @@ from nextstep.config import HEADS, NextStepConfig
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import EngineLimits, Scheduler
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.model.nextstep import NextStepModel
@@ -72,7 +72,7 @@ def measure(model: NextStepModel, batch: int, seconds: float, best: float) -> di
     scheduler = Scheduler(model, limits, backend=backend_of(model))
     torch.cuda.reset_peak_memory_stats()
     for index in range(batch):
-        scheduler.submit(ImageJob(prompts, how, (0, index)))
+        scheduler.submit(ImageSequence(prompts, how, (0, index)))
     for _ in range(WARM_UP):
         scheduler.step()
     torch.cuda.synchronize()

@@ -313,7 +313,8 @@ def engine(asked: argparse.Namespace) -> dict[str, Any]:
     """Mixed requests on the engine itself, with cancelling and setting aside."""
     from nextstep.engine.engine import Engine
     from nextstep.engine.pretrained import load_parts
-    from nextstep.engine.scheduler import ENDS, EngineLimits
+    from nextstep.engine.results import ENDS
+    from nextstep.engine.scheduler import EngineLimits
 
     made = Engine.of_parts(load_parts(asked.model), EngineLimits(running=asked.batch))
     dice, ends, live = random.Random(2), dict[int, str](), set[int]()

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, SampleRequest
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import draw
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.solvers import SolverSettings, question_times
 from nextstep.pipeline import NextStepPipeline
 from nextstep.world.captions import default_caption
@@ -81,11 +81,13 @@ def main() -> None:
     asked = parser.parse_args()
     pipeline = NextStepPipeline.from_pretrained(asked.model)
     model, usual = pipeline.model, pipeline.defaults.generate
-    grid = pipeline.grid(None, None, (pipeline.defaults.height, pipeline.defaults.width))
+    grid = pipeline.engine().grid(None, None)
     names = sample_objects(asked.pictures, 3)
     texts = [default_caption(n, "noto", c) for n, c in zip(names, cycle(COLOURS), strict=False)]
     requests = [Request(text, grid, usual, 7, index) for index, text in enumerate(texts)]
-    jobs = [with_solver(one.job(pipeline.text_tokenizer, 10**9), REFERENCE) for one in requests]
+    jobs = [
+        with_solver(one.sequence(pipeline.text_tokenizer, 10**9), REFERENCE) for one in requests
+    ]
 
     tried = [SolverSettings(name, steps, asked.shift) for name, steps in TRIED]
     if usual.table:
@@ -116,7 +118,7 @@ def main() -> None:
     print(json.dumps({"model": asked.model, "pictures": len(jobs), "rows": table}))
 
 
-def with_solver(job: ImageJob, solver: SolverSettings) -> ImageJob:
+def with_solver(job: ImageSequence, solver: SolverSettings) -> ImageSequence:
     """The same picture by another solver."""
     return replace(job, decode=replace(job.decode, solver=solver))
 

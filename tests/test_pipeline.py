@@ -84,7 +84,7 @@ def test_any_scales(
         engine.request("a", height=16, width=32, **scales),
         engine.request("b", [picture(size=(32, 16))], image_guidance=image_guidance, **scales),
     ):
-        job = request.job(tiny_pipeline.text_tokenizer, 256)
+        job = request.sequence(tiny_pipeline.text_tokenizer, 256)
         (tokens,) = draw(tiny_pipeline.model, [job])
         assert torch.allclose(tokens, reference_tokens(tiny_pipeline.model, job), atol=1e-3)
 

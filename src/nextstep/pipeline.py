@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nextstep.engine import pretrained as folders
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend
+from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.chat.conversation import Conversation, Part
 from nextstep.engine.chat.conversations import Conversations
 from nextstep.engine.engine import Engine
-from nextstep.engine.request import Request, SourceLimits, encode_source, picture_grid
-from nextstep.engine.results import GeneratedPicture, Progress, noted
-from nextstep.engine.scheduler import EngineLimits, Event
+from nextstep.engine.request import Request, SourceLimits
+from nextstep.engine.results import Event, GeneratedPicture, Progress, noted
+from nextstep.engine.scheduler import EngineLimits
 from nextstep.engine.settings import ModelDefaults, check_count, check_seed, check_used
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import NoiseSource
+from nextstep.flow.noise import NoiseSource, OnePicture
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels.names import formats
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from nextstep.text.tokenizer import TextTokenizer
     from nextstep.vae.tokenizer import ImageTokenizer
 
-Grid = tuple[int, int]
 UNLIMITED = 2**62
 AT_ONCE = 256
 """Requests that are queued at a time."""
@@ -92,7 +91,7 @@ class NextStepPipeline:
 
         Args:
             model: folder, "nano" or "organisation/name".
-            dtype: of the weights; default see `model.pretrained.automatic_dtype`.
+            dtype: of the weights; default see `engine.pretrained.automatic_dtype`.
             device: such as "cpu" or "cuda".
             vae: folder of the image tokenizer when it is not the model's own.
             adapter: folder of a LoRA adapter, merged into the weights.
@@ -231,7 +230,7 @@ class NextStepPipeline:
         if batch_size < 1:
             raise NextStepError(f"batch size must be at least 1, not {batch_size}")
         for one in {(id(r.sources), r.prompt): r for r in requests}.values():
-            one.job(self.text_tokenizer, self.model.config.max_position_embeddings)
+            one.sequence(self.text_tokenizer, self.model.config.max_position_embeddings)
         done: list[GeneratedPicture] = []
         for start in range(0, len(requests), max(AT_ONCE, batch_size)):
             part = requests[start : start + max(AT_ONCE, batch_size)]
@@ -274,19 +273,20 @@ class NextStepPipeline:
             if event.request is not None
         ]
 
-    def engine(
-        self, running: int = EngineLimits.running, batch_invariant: bool | None = None
-    ) -> Engine:
+    def engine(self, running: int = EngineLimits.running, block_rows: int | None = None) -> Engine:
         """An engine of this model for one caller.
 
         Args:
             running: pictures and texts that are made at once.
-            batch_invariant: in place of the pipeline's own.
+            block_rows: see `backend_of`; default by `batch_invariant`.
         """
-        invariant = self.batch_invariant if batch_invariant is None else batch_invariant
-        made_for = id(self.model), id(core_of(self.model)), invariant
+        made_for = id(self.model), id(core_of(self.model)), block_rows, self.batch_invariant
         if self._backend is None or self._backend[0] != made_for:
-            self._backend = made_for, backend_of(self.model, invariant)
+            rows = (ROWS if self.batch_invariant else 0) if block_rows is None else block_rows
+            backend = backend_of(self.model, rows)
+            if block_rows is None:
+                backend.check()
+            self._backend = made_for, backend
         limits = EngineLimits(UNLIMITED, running, UNLIMITED)
         return Engine(
             self.model, self.text_tokenizer, self.image_tokenizer, self.defaults, limits,
@@ -296,18 +296,6 @@ class NextStepPipeline:
     def request(self, prompt: str, images: Sequence[PictureLike] = (), **settings: Any) -> Request:
         """A request for `run`; see `Engine.request`."""
         return self.engine().request(prompt, images, **settings)
-
-    def grid(self, height: int | None, width: int | None, default: tuple[int, int]) -> Grid:
-        """Rows and columns of a picture's image tokens, its pixels given or by default.
-
-        Raises:
-            NextStepError: when it is too large for the model, or no multiple of a token.
-        """
-        return picture_grid(self.model.config, self.image_tokenizer, height, width, default)
-
-    def encode_picture(self, picture: Image.Image) -> tuple[Tensor, Grid]:
-        """A picture's image tokens [n, D] and its grid, resized to what the model reads."""
-        return encode_source(self.image_tokenizer, picture, self.source_limits)
 
     @property
     def source_limits(self) -> SourceLimits:
@@ -387,22 +375,6 @@ class NextStepPipeline:
         told = self.conversation(seed, **settings)
         told.read(_as_picture(image))
         return told.draw_from(action, on_progress=on_progress)
-
-
-class OnePicture:
-    """The draws of one picture of several that were recorded together.
-
-    Args:
-        noise: of all of them.
-        place: which.
-    """
-
-    def __init__(self, noise: NoiseSource, place: int) -> None:
-        self.noise, self.place = noise, place
-
-    def token(self, index: int) -> Tensor:
-        """Draws of token `index`, [draws, 1, D]."""
-        return self.noise.token(index)[:, self.place : self.place + 1]
 
 
 def _series(

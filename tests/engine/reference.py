@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import combine
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import solve
@@ -14,7 +14,7 @@ from nextstep.vae.latents import raster_coordinates, token_norm
 
 
 @torch.inference_mode()
-def reference_tokens(model: NextStepModel, job: ImageJob) -> Tensor:
+def reference_tokens(model: NextStepModel, job: ImageSequence) -> Tensor:
     """[N, D] of a job, every token from a fresh pass over all that stands before it."""
     how, config = job.decode, model.config
     noise = job.noise or KeyedNoise([job.key], how.solver.draws, config.token_size)
@@ -27,7 +27,7 @@ def reference_tokens(model: NextStepModel, job: ImageJob) -> Tensor:
     return tokens
 
 
-def _sampled(model: NextStepModel, job: ImageJob, tokens: Tensor, draws: Tensor) -> Tensor:
+def _sampled(model: NextStepModel, job: ImageSequence, tokens: Tensor, draws: Tensor) -> Tensor:
     how, index = job.decode, len(tokens)
     states = torch.cat([_state(model, job, name, tokens) for name in how.branches])
     condition = model.image_condition(states)
@@ -42,7 +42,7 @@ def _sampled(model: NextStepModel, job: ImageJob, tokens: Tensor, draws: Tensor)
     return token_norm(token) if how.token_norm else token
 
 
-def _state(model: NextStepModel, job: ImageJob, branch: str, tokens: Tensor) -> Tensor:
+def _state(model: NextStepModel, job: ImageSequence, branch: str, tokens: Tensor) -> Tensor:
     """[1, E] behind a branch's prompt and the tokens so far."""
     prompt = job.prompts[branch]
     ids = [*prompt.ids, *[model.config.image_placeholder_id] * len(tokens)]

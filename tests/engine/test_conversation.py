@@ -137,7 +137,7 @@ def test_text_never_holds_parts_of_a_picture(tiny_pipeline: NextStepPipeline) ->
     special = tiny_pipeline.text_tokenizer.ids
     told = tiny_pipeline.conversation(seed=3)
     told.read("two")
-    (event,) = told.engine.run([told.text_job(TextTurn(200, temperature=50.0, top_p=1.0))])
+    (event,) = told.engine.run([told.text_sequence(TextTurn(200, temperature=50.0, top_p=1.0))])
     parts = {special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder}
     assert event.ids
     assert not (parts | {special.image_area, special.eos}) & set(event.ids)

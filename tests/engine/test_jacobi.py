@@ -12,9 +12,10 @@ from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings, FixedTokens
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import JacobiDecoding, guesses
-from nextstep.engine.scheduler import Event, Scheduler
+from nextstep.engine.results import Event
+from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import ImageSequence
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
@@ -32,7 +33,7 @@ def model(request: pytest.FixtureRequest) -> NextStepModel:
     return model_in(request.param)
 
 
-def job(number: int, jacobi: JacobiDecoding, given: FixedTokens | None = None) -> ImageJob:
+def job(number: int, jacobi: JacobiDecoding, given: FixedTokens | None = None) -> ImageSequence:
     dice = random.Random(number)
     guidance = GuidanceSettings(2.0, schedule="linear") if number % 2 else GuidanceSettings(3.0)
     how = DecodeSettings(GRID, SOLVERS[number % 3], guidance, jacobi=jacobi)
@@ -40,10 +41,10 @@ def job(number: int, jacobi: JacobiDecoding, given: FixedTokens | None = None) -
         name: Prompt([*(dice.randrange(6, 320) for _ in range(4)), TINY.begin_of_image_id])
         for name in how.branches
     }
-    return ImageJob(prompts, how, (number, 0), given=given)
+    return ImageSequence(prompts, how, (number, 0), given=given)
 
 
-def drawn(model: NextStepModel, asked: ImageJob) -> tuple[Tensor, int]:
+def drawn(model: NextStepModel, asked: ImageSequence) -> tuple[Tensor, int]:
     """Tokens, and passes they took."""
     scheduler = Scheduler(model)
     scheduler.submit(asked)
@@ -74,7 +75,7 @@ def test_every_token_lies_within_the_tolerance_of_what_those_before_it_give(
         taken += passes
         for index in range(len(tokens)):
             scheduler = Scheduler(model)
-            ticket = scheduler.submit(replace(job(number, ONE), tokens=tokens[:index]))
+            ticket = scheduler.submit(replace(job(number, ONE), initial_tokens=tokens[:index]))
             scheduler.step()
             try:
                 plain = scheduler.tokens(ticket)[index]
@@ -114,12 +115,12 @@ def test_it_goes_on_from_tokens_and_guesses() -> None:
         for _ in range(stop):
             scheduler.step()
         tokens, left = scheduler.tokens(ticket), scheduler.guesses(ticket)
-        again = replace(asked, tokens=tokens, guesses=left)
+        again = replace(asked, initial_tokens=tokens, initial_guesses=left)
         assert torch.equal(drawn(model, again)[0], whole)
     with pytest.raises(NextStepError, match="more guesses than it looks ahead"):
-        replace(asked, tokens=whole[:-1], guesses=whole[:1])
+        replace(asked, initial_tokens=whole[:-1], initial_guesses=whole[:1])
     with pytest.raises(NextStepError, match="more guesses than it looks ahead"):
-        replace(asked, guesses=whole[:1])
+        replace(asked, initial_guesses=whole[:1])
 
 
 def test_given_tokens_are_never_guessed() -> None:

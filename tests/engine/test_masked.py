@@ -122,7 +122,7 @@ def test_given_tokens_stand_as_if_they_had_been_sampled(tiny_parts: Parts) -> No
     same = state.resample(Image.new("RGB", (64, 64)), mask)
     _, again = finish(engine, resumed(engine, same))
     assert torch.equal(again, whole)
-    job = same.request.job(engine.text_tokenizer, 256)
+    job = same.request.sequence(engine.text_tokenizer, 256)
     plain = reference_tokens(engine.model, job)
     assert torch.allclose(plain, whole, atol=1e-4)
 
@@ -201,12 +201,12 @@ def test_a_picture_that_keeps_all_is_done_at_once(tiny_parts: Parts) -> None:
     engine = Engine.of_parts(tiny_parts)
     request = engine.request("a", seed=1)
     _, tokens = finish(engine, engine.submit(request))
-    job = request.job(engine.text_tokenizer, 256)
+    job = request.sequence(engine.text_tokenizer, 256)
     given = engine.state(request, tokens).resample(
         Image.new("RGB", (32, 32)), marked((31, 31, 32, 32), (32, 32))
     )
     scheduler = Scheduler(engine.model)
-    ticket = scheduler.submit(given.request.job(engine.text_tokenizer, 256))
+    ticket = scheduler.submit(given.request.sequence(engine.text_tokenizer, 256))
     kinds = [e.kind for e in scheduler.run_until_idle() if e.ticket == ticket]
     assert kinds == ["admitted", "row", "finished"]
     assert job.given is None

@@ -41,7 +41,7 @@ def test_it_is_what_the_model_writes_at_that_place(tiny_pipeline: NextStepPipeli
     made = tiny_pipeline.edit([RED, BLUE], wish, height=32, width=32, reasoning=True)[0]
     told = tiny_pipeline.conversation()
     told.read(BLUE, " like ", RED, "\n")
-    (event,) = told.engine.run([told.text_job(TextTurn(LONGEST, pictures=True))])
+    (event,) = told.engine.run([told.text_sequence(TextTurn(LONGEST, pictures=True))])
     written = tiny_pipeline.text_tokenizer.decode(list(event.ids))
     assert made.settings["prompt"] == f"{wish}\n" + " ".join(written.split())
 
@@ -237,7 +237,7 @@ def sampled_tokens(pipeline: NextStepPipeline, request: Request) -> tuple[Tensor
     """Tokens of a picture, and how many of them were sampled."""
     engine = pipeline.engine()
     (event,) = engine.wait([engine.submit(request)])
-    job = request.job(pipeline.text_tokenizer, 2**20)
+    job = request.sequence(pipeline.text_tokenizer, 2**20)
     tokens = event.tokens
     return tokens, len(tokens) if job.given is None else int(job.given.sampled.sum())
 

@@ -45,8 +45,8 @@ def test_engine_pictures_come_out_equal(tiny_pipeline: NextStepPipeline) -> None
         patch.setattr(torch, "set_num_threads", seen.append)
         replay(tiny_pipeline, plain.settings | {"threads": here + 1})
     assert seen == [here + 1, here]
-    with pytest.raises(NextStepError, match="blocks of 4 rows"):
-        replay(tiny_pipeline, plain.settings | {"block_rows": 4})
+    with pytest.raises(NextStepError, match="blocks of 16 rows"):
+        replay(tiny_pipeline, plain.settings | {"block_rows": 16})
 
 
 def test_pipeline_pictures_come_out_to_a_rounding(tiny_pipeline: NextStepPipeline) -> None:

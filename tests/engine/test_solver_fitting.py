@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.sequence import ImageSequence
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.solver_fitting import Rule, TokenSamples, fit, mean_square, record
 from nextstep.errors import NextStepError
@@ -75,7 +75,9 @@ def test_what_is_recorded_makes_the_same_tokens() -> None:
     how = DecodeSettings((2, 2), teacher, GuidanceSettings(2.0, schedule="linear"))
     begin = TINY.begin_of_image_id
     jobs = [
-        ImageJob({name: Prompt([*range(7, 7 + n), begin]) for name in how.branches}, how, (1, n))
+        ImageSequence(
+            {name: Prompt([*range(7, 7 + n), begin]) for name in how.branches}, how, (1, n)
+        )
         for n in (2, 4)
     ]
     samples = record(model, jobs)
@@ -98,7 +100,7 @@ def test_wrong_values_are_refused() -> None:
     with pytest.raises(NextStepError, match="2 to 16"):
         fit(Bent(), lambda hidden: hidden, bent_samples(40), MOST_FITTED + 1)
     how = DecodeSettings((2, 2), SolverSettings("v1", 3), GuidanceSettings())
-    asked = ImageJob({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
+    asked = ImageSequence({name: Prompt([7, 8]) for name in how.branches}, how, (1, 0))
     with pytest.raises(NextStepError, match="draws noise on its way"):
         record(random_model(TINY), [asked])
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
 from nextstep.image.pictures import to_pixels
@@ -58,7 +58,7 @@ def draw(model: NextStepModel) -> Tensor:
     ids = [*range(7, 40), PACKABLE.begin_of_image_id]
     prompts = {name: Prompt(ids[-1 - place * 7 - 5 :]) for place, name in enumerate(how.branches)}
     scheduler = Scheduler(model)
-    scheduler.submit(ImageJob(prompts, how, (1, 0)))
+    scheduler.submit(ImageSequence(prompts, how, (1, 0)))
     return scheduler.run_until_idle()[-1].tokens
 
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from nextstep.engine.metadata import KEY, as_texts, read_record
+from nextstep.engine.pretrained import Parts
 from nextstep.engine.reproduce import check_record, replay
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_used
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image.encode import encode
-from nextstep.model.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.rollout.store import RolloutStore, read_rollouts
 from nextstep.serve.jobs import backend as b

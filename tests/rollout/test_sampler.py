@@ -97,7 +97,7 @@ def test_documents_are_what_was_drawn(tiny_parts: Parts) -> None:
         assert supervised_document(group, sample, tokenizer, 5).sequence.ids == ids
         images = [RED] if group.sources else []
         request = engine.request(group.prompt_of(sample), images, seed=3)
-        job = request.job(tokenizer, TINY.max_position_embeddings)
+        job = request.sequence(tokenizer, TINY.max_position_embeddings)
         read = job.prompts["conditional"].ids
         assert ids[: len(read)] == list(read)
         asked = [place for place, label in enumerate(labels) if label != IGNORE]

@@ -13,8 +13,8 @@ from PIL import Image
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import TextSequence
 from nextstep.engine.text_sampling import greedy
-from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.jobs import backend as b
@@ -37,8 +37,10 @@ class Script:
         return self.ids.pop(0)
 
 
-def text_job(number: int, limit: int = 6) -> TextJob:
-    return TextJob(Prompt(list(range(7 + number, 12 + 2 * number))), limit, greedy, (1, 3), (0,))
+def text_sequence(number: int, limit: int = 6) -> TextSequence:
+    return TextSequence(
+        Prompt(list(range(7 + number, 12 + 2 * number))), limit, greedy, (1, 3), (0,)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -47,7 +49,7 @@ def test_texts_are_those_written_alone(dtype: torch.dtype) -> None:
 
     def written(numbers: list[int]) -> dict[int, tuple[int, ...]]:
         scheduler = Scheduler(model)
-        tickets = {scheduler.submit(text_job(number)): number for number in numbers}
+        tickets = {scheduler.submit(text_sequence(number)): number for number in numbers}
         events = scheduler.run_until_idle()
         return {tickets[e.ticket]: e.ids for e in events if e.kind == "finished"}
 
@@ -61,9 +63,9 @@ def test_texts_are_those_written_alone(dtype: torch.dtype) -> None:
 def test_a_text_that_cannot_run_is_refused() -> None:
     scheduler = Scheduler(random_model(TINY))
     with pytest.raises(NextStepError, match="reads at most 256"):
-        scheduler.submit(text_job(0, 999))
+        scheduler.submit(text_sequence(0, 999))
     with pytest.raises(NextStepError, match="nothing to go on from"):
-        scheduler.submit(TextJob(Prompt([]), 1, greedy, (), ()))
+        scheduler.submit(TextSequence(Prompt([]), 1, greedy, (), ()))
 
 
 def chat(**more: object) -> b.JobRequest:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +13,14 @@ import typer
 
 from nextstep.cli import checks, report
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nextstep.engine.settings import ModelDefaults
     from nextstep.engine.solver_fitting import TokenSamples
+    from nextstep.flow.multistep import Table
     from nextstep.pipeline import NextStepPipeline
 
 
@@ -48,9 +53,6 @@ def command(
 
     Example: nextstep fit-solver runs/world/model --steps 4
     """
-    import math
-    from dataclasses import replace
-
     from nextstep.engine.settings import FILE, ModelDefaults, check_count
     from nextstep.errors import NextStepError
     from nextstep.flow.multistep import check_fit
@@ -58,7 +60,7 @@ def command(
     from nextstep.utils.files import write_json
 
     check_count(pictures, batch_size)
-    folder = checks.ModelOptions(model, vae=vae).check()
+    folder = ModelOptions(model, vae=vae).check()
     if output is None and not Path(model).expanduser().is_dir():
         raise NextStepError(f"'{model}' is no folder of yours; say with --output where to write")
     path = output or folder / FILE
@@ -89,11 +91,7 @@ def command(
             f"the fit came no nearer ({found.before:.4f} before, {found.after:.4f} after), so "
             "nothing was written; give it more pictures or iterations"
         )
-    drawing = own.generate.with_values(solver="multistep", table=found.table, final_token_steps=0)
-    falling = 0 if own.edit.solver == "multistep" else None
-    edit = own.edit.with_values(table=found.table, final_token_steps=falling)
-    settings = replace(own, generate=drawing, edit=edit)
-    write_json(path, settings.to_dict())
+    write_json(path, _with_table(own, found.table).to_dict())
     figures = {
         "steps": steps, "tokens": len(samples), "before": round(found.before, 5),
         "after": round(found.after, 5), "table": list(found.table), "written": str(path),
@@ -103,6 +101,15 @@ def command(
         f"distance of a token to that of 100 evaluations: {found.before:.4f} with {steps} steps of "
         f"Adams-Bashforth, {found.after:.4f} with the fitted rule\nwrote {path}"
     )  # fmt: skip
+
+
+def _with_table(own: ModelDefaults, table: Table) -> ModelDefaults:
+    """A model's settings with a fitted rule, which drawing takes and edits may."""
+    drawing = own.generate.with_values(solver="multistep", table=table, final_token_steps=0)
+    falling = 0 if own.edit.solver == "multistep" else None
+    return replace(
+        own, generate=drawing, edit=own.edit.with_values(table=table, final_token_steps=falling)
+    )
 
 
 def _prompts(file: Path | None, count: int, seed: int) -> list[str]:
@@ -139,7 +146,7 @@ def _drawn(
     from nextstep.engine.solver_fitting import TEACHER, TokenSamples, record
 
     own, config = pipeline.defaults, pipeline.model.config
-    grid = pipeline.grid(None, None, (own.height, own.width))
+    grid = pipeline.engine().grid(None, None)
     settings = own.generate.with_values(
         solver=TEACHER.name,
         steps=TEACHER.steps,
@@ -154,7 +161,7 @@ def _drawn(
             for place, text in enumerate(texts[start : start + together])
         ]
         limit = config.max_position_embeddings
-        jobs = [request.job(pipeline.text_tokenizer, limit) for request in requests]
+        jobs = [request.sequence(pipeline.text_tokenizer, limit) for request in requests]
         made.append(record(pipeline.model, jobs))
         for _ in requests:
             told()

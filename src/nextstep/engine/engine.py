@@ -1,6 +1,6 @@
 """Engine: many requests for pictures at once, each with the bytes it would have alone.
 
-Thin over `engine.scheduler`: requests become jobs, tokens become pictures with their settings.
+Thin over `engine.scheduler`: requests become sequences, tokens become pictures with their settings.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from torch import Tensor
 from nextstep.engine import metadata as provenance
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend
-from nextstep.engine.backends.blocks import ROWS
 from nextstep.engine.backends.cpu_kernels import number_format
-from nextstep.engine.chat.reasoning import reasoning_job, with_reasoning
-from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.chat.reasoning import reasoning_sequence, with_reasoning
 from nextstep.engine.pretrained import Parts, check_fit
 from nextstep.engine.request import (
     EncodedImage,
@@ -31,11 +29,11 @@ from nextstep.engine.request import (
     masked_source,
     picture_grid,
 )
-from nextstep.engine.results import GeneratedPicture
-from nextstep.engine.scheduler import ENDS, EngineLimits, Event, Scheduler
+from nextstep.engine.results import ENDS, Event, GeneratedPicture
+from nextstep.engine.scheduler import EngineLimits, Scheduler
+from nextstep.engine.sequence import ImageSequence, SequenceState
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_used
 from nextstep.engine.state import ModelFingerprint, PictureState
-from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource
 from nextstep.image import masks, pictures
@@ -87,7 +85,7 @@ class Engine:
         self.image_tokenizer, self.defaults = image_tokenizer, defaults or ModelDefaults()
         self.backend = backend or backend_of(model)
         self.scheduler = Scheduler(model, limits, clock, self.backend, check)
-        threads, block = torch.get_num_threads(), ROWS if self.backend.batch_invariant else 0
+        threads, block = torch.get_num_threads(), self.backend.block_rows
         self.maker = ModelFingerprint(
             model_hash, number_format(model), block, adapter or {}, threads
         )
@@ -198,16 +196,16 @@ class Engine:
         limit = self.model.config.max_position_embeddings
         writes = None
         if request.settings.reasoning and known is None:
-            writes = reasoning_job(self.text_tokenizer, request, limit)
+            writes = reasoning_sequence(self.text_tokenizer, request, limit)
         if writes is None:
             request = request.without_reasoning()
             guesses = None if state is None else state.guesses
             ticket = self.scheduler.submit(
-                request.job(self.text_tokenizer, limit, known, guesses, noise)
+                request.sequence(self.text_tokenizer, limit, known, guesses, noise)
             )
         else:
             # What can never be drawn is refused before anything is written.
-            request.job(self.text_tokenizer, limit).check(
+            request.sequence(self.text_tokenizer, limit).check(
                 self.model, self.scheduler.limits.cache_bytes
             )
             ticket = self.scheduler.submit(
@@ -216,7 +214,7 @@ class Engine:
         self._requests[ticket] = request
         return ticket
 
-    def submit_job(self, job: ImageJob | TextJob) -> int:
+    def submit_sequence(self, sequence: SequenceState) -> int:
         """Queue a text, or a picture that no request describes; gives its ticket.
 
         Its events carry ids or tokens and no picture.
@@ -224,14 +222,16 @@ class Engine:
         Raises:
             NextStepError: as `submit`.
         """
-        return self.scheduler.submit(job)
+        return self.scheduler.submit(sequence)
 
-    def _reasoned(self, ticket: int, ids: Sequence[int], noise: NoiseSource | None) -> ImageJob:
+    def _reasoned(
+        self, ticket: int, ids: Sequence[int], noise: NoiseSource | None
+    ) -> ImageSequence:
         """The picture of a request whose model has written what it will show."""
         limit, tokenizer = self.model.config.max_position_embeddings, self.text_tokenizer
         request = with_reasoning(tokenizer, self._requests[ticket], ids, limit)
         self._requests[ticket] = request
-        return request.job(tokenizer, limit, noise=noise)
+        return request.sequence(tokenizer, limit, noise=noise)
 
     def snapshot(self, ticket: int) -> PictureState:
         """The state of a picture that waits, runs or is set aside."""
@@ -290,12 +290,12 @@ class Engine:
             events += self.step()
         return events
 
-    def run(self, jobs: Sequence[ImageJob | TextJob], on_step: OnStep | None = None) -> list[Event]:
-        """Run what `submit_job` takes to its end, side by side; see `wait`."""
+    def run(self, sequences: Sequence[SequenceState], on_step: OnStep | None = None) -> list[Event]:
+        """Run what `submit_sequence` takes to its end, side by side; see `wait`."""
         tickets: list[int] = []
         try:
-            for job in jobs:
-                tickets.append(self.submit_job(job))
+            for sequence in sequences:
+                tickets.append(self.submit_sequence(sequence))
         except NextStepError:
             self._give_up(tickets)
             raise
@@ -352,7 +352,7 @@ class Engine:
     def show(
         self, tokens: Tensor, grid: tuple[int, int], record: dict[str, Any]
     ) -> GeneratedPicture:
-        """A picture of `submit_job` from its tokens [k, D], with what is recorded in it."""
+        """A picture of `submit_sequence` from its tokens [k, D], with what is recorded in it."""
         return GeneratedPicture(self.preview(tokens, grid), record)
 
     @torch.inference_mode()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nextstep.engine import metadata as provenance
 from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.torch import SMALLER
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.settings import IGNORED, GenerationSettings, generation_settings
@@ -118,7 +119,7 @@ def check_record(record: dict[str, Any]) -> None:
 class HasEngine(Protocol):
     """What a pipeline is here."""
 
-    def engine(self, running: int, batch_invariant: bool | None = None) -> Engine:
+    def engine(self, running: int, block_rows: int | None = None) -> Engine:
         """An engine of its model."""
 
 
@@ -190,12 +191,12 @@ def _made(
 def _engine(models: HasEngine, record: dict[str, Any]) -> Engine:
     """An engine that adds up in the order in which the picture was made."""
     rows = record.get("block_rows", 0)
-    if rows not in (0, ROWS):
+    if rows not in (0, ROWS, *SMALLER):
         raise NextStepError(
-            f"the picture was made in blocks of {rows} rows, this version uses "
+            f"the picture was made in blocks of {rows} rows, this version uses at most "
             f"{ROWS}; use open-nextstep {record.get('version', 'of its time')}"
         )
-    return models.engine(1, batch_invariant=bool(rows))
+    return models.engine(1, block_rows=rows)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from nextstep.config import NextStepConfig
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings, FixedTokens
-from nextstep.engine.image_sequence import ImageJob
+from nextstep.engine.sequence import ImageSequence
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_seed
 from nextstep.errors import NextStepError
 from nextstep.flow import guidance as branches
@@ -149,14 +149,14 @@ class Request:
             return grammar.text_to_image(written, self.grid)
         return grammar.editing(written, [source.grid for source in self.sources], self.grid)
 
-    def job(
+    def sequence(
         self,
         text_tokenizer: TextTokenizer,
         limit: int,
         tokens: Tensor | None = None,
         guesses: Tensor | None = None,
         noise: NoiseSource | None = None,
-    ) -> ImageJob:
+    ) -> ImageSequence:
         """The same for the scheduler.
 
         Args:
@@ -180,9 +180,9 @@ class Request:
             )
             for name in decode.branches
         }
-        return ImageJob(
-            prompts, decode, (self.seed, self.index), tokens, self.priority, self.deadline,
-            self.client, self.given, guesses, noise,
+        return ImageSequence(
+            prompts, decode, (self.seed, self.index), tokens, self.given, guesses, noise,
+            priority=self.priority, deadline=self.deadline, client=self.client,
         )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, SampleRequest
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import draw
+from nextstep.engine.sequence import ImageSequence
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
 from nextstep.flow.multistep import Table, adams_bashforth, check_fit, rule
@@ -107,7 +107,7 @@ class Recorder:
         return tokens
 
 
-def record(model: NextStepModel, jobs: Sequence[ImageJob]) -> TokenSamples:
+def record(model: NextStepModel, jobs: Sequence[ImageSequence]) -> TokenSamples:
     """Sample pictures together and keep their tokens.
 
     Args:
@@ -123,7 +123,7 @@ def record(model: NextStepModel, jobs: Sequence[ImageJob]) -> TokenSamples:
             f"solver '{solver.name}' draws noise on its way, so no other can make its "
             "tokens; fit to ode, midpoint, heun, ab2 or multistep"
         )
-    recorder = Recorder(backend_of(model, batch_invariant=False))
+    recorder = Recorder(backend_of(model, block_rows=0))
     draw(model, jobs, recorder)
     return TokenSamples.together(recorder.kept)
 

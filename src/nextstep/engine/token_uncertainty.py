@@ -25,7 +25,7 @@ from nextstep.vae.latents import raster_coordinates
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import ImageJob
+    from nextstep.engine.sequence import ImageSequence
     from nextstep.engine.state import PictureState
 
 MOST_DRAWS = 16
@@ -66,9 +66,9 @@ def measure(
         raise NextStepError("the picture has no tokens yet")
     request = state.request
     limit = engine.model.config.max_position_embeddings
-    job = request.job(engine.text_tokenizer, limit, state.tokens)
-    how = job.decode
-    hidden = yield from _hidden(engine, job)
+    sequence = request.sequence(engine.text_tokenizer, limit)
+    how = sequence.decode
+    hidden = yield from _hidden(engine, sequence, state.tokens)
     noise = [
         KeyedNoise([(request.seed, 2**40 + draw)], how.solver.draws, state.tokens.shape[-1])
         for draw in range(draws)
@@ -93,7 +93,8 @@ def measure(
         spread += made[:, :draws].std(dim=1).square().mean(-1).sqrt().tolist()
         pull += (made[:, 0] - made[:, draws]).square().mean(-1).sqrt().tolist()
         yield
-    given = [job.given is not None and job.given.at(i) is not None for i in range(count)]
+    kept = sequence.given
+    given = [kept is not None and kept.is_given(i) for i in range(count)]
     return {
         "rows": request.grid[0],
         "columns": request.grid[1],
@@ -108,20 +109,21 @@ def measure(
 
 
 @torch.inference_mode()
-def _hidden(engine: Engine, job: ImageJob) -> Generator[None, None, Tensor]:
-    """States that each of the job's tokens is sampled from, [b, N, E]."""
-    assert job.tokens is not None
-    count, places = len(job.tokens), raster_coordinates(job.decode.grid)
+def _hidden(
+    engine: Engine, sequence: ImageSequence, tokens: Tensor
+) -> Generator[None, None, Tensor]:
+    """States that each of the tokens [N, D] was sampled from, [b, N, E]."""
+    count, places = len(tokens), raster_coordinates(sequence.decode.grid)
     branches: list[Tensor] = []
-    for name in job.decode.branches:
-        prompt = job.prompts[name]
+    for name in sequence.decode.branches:
+        prompt = sequence.prompts[name]
         ((slot, first),) = engine.backend.prefill([prompt], [count])
         try:
             states = [first[None]]
             for begun in range(0, count - 1, AT_ONCE):
                 own = slice(begun, min(count - 1, begun + AT_ONCE))
                 where = [Place(slot, len(prompt.ids) + i) for i in range(own.start, own.stop)]
-                embedded = engine.backend.embed_images(job.tokens[own], places[own])
+                embedded = engine.backend.embed_images(tokens[own], places[own])
                 states.append(engine.backend.step(embedded, where))
                 yield
         finally:

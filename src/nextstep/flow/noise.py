@@ -58,3 +58,19 @@ class RecordedNoise:
     def token(self, index: int) -> Tensor:
         """Draws of token `index`, [draws, B, D]."""
         return self.recorded[index]
+
+
+class OnePicture:
+    """The draws of one picture of several that were recorded together.
+
+    Args:
+        noise: of all of them.
+        place: which.
+    """
+
+    def __init__(self, noise: NoiseSource, place: int) -> None:
+        self.noise, self.place = noise, place
+
+    def token(self, index: int) -> Tensor:
+        """Draws of token `index`, [draws, 1, D]."""
+        return self.noise.token(index)[:, self.place : self.place + 1]

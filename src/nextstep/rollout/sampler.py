@@ -12,12 +12,12 @@ from typing import Any
 
 from nextstep.data.documents import derived_seed
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.chat.reasoning import reasoning_job, with_reasoning
+from nextstep.engine.chat.reasoning import reasoning_sequence, with_reasoning
 from nextstep.engine.engine import Engine
 from nextstep.engine.request import Request
-from nextstep.engine.scheduler import Event
+from nextstep.engine.results import Event
+from nextstep.engine.sequence import TextSequence
 from nextstep.engine.text_sampling import NucleusChoice
-from nextstep.engine.text_sequence import TextJob
 from nextstep.rollout.prompts import RolloutPrompt
 from nextstep.rollout.samples import RolloutGroup, RolloutSample, before_line
 from nextstep.text import sequence as grammar
@@ -102,7 +102,7 @@ class Sampler:
 
     def _write(self, drafts: Sequence[_Draft]) -> None:
         """Let the model write lines and answers, all side by side."""
-        jobs: list[TextJob] = []
+        jobs: list[TextSequence] = []
         writing: list[_Draft] = []
         for draft in drafts:
             job = self._line(draft) if draft.group.draws else self._answer(draft)
@@ -114,18 +114,18 @@ class Sampler:
         for draft, event in zip(writing, self.engine.run(jobs), strict=True):
             self._take_text(draft, event)
 
-    def _line(self, draft: _Draft) -> TextJob | None:
+    def _line(self, draft: _Draft) -> TextSequence | None:
         """What writes a line before a picture; its picture follows, never the end of the text."""
         if not self.options.reasoning:
             return None
         tokenizer, limit = self.engine.text_tokenizer, self._limit
-        job = reasoning_job(tokenizer, draft.request, limit)
+        job = reasoning_sequence(tokenizer, draft.request, limit)
         if job is None:
             return None
         special = tokenizer.ids
         return replace(job, ends=(special.image_area,), forbidden=(*job.forbidden, special.eos))
 
-    def _answer(self, draft: _Draft) -> TextJob:
+    def _answer(self, draft: _Draft) -> TextSequence:
         tokenizer, group = self.engine.text_tokenizer, draft.group
         order = grammar.picture_order(group.text, len(group.sources)) if group.sources else []
         given = [group.sources[place] for place in order]
@@ -138,7 +138,7 @@ class Sampler:
             special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder,
             special.image_area,
         )  # fmt: skip
-        return TextJob(prompt, MOST_WORDS, _none, forbidden, (special.eos,))
+        return TextSequence(prompt, MOST_WORDS, _none, forbidden, (special.eos,))
 
     def _take_text(self, draft: _Draft, event: Event) -> None:
         tokenizer, ended = self.engine.text_tokenizer, event.end is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nextstep.serve.jobs.backend import STORAGE_FULL, Stopping
+from nextstep.serve.jobs.backend import STORAGE_FULL, Done, Event, Failed, Stopping
 
 
 class ApiError(Exception):
@@ -115,3 +115,22 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     pattern = first.get("ctx", {}).get("pattern")
     said = IN_WORDS.get(pattern) or first["msg"].removeprefix("Value error, ")
     return bad(f"{place or 'the body'}: {said}", place or None)
+
+
+def raise_for(event: Event) -> Done:
+    """The outcome of a job that was to be finished.
+
+    Raises:
+        ApiError: when it failed or was cancelled.
+    """
+    if isinstance(event, Done):
+        return event
+    if isinstance(event, Stopping):
+        raise stopping()
+    if isinstance(event, Failed):
+        if event.bad_input:
+            raise bad(event.message)
+        if event.code:
+            raise unavailable(event.message, event.code)
+        raise failed(event.message)
+    raise ApiError(409, "the job was cancelled", code="job_cancelled")

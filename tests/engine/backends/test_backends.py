@@ -15,11 +15,10 @@ from nextstep.engine.backends.cpu_kernels import CpuKernels
 from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings, FixedTokens
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.jacobi import JacobiDecoding
 from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import ImageSequence, TextSequence
 from nextstep.engine.text_sampling import greedy
-from nextstep.engine.text_sequence import TextJob
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY, GuidanceSettings
 from nextstep.flow.solvers import SOLVERS, SolverSettings
 from nextstep.kernels import build
@@ -47,8 +46,8 @@ def kernels(model: NextStepModel) -> Backend:
 
 
 BACKENDS: dict[str, Callable[[NextStepModel], Backend]] = {
-    "torch, invariant": lambda model: TorchBackend(model, batch_invariant=True),
-    "torch": lambda model: TorchBackend(model, batch_invariant=False),
+    "torch, invariant": TorchBackend,
+    "torch": lambda model: TorchBackend(model, block_rows=0),
     "cpu_kernels": kernels,
     "cuda_graphs": lambda model: CudaGraphs(model, tape),
 }
@@ -79,7 +78,7 @@ def job(
     guidance: GuidanceSettings = TWO,
     grid: tuple[int, int] = (2, 3),
     **more: object,
-) -> ImageJob:
+) -> ImageSequence:
     """A picture with so many sources and ids of text."""
     ahead = more.pop("jacobi", JacobiDecoding())
     how = DecodeSettings(grid, solver, guidance, True, sources > 0, ahead)  # type: ignore[arg-type]
@@ -89,7 +88,7 @@ def job(
         words = range(7, 7 + text) if name == CONDITIONAL else ()
         ids = [*([PLACE] * 2 * shown), *words, BOI]
         prompts[name] = Prompt(ids, [source(n) for n in range(shown)], [(1, 2)] * shown)
-    return ImageJob(prompts, how, (key, 0), **more)  # type: ignore[arg-type]
+    return ImageSequence(prompts, how, (key, 0), **more)  # type: ignore[arg-type]
 
 
 def some_given() -> FixedTokens:
@@ -120,7 +119,7 @@ def expected(model: NextStepModel) -> dict[str, Tensor]:
     return {name: reference_tokens(model, asked) for name, asked in JOBS.items()}
 
 
-def drawn(backend: Backend, asked: list[ImageJob], model: NextStepModel) -> list[Tensor]:
+def drawn(backend: Backend, asked: list[ImageSequence], model: NextStepModel) -> list[Tensor]:
     scheduler = Scheduler(model, backend=backend)
     tickets = [scheduler.submit(one) for one in asked]
     ends = {e.ticket: e.tokens for e in scheduler.run_until_idle() if e.kind == "finished"}
@@ -148,7 +147,7 @@ def test_batch_invariance_is_what_the_backend_says(backend: Backend, model: Next
     together = drawn(backend, list(JOBS.values()), model)
     alone = [drawn(backend, [one], model)[0] for one in JOBS.values()]
     equal = [torch.equal(a, b) for a, b in zip(together, alone, strict=True)]
-    assert all(equal) if backend.batch_invariant else True
+    assert all(equal) if backend.block_rows else True
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(together, alone, strict=True))
 
 
@@ -178,7 +177,7 @@ def test_text_is_written_beside_pictures(backend: Backend, model: NextStepModel)
     forbidden = (PLACE, BOI, CONFIG.end_of_image_id)
     scheduler = Scheduler(model, backend=backend)
     scheduler.submit(JOBS["text to image"])
-    ticket = scheduler.submit(TextJob(prompt, 5, greedy, forbidden, ()))
+    ticket = scheduler.submit(TextSequence(prompt, 5, greedy, forbidden, ()))
     ends = {e.ticket: e for e in scheduler.run_until_idle() if e.kind == "finished"}
     ids = list(prompt.ids)
     with torch.inference_mode():
@@ -196,14 +195,14 @@ def test_quantised_weights_stay_near(format_: str, model: NextStepModel) -> None
         pytest.skip(build.why_not())
     packed = copy.deepcopy(model)
     pack_model(packed, format_)
-    rounded = TorchBackend(packed, batch_invariant=False)
+    rounded = TorchBackend(packed, block_rows=0)
     (plain,) = drawn(rounded, [JOBS["edit of two"]], model)
     (tokens,) = drawn(CpuKernels(packed), [JOBS["edit of two"]], model)
     assert float((tokens - plain).norm() / plain.norm()) < 0.1
 
 
 def test_pool_rows_are_given_back(model: NextStepModel) -> None:
-    backend = TorchBackend(model, batch_invariant=False)
+    backend = TorchBackend(model, block_rows=0)
     drawn(backend, list(JOBS.values()), model)
     assert backend.pool is not None
     assert backend.pool.slots == []

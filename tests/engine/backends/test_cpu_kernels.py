@@ -12,8 +12,8 @@ from torch import Tensor
 from nextstep.engine.backends.base import CacheRow, Place, Prompt, SampleRequest
 from nextstep.engine.backends.cpu_kernels import Core, core_of
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SOLVERS, SolverSettings, Velocity, solve
 from nextstep.kernels import build
@@ -123,7 +123,7 @@ def test_few_and_many_pictures_share_the_work_alike(format_: str) -> None:
     assert float((many[41] - right).norm() / right.norm()) < near
 
 
-def made(model: NextStepModel, asked: ImageJob) -> Tensor:
+def made(model: NextStepModel, asked: ImageSequence) -> Tensor:
     scheduler = Scheduler(model)
     scheduler.submit(asked)
     return scheduler.run_until_idle()[-1].tokens
@@ -141,7 +141,7 @@ def test_pictures_are_those_of_torch(
         name: Prompt([*range(7, 12), *place, PACKABLE.begin_of_image_id], source)
         for name in how.branches
     }
-    asked = ImageJob(prompts, how, (1, 0))
+    asked = ImageSequence(prompts, how, (1, 0))
     assert float((made(plain, asked) - made(packed, asked)).abs().max()) < 1e-3
 
 
@@ -149,7 +149,7 @@ def test_steps_fall_through_the_kernels_too(plain: NextStepModel, packed: NextSt
     falling = SolverSettings("v1", 5, final_token_steps=2)
     how = DecodeSettings((2, 3), falling, GuidanceSettings(2.0))
     prompts = {name: Prompt([7, 8, PACKABLE.begin_of_image_id]) for name in how.branches}
-    asked = ImageJob(prompts, how, (1, 0))
+    asked = ImageSequence(prompts, how, (1, 0))
     tokens = made(packed, asked)
     assert float((made(plain, asked) - tokens).abs().max()) < 1e-3
     even = made(

@@ -26,7 +26,7 @@ def test_graphs_draw_what_plain_calls_do(solver: str, dtype: torch.dtype) -> Non
         (2, 3), SolverSettings(solver, 3), GuidanceSettings(3.0, 1.5, "linear"), True, True
     )
     model = random_model(TINY).to("cuda", dtype)
-    plain = made(TorchBackend(model, batch_invariant=False), how)
+    plain = made(TorchBackend(model, block_rows=0), how)
     allowed = 1e-4 if dtype == torch.float32 else 0.1
     assert float((made(CudaGraphs(model), how) - plain).abs().max()) < allowed
 
@@ -34,6 +34,6 @@ def test_graphs_draw_what_plain_calls_do(solver: str, dtype: torch.dtype) -> Non
 def test_device_draws_what_the_processor_does() -> None:
     how = DecodeSettings((2, 3), SolverSettings("ab2", 3), GuidanceSettings(3.0, 1.5), True, True)
     model = random_model(TINY)
-    here = made(TorchBackend(model, batch_invariant=False), how)
+    here = made(TorchBackend(model, block_rows=0), how)
     there = made(CudaGraphs(model.to("cuda")), how)
     assert float((there.cpu() - here).abs().max()) < 1e-3

@@ -15,8 +15,8 @@ from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.cuda_graphs import CudaGraphs, _size
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.scheduler import Scheduler
+from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import CONDITIONAL, GuidanceSettings
 from nextstep.flow.solvers import SolverSettings
 from tests.conftest import TINY, random_model
@@ -52,7 +52,7 @@ def made(backend: TorchBackend, how: DecodeSettings) -> Tensor:
             )
             for name in how.branches
         }
-        scheduler.submit(ImageJob(prompts, how, (1, number)))
+        scheduler.submit(ImageSequence(prompts, how, (1, number)))
     return torch.stack([e.tokens for e in scheduler.run_until_idle() if e.kind == "finished"])
 
 
@@ -64,7 +64,7 @@ def test_fixed_shapes_change_nothing(solver: str, schedule: str) -> None:
         (2, 3), SolverSettings(solver, 3), GuidanceSettings(3.0, 1.5, schedule), True, True
     )
     model, tape = random_model(TINY), Tape()
-    plain = made(TorchBackend(model, batch_invariant=False), how)
+    plain = made(TorchBackend(model, block_rows=0), how)
     assert float((made(CudaGraphs(model, tape.record), how) - plain).abs().max()) < 1e-5
     # The first token is sampled plainly, to learn the solver's times, and the last one not fed.
     assert (tape.recorded, tape.replayed) == (2, 2 * (how.tokens - 1))
@@ -74,7 +74,7 @@ def test_each_number_of_steps_is_recorded() -> None:
     solver = SolverSettings("v1", 4, final_token_steps=2)
     how = DecodeSettings((2, 3), solver, GuidanceSettings(3.0), True, True)
     model, tape = random_model(TINY), Tape()
-    plain = made(TorchBackend(model, batch_invariant=False), how)
+    plain = made(TorchBackend(model, block_rows=0), how)
     assert float((made(CudaGraphs(model, tape.record), how) - plain).abs().max()) < 1e-5
     # Tokens take 4, 4, 3, 3, 2 and 2 steps; each number is learned once and recorded at the next.
     assert (tape.recorded, tape.replayed) == (1 + 3, how.tokens - 1 + 3)
@@ -111,7 +111,7 @@ def test_shapes_that_change_are_refused() -> None:
 
 def test_a_model_on_the_cpu_is_not_recorded() -> None:
     assert isinstance(backend_of(random_model(TINY)), TorchBackend)
-    assert not isinstance(backend_of(random_model(TINY), batch_invariant=False), CudaGraphs)
+    assert not isinstance(backend_of(random_model(TINY), block_rows=0), CudaGraphs)
 
 
 def test_a_graph_is_recorded_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,17 +80,18 @@ class Backend(Protocol):
 
     Attributes:
         name: as pictures record it.
-        batch_invariant: whether a row's bytes are independent of the other rows of a call.
+        block_rows: rows that products are made of, so that a row's bytes are independent of the
+            other rows of a call; 0 where they are not.
     """
 
     name: str
-    batch_invariant: bool
+    block_rows: int
 
     def check(self) -> None:
         """Make sure that this machine keeps rows apart, where the backend promises it.
 
         Raises:
-            NextStepError: when it does not.
+            NextStepError: when it cannot.
         """
 
     def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:

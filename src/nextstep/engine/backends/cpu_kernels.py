@@ -63,7 +63,7 @@ class CpuKernels(TorchBackend):
     name = KERNELS
 
     def __init__(self, model: NextStepModel) -> None:
-        super().__init__(model, batch_invariant=True)
+        super().__init__(model)
         core = core_of(model)
         assert core is not None
         self.core = core

@@ -85,7 +85,7 @@ class CudaGraphs(TorchBackend):
     name = "cuda_graphs"
 
     def __init__(self, model: NextStepModel, record: Record = record_graph) -> None:
-        super().__init__(model, batch_invariant=False)
+        super().__init__(model, block_rows=0)
         self.record = record
         self._steps: dict[int, Recorded] = {}
         self._samplers: dict[tuple[Key, int], Recorded | None] = {}

@@ -1,9 +1,11 @@
 """The plain backend: any device, any number format, the reference for the other two.
 
-With `batch_invariant` a row gets the same bytes in any company. Matrix products on a CPU choose
-their way of adding by the number of rows, so every product has R = `ROWS` rows then, filled up with
-zeros, attention is one call a row over that row's own keys, and prompts are read one by one.
-Without it a step is one product of all rows and one call of attention over a pool of caches.
+With `block_rows` a row gets the same bytes in any batch. Matrix products on a CPU choose their way
+of adding by the number of rows, so every product has R rows then, filled up with zeros, attention
+is one call a row over that row's own keys, and prompts are read one by one. R is `ROWS` where the
+machine's products treat all rows of such a block alike, and less where they do not (MKL held to
+AVX2 adds the last rows of a block of 8 in another order); with 1 no row ever meets another.
+With 0 a step is one product of all rows and one call of attention over a pool of caches.
 
 The same pass takes up many known tokens of one picture at once: their keys are stored before any of
 them looks, and each looks at those before itself. With blocks that rebuilds a cache byte for byte.
@@ -32,9 +34,11 @@ from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import raster_coordinates
 
+SMALLER = (4, 2, 1)
+"""Rows of a block where `ROWS` do not fit the machine."""
 MIXED = (
-    f"matrix products on this machine change a row with its place in a block of {ROWS}; "
-    "try one thread (OMP_NUM_THREADS=1), or another number format"
+    "matrix products on this machine do not repeat themselves; try one thread (OMP_NUM_THREADS=1), "
+    "or another number format"
 )
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 """(attention, q [n, H, 1, d], k [n, G, 1, d], v [n, G, 1, d]) -> [n, H, 1, d]."""
@@ -52,23 +56,32 @@ class TorchBackend:
 
     Args:
         model: in eval mode, with plain weights.
-        batch_invariant: see above.
+        block_rows: R, see above; `check` may lower it.
     """
 
     name = "torch"
 
-    def __init__(self, model: NextStepModel, batch_invariant: bool = True) -> None:
-        self.model, self.batch_invariant = model, batch_invariant
+    def __init__(self, model: NextStepModel, block_rows: int = ROWS) -> None:
+        self.model, self.block_rows = model, block_rows
         weight = model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self.head = SamplingHead(model, ROWS if batch_invariant else None)
-        self.pool = None if batch_invariant else CachePool(model.config, self.dtype, self.device)
+        self.head = SamplingHead(model, block_rows or None)
+        self.pool = None if block_rows else CachePool(model.config, self.dtype, self.device)
 
     @torch.inference_mode()
     def check(self) -> None:
-        """See `Backend.check`."""
-        if not self.batch_invariant:
+        """See `Backend.check`; takes the most rows of a block that this machine keeps apart."""
+        if not self.block_rows:
             return
+        smaller = (rows for rows in SMALLER if rows < self.block_rows)
+        while not (self._keeps_states_apart() and self._keeps_tokens_apart()):
+            self.block_rows = next(smaller, 0)
+            if not self.block_rows:
+                raise NextStepError(MIXED)
+            self.head = SamplingHead(self.model, self.block_rows)
+
+    def _keeps_states_apart(self) -> bool:
+        """Whether a row of a step has the same bytes in any place, among others and alone."""
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         draws = torch.randn(ROWS, config.token_size, generator=generator)
 
@@ -82,10 +95,11 @@ class TorchBackend:
             moved = states(draws.roll(row + 1, 0))[(2 * row + 1) % ROWS]
             alone = states(draws[row : row + 1])[0]
             if not (torch.equal(together[row], moved) and torch.equal(together[row], alone)):
-                raise NextStepError(MIXED)
-        self._check_tokens()
+                return False
+        return True
 
-    def _check_tokens(self) -> None:
+    def _keeps_tokens_apart(self) -> bool:
+        """The same of what is sampled."""
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         hidden = torch.randn(ROWS, config.hidden_size, generator=generator)
         draws = torch.randn(ROWS, 1, config.token_size, generator=generator)
@@ -101,7 +115,8 @@ class TorchBackend:
             if not torch.equal(together[row], self.sample([request])[0]) or not all(
                 torch.equal(together[(row + place) % ROWS], moved[place]) for place in range(ROWS)
             ):
-                raise NextStepError(MIXED)
+                return False
+        return True
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
@@ -114,10 +129,13 @@ class TorchBackend:
     def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
         """See `Backend.embed_images`."""
         tokens, coordinates = tokens.to(self.device), coordinates.to(self.device)
-        if not self.batch_invariant:
+        if not self.block_rows:
             return self.model.embed_image(tokens, coordinates)
-        blocks = zip(filled(tokens).split(ROWS), filled(coordinates).split(ROWS), strict=True)
+        blocks = zip(self._blocks(tokens), self._blocks(coordinates), strict=True)
         return torch.cat([self.model.embed_image(*block) for block in blocks])[: len(tokens)]
+
+    def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return filled(rows, self.block_rows).split(self.block_rows)
 
     @torch.inference_mode()
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
@@ -129,8 +147,9 @@ class TorchBackend:
         """See `Backend.step`."""
         if self.pool is not None:
             return self._together(embedded, places)
-        blocks = zip(filled(embedded).split(ROWS), range(0, len(places), ROWS), strict=True)
-        return torch.cat([self._block(x, places[i : i + ROWS]) for x, i in blocks])
+        R = self.block_rows
+        blocks = zip(self._blocks(embedded), range(0, len(places), R), strict=True)
+        return torch.cat([self._block(x, places[i : i + R]) for x, i in blocks])
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
@@ -140,9 +159,9 @@ class TorchBackend:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Backend.logits`."""
-        if not self.batch_invariant:
+        if not self.block_rows:
             return self.model.text_logits(hidden)
-        return blockwise(self.model.text_logits, hidden)
+        return blockwise(self.model.text_logits, hidden, self.block_rows)
 
     @torch.inference_mode()
     def copy(self, slot: CacheRow) -> CacheRow:
@@ -213,7 +232,7 @@ class TorchBackend:
                 out[row] = attend(q[row : row + 1], keys[:, :, :end], values[:, :, :end], None)[0]
             return out
 
-        return self._layers(x, filled(positions), attention)[: len(places)]
+        return self._layers(x, filled(positions, self.block_rows), attention)[: len(places)]
 
     def _together(self, x: Tensor, places: Sequence[Place]) -> Tensor:
         """[n, E] -> states [n, E], with one call of attention for all rows."""

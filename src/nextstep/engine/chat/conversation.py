@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
 from nextstep.engine.chat.transcript import Transcript
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import EncodedImage, Grid
 from nextstep.engine.results import GeneratedPicture, Progress
+from nextstep.engine.sequence import ImageSequence, TextSequence
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.text_sampling import greedy, text_choice
-from nextstep.engine.text_sequence import TextJob
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.scheduler import Event
+    from nextstep.engine.results import Event
 
 Part: TypeAlias = "str | PictureLike"
 """Text is a `str`; anything else is a picture, its path as a `Path`."""
@@ -127,7 +126,7 @@ class Conversation:
     def write(self, max_tokens: int = 64, temperature: float = 0.0, top_p: float = 0.9) -> str:
         """Let the model write text to its end; it draws nothing; see `TextTurn`."""
         turn = TextTurn(max_tokens, temperature, top_p)
-        (event,) = self.engine.run([self.text_job(turn)])
+        (event,) = self.engine.run([self.text_sequence(turn)])
         return self.keep_text(event)
 
     def draw(
@@ -151,7 +150,7 @@ class Conversation:
                     done, show = len(event.tokens), partial(self._previews, event.tokens, grid)
                     on_progress(Progress(done, rows * columns, 1, self.drawn, show))
 
-        (event,) = self.engine.run([self.picture_job(turn)], told)
+        (event,) = self.engine.run([self.image_sequence(turn)], told)
         return self.engine.show(event.tokens, grid, self.keep_picture(event, grid))
 
     def _previews(self, tokens: Tensor, grid: Grid) -> list[Image.Image]:
@@ -194,7 +193,7 @@ class Conversation:
             height, width, on_progress: see `draw`.
         """
         before = self.transcript.copy()
-        job, room = self.reasoning_job(prompt, PictureTurn(height, width))
+        job, room = self.reasoning_sequence(prompt, PictureTurn(height, width))
         ids = self.engine.run([job])[0].ids if job else ()
         try:
             self.read(with_line(self.engine.text_tokenizer, prompt, ids, room))
@@ -228,7 +227,7 @@ class Conversation:
         choose = text_choice(self.seed, len(self.transcript.ids), temperature, top_p)
         for _ in range(max_pictures):
             (event,) = self.engine.run(
-                [self.transcript.text_job(max_tokens, choose, pictures=True)]
+                [self.transcript.text_sequence(max_tokens, choose, pictures=True)]
             )
             if event.ids:
                 yield self.keep_text(event)
@@ -236,21 +235,21 @@ class Conversation:
                 return
             yield self.draw(height, width, on_progress)
 
-    def text_job(self, turn: TextTurn, client: str = "") -> TextJob:
-        """A turn as a job of the engine; `keep_text` takes its outcome up."""
+    def text_sequence(self, turn: TextTurn, client: str = "") -> TextSequence:
+        """A turn as a sequence of the engine; `keep_text` takes its outcome up."""
         ids = self.transcript.ids
         choose = text_choice(self.seed, len(ids), turn.temperature, turn.top_p)
         room = self.engine.model.config.max_position_embeddings - len(ids)
         longest = turn.max_tokens + (LONGEST if self.reasons else 0)
         limit = max(1, min(longest, room))
-        return self.transcript.text_job(limit, choose, turn.pictures, client)
+        return self.transcript.text_sequence(limit, choose, turn.pictures, client)
 
-    def picture_job(self, turn: PictureTurn, client: str = "") -> ImageJob:
-        """A turn as a job of the engine; `keep_picture` takes its outcome up."""
+    def image_sequence(self, turn: PictureTurn, client: str = "") -> ImageSequence:
+        """A turn as a sequence of the engine; `keep_picture` takes its outcome up."""
         key = self.seed, self.drawn
-        return self.transcript.picture_job(self.grid(turn), self.settings(), key, client)
+        return self.transcript.image_sequence(self.grid(turn), self.settings(), key, client)
 
-    def reasoning_job(self, prompt: str, turn: PictureTurn) -> tuple[TextJob | None, int]:
+    def reasoning_sequence(self, prompt: str, turn: PictureTurn) -> tuple[TextSequence | None, int]:
         """What writes the line of a picture that comes next, and the ids that it has room for."""
         if not self.settings().reasoning:
             return None, 0
@@ -258,7 +257,9 @@ class Conversation:
         told.add_text(with_reasoning(prompt, ""))
         most = self.engine.model.config.max_position_embeddings
         room = room_left(most, len(told.ids), self.grid(turn))
-        return told.text_job(min(LONGEST, room), greedy, pictures=True) if room > 0 else None, room
+        if room <= 0:
+            return None, room
+        return told.text_sequence(min(LONGEST, room), greedy, pictures=True), room
 
     def keep_text(self, event: Event) -> str:
         """Take a written text up; without the line about the pictures, if it has one."""

@@ -48,7 +48,7 @@ class Conversations:
             NextStepError: when one becomes too long, or its numbers are not finite.
         """
         turn = PictureTurn(*size)
-        planned = {w: self.each[w].reasoning_job(text, turn) for w, text in prompts.items()}
+        planned = {w: self.each[w].reasoning_sequence(text, turn) for w, text in prompts.items()}
         jobs = {which: job for which, (job, _) in planned.items() if job}
         ends = dict(zip(jobs, self.engine.run(list(jobs.values())), strict=True))
         for which, text in prompts.items():
@@ -68,8 +68,8 @@ class Conversations:
             NextStepError: when one becomes too long or its numbers are not finite.
         """
         jobs = [
-            self.each[which].text_job(turn) if isinstance(turn, TextTurn)
-            else self.each[which].picture_job(turn)
+            self.each[which].text_sequence(turn) if isinstance(turn, TextTurn)
+            else self.each[which].image_sequence(turn)
             for which, turn in turns.items()
         ]  # fmt: skip
         made: dict[int, str | Image.Image] = {}

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nextstep.engine.backends.base import Prompt
+from nextstep.engine.sequence import TextSequence
 from nextstep.engine.text_sampling import greedy
-from nextstep.engine.text_sequence import TextJob
 from nextstep.text import sequence as grammar
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ AROUND = 16
 """Positions kept free for what stands around a picture's tokens."""
 
 
-def reasoning_job(tokenizer: TextTokenizer, request: Request, limit: int) -> TextJob | None:
+def reasoning_sequence(
+    tokenizer: TextTokenizer, request: Request, limit: int
+) -> TextSequence | None:
     """What writes a request's line, of the likeliest ids; None where there is no room for one.
 
     Args:
@@ -43,9 +45,9 @@ def reasoning_job(tokenizer: TextTokenizer, request: Request, limit: int) -> Tex
     special = tokenizer.ids
     forbidden = special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder
     ends = special.image_area, special.eos
-    return TextJob(
-        prompt, min(LONGEST, room), greedy, forbidden, ends, request.priority, request.deadline,
-        request.client,
+    return TextSequence(
+        prompt, min(LONGEST, room), greedy, forbidden, ends,
+        priority=request.priority, deadline=request.deadline, client=request.client,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""A sequence of text and pictures so far, and what comes next as a job of the engine.
+"""A sequence of text and pictures so far, and what comes next as a sequence of the engine.
 
-Each stretch of text and each picture is a job of its own, beside everybody else's; what stands
+Each stretch of text and each picture is a sequence of its own, beside everybody else's; what stands
 before it is read anew, which costs little beside writing it.
 
 Legend: D values per token.
@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.image_sequence import ImageJob
 from nextstep.engine.request import EncodedImage, given_outside_region
+from nextstep.engine.sequence import ImageSequence, TextSequence
 from nextstep.engine.settings import GenerationSettings
 from nextstep.engine.text_sampling import Choose
-from nextstep.engine.text_sequence import TextJob
 from nextstep.flow.guidance import CONDITIONAL, IMAGE_ONLY
 from nextstep.text.sequence import Part, Picture, Text, build_sequence
 
@@ -69,9 +68,9 @@ class Transcript:
         self.pictures.append(picture)
         self.said.append(IMAGE)
 
-    def text_job(
+    def text_sequence(
         self, limit: int, choose: Choose, pictures: bool = False, client: str = ""
-    ) -> TextJob:
+    ) -> TextSequence:
         """The next stretch of text.
 
         Args:
@@ -86,15 +85,15 @@ class Transcript:
         ends = [special.eos]
         (ends if pictures else forbidden).append(special.image_area)
         prompt = self._prompt(self.ids, self.pictures)
-        return TextJob(prompt, limit, choose, tuple(forbidden), tuple(ends), client=client)
+        return TextSequence(prompt, limit, choose, tuple(forbidden), tuple(ends), client=client)
 
-    def picture_job(
+    def image_sequence(
         self,
         grid: tuple[int, int],
         settings: GenerationSettings,
         key: tuple[int, int],
         client: str = "",
-    ) -> ImageJob:
+    ) -> ImageSequence:
         """The next picture.
 
         Args:
@@ -110,7 +109,7 @@ class Transcript:
         given = None
         if self.pictures and self.said[-1] != IMAGE:
             given = given_outside_region(self.said[-1], self.pictures[-1], grid)
-        return ImageJob(prompts, decode, key, client=client, given=given)
+        return ImageSequence(prompts, decode, key, client=client, given=given)
 
     def _branch(self, name: str, settings: GenerationSettings, opening: list[int]) -> Prompt:
         if name == CONDITIONAL:

@@ -17,9 +17,8 @@ from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, new_seed, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.manager import raise_for
 from nextstep.serve.jobs.records import Record
-from nextstep.serve.problems import ApiError, bad
+from nextstep.serve.problems import ApiError, bad, raise_for
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 

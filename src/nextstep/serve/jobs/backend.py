@@ -18,6 +18,8 @@ from nextstep.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from PIL import Image
 
+    from nextstep.engine.request import Request
+
 GENERATE, EDIT, CHAT = "generate", "edit", "chat"
 STORAGE_FULL, STORAGE_FAILED = "storage_full", "storage_failed"
 """Why a job failed, where its client may try again later."""
@@ -230,6 +232,7 @@ class Job:
         owner: whose job it is; owners take turns.
         park: keeps the state of picture `index` when the service stops before it is done.
         parked: the state that an earlier run parked, or None.
+        checked: what `ServiceBackend.check` made of the request, so that nothing is built twice.
     """
 
     id: str
@@ -240,6 +243,7 @@ class Job:
     owner: str = ""
     park: Callable[[int, bytes], None] = lambda index, state: None
     parked: Callable[[int], bytes | None] = lambda index: None
+    checked: Request | None = None
 
 
 class Handle(Protocol):
@@ -295,8 +299,11 @@ class ServiceBackend(Protocol):
 
     facts: ModelFacts
 
-    def check(self, request: JobRequest) -> None:
+    def check(self, request: JobRequest) -> Request | None:
         """Refuse what could never work, before it waits.
+
+        Returns:
+            The first picture's request where nothing but the job's plain values was needed for it.
 
         Raises:
             ValueError: one sentence that says the mend.

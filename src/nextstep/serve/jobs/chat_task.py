@@ -16,7 +16,7 @@ from nextstep.serve.jobs.tasks import Rows, ServiceTask, TaskRunner
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
-    from nextstep.engine.scheduler import Event
+    from nextstep.engine.results import Event
 
 
 class ChatTask(ServiceTask):
@@ -119,16 +119,16 @@ class ChatTask(ServiceTask):
         room = self.engine.model.config.max_position_embeddings - len(self.read.ids)
         longest = self.request.max_tokens + (LONGEST if self.talk.reasons else 0)
         limit = max(1, min(longest, room))
-        job = self.read.text_job(limit, self._choose, bool(self.left), self.job.owner)
-        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+        job = self.read.text_sequence(limit, self._choose, bool(self.left), self.job.owner)
+        self.tickets[self.host.submit_sequence(self, job)] = len(self.parts)
 
     def _draw(self) -> None:
         """Queue a picture."""
         request = self.request
         turn = PictureTurn(request.height, request.width)
         self.rows = Rows(self, self.talk.drawn, self.talk.grid(turn))
-        job = self.talk.picture_job(turn, self.job.owner)
-        self.tickets[self.host.submit_job(self, job)] = len(self.parts)
+        job = self.talk.image_sequence(turn, self.job.owner)
+        self.tickets[self.host.submit_sequence(self, job)] = len(self.parts)
 
     def _keep_picture(self, event: Event, grid: tuple[int, int]) -> None:
         """Take a picture up and tell it; a stopped one only if it has a row."""

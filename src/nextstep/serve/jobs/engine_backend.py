@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nextstep.engine.results import ENDS, Event
 from nextstep.engine.runtime_info import RuntimeInfo
-from nextstep.engine.scheduler import ENDS, Event
 from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import ImageJob
-    from nextstep.engine.text_sequence import TextJob
+    from nextstep.engine.request import Request
+    from nextstep.engine.sequence import SequenceState
     from nextstep.text.vocabulary import Vocabulary
 
 log = logging.getLogger("nextstep.serve")
@@ -90,10 +90,10 @@ class EngineBackend:
         self._worker = threading.Thread(target=self._run, name="pictures", daemon=True)
         self._worker.start()
 
-    def check(self, request: b.JobRequest) -> None:
-        """See `Backend.check`."""
+    def check(self, request: b.JobRequest) -> Request | None:
+        """See `ServiceBackend.check`."""
         if request.state:
-            return
+            return None
         engine, own = self.engine, self.engine.defaults
         base = own.edit if request.sources or request.parts else own.generate
         base.with_values(**request.settings)
@@ -104,10 +104,14 @@ class EngineBackend:
                 request.prompt, height=request.height, width=request.width, seed=request.seed,
                 **request.settings,
             )  # fmt: skip
-            job = asked.job(engine.text_tokenizer, engine.model.config.max_position_embeddings)
-            job.check(engine.model, engine.scheduler.limits.cache_bytes)
-        elif request.height is not None and request.width is not None:
+            most = engine.model.config.max_position_embeddings
+            asked.sequence(engine.text_tokenizer, most).check(
+                engine.model, engine.scheduler.limits.cache_bytes
+            )
+            return asked
+        if request.height is not None and request.width is not None:
             self.facts.sizes.grid(request.height, request.width)
+        return None
 
     def submit(self, job: b.Job) -> ServiceTask:
         """See `Backend.submit`."""
@@ -163,9 +167,9 @@ class EngineBackend:
         self._tasks[ticket] = task
         return ticket
 
-    def submit_job(self, task: ServiceTask, job: ImageJob | TextJob) -> int:
-        """See `Host.submit_job`."""
-        ticket = self.engine.submit_job(job)
+    def submit_sequence(self, task: ServiceTask, sequence: SequenceState) -> int:
+        """See `Host.submit_sequence`."""
+        ticket = self.engine.submit_sequence(sequence)
         self._tasks[ticket] = task
         return ticket
 

@@ -9,63 +9,29 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import ServiceLimits
+from nextstep.serve.jobs.live import LiveJob, Wants, Watcher, no_previews
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.records import DONE, FAILED, QUEUED, Record
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
 from nextstep.serve.jobs.store import Store
 from nextstep.serve.problems import ApiError, not_found, stopping, too_busy
 
-log = logging.getLogger("nextstep.serve")
+if TYPE_CHECKING:
+    from nextstep.engine.request import Request
 
-Wants = Callable[[int, int], b.Want]
-"""How much a watcher wants to see the picture after row k of n."""
+log = logging.getLogger("nextstep.serve")
 
 COMPUTING = "computing"
 """Name of what computes, among a store's notes and in the log."""
 NOT_KEPT = "the outcome could not be kept; the log says more"
 RETRY = 2.0
 """Seconds between tries to write what a full disk did not take."""
-
-
-def no_previews(row: int, rows: int) -> b.Want:
-    """Rows are told without pictures."""
-    return b.Want.NO
-
-
-def every_row(row: int, rows: int) -> b.Want:
-    """Every row but the last, which is the finished picture, as far as there is time."""
-    return b.Want.IF_CHEAP if row < rows else b.Want.NO
-
-
-@dataclass(eq=False)
-class _Watcher:
-    wants: Wants
-    events: asyncio.Queue[b.Event] = field(default_factory=asyncio.Queue)
-
-
-@dataclass(eq=False)
-class LiveJob:
-    """A job that is not over."""
-
-    record: Record
-    handle: b.Handle | None = None
-    watchers: set[_Watcher] = field(default_factory=set)
-    last: dict[int, b.RowDone] = field(default_factory=dict)
-    parts: list[b.PartDone] = field(default_factory=list)
-    late: asyncio.TimerHandle | None = None
-    expired: bool = False
-
-    def wants_preview(self, row: int, rows: int) -> b.Want:
-        """What the keenest watcher wants; asked by the backend's thread."""
-        wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
-        return max(wanted, default=b.Want.NO)
 
 
 class Jobs:
@@ -147,8 +113,7 @@ class Jobs:
 
     def _tell_stopping(self) -> None:
         for live in self._live.values():
-            for watcher in live.watchers:
-                watcher.events.put_nowait(b.Stopping())
+            live.forward(b.Stopping())
 
     async def close(self) -> None:
         """Let running jobs finish; the rest stays in the store for the next start."""
@@ -194,9 +159,9 @@ class Jobs:
         # Reading the text and writing the files take their time, beside everybody else's requests.
         self._coming.append(owner)
         try:
-            await asyncio.to_thread(self.backend.check, request)
+            checked = await asyncio.to_thread(self.backend.check, request)
             add = asyncio.to_thread(self.store.add, owner, request, sources, mask, state)
-            record = await asyncio.shield(asyncio.ensure_future(self._begun(add)))
+            record = await asyncio.shield(asyncio.ensure_future(self._begun(add, checked)))
         finally:
             self._coming.remove(owner)
         return record
@@ -217,13 +182,13 @@ class Jobs:
 
         return await asyncio.to_thread(keep)
 
-    async def _begun(self, added: Coroutine[Any, Any, Record]) -> Record:
+    async def _begun(self, added: Coroutine[Any, Any, Record], checked: Request | None) -> Record:
         """Begin a job once it is kept; a job that is kept is begun, whoever still waits for it."""
         record = await added
         if self.draining:
             await asyncio.to_thread(self.store.remove, record)
             raise stopping()
-        self._begin(record)
+        self._begin(record, checked)
         return record
 
     def get(self, owner: str, key: str) -> Record:
@@ -295,7 +260,7 @@ class Jobs:
         live = self._live.get(record.id)
         if live is None:
             return self._past(record)
-        watcher = _Watcher(wants)
+        watcher = Watcher(wants)
         position = self.position(live.record)
         watcher.events.put_nowait(b.Queued(position) if position else b.Started())
         past: list[b.Event] = [*live.parts, *live.last.values()]
@@ -313,7 +278,7 @@ class Jobs:
         except StorageError as error:
             yield b.Failed(str(error), code=b.STORAGE_FAILED)
 
-    async def _follow(self, live: LiveJob, watcher: _Watcher) -> AsyncIterator[b.Event]:
+    async def _follow(self, live: LiveJob, watcher: Watcher) -> AsyncIterator[b.Event]:
         try:
             while True:
                 event = await watcher.events.get()
@@ -339,7 +304,7 @@ class Jobs:
                 parts.append(b.Part(part["text"]))
         return b.Done(tuple(parts), record.usage)
 
-    def _begin(self, record: Record) -> None:
+    def _begin(self, record: Record, checked: Request | None = None) -> None:
         live = self._live[record.id] = LiveJob(record)
         assert self._loop is not None
         live.late = self._loop.call_later(self.limits.deadline, self._expire, live)
@@ -352,6 +317,7 @@ class Jobs:
             record.owner,
             lambda index, state: self.store.park(record, index, state),
             lambda index: self.store.parked(record, index),
+            checked,
         )
         try:
             live.handle = self.backend.submit(job)
@@ -388,8 +354,7 @@ class Jobs:
             live.last[event.index] = event
         if isinstance(event, b.PartDone):
             live.parts.append(event)
-        for watcher in live.watchers:
-            watcher.events.put_nowait(event)
+        live.forward(event)
         if isinstance(event, b.Started) and live.record.started is not None:
             self.metrics.waited.observe(live.record.started - live.record.created)
         if isinstance(event, b.FINAL):
@@ -402,8 +367,7 @@ class Jobs:
 
     def _tell_positions(self) -> None:
         for place, other in enumerate(self._waiting(), 1):
-            for watcher in other.watchers:
-                watcher.events.put_nowait(b.Queued(place))
+            other.forward(b.Queued(place))
 
     def _count(self, record: Record) -> None:
         self.metrics.jobs.labels(record.request.task, record.state).inc()
@@ -417,24 +381,3 @@ class Jobs:
     def _retry_after(self) -> int:
         """Seconds until some of the queue may be gone."""
         return max(1, min(30, len(self._live) // 4))
-
-
-def raise_for(event: b.Event) -> b.Done:
-    """The outcome of a job that was to be finished.
-
-    Raises:
-        ApiError: when it failed or was cancelled.
-    """
-    from nextstep.serve import problems
-
-    if isinstance(event, b.Done):
-        return event
-    if isinstance(event, b.Stopping):
-        raise stopping()
-    if isinstance(event, b.Failed):
-        if event.bad_input:
-            raise problems.bad(event.message)
-        if event.code:
-            raise problems.unavailable(event.message, event.code)
-        raise problems.failed(event.message)
-    raise ApiError(409, "the job was cancelled", code="job_cancelled")

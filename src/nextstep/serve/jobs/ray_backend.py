@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
@@ -22,6 +22,9 @@ from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.engine_backend import EngineBackend
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
 from nextstep.serve.jobs.tasks import INTERNAL
+
+if TYPE_CHECKING:
+    from nextstep.engine.request import Request
 
 log = logging.getLogger("nextstep.serve")
 
@@ -216,11 +219,12 @@ class RayBackend:
         """Leave a command for the replica that makes a job."""
         await self._board.post.remote(key, command, index)
 
-    def check(self, request: b.JobRequest) -> None:
+    def check(self, request: b.JobRequest) -> Request | None:
         """See `Backend.check`; what only the model knows is told once a replica has the job."""
         GenerationSettings().with_values(**request.settings)
         if request.height is not None and request.width is not None:
             self.facts.sizes.grid(request.height, request.width)
+        return None
 
     def submit(self, job: b.Job) -> RayHandle:
         """See `Backend.submit`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from nextstep.engine.scheduler import Event
+from nextstep.engine.results import Event
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image import masks, pictures
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.image_sequence import ImageJob
     from nextstep.engine.request import Request
-    from nextstep.engine.text_sequence import TextJob
+    from nextstep.engine.sequence import SequenceState
 
 log = logging.getLogger("nextstep.serve")
 
@@ -43,7 +42,7 @@ class TaskRunner(Protocol):
     def submit_state(self, task: ServiceTask, state: PictureState) -> int:
         """Queue a picture for a task; gives its ticket."""
 
-    def submit_job(self, task: ServiceTask, job: ImageJob | TextJob) -> int:
+    def submit_sequence(self, task: ServiceTask, sequence: SequenceState) -> int:
         """Queue a text, or a picture of a story, for a task; gives its ticket."""
 
     def running(self) -> int:
@@ -224,7 +223,7 @@ class PictureTask(ServiceTask):
         if request.state:
             return [PictureState.from_bytes(self.job.load(request.state))]
         mask = masks.read_mask(io.BytesIO(self.job.load(request.mask))) if request.mask else None
-        first = engine.request(
+        first = self.job.checked or engine.request(
             request.prompt,
             [self.open(name) for name in request.sources],
             mask=mask,
