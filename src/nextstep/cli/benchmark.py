@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import EditOptions, ModelOptions, with_groups
 
 if TYPE_CHECKING:
     from nextstep.evaluate.benchmarks.base import Benchmark
@@ -40,7 +41,9 @@ def typer_of(name: str) -> typer.Typer:
 
 
 def _generate_of(name: str) -> Callable[..., None]:
+    @with_groups
     def generate(
+        *,
         data: Annotated[
             Path, typer.Option(help="The official set, as it was published.", show_default=False)
         ],
@@ -49,7 +52,6 @@ def _generate_of(name: str) -> Callable[..., None]:
                                "interrupted is gone on with, by several processes at once if "
                                "you like.")
         ],
-        model: o.Model = "nano",
         alias: Annotated[
             str | None, typer.Option(help="Name of the model in folders and reports.")
         ] = None,
@@ -58,14 +60,7 @@ def _generate_of(name: str) -> Callable[..., None]:
                               "evaluation code; model: what the model recommends.")
         ] = "released",
         size: Annotated[int | None, typer.Option(min=16, help="Side in pixels.")] = None,
-        guidance: o.Guidance = None,
-        image_guidance: o.ImageGuidance = None,
-        solver: o.Solver = None,
-        steps: o.Steps = None,
-        shift: o.Shift = None,
-        positive: o.Positive = None,
-        negative: o.Negative = None,
-        reasoning: o.Reasoning = None,
+        drawing: EditOptions,
         seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
         limit: Annotated[
             int | None, typer.Option(min=1, help="Items at most, taken evenly over the set.")
@@ -74,33 +69,22 @@ def _generate_of(name: str) -> Callable[..., None]:
         workers: Annotated[
             int, typer.Option(min=1, help="Processes that share the set on this machine.")
         ] = 1,
-        vae: o.Vae = None,
-        adapter: o.Adapter = None,
-        adapter_scale: o.AdapterScale = 1.0,
-        dtype: o.Dtype = None,
-        quantize: o.Quantize = None,
-        device: o.Device = "cpu",
+        chosen: ModelOptions,
         as_json: o.Json = False,
     ) -> None:  # fmt: skip
         """Make the pictures of the set, in the layout that the official scorer reads."""
-        from nextstep.cli.checks import ModelOptions
-
         if preset not in PRESETS:
             raise ValueError(f"--preset is one of {', '.join(PRESETS)}, not '{preset}'")
-        named = ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
-        named.check()
+        chosen.check()
         benchmark = _benchmark(name)
         benchmark.read(data)
         from nextstep.evaluate.benchmarks import generation
 
-        pipeline = named.load()
-        changed = {
-            "guidance": guidance, "image_guidance": image_guidance, "solver": solver,
-            "steps": steps, "shift": shift, "positive_prompt": positive,
-            "negative_prompt": negative, "reasoning": reasoning,
-        }  # fmt: skip
-        settings = _settings(pipeline, preset, size, seed, batch_size, limit, changed)
-        run = generation.Run.begin(out, benchmark, data, pipeline, alias or _alias(model), settings)
+        pipeline = chosen.load()
+        settings = _settings(pipeline, preset, size, seed, batch_size, limit, drawing.settings())
+        run = generation.Run.begin(
+            out, benchmark, data, pipeline, alias or _alias(chosen.model), settings
+        )
         if not as_json:
             typer.echo(f"{benchmark.title}: {benchmark.source}, licence {benchmark.licence}")
         others = _start_others(workers - 1)

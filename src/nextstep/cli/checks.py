@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,86 +10,9 @@ from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
     import torch
-    import typer
-
-    from nextstep.pipeline import NextStepPipeline
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 SIZE = re.compile(r"([1-9]\d{0,4})(?:[xX]([1-9]\d{0,4}))?")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The options that name a model and how its weights are held.
-
-    Attributes:
-        model: folder, shipped name or hub id.
-        dtype: fp32, bf16 or fp16; None is as `NextStepPipeline.from_pretrained` chooses.
-        device: such as "cpu" or "cuda:1".
-        vae: folder of another image tokenizer.
-        adapter, adapter_scale: a LoRA adapter to merge, and how strongly.
-        quantize: format that weights are rounded to.
-    """
-
-    model: str
-    dtype: str | None = None
-    device: str = "cpu"
-    vae: Path | None = None
-    adapter: Path | None = None
-    adapter_scale: float = 1.0
-    quantize: str | None = None
-
-    def check(self) -> Path:
-        """The model's folder, once nothing that can be seen at once stands against loading it.
-
-        Raises:
-            NextStepError: for an unknown name, or a folder that is missing or has no config.
-        """
-        from nextstep.model.folder import find_folder, read_model_config, vae_folder
-        from nextstep.vae.config import read_config
-
-        check_dtype(self.dtype)
-        check_device_name(self.device)
-        check_quantize(self.quantize)
-        if self.adapter is not None and not self.adapter.expanduser().is_dir():
-            raise NextStepError(f"there is no adapter folder {self.adapter}")
-        folder = find_folder(self.model)
-        read_config(vae_folder(folder, read_model_config(folder), self.vae))
-        return folder
-
-    def load(self) -> NextStepPipeline:
-        """The pipeline that the options name.
-
-        Raises:
-            NextStepError: as `check`, or when the folder's files do not fit.
-        """
-        self.check()
-        from nextstep.pipeline import NextStepPipeline
-
-        return NextStepPipeline.from_pretrained(
-            self.model, parse_dtype(self.dtype), self.device, self.vae,
-            self.adapter, self.adapter_scale, self.quantize,
-        )  # fmt: skip
-
-    @staticmethod
-    def refuse_for_server(context: typer.Context) -> None:
-        """Refuse options that a service, which has its own model and batches, would ignore.
-
-        Args:
-            context: of the running command.
-
-        Raises:
-            NextStepError: when one of them is given.
-        """
-        given = [
-            "--" + name.replace("_", "-")
-            for name in (*ModelOptions.__dataclass_fields__, "batch_size")
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        ]
-        if given:
-            raise NextStepError(
-                f"a service has its own model and batches: leave out {' and '.join(given)}"
-            )
 
 
 def check_drawing(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import EditOptions, ModelOptions, SizeOptions, with_groups
 
 
+@with_groups
 def command(
+    *,
     context: typer.Context,
     instruction: Annotated[str, typer.Argument(help="What to change; may hold <image> tags.")],
     image: Annotated[
@@ -26,20 +29,10 @@ def command(
     ] = None,
     output: o.Output = Path("edited.png"),
     overwrite: o.Overwrite = False,
-    model: o.Model = "nano",
-    vae: o.Vae = None,
-    adapter: o.Adapter = None,
-    adapter_scale: o.AdapterScale = 1.0,
-    dtype: o.Dtype = None,
-    quantize: o.Quantize = None,
-    device: o.Device = "cpu",
-    size: o.Size = None,
-    height: o.Height = None,
-    width: o.Width = None,
+    chosen: ModelOptions,
+    size: SizeOptions,
     num_images: o.NumImages = 1,
     seed: o.Seed = 0,
-    guidance: o.Guidance = None,
-    image_guidance: o.ImageGuidance = None,
     mask_feather: Annotated[
         int | None,
         typer.Option(
@@ -49,19 +42,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    schedule: o.Schedule = None,
-    solver: o.Solver = None,
-    steps: o.Steps = None,
-    final_token_steps: o.FinalTokenSteps = None,
-    shift: o.Shift = None,
-    noise_level: o.NoiseLevel = None,
-    noise_scale: o.NoiseScale = None,
-    token_norm: o.TokenNorm = None,
-    reasoning: o.Reasoning = None,
-    jacobi_window: o.JacobiWindow = None,
-    jacobi_tolerance: o.JacobiTolerance = None,
-    positive: o.Positive = None,
-    negative: o.Negative = None,
+    drawing: EditOptions,
     batch_size: o.BatchSize = 8,
     server: o.Server = None,
     api_key: o.ApiKey = None,
@@ -77,18 +58,10 @@ def command(
     from nextstep.image.pictures import open_picture
 
     paths = report.output_paths(output, num_images, overwrite)
-    sides = checks.parse_sides(size, height, width)
-    settings: dict[str, Any] = {
-        "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,
-        "solver": solver, "steps": steps, "final_token_steps": final_token_steps, "shift": shift,
-        "noise_level": noise_level, "noise_scale": noise_scale, "token_norm": token_norm,
-        "reasoning": reasoning, "jacobi_window": jacobi_window,
-        "jacobi_tolerance": jacobi_tolerance,
-        "positive_prompt": positive, "negative_prompt": negative, "mask_feather": mask_feather,
-    }  # fmt: skip
+    sides = size.sides
+    settings = drawing.settings() | {"mask_feather": mask_feather}
     if mask is None:
         check_used("edit", settings)
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     sources = [open_picture(path) for path in image]
     marked = None if mask is None else read_mask(mask)
     if server is not None:
@@ -101,7 +74,7 @@ def command(
         )  # fmt: skip
         return
     checks.check_drawing(
-        chosen.check(), vae, sides, settings, edit=True, seed=seed, count=num_images,
+        chosen.check(), chosen.vae, sides, settings, edit=True, seed=seed, count=num_images,
         batch_size=batch_size,
     )  # fmt: skip
     begun = time.monotonic()

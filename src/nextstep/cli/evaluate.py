@@ -13,6 +13,7 @@ import typer
 
 from nextstep.cli import benchmark, reconstruction
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions
 from nextstep.evaluate.benchmarks import BENCHMARKS
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def world(
 
     Example: nextstep eval world -m nano -t drawing -n 200 -o runs/eval-nano
     """
-    from nextstep.cli import checks
-
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    chosen = ModelOptions(model, vae, adapter, adapter_scale, dtype, quantize, device)
     chosen.check()
     if answers not in WHO:
         raise ValueError(f"answers come from {', '.join(WHO)}, not from '{answers}'")
@@ -99,7 +98,9 @@ def world(
     def ask(name: str, folder: Path) -> tuple[Results, dict[str, Any]]:
         # The image tokenizer and the adapter that were named belong to the first model alone.
         own = (
-            chosen if name == model else checks.ModelOptions(name, dtype, device, quantize=quantize)
+            chosen
+            if name == model
+            else ModelOptions(name, dtype=dtype, quantize=quantize, device=device)
         )
         pipeline = own.load()
         pipeline.vocabulary = None  # questions are put as they stand

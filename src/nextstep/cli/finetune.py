@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions
 
 DATA_PANEL, TRAINING_PANEL = "Data", "Training"
 
@@ -171,7 +172,6 @@ def command(
     import json
     from dataclasses import asdict
 
-    from nextstep.cli import checks
     from nextstep.errors import NextStepError
     from nextstep.finetune.settings import FinetuneSettings
     from nextstep.model.adapter_config import AdapterConfig
@@ -183,7 +183,7 @@ def command(
         drop_text, context_noise, tuple(prompts or ()), sheets, seed, merge,
         precision, tensorboard, encoding, fit,
     )  # fmt: skip
-    checks.ModelOptions(model, device=device, vae=vae).check()
+    ModelOptions(model, device=device, vae=vae).check()
     if not data.exists():
         raise NextStepError(f"there is no folder {data}")
     host.settle()

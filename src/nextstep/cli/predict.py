@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions, StoryOptions, with_groups
 
 
+@with_groups
 def command(
+    *,
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The scene as it is.")],
     action: Annotated[
@@ -19,19 +22,9 @@ def command(
     ],
     output: o.Output = Path("next.png"),
     overwrite: o.Overwrite = False,
-    model: o.Model = "nano",
-    vae: o.Vae = None,
-    adapter: o.Adapter = None,
-    adapter_scale: o.AdapterScale = 1.0,
-    dtype: o.Dtype = None,
-    quantize: o.Quantize = None,
-    device: o.Device = "cpu",
+    chosen: ModelOptions,
     seed: o.Seed = 0,
-    guidance: o.Guidance = None,
-    image_guidance: o.ImageGuidance = None,
-    schedule: o.Schedule = None,
-    solver: o.Solver = None,
-    steps: o.Steps = None,
+    drawing: StoryOptions,
     server: o.Server = None,
     api_key: o.ApiKey = None,
     as_json: o.Json = False,
@@ -45,18 +38,14 @@ def command(
 
     paths = report.output_paths(output, len(action), overwrite)
     scene = open_picture(image)
-    settings = {
-        "guidance": guidance, "image_guidance": image_guidance, "schedule": schedule,
-        "solver": solver, "steps": steps,
-    }  # fmt: skip
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
+    settings = drawing.settings()
     if server is not None:
         from nextstep.cli import remote
 
         chosen.refuse_for_server(context)
         remote.predict(server, api_key, image, action, paths, as_json, seed=seed, **settings)
         return
-    checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=True, seed=seed)
+    checks.check_drawing(chosen.check(), chosen.vae, (None, None), settings, edit=True, seed=seed)
     begun = time.monotonic()
     pipeline = chosen.load()
     loaded = time.monotonic()

@@ -9,21 +9,18 @@ from typing import Annotated
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions, with_groups
 
 
+@with_groups
 def command(
+    *,
     context: typer.Context,
     image: Annotated[list[Path], typer.Argument(help="Picture; several are read in order.")],
     question: Annotated[
         str, typer.Option("--question", "-q", help="Asked after the pictures; none: describe.")
     ] = "",
-    model: o.Model = "nano",
-    vae: o.Vae = None,
-    adapter: o.Adapter = None,
-    adapter_scale: o.AdapterScale = 1.0,
-    dtype: o.Dtype = None,
-    quantize: o.Quantize = None,
-    device: o.Device = "cpu",
+    chosen: ModelOptions,
     max_tokens: o.MaxTokens = 64,
     server: o.Server = None,
     api_key: o.ApiKey = None,
@@ -33,10 +30,9 @@ def command(
 
     Example: nextstep read scene.png -q "how many apples are there?"
     """
-    from nextstep.cli import checks, report
+    from nextstep.cli import report
     from nextstep.image.pictures import open_picture
 
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     pictures = [open_picture(path) for path in image]
     if server is not None:
         from nextstep.cli import remote

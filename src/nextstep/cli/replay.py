@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions
 
 if TYPE_CHECKING:
     from nextstep.engine.results import GeneratedPicture
@@ -93,11 +94,10 @@ def _made_again(
     adapter: Path | None,
     device: str,
 ) -> GeneratedPicture:
-    from nextstep.cli import checks
     from nextstep.engine.metadata import read_record
 
     record = read_record(file)
-    checks.ModelOptions(model, device=device, vae=vae, adapter=adapter).check()
+    ModelOptions(model, device=device, vae=vae, adapter=adapter).check()
     from nextstep.engine.reproduce import check_record, record_dtype, replay
     from nextstep.pipeline import NextStepPipeline
 

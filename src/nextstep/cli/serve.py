@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions, with_groups
 
 if TYPE_CHECKING:
     from nextstep.pipeline import NextStepPipeline
     from nextstep.serve.jobs.engine_backend import EngineBackend
+    from nextstep.serve.jobs.limits import ServiceLimits
     from nextstep.serve.jobs.ray_backend import RayBackend
 
 LIMITS, RAY = "Limits", "Several machines"
@@ -79,50 +81,60 @@ Replicas = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """How much is accepted, for how long, and what is kept."""
+
+    queue: Queue = 64
+    per_key: PerKey = 16
+    deadline: Deadline = 600
+    keep: Keep = 1000
+    grace: Grace = 20
+    picture_pixels: PicturePixels = 250_000_000
+    decoded_pixels: DecodedPixels = 64_000_000
+
+    def limits(self) -> ServiceLimits:
+        """The same for the service."""
+        from nextstep.serve.jobs.limits import ServiceLimits
+
+        return ServiceLimits(**{**asdict(self), "per_key": min(self.per_key, self.queue)})
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Whether the pictures are made on a Ray cluster, and by what there."""
+
+    ray: Ray = False
+    replicas: Replicas = "1"
+    replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1
+    replica_gpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 0
+
+
+@with_groups
 def command(
-    model: o.Model = "nano",
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
     folder: Folder = Path("runs/serve"),
     ephemeral: Ephemeral = False,
     keys: Annotated[Path | None, typer.Option(help="File of API keys (their hashes).")] = None,
     new_key: NewKey = None,
-    queue: Queue = 64,
-    per_key: PerKey = 16,
-    deadline: Deadline = 600,
-    keep: Keep = 1000,
-    grace: Grace = 20,
-    picture_pixels: PicturePixels = 250_000_000,
-    decoded_pixels: DecodedPixels = 64_000_000,
+    limit: LimitOptions,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 8,
     preview_share: PreviewShare = 0.03,
-    ray: Ray = False,
-    replicas: Replicas = "1",
-    replica_cpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 1,
-    replica_gpus: Annotated[float, typer.Option(min=0, rich_help_panel=RAY)] = 0,
+    cluster: RayOptions,
     served_model_name: ServedName = None,
     cors_origin: Origins = None,
     root_path: RootPath = "",
-    vae: o.Vae = None,
-    adapter: o.Adapter = None,
-    adapter_scale: o.AdapterScale = 1.0,
-    dtype: o.Dtype = None,
-    quantize: o.Quantize = None,
-    device: o.Device = "cpu",
+    chosen: ModelOptions,
 ) -> None:
     """Serve pictures over HTTP: OpenAI's image and chat endpoints, and jobs with live rows.
 
     Example: nextstep serve --model nano --port 8000
     """
-    from nextstep.cli import checks
     from nextstep.errors import NextStepError
     from nextstep.recipe.host import settle
-    from nextstep.serve.jobs.limits import (
-        ServiceLimits,
-        check_binding,
-        checked_origin,
-        checked_root,
-    )
+    from nextstep.serve.jobs.limits import check_binding, checked_origin, checked_root
     from nextstep.serve.jobs.store import Store
 
     if new_key is not None:
@@ -133,52 +145,35 @@ def command(
         typer.echo(add_key(keys, new_key))
         return
     check_binding(host, keys)
-    counts = parse_replicas(replicas)
+    counts = parse_replicas(cluster.replicas)
     aliases, origins = served_model_name or [], [checked_origin(one) for one in cors_origin or []]
     checked_root(root_path)
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     chosen.check()
-    limits = ServiceLimits(
-        queue=queue,
-        per_key=min(per_key, queue),
-        deadline=deadline,
-        keep=keep,
-        grace=grace,
-        picture_pixels=picture_pixels,
-        decoded_pixels=decoded_pixels,
-    )
+    limits = limit.limits()
     # Before the model is loaded, which takes minutes for a large one.
     store = Store(None if ephemeral else folder, limits.keep)
     # Every length of prompt is a new shape, whose kernels are kept; see there.
     settle()
     from nextstep.serve.api import server
 
-    name = served_name(model, adapter)
-    load = chosen.load
-    if ray:
-        backend = _on_ray(partial(_replica, load, name, batch_size, preview_share), counts,
-                          batch_size, replica_cpus, replica_gpus)  # fmt: skip
+    name = served_name(chosen.model, chosen.adapter)
+    address = f"http://{host}:{port}"
+    if cluster.ray:
+        make = partial(_replica, chosen.load, name, batch_size, preview_share)
+        backend = _on_ray(make, counts, batch_size, cluster.replica_cpus, cluster.replica_gpus)
         app = server.app_around(backend, store, keys, limits, None, aliases, origins)
-        typer.echo(f"serving {name} at http://{host}:{port} with replicas {replicas}", err=True)
+        typer.echo(f"serving {name} at {address} with replicas {cluster.replicas}", err=True)
         try:
-            server.serve(app, host, port, keys, grace, root_path)
+            server.serve(app, host, port, keys, limits.grace, root_path)
         finally:
             _leave_ray()
         return
-    pipeline = load()
     app = server.build_app(
-        pipeline,
-        name,
-        store,
-        keys,
-        limits,
-        batch_size,
-        preview_share=preview_share,
-        aliases=aliases,
-        origins=origins,
-    )
-    typer.echo(f"serving {name} at http://{host}:{port}", err=True)
-    server.serve(app, host, port, keys, grace, root_path)
+        chosen.load(), name, store, keys, limits, batch_size, preview_share=preview_share,
+        aliases=aliases, origins=origins,
+    )  # fmt: skip
+    typer.echo(f"serving {name} at {address}", err=True)
+    server.serve(app, host, port, keys, limits.grace, root_path)
 
 
 def served_name(model: str, adapter: Path | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstep.cli import options as o
+from nextstep.cli.groups import ModelOptions, StoryOptions, with_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from nextstep.engine.results import GeneratedPicture
 
 
+@with_groups
 def command(
+    *,
     context: typer.Context,
     text: Annotated[
         str, typer.Argument(help="How it begins; <image> tags place the pictures given with -i.")
@@ -27,23 +30,14 @@ def command(
     ] = None,
     output: o.Output = Path("story.png"),
     overwrite: o.Overwrite = False,
-    model: o.Model = "nano",
-    vae: o.Vae = None,
-    adapter: o.Adapter = None,
-    adapter_scale: o.AdapterScale = 1.0,
-    dtype: o.Dtype = None,
-    quantize: o.Quantize = None,
-    device: o.Device = "cpu",
+    chosen: ModelOptions,
     max_pictures: Annotated[
         int, typer.Option(min=1, help="Most pictures to draw.", rich_help_panel=o.SAMPLING_PANEL)
     ] = 4,
     max_tokens: o.MaxTokens = 64,
     temperature: o.Temperature = 0.0,
     seed: o.Seed = 0,
-    guidance: o.Guidance = None,
-    image_guidance: o.ImageGuidance = None,
-    solver: o.Solver = None,
-    steps: o.Steps = None,
+    drawing: StoryOptions,
     server: o.Server = None,
     api_key: o.ApiKey = None,
     as_json: o.Json = False,
@@ -64,16 +58,13 @@ def command(
     tagged = text if "<image" in text else "<image>" * len(pictures) + text
     # The grammar checks tags against pictures; the grids only say which picture stands where.
     order = interleaved(tagged, [(1, number + 1) for number in range(len(pictures))])
-    settings = {
-        "guidance": guidance, "image_guidance": image_guidance, "solver": solver, "steps": steps,
-    }  # fmt: skip
+    settings = drawing.settings()
     asked: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "seed": seed,
         **settings,
     }
-    chosen = checks.ModelOptions(model, dtype, device, vae, adapter, adapter_scale, quantize)
     if server is not None:
         from nextstep.cli import remote
 
@@ -84,7 +75,9 @@ def command(
         )
         _say(told_by_service, paths, as_json)
         return
-    checks.check_drawing(chosen.check(), vae, (None, None), settings, edit=bool(files), seed=seed)
+    checks.check_drawing(
+        chosen.check(), chosen.vae, (None, None), settings, edit=bool(files), seed=seed
+    )
     parts = [p.text if isinstance(p, Text) else pictures[p.grid[1] - 1] for p in order]
     pipeline = chosen.load()
     report.say_read_size(pipeline, files, pictures)
