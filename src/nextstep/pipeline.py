@@ -187,14 +187,11 @@ class NextStepPipeline:
 
         Args:
             image: one source, or several, as `image.pictures.open_picture` takes them; all
-                instructions share them. They are resized so that
-                their area is at most the model's own, and their sides reach no further than its
-                learned positions, keeping the shape; see `source_limits`.
+                instructions share them. They are resized, keeping the shape, see `source_limits`.
             instruction: one or several; may place the sources with `<image>` or `<image_n>` tags,
                 which otherwise come first.
-            mask: where the first source may change: the transparent pixels of a picture of its
-                size, or the light ones of one without transparency. Image tokens that it does not
-                touch are kept, and pixels outside it stay what they are.
+            mask: where the first source may change, see `image.masks.read_mask`. Image tokens that
+                it does not touch are kept, and pixels outside it stay what they are.
             height, width: of the result; default the first source's size after resizing.
             num_images, seed, batch_size, on_progress, noise, **settings: as in `generate`.
 
@@ -299,7 +296,7 @@ class NextStepPipeline:
 
     @property
     def source_limits(self) -> SourceLimits:
-        """What source pictures are resized to."""
+        """What source pictures are resized to: the model's own area, its learned positions."""
         return SourceLimits.of(self.model.config, self.image_tokenizer, self.defaults)
 
     def conversation(self, seed: int = 0, **settings: Any) -> Conversation:

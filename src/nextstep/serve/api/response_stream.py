@@ -19,8 +19,7 @@ from nextstep.serve.api.response_answer import (
 )
 from nextstep.serve.api.streams import event
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.manager import raise_for
-from nextstep.serve.problems import ApiError
+from nextstep.serve.problems import ApiError, raise_for
 
 
 class ResponseStream:

@@ -21,9 +21,8 @@ from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream
 from nextstep.serve.api.uploads import bytes_of_uri
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.manager import raise_for
 from nextstep.serve.jobs.records import CANCELLED, DONE, FAILED, QUEUED, Record
-from nextstep.serve.problems import RESPONSE_ID, bad
+from nextstep.serve.problems import RESPONSE_ID, bad, raise_for
 
 router = APIRouter(prefix="/v1/responses", tags=["OpenAI"])
 ResponseId = Annotated[str, Path(pattern=RESPONSE_ID, description="As `POST /v1/responses` gave.")]

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nextstep.image.png import is_whole_png
+from nextstep.image.formats import is_whole_png
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs import salvage
 from nextstep.serve.jobs.records import (
