@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextstep.flow.grid import shift_time, uniform_grid, v1_grid
 from nextstep.flow.multistep import adams_bashforth, steps_of, table_length
+from nextstep.flow.path import shift_time, uniform_grid, v1_grid
 from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times, solve
 
 DETERMINISTIC = ("ode", "midpoint", "heun", "ab2", "multistep")

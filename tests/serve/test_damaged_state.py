@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from nextstep.image.png import is_whole_png
+from nextstep.image.formats import is_whole_png
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.store import Store
 from tests.serve.conftest import Running, data_uri, picture_bytes, running

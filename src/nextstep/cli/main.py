@@ -6,7 +6,10 @@ NEXTSTEP_TRACEBACK=1 to see where an error came from.
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import json
 import os
 import sys
 import warnings
@@ -36,7 +39,6 @@ from nextstep.cli import (
     train,
     world,
 )
-from nextstep.cli.console import show_anything
 from nextstep.errors import printable
 from nextstep.utils import old_names
 
@@ -119,7 +121,7 @@ def options(
 
 def run() -> None:
     """Entry point: errors become one sentence and an exit status."""
-    show_anything()
+    _show_anything()
     # Only how a warning reads: which of our lines it came from helps nobody.
     warnings.formatwarning = lambda message, *_, **__: f"nextstep: warning: {message}\n"
     try:
@@ -155,3 +157,20 @@ def _leave(error: BaseException, message: str, status: int) -> None:
     # A message may hold what a foreign file says.
     typer.echo(f"nextstep: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)
+
+
+def _show_anything() -> None:
+    """Let standard output and errors escape what their encoding lacks.
+
+    Escapes are those of JSON, so what `--json` prints stays JSON.
+    """
+    codecs.register_error("nextstep.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nextstep.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end

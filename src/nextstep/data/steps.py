@@ -6,6 +6,7 @@ It lies below both, because neither may know the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,3 +47,32 @@ class BatchSource(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
+
+
+class StepStream:
+    """Takes steps from a source, and makes the next one while this one is trained.
+
+    Args:
+        batches: the source.
+        ahead: whether to make the next step in a thread.
+    """
+
+    def __init__(self, batches: BatchSource, ahead: bool = True) -> None:
+        self.batches, self.ahead = batches, ahead
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.pending: Future[Step] | None = None
+
+    def take(self, more: bool = True) -> Step:
+        """The next step; `more` says whether another one will be asked for."""
+        pending, self.pending = self.pending, None
+        step = pending.result() if pending else self.batches.next_step()
+        if self.ahead and more:
+            self.pending = self.pool.submit(self.batches.next_step)
+        return step
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on elsewhere; a step that was made ahead is dropped."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+        self.batches.load_state_dict(state)

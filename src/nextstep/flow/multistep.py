@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from nextstep.errors import NextStepError
-from nextstep.flow.grid import uniform_grid
+from nextstep.flow.path import uniform_grid
 
 Table = tuple[float, ...]
 MAX_STEPS = 256

@@ -29,9 +29,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from nextstep.flow import multistep
-from nextstep.flow.grid import V1_LAST_TIME, uniform_grid, v1_grid
 from nextstep.flow.multistep import Table
-from nextstep.flow.path import predicted_data, predicted_noise
+from nextstep.flow.path import V1_LAST_TIME, predicted_data, predicted_noise, uniform_grid, v1_grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import cache
 
 FORMATS = (
@@ -24,6 +25,8 @@ UNREAD_ENDINGS = {
 HEIF_MISSING = "HEIC pictures need pillow-heif: pip install 'open-nextstep[heif]'"
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @cache
@@ -64,3 +67,24 @@ def unread_by_content(head: bytes) -> str:
     if head.startswith(_JXL_STARTS):
         return "JPEG XL is not read; save it as PNG or JPEG"
     return ""
+
+
+def is_whole_png(data: bytes) -> bool:
+    """Whether a file is a PNG from its first to its last byte, with every checksum right.
+
+    The format has a checksum a chunk (PNG specification, third edition, section 5).
+    """
+    if not data.startswith(PNG_SIGNATURE):
+        return False
+    place, name, first = len(PNG_SIGNATURE), b"", True
+    while place + 12 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        name, end = data[place + 4 : place + 8], place + 8 + size
+        if first and name != b"IHDR":
+            return False
+        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        place, first = end + 4, False
+        if name == b"IEND":
+            break
+    return name == b"IEND" and place == len(data)

@@ -23,8 +23,6 @@ from nextstep.recipe.run_schema import (
 )
 from nextstep.recipe.section import Count, Positive, Section, Weight
 
-SEQUENCE_STAGES = ("pretrain", "anneal", "sft", "dpo", "rl", "distill")
-"""Stages that train the transformer on sequences."""
 Stage = Literal["tokenizer", "pretrain", "anneal", "sft", "dpo", "rl", "distill"]
 OWN_SECTIONS = {
     "preference": ("dpo",), "policy": ("rl",), "rollouts": ("rl",), "distillation": ("distill",),

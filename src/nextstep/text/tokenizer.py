@@ -10,12 +10,36 @@ from typing import TYPE_CHECKING
 
 from nextstep.config import NextStepConfig
 from nextstep.errors import ModelFileError
-from nextstep.text import special
 from nextstep.utils.files import check_plain, read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
+
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "[PAD]"
+IMAGE_AREA = "<|image_area|>"
+BEGIN_OF_IMAGE = "<|begin_of_image|>"
+END_OF_IMAGE = "<|end_of_image|>"
+IMAGE_PLACEHOLDER = "<|image_placeholder|>"
+
+ADDED_TOKENS: tuple[str, ...] = (
+    PAD,
+    IMAGE_AREA,
+    BEGIN_OF_IMAGE,
+    END_OF_IMAGE,
+    IMAGE_PLACEHOLDER,
+    "<|begin_of_prompt_refinement|>",
+    "<|end_of_prompt_refinement|>",
+    "<|begin_of_thinking|>",
+    "<|end_of_thinking|>",
+    "<|beginoftext|>",
+)
+"""Ids 151665 to 151674 in the released models; the last came with 1.1."""
+
+QWEN_TEXT_VOCABULARY = 151665
+"""Ids of Qwen2.5's own text and special tokens; the added tokens follow."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,7 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         """A byte-level BPE in the Qwen2.5 form (single digits) over `texts`.
 
-        The special tokens take the first ids: end of text 0, then `special.ADDED_TOKENS`.
+        The special tokens take the first ids: end of text 0, then `ADDED_TOKENS`.
         """
         from tokenizers.models import BPE
         from tokenizers.pre_tokenizers import ByteLevel
@@ -79,7 +103,7 @@ class TextTokenizer:
         tokenizer = byte_level(BPE())
         trainer = BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[special.END_OF_TEXT, *special.ADDED_TOKENS],
+            special_tokens=[END_OF_TEXT, *ADDED_TOKENS],
             initial_alphabet=ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -92,18 +116,18 @@ class TextTokenizer:
         Raises:
             ValueError: when they would not land there.
         """
-        if self.backend.token_to_id(special.IMAGE_AREA) is not None:
+        if self.backend.token_to_id(IMAGE_AREA) is not None:
             return
-        filler = special.QWEN_TEXT_VOCABULARY - self.backend.get_vocab_size(with_added_tokens=True)
+        filler = QWEN_TEXT_VOCABULARY - self.backend.get_vocab_size(with_added_tokens=True)
         if filler > 0:
             # Tokens only Qwen2.5 has; a Qwen2 vocabulary gets unused ones in their place.
             self.backend.add_special_tokens([f"<|unused_{i}|>" for i in range(filler)])
-        self.backend.add_special_tokens(list(special.ADDED_TOKENS))
-        found = self.backend.token_to_id(special.PAD)
-        if found != special.QWEN_TEXT_VOCABULARY:
+        self.backend.add_special_tokens(list(ADDED_TOKENS))
+        found = self.backend.token_to_id(PAD)
+        if found != QWEN_TEXT_VOCABULARY:
             raise ValueError(
-                f"the vocabulary is not Qwen2's: {special.PAD} would get id {found}, "
-                f"not {special.QWEN_TEXT_VOCABULARY}"
+                f"the vocabulary is not Qwen2's: {PAD} would get id {found}, "
+                f"not {QWEN_TEXT_VOCABULARY}"
             )
 
     @cached_property
@@ -114,12 +138,12 @@ class TextTokenizer:
             ValueError: naming a token that the vocabulary lacks.
         """
         return SpecialIds(
-            eos=self._id(special.END_OF_TEXT),
-            pad=self._id(special.PAD),
-            image_area=self._id(special.IMAGE_AREA),
-            begin_of_image=self._id(special.BEGIN_OF_IMAGE),
-            end_of_image=self._id(special.END_OF_IMAGE),
-            image_placeholder=self._id(special.IMAGE_PLACEHOLDER),
+            eos=self._id(END_OF_TEXT),
+            pad=self._id(PAD),
+            image_area=self._id(IMAGE_AREA),
+            begin_of_image=self._id(BEGIN_OF_IMAGE),
+            end_of_image=self._id(END_OF_IMAGE),
+            image_placeholder=self._id(IMAGE_PLACEHOLDER),
         )
 
     def _id(self, token: str) -> int:
@@ -178,8 +202,8 @@ class TextTokenizer:
             }
             for number, token in sorted(self.backend.get_added_tokens_decoder().items())
         }  # fmt: skip
-        names = {"eos_token": special.END_OF_TEXT, "pad_token": special.PAD}
-        others = [t for t in special.ADDED_TOKENS if t != special.PAD]
+        names = {"eos_token": END_OF_TEXT, "pad_token": PAD}
+        others = [t for t in ADDED_TOKENS if t != PAD]
         extra = [t for t in others if self.backend.token_to_id(t) is not None]
         names_and_extra = {**names, "additional_special_tokens": extra}
         config = {

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nextstep.data.steps import StepStream
 from nextstep.errors import NextStepError
 from nextstep.model.precision import DTYPES, explained, matmul_rate, warn_if_slow
 from nextstep.train import state
@@ -47,7 +48,6 @@ from nextstep.train.parallel import (
     shard,
 )
 from nextstep.train.step import Stepper
-from nextstep.train.step_stream import StepStream
 from nextstep.train.stop_signals import StopSignals
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.flow.grid import uniform_grid
-from nextstep.flow.path import interpolate, target_velocity
+from nextstep.flow.path import interpolate, target_velocity, uniform_grid
 from nextstep.flow.solvers import STEP_RULES, SolverSettings, solve
 from nextstep.model.flow_head import FlowHead
 from nextstep.train.objectives.policy import (

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nextstep.config import NextStepConfig
 from nextstep.data.batch import Picture, SequenceBatch
 from nextstep.data.documents import Document
-from nextstep.flow.grid import uniform_grid
+from nextstep.flow.path import uniform_grid
 from nextstep.flow.solvers import STEP_RULES, SolverSettings, solve
 from nextstep.model.nextstep import NextStepModel
 from nextstep.train.objectives.policy import (
