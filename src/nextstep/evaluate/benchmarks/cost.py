@@ -73,7 +73,7 @@ PAPER = ("geneval", "genai-bench", "dpg-bench", "oneig", "wise", "gedit", "imged
 
 
 @dataclass(frozen=True)
-class Cost:
+class BenchmarkCost:
     """What one benchmark takes.
 
     Attributes:
@@ -135,7 +135,7 @@ def parameters(config: NextStepConfig) -> int:
 def cost_of(
     name: str, config: NextStepConfig, device: Device, size: int = 256, steps: int = 28,
     batch: int = 8, devices: int = 1, prices: Mapping[str, tuple[float, float]] = PRICES,
-) -> Cost:  # fmt: skip
+) -> BenchmarkCost:  # fmt: skip
     """What a benchmark takes with a model.
 
     Args:
@@ -171,4 +171,4 @@ def cost_of(
     if what.calls:
         asked, answered = prices[what.judge]
         dollars = what.calls * (what.question * asked + what.answer * answered) / 1e6
-    return Cost(name, pictures, hours, what.judge, what.calls, dollars)
+    return BenchmarkCost(name, pictures, hours, what.judge, what.calls, dollars)

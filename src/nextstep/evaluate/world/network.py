@@ -50,7 +50,7 @@ def labels() -> tuple[str, ...]:
     return tuple(world_objects())
 
 
-class Unit(nn.Module):
+class ConvUnit(nn.Module):
     """Convolution, batch norm while training, ReLU if wanted."""
 
     def __init__(
@@ -72,7 +72,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first, self.second = Unit(channels, channels), Unit(channels, channels, act=False)
+        self.first = ConvUnit(channels, channels)
+        self.second = ConvUnit(channels, channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> the same shape."""
@@ -99,13 +100,13 @@ class DetectorNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # One wide step to a quarter of the sides: maps of half of them would cost the most time.
-        self.quarter = nn.Sequential(Unit(3, 64, kernel=7, stride=4), ConvBlock(64))
+        self.quarter = nn.Sequential(ConvUnit(3, 64, kernel=7, stride=4), ConvBlock(64))
         self.eighth = nn.Sequential(
-            Unit(64, 128, stride=2), ConvBlock(128), ConvBlock(128), ConvBlock(128)
+            ConvUnit(64, 128, stride=2), ConvBlock(128), ConvBlock(128), ConvBlock(128)
         )
-        self.sixteenth = nn.Sequential(Unit(128, 160, stride=2), ConvBlock(160), ConvBlock(160))
-        self.across = Unit(160, 128, kernel=1, act=False)
-        self.joined = nn.Sequential(ConvBlock(128), Unit(128, 192))
+        self.sixteenth = nn.Sequential(ConvUnit(128, 160, stride=2), ConvBlock(160), ConvBlock(160))
+        self.across = ConvUnit(160, 128, kernel=1, act=False)
+        self.joined = nn.Sequential(ConvBlock(128), ConvUnit(128, 192))
         self.parts = nn.Conv2d(192, sum(self.PARTS.values()), 1)
         self.name = nn.Conv2d(192, THINGS + 1, 1)
 
@@ -126,9 +127,9 @@ class SignReader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            Unit(1, 32, stride=2), Unit(32, 64), Unit(64, 64, stride=2), ConvBlock(64),
+            ConvUnit(1, 32, stride=2), ConvUnit(32, 64), ConvUnit(64, 64, stride=2), ConvBlock(64),
             ConvBlock(64),
-            Unit(64, 96), nn.MaxPool2d((2, 1)), ConvBlock(96),
+            ConvUnit(64, 96), nn.MaxPool2d((2, 1)), ConvBlock(96),
         )  # fmt: skip
         self.column = nn.Conv2d(96, 160, (SIGN_HEIGHT // 8, 3), padding=(0, 1))
         self.letter = nn.Conv1d(160, len(ALPHABET) + 1, 3, padding=1)
@@ -143,7 +144,7 @@ class SignReader(nn.Module):
 def with_norms(network: nn.Module) -> None:
     """Give every unit the batch norm it is trained with."""
     for unit in network.modules():
-        if isinstance(unit, Unit):
+        if isinstance(unit, ConvUnit):
             unit.norm = nn.BatchNorm2d(unit.conv.out_channels)
 
 
@@ -151,7 +152,7 @@ def with_norms(network: nn.Module) -> None:
 def fold_norms(network: nn.Module) -> None:
     """Put every unit's batch norm into its convolution, as it stands after training."""
     for unit in network.modules():
-        if isinstance(unit, Unit) and isinstance(unit.norm, nn.BatchNorm2d):
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             norm, conv = unit.norm, unit.conv
             assert norm.running_var is not None and norm.running_mean is not None
             assert conv.bias is not None

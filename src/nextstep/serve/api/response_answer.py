@@ -18,7 +18,7 @@ _PLAIN = s.ImageTool(type="image_generation")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ResponseAnswer:
     """An answer and what it answers.
 
     Attributes:
@@ -42,7 +42,7 @@ class Answer:
         return self.record.request.task != b.CHAT
 
 
-async def partial(answer: Answer, picture: Any) -> dict[str, Any]:
+async def partial(answer: ResponseAnswer, picture: Any) -> dict[str, Any]:
     """A picture that is being drawn, as its event tells it."""
     png = await run_in_threadpool(png_of, picture)
     form, quality = _form(answer.tool)
@@ -55,12 +55,12 @@ async def partial(answer: Answer, picture: Any) -> dict[str, Any]:
     }
 
 
-def item_id(answer: Answer) -> str:
+def item_id(answer: ResponseAnswer) -> str:
     """Of its one item."""
     return f"{CALL if answer.picture else MESSAGE}{answer.record.id}"
 
 
-def begun(answer: Answer) -> dict[str, Any]:
+def begun(answer: ResponseAnswer) -> dict[str, Any]:
     """The item of an answer before there is anything of it."""
     if answer.picture:
         return {"type": "image_generation_call", "id": item_id(answer), "status": "in_progress",
@@ -68,7 +68,7 @@ def begun(answer: Answer) -> dict[str, Any]:
     return {**_message(answer, "in_progress"), "content": []}
 
 
-def _message(answer: Answer, status: str) -> dict[str, Any]:
+def _message(answer: ResponseAnswer, status: str) -> dict[str, Any]:
     return {"type": "message", "id": item_id(answer), "role": "assistant", "status": status}
 
 
@@ -77,7 +77,7 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-async def item(answer: Answer, parts: tuple[b.Part, ...]) -> dict[str, Any]:
+async def item(answer: ResponseAnswer, parts: tuple[b.Part, ...]) -> dict[str, Any]:
     """The finished item of an answer."""
     if not answer.picture:
         text = "".join(part.text for part in parts)
@@ -106,7 +106,7 @@ def _form(tool: s.ImageTool) -> tuple[str, int]:
 
 
 def response(
-    answer: Answer,
+    answer: ResponseAnswer,
     status: str,
     output: list[dict[str, Any]],
     used: b.Usage | None = None,
@@ -154,7 +154,7 @@ def _usage(used: b.Usage) -> dict[str, Any]:
     }
 
 
-def forget_unkept(answer: Answer) -> None:
+def forget_unkept(answer: ResponseAnswer) -> None:
     """Remove an answer that is not to be stored, once it is sent."""
     if answer.body is not None and answer.body.store is False:
         answer.service.jobs.forget(answer.record)

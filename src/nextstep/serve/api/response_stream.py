@@ -8,7 +8,7 @@ from typing import Any
 
 from nextstep.serve.api.images import evenly
 from nextstep.serve.api.response_answer import (
-    Answer,
+    ResponseAnswer,
     begun,
     forget_unkept,
     item,
@@ -29,7 +29,7 @@ class ResponseStream:
         answer: that is told.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ResponseAnswer) -> None:
         self.answer = answer
         self.wants = evenly(answer.tool.partial_images)
         self._place = {"output_index": 0, "item_id": item_id(answer)}

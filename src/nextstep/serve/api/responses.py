@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 
 from nextstep.serve.api import response_schema as s
-from nextstep.serve.api.response_answer import Answer, forget_unkept, item
+from nextstep.serve.api.response_answer import ResponseAnswer, forget_unkept, item
 from nextstep.serve.api.response_answer import response as shape
 from nextstep.serve.api.response_input import Input, draws, read_input, response_job
 from nextstep.serve.api.response_stream import ResponseStream
@@ -43,7 +43,7 @@ async def create(body: s.ResponseRequest, request: Request) -> Any:
         record = await _picture_job(service, request, body, given)
     else:
         record = await _text_job(service, request, body, given)
-    answer = Answer(service, record, body)
+    answer = ResponseAnswer(service, record, body)
     if body.stream:
         stream = ResponseStream(answer)
         return EventStream(stream.events(service.jobs.watch(record, stream.wants)))
@@ -57,7 +57,7 @@ async def create(body: s.ResponseRequest, request: Request) -> Any:
 async def fetch(response: ResponseId, request: Request) -> Any:
     """An answer as it stands; its picture comes as PNG."""
     service = service_of(request)
-    answer = Answer(service, response_job(service, request, response))
+    answer = ResponseAnswer(service, response_job(service, request, response))
     end = await run_in_threadpool(service.jobs.outcome, answer.record)
     if isinstance(end, b.Done):
         return shape(answer, "completed", [await item(answer, end.parts)], end.usage)

@@ -12,7 +12,7 @@ from nextstep.engine.chat.conversation import Conversation, PictureTurn
 from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.text_sampling import Choose, text_choice
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.tasks import Rows, ServiceTask, TaskRunner
+from nextstep.serve.jobs.tasks import RowReporter, ServiceTask, TaskRunner
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
@@ -29,7 +29,7 @@ class ChatTask(ServiceTask):
         self.parts: list[b.Part] = []
         self.left = self.request.draws
         self.usage = [0, 0, 0, 0]
-        self.rows: Rows | None = None
+        self.rows: RowReporter | None = None
         self.decoding = 0
         self.stopped = self.ended = False
         self._choose: Choose | None = None
@@ -126,7 +126,7 @@ class ChatTask(ServiceTask):
         """Queue a picture."""
         request = self.request
         turn = PictureTurn(request.height, request.width)
-        self.rows = Rows(self, self.talk.drawn, self.talk.grid(turn))
+        self.rows = RowReporter(self, self.talk.drawn, self.talk.grid(turn))
         job = self.talk.image_sequence(turn, self.job.owner)
         self.tickets[self.host.submit_sequence(self, job)] = len(self.parts)
 

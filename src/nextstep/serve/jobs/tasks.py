@@ -170,7 +170,7 @@ class ServiceTask(ABC):
         return len(self.host.engine.text_tokenizer.encode(text))
 
 
-class Rows:
+class RowReporter:
     """Rows of one picture, told as they come."""
 
     def __init__(self, task: ServiceTask, index: int, grid: tuple[int, int]) -> None:
@@ -198,7 +198,7 @@ class PictureTask(ServiceTask):
     def __init__(self, host: TaskRunner, job: b.Job) -> None:
         super().__init__(host, job)
         self.states: list[PictureState] = []
-        self.rows: list[Rows] = []
+        self.rows: list[RowReporter] = []
         self.parts: dict[int, b.Part | None] = {}
         self.decoding = 0
 
@@ -208,7 +208,7 @@ class PictureTask(ServiceTask):
             state = self._parked(index, fresh)
             request = replace(state.request, client=self.job.owner)
             self.states.append(replace(state, request=request))
-            self.rows.append(Rows(self, index, request.grid))
+            self.rows.append(RowReporter(self, index, request.grid))
             self.rows[-1].told = state.rows
 
     def begin(self) -> None:
