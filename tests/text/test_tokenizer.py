@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from nextstep.config import NextStepConfig
-from nextstep.text import special
+from nextstep.text import tokenizer as special
 from nextstep.text.tokenizer import TextTokenizer
 
 
