@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
+from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.engine.settings import ModelDefaults
-from nextstep.model.pretrained import Parts, save_parts
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.server import build_app
 from tests.serve.conftest import Running, running

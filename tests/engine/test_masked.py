@@ -17,7 +17,6 @@ from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image.masks import feathered, fit_mask, read_mask, touched
-from nextstep.engine.pretrained import Parts
 from nextstep.pipeline import NextStepPipeline
 from tests.cli.test_commands import nextstep
 from tests.engine.reference import reference_tokens

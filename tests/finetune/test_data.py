@@ -15,6 +15,7 @@ from nextstep.data.documents import SampleError
 from nextstep.data.shard_writer import RawSample
 from nextstep.data.shards import ShardSet
 from nextstep.data.sources import ShardSource
+from nextstep.engine.pretrained import Parts
 from nextstep.engine.request import SourceLimits
 from nextstep.engine.settings import ModelDefaults
 from nextstep.errors import NextStepError
@@ -30,7 +31,6 @@ from nextstep.finetune.data import (
     that_fit,
 )
 from nextstep.image.sizes import filling_grids, kept_share
-from nextstep.engine.pretrained import Parts
 from tests.data.test_webdataset import shard
 from tests.data.toys import picture as encoded_picture
 

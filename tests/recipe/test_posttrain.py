@@ -448,7 +448,7 @@ def test_edits_are_distilled_with_their_third_branch(
 ) -> None:
     """Paths follow the three branches of the engine; given tokens have none."""
     from nextstep.engine.engine import Engine
-    from nextstep.model.pretrained import load_parts
+    from nextstep.engine.pretrained import load_parts
     from nextstep.rollout.prompts import RolloutPrompt
     from nextstep.rollout.sampler import Sampler, SamplingOptions
     from nextstep.rollout.store import RolloutStore
