@@ -48,7 +48,7 @@ def test_a_command_gets_its_group_from_options() -> None:
 
 def test_commands_that_draw_take_every_setting_that_they_use() -> None:
     settings = {field.name for field in fields(GenerationSettings)}
-    # A table comes from a model's folder, windows of noise from training, and only `edit` has masks.
+    # A table comes from a model's folder, windows of noise from training; only `edit` has masks.
     settings -= {"table", "noise_from", "noise_steps", "mask_feather"}
     model = {field.name for field in fields(ModelOptions)}
     for module, group, unused in (

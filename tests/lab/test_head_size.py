@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nextstep.estimate.counting import count_parameters, model_config
+from nextstep.estimate.counting import count_parameters
 from nextstep.lab.head_size import BASE, HEADS, HeadSize
 from nextstep.lab.study import Measured, Results, Scale, Unit
+from nextstep.recipe.shapes import model_config
 
 
 def test_heads_stand_in_about_the_published_proportions() -> None:

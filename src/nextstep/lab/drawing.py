@@ -44,7 +44,7 @@ def held_out_of(recipe: Recipe, unit: Unit, model: Path | None = None) -> HeldOu
 
 def held_out_loss(recipe: Recipe, unit: Unit) -> Mapping[str, Mapping[str, float]]:
     """`im_loss` and `lm_loss` of a unit's model, item by item."""
-    from nextstep.model.pretrained import load_parts
+    from nextstep.engine.pretrained import load_parts
 
     model = load_parts(unit.run / MODEL, keep_dtype=True).model.float()
     return losses(model, held_out_of(recipe, unit)).items

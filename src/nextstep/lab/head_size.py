@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from nextstep.estimate.counting import count_parameters, model_config
+from nextstep.estimate.counting import count_parameters
 from nextstep.lab.drawing import held_out_loss, world_items
 from nextstep.lab.plots import colours, with_intervals
 from nextstep.lab.recipe_study import RecipeStudy, spent
@@ -27,6 +27,7 @@ from nextstep.lab.study import (
     Verdict,
 )
 from nextstep.recipe.run import MODEL
+from nextstep.recipe.shapes import model_config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from nextstep.engine.pretrained import load_parts
 from nextstep.lab.drawing import held_out_of
 from nextstep.lab.heldout import losses
 from nextstep.lab.plots import colours
@@ -34,7 +35,6 @@ from nextstep.lab.study import (
     Verdict,
 )
 from nextstep.model.folder import SHIPPED
-from nextstep.model.pretrained import load_parts
 from nextstep.recipe.run import MODEL
 
 if TYPE_CHECKING:
