@@ -10,11 +10,11 @@ import torch
 
 from nextstep.config import NextStepConfig
 from nextstep.engine.settings import ModelDefaults
-from nextstep.estimate.counting import model_config
 from nextstep.model.folder import read_model_config
 from nextstep.model.nextstep import NextStepModel
 from nextstep.recipe.load import RecipeError, check_recipe
 from nextstep.recipe.samples import fitting
+from nextstep.recipe.shapes import model_config
 from nextstep.recipe.tokenizer_parts import TokenizerParts
 from nextstep.recipe.weights import first_weights
 from nextstep.train.parallel import Ranks
