@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from nextstep import NextStepPipeline
-from nextstep.evaluate.world.answering import Model, round_trip
+from nextstep.evaluate.world.answering import ModelAnswerer, round_trip
 from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.run import Plan, evaluate
 from nextstep.evaluate.world.scoring import Scorer
@@ -181,7 +181,7 @@ def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
     scorer = Scorer(detector, size, lambda picture: round_trip(picture, tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "answers"
-        results = evaluate(plan, Model(pipeline, size), scorer, folder, pipeline.model_hash)
+        results = evaluate(plan, ModelAnswerer(pipeline, size), scorer, folder, pipeline.model_hash)
         return answers_sheet(folder, results, plan.pairs, count)
 
 

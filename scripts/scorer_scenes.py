@@ -18,7 +18,6 @@ from nextstep.world.drawings import atlas, colour_of, visible_on
 from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render
 from nextstep.world.signs import sign_text
-from nextstep.world.tasks.story_events import PLACES
 from nextstep.world.vocabulary import COLOURS, STYLES, TONES
 
 SIDE = 128
@@ -76,8 +75,8 @@ def _places(rng: random.Random) -> list[Place]:
         size = rng.choice((0.2, 0.3, 0.3, 0.3, 0.32))
         return [(*layout.in_cell(cell)[:2], size) for cell in cells]
     if kind < 0.53:
-        roles = [place for place in PLACES.values() if rng.random() < 0.6]
-        return roles or [PLACES["hero"]]
+        roles = [place for place in layout.FreeLayout.roles.values() if rng.random() < 0.6]
+        return roles or [layout.FreeLayout.roles["hero"]]
     if kind < 0.75:
         return layout.spread(rng, rng.choice((2, 3, 4, 4, 5, 6, 7)), jitter=0.03)
     many = rng.random() < 0.6
@@ -100,7 +99,9 @@ def _sign(rng: random.Random) -> tuple[Sign, list[Place]]:
         return Sign(text, y=0.5 + rng.uniform(-1, 1) * (0.46 - height / 2), height=height), []
     if kind < 0.75:
         return Sign(text, y=0.82, height=0.28), [(0.5, 0.34, rng.uniform(0.4, 0.58))]
-    roles = [PLACES[role] for role in ("find", "hero", "friend") if rng.random() < 0.7]
+    roles = [
+        layout.FreeLayout.roles[role] for role in ("find", "hero", "friend") if rng.random() < 0.7
+    ]
     return Sign(text, y=0.17, height=0.24), roles
 
 
