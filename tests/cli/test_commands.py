@@ -264,3 +264,14 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    cli.bound_spinning()
+    assert os.environ.pop("GOMP_SPINCOUNT") == cli.SPINS
+    os.environ["OMP_WAIT_POLICY"] = "active"
+    cli.bound_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -249,7 +249,8 @@ def test_hours_on_a_cpu_come_from_products_timed_here(monkeypatch: pytest.Monkey
     )
     assert (auto.device.precision, auto.device.flops) == ("fp32", 100e9)
     assert (half.device.precision, half.device.flops) == ("bf16", 2e9)
-    assert half.hours == pytest.approx(50 * auto.hours)
+    shares = auto.device.efficiency / half.device.efficiency
+    assert half.hours == pytest.approx(50 * shares * auto.hours)
     assert any("of 100.0 GFLOP/s in fp32 (measured now" in line for line in lines(auto))
     devices._cpu_rate.cache_clear()
 
@@ -293,3 +294,21 @@ def test_planned_memory_is_that_of_a_run(tmp_path: Path) -> None:
     assert planned.memory["activations"] > peak / 3
     # benchmarks/plan_memory.py holds 15 % on one machine; other processors take other kernels.
     assert planned.memory_total == pytest.approx(peak, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("number_format", "flags", "share"),
+    [
+        ("fp32", {"avx2"}, 0.59),
+        ("fp32", {"avx2", "avx512f", "amx_bf16"}, 0.50),
+        ("bf16", {"avx512f"}, 0.65),
+        ("bf16", {"avx512f", "amx_bf16"}, 0.15),
+        ("fp32", {"asimd"}, 0.59),
+    ],
+)
+def test_cpu_is_reckoned_at_the_share_measured_for_its_instructions(
+    number_format: str, flags: set[str], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "processor_flags", lambda: flags)
+    monkeypatch.setattr(devices, "_cpu_rate", lambda *_: 1e11)
+    assert devices.at_precision(find_device("cpu"), number_format).efficiency == share

@@ -28,7 +28,7 @@ def library() -> Path:
 
 
 def refuse(error: Exception) -> Callable[..., object]:
-    def load(own: targets.Target) -> object:
+    def load(own: object) -> object:
         raise error
 
     return load
@@ -188,3 +188,30 @@ def test_planted_library_is_replaced_before_it_is_loaded(
     monkeypatch.setattr(build, "compile_library", lambda own, to: shutil.copy(whole, to))
     build.load.__wrapped__(AVX2)
     assert planted.read_bytes() == whole.read_bytes()
+
+
+def test_compiled_training_code_lies_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    build.keep_compiled_code_private()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == tmp_path / "nextstep" / "inductor"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "elsewhere"
+    build.keep_compiled_code_private()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def test_compiled_training_code_of_others_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(build, "own_folder", refuse(PermissionError("belongs to another user")))
+    build.keep_compiled_code_private()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert tmp_path not in folder.parents and folder.stat().st_mode & 0o777 == 0o700

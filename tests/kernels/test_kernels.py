@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextstep.engine.backends.base import CacheRow, Place
+from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.kernels import build, linear
 from nextstep.kernels.linear import Arena, PackedLinear, packed_bytes
 from nextstep.kernels.names import formats
 from nextstep.kernels.packing import FORMATS, pack, quantise, unpack
+from nextstep.model.cache import KVCache
 from nextstep.model.checkpoints import load_model
 from nextstep.model.quantization import pack_model, quantised
 from tests.conftest import PACKABLE, random_model
@@ -155,3 +162,46 @@ def test_free_memory_of_the_heap_goes_back() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 50_000_000
+
+
+def cores() -> list[int]:
+    """Processor cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """Every core has a process that never rests."""
+    spin = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin, str(core)]) for core in cores()]
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        for one in others:
+            one.kill()
+            one.wait()
+
+
+@kernels
+@pytest.mark.skipif(not 2 <= len(cores()) <= 8, reason="needs two to eight cores")
+def test_threads_that_wait_leave_the_core_to_others() -> None:
+    """With the runtime's own barrier, which spins for milliseconds, this took 6.7 s."""
+    model = random_model(PACKABLE)
+    pack_model(model, "fp32")
+    embedded = draws(2, PACKABLE.hidden_size)
+    core, cache = core_of(model), KVCache(PACKABLE, 1, 4, torch.float32)
+    assert core is not None
+    places = [Place(CacheRow(cache), position) for position in range(2)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(len(cores()))
+        core.feed(embedded, places)  # compiles, if need be
+        with busy_cores():
+            begin = time.perf_counter()
+            for _ in range(100):
+                core.feed(embedded, places)
+            taken = time.perf_counter() - begin
+    finally:
+        torch.set_num_threads(before)
+    assert taken < 3, "100 passes of 20 meetings each"

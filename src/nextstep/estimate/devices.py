@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 
 from nextstep.estimate.printed import PRINTED, check_name
+from nextstep.kernels.targets import processor_flags
 from nextstep.model.precision import (
     DTYPES,
     PROBED_SIDE,
@@ -21,8 +23,14 @@ from nextstep.model.precision import (
 GB = 10**9
 GPU_EFFICIENCY = 0.40
 """Share of the peak that large dense runs reach: 38 to 43 % in arXiv 2407.21783 section 3.3."""
-CPU_EFFICIENCY = 0.45
-"""Share of the matmul peak that the training step of the nano model reaches; docs/benchmarks.md."""
+CPU_EFFICIENCY = {
+    ("fp32", "avx2"): 0.59,
+    ("fp32", "avx512"): 0.50,
+    ("bf16", "avx512"): 0.65,
+    ("bf16", "matrix units"): 0.15,
+}
+"""Share of the matmul peak that the training step of the nano model reaches, by number format and
+instructions: the faster the products, the more of a step is something else. docs/benchmarks.md."""
 USABLE = 0.92
 """Share of a device's memory that a run may fill; the rest is context and fragments."""
 
@@ -65,8 +73,21 @@ def at_precision(device: Device, precision: str) -> Device:
     threads = torch.get_num_threads()
     return replace(
         device, flops=_cpu_rate(precision, threads), precision=precision,
+        efficiency=_cpu_efficiency(precision, processor_flags()),
         source=f"measured now, {threads} thread(s)",
     )  # fmt: skip
+
+
+def _cpu_efficiency(precision: str, flags: Collection[str]) -> float:
+    """Share of the peak to be reckoned with, by what the processor can; see `CPU_EFFICIENCY`.
+
+    bf16 without instructions for it is emulated, at a small rate that a step reaches nearly whole:
+    taken as the best of the measured ones.
+    """
+    if precision == "bf16" and "amx_bf16" in flags:
+        return CPU_EFFICIENCY["bf16", "matrix units"]
+    wide = precision == "bf16" or "avx512f" in flags
+    return CPU_EFFICIENCY[precision, "avx512" if wide else "avx2"]
 
 
 @functools.cache
@@ -85,7 +106,7 @@ def find_device(name: str) -> Device:
     """
     if name == "cpu":
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return at_precision(Device(name, 0.0, memory, CPU_EFFICIENCY, ""), fastest("cpu"))
+        return at_precision(Device(name, 0.0, memory, 0.0, ""), fastest("cpu"))
     check_name(name)
     tflops, memory_gb, source = PRINTED[name]
     return Device(name, tflops * 1e12, memory_gb * GB, GPU_EFFICIENCY, source)

@@ -139,9 +139,10 @@ inline void advance(const Backbone& net, int64_t n, const Place* places, float* 
   const Scratch s = laid([&](Pieces& p) { return Scratch(p, net, n, longest, threads); });
   const int64_t E = net.E, M = net.M, d = net.d;
   const float eps = float(net.eps);
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     const int64_t begin = me.begin(n), end = me.end(n);
     for (int64_t l = 0; l < net.layers; l++) {
       const Layer& own = net.own[l];

@@ -10,12 +10,14 @@ ones out.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
 import shutil
 import stat
 import subprocess
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -114,6 +116,22 @@ def own_folder(folder: Path) -> Path:
     if known.st_mode & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch.compile keep its code where nobody else can plant any.
+
+    By default that is a folder in /tmp with a known name, which another user may have made. Where
+    the user's cache cannot be written, each process has a folder of its own.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = own_folder(targets.cache_folder() / "inductor")
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="inductor-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def kernels() -> ctypes.CDLL:

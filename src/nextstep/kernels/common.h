@@ -6,8 +6,18 @@
 
 #include <omp.h>
 #include <sys/mman.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <sched.h>
+#endif
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -58,15 +68,59 @@ inline auto laid(F lay) {
   return lay(pieces);
 }
 
+// What the threads of one parallel region share. Waiting for each other they spin for a moment, which is all it takes
+// where every thread has a core, and sleep then: where cores are shared, a thread that spins uses up the time that the one
+// it waits for needs. (The runtime's own barrier spins for milliseconds.)
+struct Team {
+  std::atomic<int32_t> arrived{0}, round{0}, sleeping{0};
+  static constexpr int64_t SPIN = 20;  // microseconds
+
+  void wait(int64_t count) {
+    const int32_t now = round.load();
+    if (arrived.fetch_add(1) + 1 == count) {
+      arrived.store(0);
+      round.store(now + 1);
+      if (sleeping.load()) wake();
+      return;
+    }
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(SPIN);
+    do {
+      for (int i = 0; i < 16; i++) {
+        if (round.load() != now) return;
+        pause();
+      }
+    } while (std::chrono::steady_clock::now() < until);
+    sleeping.fetch_add(1);
+    while (round.load() == now) sleep(now);
+    sleeping.fetch_sub(1);
+  }
+
+ private:
+  static void pause() {
+#if defined(__ARM_NEON)
+    asm volatile("yield");
+#else
+    _mm_pause();
+#endif
+  }
+#ifdef __linux__
+  void sleep(int32_t now) { syscall(SYS_futex, &round, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0); }
+  void wake() { syscall(SYS_futex, &round, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0); }
+#else
+  void sleep(int32_t) { sched_yield(); }
+  void wake() {}
+#endif
+};
+
 // One thread of a team.
 struct Member {
   int64_t index, count;
+  Team* team;
+  explicit Member(Team& team) : index(omp_get_thread_num()), count(omp_get_num_threads()), team(&team) {}
   // This member's share of `items`.
   int64_t begin(int64_t items) const { return items * index / count; }
   int64_t end(int64_t items) const { return items * (index + 1) / count; }
   void wait() const {
-    if (count > 1) {
-#pragma omp barrier
-    }
+    if (count > 1) team->wait(count);
   }
 };

@@ -142,9 +142,10 @@ inline void write_pixel(const Convolution& c, const Strip& s, int64_t item, int6
 inline void convolve(const Convolution& c, const float* x, const float* add, float* out, int64_t threads) {
   const int64_t items = c.items(), N = c.outputs;
   const int64_t each = std::min(STRIP_ROWS, std::max<int64_t>(1, items / threads)), strips = up(items, each) / each;
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     const Strip s = laid<3>([&](Pieces& p) { return Strip(p, c); });
     std::fill_n(s.nothing, c.inputs, 0.0f);
     const float* one = c.weights;
@@ -222,9 +223,10 @@ inline void group_norm(const GroupNorm& g, const float* x, float* out, int64_t t
   const Own own = laid([&](Pieces& p) {
     return Own{p.take<float>(chunks * 2 * C), p.take<float>(C), p.take<float>(C)};
   });
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     for (int64_t i = me.begin(chunks); i < me.end(chunks); i++)
       chunk_sums(x + i * SUMMED * C, x, std::min(SUMMED, g.pixels - i * SUMMED), C, own.sums + 2 * i * C);
     me.wait();
@@ -265,9 +267,10 @@ inline void attend_places(int64_t places, int64_t C, const float* qkv, float* ou
   const Own own = laid([&](Pieces& p) { return Own{p.take<float>(P * C), p.take<float>(P * ld)}; });
   const int64_t each = std::min(STRIP_ROWS, std::max<int64_t>(1, places / threads));
   const int64_t strips = up(places, each) / each;
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     for (int64_t p = me.begin(P); p < me.end(P); p++)
       for (int64_t c = 0; c < ld; c++) {
         const bool is = p < places && c < C;

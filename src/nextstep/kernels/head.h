@@ -45,9 +45,10 @@ struct Moment {
 inline void modulate(const Head& head, int64_t rows, const Moment* moments, float* out, int64_t threads) {
   const int64_t W = head.width;
   const Rows own = laid([&](Pieces& p) { return Rows(p, head.modulation.format, rows, W); });
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     for (int64_t r = me.begin(rows); r < me.end(rows); r++) {
       const Moment& at = moments[r];
       for (int64_t k = 0; k < W; k += 16) store(own.row(r) + k, silu(load(at.time + k) + load(at.condition + k)));
@@ -154,9 +155,10 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
   int64_t most = 0;
   for (int64_t p = 0; p < count; p++) most += pictures[p].branches;
   const Pass whole = laid([&](Pieces& p) { return Pass(p, head, most); });
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     Pass own = whole;
     for (int64_t call = from, first = 0; call < to; call++) {
       int64_t n = 0;
@@ -199,9 +201,10 @@ inline void conditions(const Head& head, int64_t count, const Picture* pictures,
   const Both own = laid([&](Pieces& p) {
     return Both{Rows(p, head.output.format, rows, head.hidden), Rows(p, head.condition.format, rows, head.hidden)};
   });
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     for (int64_t p = 0, r = 0; p < count; p++)
       for (int64_t b = 0; b < pictures[p].branches; b++, r++)
         if (r >= me.begin(rows) && r < me.end(rows)) {

@@ -8,9 +8,10 @@ extern "C" {
 // out [n, outputs] of x [n, inputs].
 void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out, int64_t threads) {
   const Rows own = laid([&](Pieces& p) { return Rows(p, matrix->format, n, matrix->inputs); });
+  Team team;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me{omp_get_thread_num(), omp_get_num_threads()};
+    const Member me(team);
     for (int64_t r = me.begin(n); r < me.end(n); r++) {
       std::copy_n(x + r * matrix->inputs, matrix->inputs, own.row(r));
       own.prepare(r);

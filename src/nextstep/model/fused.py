@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.config import NextStepConfig
+from nextstep.kernels.build import keep_compiled_code_private
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -48,6 +49,7 @@ def can_compile(device: str) -> bool:
     Args:
         device: kind of device, e.g. "cpu".
     """
+    keep_compiled_code_private()
     try:
         torch.compile(torch.sin, dynamic=False)(torch.ones(16, device=device))
     except (RuntimeError, OSError, ImportError) as error:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextstep.kernels.build import keep_compiled_code_private
+
 Way = Literal["groups", "flex", "mask"]
 
 STEP = 16
@@ -256,6 +258,7 @@ def flex(device: torch.device) -> Any:
     if device.type not in _flex:
         from torch.nn.attention.flex_attention import flex_attention
 
+        keep_compiled_code_private()
         on_gpu = device.type == "cuda"
         _flex[device.type] = torch.compile(flex_attention) if on_gpu else flex_attention
     return _flex[device.type]
