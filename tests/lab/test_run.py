@@ -148,6 +148,7 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
 def test_a_tiny_card_gives_no_verdict(tmp_path: Path) -> None:
     lab.run_study(Coins(), tmp_path, Scale(1, 40, tiny=True))
     card = (tmp_path / "card.md").read_text()
+    assert "Items of each world task: 2," in card
     assert "Verdict" not in card and "says nothing about the claim" in card
 
 

@@ -142,6 +142,16 @@ def test_frozen_parts_stay_without_gradients(
     assert_same(losses_and_gradients(model, text_tokenizer, compile=True), expected)
 
 
+def test_a_head_is_trained_alone_on_a_frozen_backbone(
+    text_tokenizer: TextTokenizer, uncompiled: list
+) -> None:
+    model = random_model(TINY).requires_grad_(False)
+    model.image_head.requires_grad_(True)
+    expected = losses_and_gradients(model, text_tokenizer)
+    assert all(name.startswith("image_head.") for name in expected[1])
+    assert_same(losses_and_gradients(model, text_tokenizer, compile=True), expected)
+
+
 def test_an_adapter_is_trained_all_the_same(
     text_tokenizer: TextTokenizer, uncompiled: list
 ) -> None:

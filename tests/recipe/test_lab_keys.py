@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nextstep.config import NextStepConfig
+from nextstep.data.documents import Document
 from nextstep.engine.settings import ModelDefaults
 from nextstep.model.folder import read_model_config
 from nextstep.model.nextstep import NextStepModel
@@ -17,10 +18,14 @@ from nextstep.recipe.samples import fitting
 from nextstep.recipe.shapes import model_config
 from nextstep.recipe.tokenizer_parts import TokenizerParts
 from nextstep.recipe.weights import first_weights
+from nextstep.text.sequence import build_sequence, text_to_image
+from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.parallel import Ranks
 from nextstep.train.stages.pretrain import PretrainStage
 from nextstep.train.stages.tokenizer import PictureBatch
+from nextstep.vae.config import NANO_AUTOENCODER
 from nextstep.vae.tokenizer import ImageTokenizer
+from tests.conftest import TINY
 
 
 def sequence_recipe(folder: Path, **model: object) -> dict[str, object]:
@@ -120,3 +125,19 @@ def test_models_on_globally_scaled_tokens_sample_without_the_norm() -> None:
     assert fitting(ModelDefaults(), normed) == ModelDefaults()
     stages = [PretrainStage(NextStepConfig.named("nano"), one) for one in (scaled, normed, None)]
     assert [stage.normalise for stage in stages] == [False, True, True]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_noisy_context_is_normalised_only_where_tokens_are(
+    text_tokenizer: TextTokenizer, normed: bool
+) -> None:
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(replace(NANO_AUTOENCODER, token_norm=normed))
+    stage = PretrainStage(TINY, tokenizer, row_length=64, context_noise=0.5)
+    sequence = build_sequence(text_to_image("an apple", (2, 2)), text_tokenizer)
+    tokens = 3 + 2 * torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    rows = [[(Document("apple", sequence, (0,), 7), [tokens])]]
+    prepared = stage.prepare(stage.batch_of(rows), "cpu")
+    assert torch.equal(prepared.targets, tokens)
+    assert (abs(float(prepared.context.mean()) - 3) < 0.5) is not normed
+    assert prepared.context.std(-1).mean() == pytest.approx(1 if normed else 2, abs=0.3)

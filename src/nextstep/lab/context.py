@@ -148,8 +148,8 @@ class Context(RecipeStudy):
             "data.sources[0].kind=interleaved", "data.sources[0].expected_text=100",
             "data.sources[0].expected_pictures=5", f"steps={3 if scale.tiny else STEPS}",
         )  # fmt: skip
-        long = ("data.row_length=512", "data.rows=4", "data.rows_per_micro=4")
-        short = ("data.row_length=256", "data.rows=8", "data.rows_per_micro=8")
+        long = ("data.row_length=512", "data.rows=4", "data.micro_batch_rows=4")
+        short = ("data.row_length=256", "data.rows=8", "data.micro_batch_rows=8")
         return [
             Arm("long", "trained on all items", (*mixture, *long)),
             Arm("short", "trained on items of up to 256 positions", (*mixture, *short)),

@@ -29,7 +29,6 @@ TINY_SHAPE: dict[str, int] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "head_dim": 16, "fm_head_dim": 32, "fm_head_layers": 1,
 }  # fmt: skip
-TINY_ITEMS = 2
 DECODER = "lab-decoder-nano"
 
 
@@ -114,7 +113,7 @@ def decoder_recipe(changes: Sequence[str], tiny: bool) -> Recipe:
 
 def items_of(scale: Scale) -> int:
     """Items of each task."""
-    return min(TINY_ITEMS, scale.items) if scale.tiny else scale.items
+    return scale.judged
 
 
 def spent(log: Path) -> dict[str, float]:

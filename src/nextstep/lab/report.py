@@ -114,8 +114,8 @@ def card(study: Study, results: Results, conclusion: Conclusion) -> str:
     else:
         parts.append(f"**Verdict: {conclusion.verdict}.** {conclusion.reason}")
     parts.append(
-        f"{scale.seeds} seeds an arm; world tasks with {scale.items} items each, the same for "
-        "every arm; intervals are 95 % bootstrap intervals over items, paired for differences."
+        f"Seeds of every arm: {scale.seeds}. Items of each world task: {scale.judged}, the same "
+        "for every arm. Intervals are 95 % bootstrap intervals over items, paired for differences."
     )
     parts += [markdown_table(table) for table in conclusion.tables]
     parts += [f"![{plot.caption}]({plot.name}.png)\n\n{plot.caption}" for plot in conclusion.plots]

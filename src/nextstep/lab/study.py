@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Verdict = Literal["reproduced", "not reproduced", "contradicted"]
+TINY_ITEMS = 2
 VALUE = "value"
 """Column of an item's value in the bootstrap."""
 
@@ -71,6 +72,11 @@ class Scale:
     tiny: bool = False
     recipe: str | None = None
     changes: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> int:
+        """Items of each task that are really judged: a tiny run takes `TINY_ITEMS` at most."""
+        return min(TINY_ITEMS, self.items) if self.tiny else self.items
 
 
 @dataclass(frozen=True)
