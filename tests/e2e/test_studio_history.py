@@ -64,7 +64,7 @@ def test_several_are_compared_saved_and_removed_together(
     assert "2 chosen, 3 pictures" in page.locator(".chosen-bar").inner_text()
 
     page.get_by_role("button", name="Compare").click()
-    assert page.locator("dialog.compare .compared img").count() == 3
+    until(lambda: page.locator("dialog.compare .compared img").count() == 3)
     told = page.locator("dialog.compare figcaption").all_inner_texts()
     assert "Seed 1" in told[0] and "Seed 2" in told[1] and "Picture 1" in told[2]
     assert not any("Steps" in text for text in told), "what is the same need not be said"
@@ -85,7 +85,8 @@ def test_several_are_compared_saved_and_removed_together(
     page.get_by_role("button", name="Remove the chosen ones").click()
     assert page.locator(".card").count() == 1
     page.get_by_role("button", name="Undo").click()
-    assert page.locator(".card").count() == 3 == len(jobs(service.url))
+    until(lambda: page.locator(".card").count() == 3)
+    assert len(jobs(service.url)) == 3
 
 
 def test_two_of_one_size_are_laid_over_each_other(
