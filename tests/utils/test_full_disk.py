@@ -102,8 +102,9 @@ def test_world_of_several_sets_and_pictures_leave_nothing(
 ) -> None:
     disk = tmp_path / "disk"
     build = ["world", "build", str(disk / "world"), "-n", "30", "-t", "single", "-t", "recolour"]
-    draw = ["generate", "a", "-m", str(tiny_folder), "--size", "64x64", "-o", str(disk / "a.png")]
-    left, said = run(disk, "8k", build, build, draw, [*draw[:-1], str(disk / "a.jpg")])
+    draw = ["generate", "a", "-m", str(tiny_folder), "--size", "128x128", "--steps", "1", "-o"]
+    pictures = [[*draw, str(disk / name)] for name in ("a.png", "a.jpg")]
+    left, said = run(disk, "4k", build, build, *pictures)
     assert [one["status"] for one in left] == [1, 1, 1, 1]
     assert [one["files"] for one in left] == [{}, {}, {}, {}]
     # The second time the folder of the first would be in the way.
