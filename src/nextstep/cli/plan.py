@@ -67,7 +67,7 @@ def _benchmarks(name: str, changes: list[str], device: str, devices: int, as_jso
     from nextstep.estimate.devices import find_device
     from nextstep.evaluate.benchmarks import cost
 
-    chosen = {"model": "14b", "size": "256", "steps": "28", "batch": "8"}
+    chosen = {"model": "14b", "size": "", "steps": "28", "batch": "8"}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in chosen:
@@ -76,7 +76,8 @@ def _benchmarks(name: str, changes: list[str], device: str, devices: int, as_jso
             raise NextStepError(f"{key} is a whole number above 0, not '{value}'")
         chosen[key] = value
     config, found = NextStepConfig.named(chosen["model"]), find_device(device)
-    size, steps, batch = (int(chosen[key]) for key in ("size", "steps", "batch"))
+    steps, batch = int(chosen["steps"]), int(chosen["batch"])
+    size = int(chosen["size"]) if chosen["size"] else None
     costs = [
         cost.cost_of(one, config, found, size, steps, batch, devices)
         for one in (cost.PAPER if name == PAPER else (name,))
@@ -85,20 +86,20 @@ def _benchmarks(name: str, changes: list[str], device: str, devices: int, as_jso
         typer.echo(json.dumps([one.to_dict() for one in costs]))
         return
     typer.echo(
-        f"{chosen['model']} on {devices} x {found.name}: {size} pixels, {steps} steps, "
-        f"{batch} pictures together\n"
-        f"  {'benchmark':<16}{'pictures':>9}{'hours':>8}{'judge calls':>13}{'dollars':>9}  judge"
+        f"{chosen['model']} on {devices} x {found.name}: {steps} steps, {batch} pictures together\n"
+        f"  {'benchmark':<16}{'pictures':>9}{'pixels':>8}{'hours':>8}{'judge calls':>13}"
+        f"{'dollars':>9}  judge"
     )
     for one in costs:
         money = "own" if one.dollars is None else f"{one.dollars:.2f}"
         typer.echo(
-            f"  {one.benchmark:<16}{one.pictures:>9,}{one.hours:>8.2f}{one.calls or '-':>13}"
-            f"{money:>9}  {one.judge}"
+            f"  {one.benchmark:<16}{one.pictures:>9,}{one.side:>8}{one.hours:>8.2f}"
+            f"{one.calls or '-':>13}{money:>9}  {one.judge}"
         )
     paid = sum(one.dollars or 0 for one in costs)
     pictures = sum(one.pictures for one in costs)
     hours = sum(one.hours for one in costs)
-    typer.echo(f"  {'all':<16}{pictures:>9,}{hours:>8.2f}{'':>13}{paid:>9.2f}")
+    typer.echo(f"  {'all':<16}{pictures:>9,}{'':>8}{hours:>8.2f}{'':>13}{paid:>9.2f}")
 
 
 def lines(plan: RunPlan) -> list[str]:

@@ -41,6 +41,7 @@ class Size:
         judge: official one.
         calls: that a paid judge gets in all; 0 for judges that run on one's own machine.
         question, answer: tokens of a call, pictures (about 260 tokens each) included.
+        side: of a picture in pixels; 512 is what the released edit models are for.
     """
 
     prompts: int
@@ -50,6 +51,7 @@ class Size:
     calls: int = 0
     question: int = 0
     answer: int = 0
+    side: int = 256
 
 
 SIZES = {
@@ -61,8 +63,8 @@ SIZES = {
     "oneig-zh": Size(1320, 4, 2, "Qwen2.5-VL-7B-Instruct and encoders"),
     "wise": Size(1000, 1, 2, "gpt-4o-2024-05-13", 1000, 1150, 20),
     "wise-verified": Size(1000, 1, 2, "Qwen3.5-35B-A3B"),
-    "gedit": Size(1212, 1, 3, "gpt-4.1", 2424, 1000, 120),
-    "imgedit": Size(737, 1, 3, "gpt-4o", 737, 900, 80),
+    "gedit": Size(1212, 1, 3, "gpt-4.1", 2424, 1000, 120, 512),
+    "imgedit": Size(737, 1, 3, "gpt-4o", 737, 900, 80, 512),
     "unigenbench": Size(600, 4, 2, "gemini-2.5-pro", 2400, 1000, 600),
     "unigenbench-zh": Size(600, 4, 2, "gemini-2.5-pro", 2400, 1000, 600),
     "ueval": Size(1000, 3, 2, "gemini-2.5-pro", 10000, 1500, 30),
@@ -79,6 +81,7 @@ class BenchmarkCost:
     Attributes:
         benchmark: its name.
         pictures: that are made.
+        side: of a picture in pixels.
         hours: of one device for them.
         judge: official one.
         calls: to a paid judge.
@@ -87,6 +90,7 @@ class BenchmarkCost:
 
     benchmark: str
     pictures: int
+    side: int
     hours: float
     judge: str
     calls: int
@@ -133,7 +137,7 @@ def parameters(config: NextStepConfig) -> int:
 
 
 def cost_of(
-    name: str, config: NextStepConfig, device: Device, size: int = 256, steps: int = 28,
+    name: str, config: NextStepConfig, device: Device, size: int | None = None, steps: int = 28,
     batch: int = 8, devices: int = 1, prices: Mapping[str, tuple[float, float]] = PRICES,
 ) -> BenchmarkCost:  # fmt: skip
     """What a benchmark takes with a model.
@@ -142,7 +146,7 @@ def cost_of(
         name: of the benchmark.
         config: of the model.
         device: that makes the pictures.
-        size: side of a picture in pixels.
+        size: side of a picture in pixels; None for the benchmark's own.
         steps: of the solver.
         batch: pictures made together.
         devices: that share the set.
@@ -161,7 +165,8 @@ def cost_of(
             f"of one {device.name}"
         )
     what = SIZES[name]
-    tokens = (size // 16) ** 2
+    side = size or what.side
+    tokens = (side // 16) ** 2
     pictures = what.prompts * what.repeats
     # Edits read their source first, which is as many tokens as the result.
     context = 64 + tokens // 2 + (tokens if what.branches == 3 else 0)
@@ -171,4 +176,4 @@ def cost_of(
     if what.calls:
         asked, answered = prices[what.judge]
         dollars = what.calls * (what.question * asked + what.answer * answered) / 1e6
-    return BenchmarkCost(name, pictures, hours, what.judge, what.calls, dollars)
+    return BenchmarkCost(name, pictures, side, hours, what.judge, what.calls, dollars)
