@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from nextstep import NextStepPipeline
-from nextstep.evaluate.world.answering import ModelAnswerer, round_trip
-from nextstep.evaluate.world.detector import shipped_detector
-from nextstep.evaluate.world.run import Plan, evaluate
-from nextstep.evaluate.world.scoring import Scorer
+from nextstep.evaluate.benchmarks.generation import generate
+from nextstep.evaluate.benchmarks.scoring import score
+from nextstep.evaluate.benchmarks.world import begin, judge_for
+from nextstep.evaluate.world.run import Plan
 from nextstep.evaluate.world.sheets import answers_sheet
 from nextstep.world.captions import BACKGROUND_EDITS, STYLE_EDITS, default_caption
 from nextstep.world.editions import editions
@@ -175,14 +175,13 @@ def sheet(cells: list[Cell], columns: int, shown: int = 2) -> Image.Image:
 
 def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
     """Answers to the first items of a group's tasks, framed green where the world's eye agrees."""
-    size, tokenizer, count = pipeline.defaults.height, pipeline.image_tokenizer, WORLD[group]
+    size, count = pipeline.defaults.height, WORLD[group]
     plan = Plan.of([group], ["seen"], count, SEED, size, EDITION)
-    detector = shipped_detector(EDITION)
-    scorer = Scorer(detector, size, lambda picture: round_trip(picture, tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "answers"
-        results = evaluate(plan, ModelAnswerer(pipeline, size), scorer, folder, pipeline.model_hash)
-        return answers_sheet(folder, results, plan.pairs, count)
+        run, settings = begin(plan, Path(scratch) / "run", pipeline, "model")
+        generate(run, pipeline, settings)
+        judges = {"scorer": judge_for(plan, pipeline.image_tokenizer)}
+        return answers_sheet(run, score(run, judges, "scorer"), count)
 
 
 def skills(pipeline: NextStepPipeline) -> Image.Image:

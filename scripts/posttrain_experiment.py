@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nextstep.evaluate.world.statistics import difference, interval
 
 from nextstep.engine.pretrained import load_parts
 from nextstep.errors import NextStepError
-from nextstep.evaluate.world.statistics import difference, interval
 from nextstep.recipe.probes import Probe
 from nextstep.recipe.run_schema import Probes
 from nextstep.rollout.samples import RolloutGroup

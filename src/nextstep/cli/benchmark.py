@@ -13,6 +13,7 @@ import typer
 
 from nextstep.cli import options as o
 from nextstep.cli.groups import EditOptions, ModelOptions, with_groups
+from nextstep.cli.sharing import run_on_ray, start_others
 
 if TYPE_CHECKING:
     from nextstep.evaluate.benchmarks.base import Benchmark
@@ -26,6 +27,11 @@ Data = Annotated[
     Path | None, typer.Option(help="The official set, as it was published; default the run's own.")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of the run.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Items at most, taken evenly over the set.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the set on this machine.")]
+Ray = Annotated[
+    bool, typer.Option("--ray", help="Place the --workers on the machines of a Ray cluster.")
+]
 ScoresName = Annotated[
     str | None, typer.Option("--name", help="Of the scores; default the judges' names.")
 ]
@@ -35,9 +41,14 @@ def typer_of(name: str) -> typer.Typer:
     """The commands of one benchmark."""
     app = typer.Typer(help=f"{name}: make its pictures, score them, report.", no_args_is_help=True)
     app.command("generate")(_generate_of(name))
+    add_scoring(app, name)
+    return app
+
+
+def add_scoring(app: typer.Typer, name: str) -> None:
+    """The commands that every benchmark has alike."""
     app.command("score")(_score_of(name))
     app.command("report")(_report_of(name))
-    return app
 
 
 def _generate_of(name: str) -> Callable[..., None]:
@@ -62,13 +73,10 @@ def _generate_of(name: str) -> Callable[..., None]:
         size: Annotated[int | None, typer.Option(min=16, help="Side in pixels.")] = None,
         drawing: EditOptions,
         seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
-        limit: Annotated[
-            int | None, typer.Option(min=1, help="Items at most, taken evenly over the set.")
-        ] = None,
+        limit: Limit = None,
         batch_size: o.BatchSize = 8,
-        workers: Annotated[
-            int, typer.Option(min=1, help="Processes that share the set on this machine.")
-        ] = 1,
+        workers: Workers = 1,
+        ray: Ray = False,
         chosen: ModelOptions,
         as_json: o.Json = False,
     ) -> None:  # fmt: skip
@@ -80,30 +88,63 @@ def _generate_of(name: str) -> Callable[..., None]:
         benchmark.read(data)
         from nextstep.evaluate.benchmarks import generation
 
+        if ray:
+            run_on_ray(workers, chosen.device.startswith("cuda"))
+            tell_made(_open(name, out, data, None), as_json)
+            return
         pipeline = chosen.load()
         settings = _settings(pipeline, preset, size, seed, batch_size, limit, drawing.settings())
         run = generation.Run.begin(
-            out, benchmark, data, pipeline, alias or _alias(chosen.model), settings
-        )
-        if not as_json:
-            typer.echo(f"{benchmark.title}: {benchmark.source}, licence {benchmark.licence}")
-        others = _start_others(workers - 1)
-        with _bar(len(run.items), "items made", quiet=as_json) as told:
-            generation.generate(run, pipeline, settings, told)
-        failed = [process.wait() for process in others]
-        missing = len(run.missing())
-        told_ = {"run": str(out), "items": len(run.items), "missing": missing}
-        if as_json:
-            typer.echo(json.dumps(told_))
-        elif missing:
-            typer.echo(f"{missing} items are still being made by other processes, or were lost "
-                       "with one: run the same command again")  # fmt: skip
-        else:
-            typer.echo(f"{len(run.items)} items in {run.images}")
-        if any(failed):
-            raise RuntimeError(f"{sum(map(bool, failed))} of the other processes failed")
+            out, benchmark, data, pipeline, alias or alias_of(chosen.model), settings,
+            weights_of(chosen),
+        )  # fmt: skip
+        make_pictures(run, pipeline, settings, workers, as_json)
 
     return generate
+
+
+def weights_of(named: ModelOptions) -> dict[str, str | None]:
+    """The model and its image tokenizer as a manifest names them; folders by their whole path."""
+    paths = {"model": named.model, "vae": None if named.vae is None else str(named.vae)}
+    return {
+        name: str(Path(path).expanduser().resolve())
+        if path is not None and Path(path).expanduser().exists()
+        else path
+        for name, path in paths.items()
+    }
+
+
+def make_pictures(
+    run: Run, pipeline: NextStepPipeline, settings: Settings, workers: int, as_json: bool
+) -> None:
+    """Make what is missing of a run, with other processes beside this one, and tell of it."""
+    from nextstep.evaluate.benchmarks.generation import generate
+
+    benchmark = run.benchmark
+    if not as_json:
+        typer.echo(f"{benchmark.title}: {benchmark.source}; licence: {benchmark.licence}")
+        if version := benchmark.version_of(run.manifest["data"]["sha256"]):
+            typer.echo(version)
+    others = start_others(workers - 1)
+    with bar(len(run.items), "items made", quiet=as_json) as told:
+        generate(run, pipeline, settings, told)
+    failed = [process.wait() for process in others]
+    tell_made(run, as_json)
+    if any(failed):
+        raise RuntimeError(f"{sum(map(bool, failed))} of the other processes failed")
+
+
+def tell_made(run: Run, as_json: bool) -> None:
+    """Say how much of a run is there."""
+    missing = len(run.missing())
+    told_ = {"run": str(run.folder), "items": len(run.items), "missing": missing}
+    if as_json:
+        typer.echo(json.dumps(told_))
+    elif missing:
+        typer.echo(f"{missing} items are still being made by other processes, or were lost "
+                   "with one: run the same command again")  # fmt: skip
+    else:
+        typer.echo(f"{len(run.items)} items in {run.images}")
 
 
 def _score_of(name: str) -> Callable[..., None]:
@@ -144,14 +185,14 @@ def _score_of(name: str) -> Callable[..., None]:
             chosen = name_ or "official"
             scored = scoring.import_results(opened, results, chosen)
         else:
-            judges = _judges(
+            judges = opened.benchmark.own_judges(opened) | _judges(
                 opened.benchmark, judge or [],
                 lambda spec: load_judge(
                     spec, run / "answers", concurrency, device, judge_dtype
                 ),
             )  # fmt: skip
             chosen = name_ or scoring.default_name(judges)
-            with _bar(len(opened.items), "items judged", quiet=as_json) as told:
+            with bar(len(opened.items), "items judged", quiet=as_json) as told:
                 scored = scoring.score(opened, judges, chosen, told)
         failed = sum(bool(one.measured.failures) for one in scored)
         told_ = {"run": str(run), "scores": chosen, "items": len(scored), "failures": failed}
@@ -175,14 +216,19 @@ def _report_of(name: str) -> Callable[..., None]:
         as_json: o.Json = False,
     ) -> None:
         """Tell the scores with their intervals beside the published rows."""
-        from nextstep.evaluate.benchmarks.report import make_report, markdown, write_report
+        from nextstep.evaluate.benchmarks.report import (
+            make_report,
+            markdown,
+            rows_of,
+            write_report,
+        )
 
         opened = _open(name, run, data, None)
         chosen = name_ or _only_name(opened)
         others = {}
         for path in compare or []:
             other = _open(name, path, data, None)
-            others[f"{other.model} ({path.name})"] = other, name_ or _only_name(other)
+            others[f"{other.model} ({path.name})"] = rows_of(other, name_ or _only_name(other))
         made = make_report(opened, chosen, others)
         written = write_report(made)
         if as_json:
@@ -220,7 +266,7 @@ def _only_name(run: Run) -> str:
     return names[0]
 
 
-def _alias(model: str) -> str:
+def alias_of(model: str) -> str:
     """A folder name from a model's path or hub id."""
     return re.sub(r"[^\w.+-]+", "-", model.rstrip("/").split("/")[-1]) or "model"
 
@@ -257,19 +303,9 @@ def _judges(
     return {role: loaded[spec] for role, spec in named.items()}
 
 
-def _start_others(count: int) -> list[Any]:
-    """The same command in more processes, each alone."""
-    import subprocess
-    import sys
-
-    if not count:
-        return []
-    command = [sys.executable, "-m", "nextstep", *sys.argv[1:], "--workers", "1", "--json"]
-    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
-
-
 @contextmanager
-def _bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+def bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; gives what is told how many more are ready."""
     from rich import progress as bars
     from rich.console import Console
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextstep.evaluate.benchmarks.scoring import Scored
+from nextstep.evaluate.benchmarks.world import evaluate
 from nextstep.evaluate.world.answering import ModelAnswerer, round_trip
 from nextstep.evaluate.world.detector import shipped_detector
-from nextstep.evaluate.world.run import Plan, Results, evaluate
+from nextstep.evaluate.world.run import Plan
 from nextstep.evaluate.world.scoring import Scorer
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def score_world(
     count: int,
     settings: Mapping[str, Any] | None = None,
     edition: str = EDITION,
-) -> Results:
+) -> list[Scored]:
     """Ask a model the first items of the tasks, or what is not answered yet, and judge them.
 
     Args:
@@ -54,11 +56,7 @@ def score_world(
         return evaluate(
             Plan.of(tasks, ["seen"], count, size=size, edition=edition),
             ModelAnswerer(pipeline, size, BATCH),
-            Scorer(
-                shipped_detector(edition),
-                size,
-                lambda picture: round_trip(picture, image_tokenizer),
-            ),
+            Scorer(shipped_detector(edition), size, lambda one: round_trip(one, image_tokenizer)),
             folder,
             f"{pipeline.model_hash} {sorted(told.items())}",
         )
@@ -66,9 +64,11 @@ def score_world(
         pipeline.defaults, pipeline.vocabulary = before, vocabulary
 
 
-def by_task(results: Results) -> dict[str, dict[str, float]]:
+def by_task(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """Items for `Measured`: "score TASK" -> key -> score, and "score" over all tasks."""
-    found: dict[str, dict[str, float]] = {"score": results.scores()}
-    for (task, _), tally in results.tallies.items():
-        found[f"score {task}"] = {verdict.key: verdict.score for verdict in tally.verdicts}
+    found: dict[str, dict[str, float]] = {"score": {}}
+    for one in scored:
+        task, score = one.item.group.partition("/")[0], one.measured.values["score"]
+        for name in ("score", f"score {task}"):
+            found.setdefault(name, {})[one.item.key] = score
     return found

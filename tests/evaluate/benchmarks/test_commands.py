@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2  # noqa: F401 - once, not in every forked process
@@ -16,10 +17,12 @@ from nextstep.evaluate.benchmarks import benchmark_class, scoring
 from nextstep.evaluate.benchmarks.base import Output
 from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.judges.openai import OpenAIJudge
+from nextstep.train import launch
 from tests.cli.test_commands import nextstep
 from tests.evaluate.benchmarks.fakes import GOOD
-from tests.evaluate.benchmarks.official import SETS, made, write_json
+from tests.evaluate.benchmarks.official import SETS, made, tree, write_json
 from tests.evaluate.judges.server import FAULTS, endpoint
+from tests.train.play import server
 
 GENERATE = ("--size", 32, "--preset", "model", "--batch-size", 8)
 
@@ -32,7 +35,8 @@ def test_the_three_commands(
         capsys, "eval", "wise", "generate", "--data", data, "-m", tiny_folder, "-o", run, *GENERATE
     )
     assert status == 0
-    assert "licence not verified here" in said
+    assert "licence: not known" in said
+    assert "the hash of the official set is not pinned" in said
     assert sorted(path.name for path in (run / "images").iterdir())[0] == "1.png"
     with endpoint(answer=lambda _: GOOD["wise"]) as server:
         judge = f"openai:gpt-4o-2024-05-13@{server.url}"
@@ -45,6 +49,7 @@ def test_the_three_commands(
     assert status == 0
     assert "| cultural | 0.850 |" in said
     assert "NextStep-1 (Self-CoT)" in said
+    assert "the hash of the official set is not pinned" in said
     assert (run / "report.md").exists()
     assert not any(
         "gpt-4o" in note for note in json.loads((run / "report.json").read_text())["notes"]
@@ -60,6 +65,66 @@ def test_processes_share_a_set(tiny_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((run / "images").glob("*.png"))) == 8
+
+
+def in_processes(function: Callable, arguments: tuple, processes: int, cuda: bool) -> None:
+    """In place of Ray: processes of this machine that begin at the same time."""
+    assert not cuda
+    launch.launch(function, arguments, processes, "forkserver")
+
+
+@pytest.mark.parametrize("benchmark", ["geneval2", "world"])
+def test_processes_that_ray_places_share_a_set(
+    benchmark: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    if benchmark == "world":
+        asked = ("-t", "single", "-t", "read_count", "--split", "seen", "-n", 4)
+    else:
+        asked = ("--data", SETS[benchmark](tmp_path / "set"), *GENERATE)
+    command = ("eval", benchmark, "generate", *asked, "-m", tiny_folder, "--json", "-o")
+    assert nextstep(capsys, *command, alone)[0] == 0
+    server()
+    monkeypatch.setattr(launch, "launch_on_ray", in_processes)
+    monkeypatch.chdir(tmp_path)
+    status, said, _ = nextstep(capsys, *command, "run", "--ray", "--workers", 3)
+    assert status == 0
+    assert json.loads(said.splitlines()[-1]) == {"run": "run", "items": 8, "missing": 0}
+    made = {name: data for name, data in tree(run / "images").items() if name.endswith(".png")}
+    assert made == {n: d for n, d in tree(alone / "images").items() if n.endswith(".png")}
+    assert len(made) == (4 if benchmark == "world" else 8)
+
+
+def test_ray_itself_places_processes(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    if not request.config.getoption("--ray"):
+        pytest.skip("starts a Ray cluster: give --ray")
+    pytest.importorskip("ray.train")
+    data, run = SETS["geneval2"](tmp_path / "set"), tmp_path / "run"
+    status, _, err = nextstep(
+        capsys, "eval", "geneval2", "generate", "--data", data, "-m", tiny_folder, "-o", run,
+        *GENERATE, "--ray", "--workers", 2, "--json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert len(list((run / "images").glob("*.png"))) == 8
+
+
+def test_without_ray_it_is_named(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray.train", None)
+    data = SETS["geneval2"](tmp_path / "set")
+    status, _, err = nextstep(
+        capsys, "eval", "geneval2", "generate", "--data", data, "-m", tiny_folder,
+        "-o", tmp_path / "run", *GENERATE, "--ray",
+    )  # fmt: skip
+    assert status == 2
+    assert "Ray Train is not installed" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ H100 = find_device("h100")
 
 
 def test_sizes_are_those_of_the_sets() -> None:
-    assert list(SIZES) == list(BENCHMARKS)
+    assert [*SIZES, "world"] == list(BENCHMARKS)
     for name, size in SIZES.items():
         cls = benchmark_class(name)
         if cls.sizes:
@@ -57,6 +57,10 @@ def test_costs_follow_pictures_devices_and_prices() -> None:
     dollars = cost_of("wise", BIG, H100, prices=prices).dollars
     assert dollars == pytest.approx(1000 * SIZES["wise"].question / 1e6)
     assert cost_of("geneval", BIG, H100).dollars is None
+    # Edits are made at the size of the released edit models.
+    edits = cost_of("gedit", BIG, H100)
+    assert edits == cost_of("gedit", BIG, H100, size=512) != cost_of("gedit", BIG, H100, size=256)
+    assert (one.side, edits.side) == (256, 512)
 
 
 def test_what_cannot_be_planned_is_told() -> None:

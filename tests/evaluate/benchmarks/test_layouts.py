@@ -168,3 +168,18 @@ def test_a_set_is_known_by_its_own_files(name: str, tmp_path: Path) -> None:
     assert data_hash(data, patterns) == before
     with pytest.raises(NextStepError, match="there is no file or folder"):
         data_hash(tmp_path / "nowhere", patterns)
+
+
+def test_a_set_of_a_known_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SETS["wise"](tmp_path)
+    benchmark = benchmark_class("wise")()
+    found = benchmark.set_hash(data)
+    assert benchmark.version_of(found).endswith("the hash of the official set is not pinned")
+
+    pinned = benchmark_class("wise")()
+    monkeypatch.setattr(type(pinned), "official_hashes", {found: "version of June"})
+    assert pinned.version_of(found) == f"set {found[:12]}: the official version of June"
+    first = next(data.iterdir())
+    first.write_text(first.read_text() + "\n")
+    assert "none of the official versions" in pinned.version_of(pinned.set_hash(data))
+    assert benchmark_class("world")().version_of("00") == ""

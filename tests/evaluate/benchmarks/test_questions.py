@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import Item, ItemOutput
 from nextstep.evaluate.benchmarks.dpg_bench import DPGBench, Question, is_yes, score_of
 from nextstep.evaluate.benchmarks.genai_bench import QUESTION, GenAIBench
+from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.benchmarks.geneval2 import GenEval2, answer_forms, geometric_mean
 from nextstep.evaluate.benchmarks.oneig import aligned_share
+from nextstep.evaluate.benchmarks.report import make_report
+from nextstep.evaluate.benchmarks.scoring import import_results
 from nextstep.evaluate.benchmarks.statistics import Row, estimates
 from nextstep.evaluate.benchmarks.ueval import UEval, is_met, rates, read_met
 from nextstep.evaluate.benchmarks.unigenbench import UniGenBench, read_points, values_of
@@ -183,6 +187,77 @@ def test_genai_bench_averages_probabilities_by_skill(tmp_path: Path) -> None:
     assert math.isnan(told["negation"])
 
 
+class Scripted(FakeJudge):
+    """Gives probabilities in the order in which it is asked; None is a refusal."""
+
+    def __init__(self, likely: Iterable[float | None]) -> None:
+        super().__init__()
+        self.script = iter(likely)
+
+    def yes_probability(self, question: str, *_: object) -> float:
+        likely = next(self.script)
+        if likely is None:
+            raise RefusedError("the judge refuses to answer")
+        return likely
+
+
+NAN, GONE = math.nan, "gone"
+"""An answer that is no number, and a picture that is not there."""
+BASIC, ADVANCED, BOTH = ["basic", "scene"], ["advanced", "negation"], ["basic", "advanced"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "pictures", "expected", "failures"),
+    [
+        # All alike, and a tie between skills.
+        ([BASIC], [[0.5, 0.5, 0.5, 0.5]], {"basic": 0.5, "scene": 0.5, "overall": 0.5}, 0),
+        ([BASIC, ADVANCED], [[0.25] * 4, [0.25] * 4],
+         {"basic": 0.25, "advanced": 0.25, "overall": 0.25}, 0),
+        # Pictures of a prompt are averaged before prompts are.
+        ([BASIC], [[1.0, 0.0, 0.5, 0.5]], {"basic": 0.5, "overall": 0.5}, 0),
+        # A prompt with both tags counts in both means and once in all.
+        ([BOTH], [[0.5, 0.5, 1.0, 1.0]], {"basic": 0.75, "advanced": 0.75, "overall": 0.75}, 0),
+        ([BOTH, BASIC], [[1.0] * 4, [0.0] * 4], {"basic": 0.5, "advanced": 1.0, "overall": 0.5}, 0),
+        # Skills of unequal numbers: all prompts count alike in the whole, not the skills.
+        ([BASIC, BASIC, BASIC, ADVANCED], [[1.0] * 4, [1.0] * 4, [1.0] * 4, [0.0] * 4],
+         {"basic": 1.0, "advanced": 0.0, "overall": 0.75}, 0),
+        # No skill at all, or none that anybody asked about: no mean, and no division by zero.
+        ([[]], [[1.0] * 4], {"overall": NAN, "basic": NAN, "advanced": NAN}, 0),
+        ([[], ADVANCED], [[1.0] * 4, [0.5] * 4], {"overall": 0.5, "advanced": 0.5}, 0),
+        # Missing pictures, refusals and answers that are no number are zeros, not left out.
+        ([BASIC], [[1.0, GONE, 1.0, 1.0]], {"basic": 0.75}, 1),
+        ([BASIC], [[GONE] * 4], {"basic": 0.0, "overall": 0.0}, 4),
+        ([ADVANCED], [[1.0, None, 1.0, 1.0]], {"advanced": 0.75, "negation": 0.75}, 1),
+        ([ADVANCED], [[1.0, NAN, math.inf, 1.0]], {"advanced": 0.5}, 2),
+        # The ends of the range.
+        ([BASIC, BASIC], [[0.0] * 4, [1.0] * 4], {"basic": 0.5, "scene": 0.5}, 0),
+        ([ADVANCED, BASIC], [[1e-9] * 4, [1.0 - 1e-9] * 4], {"advanced": 0.0, "basic": 1.0}, 0),
+    ],
+)  # fmt: skip
+def test_genai_bench_means(
+    tags: list[list[str]], pictures: list[list[float | str | None]],
+    expected: dict[str, float], failures: int, tmp_path: Path,
+) -> None:  # fmt: skip
+    skills: dict[str, list[int]] = {}
+    for number, some in enumerate(tags):
+        for skill in some:
+            skills.setdefault(skill, []).append(number)
+    write_json(tmp_path / "genai_image.json",
+               {f"{n:05d}": {"prompt": f"prompt {n}"} for n in range(len(tags))})  # fmt: skip
+    write_json(tmp_path / "genai_skills.json", skills)
+    benchmark, rows, failed = GenAIBench(), list[Row](), 0
+    for item, likely in zip(benchmark.read(tmp_path), pictures, strict=True):
+        shown = ItemOutput([None if one == GONE else PICTURE for one in likely])
+        judge = Scripted(one for one in likely if not isinstance(one, str))
+        found = benchmark.measure(item, shown, {"judge": judge})
+        rows.append(Row(item.key, item.group, found.values))
+        failed += len(found.failures)
+    told = {name: one.value for name, one in estimates(rows, benchmark.metrics, 20).items()}
+    assert failed == failures
+    for name, value in expected.items():
+        assert told[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+
+
 def test_genai_bench_results_of_the_official_scorer(tmp_path: Path) -> None:
     benchmark = GenAIBench()
     items = benchmark.read(SETS["genai-bench"](tmp_path))
@@ -195,6 +270,20 @@ def test_genai_bench_results_of_the_official_scorer(tmp_path: Path) -> None:
     (tmp_path / "scores.pt").write_bytes(b"no")
     with pytest.raises(NextStepError, match="cannot be read as scores"):
         benchmark.read_results(tmp_path / "scores.pt", items)
+
+
+def test_official_results_that_are_no_number_count_as_the_lowest(tmp_path: Path) -> None:
+    benchmark = GenAIBench()
+    run = Run(
+        tmp_path / "run", benchmark, benchmark.read(SETS["genai-bench"](tmp_path)), {"model": "m"}
+    )
+    torch.save(torch.tensor([1.0, NAN, *[0.5] * 6])[:, None, None], tmp_path / "scores.pt")
+    scored = import_results(run, tmp_path / "scores.pt", "official")
+    assert scored[1].measured.values == {"score": 0.0, "basic": 0.0, "attribute": 0.0}
+    assert scored[1].measured.failures == ["the official scorer gave no number"]
+    # The mean is of all eight, not of the seven that have a number.
+    told = make_report(run, "official").metrics
+    assert told["basic"].value == pytest.approx((1.0 + 0.0 + 0.5 + 0.5) / 4)
 
 
 def test_a_refusal_counts_as_impossible_and_is_listed(tmp_path: Path) -> None:

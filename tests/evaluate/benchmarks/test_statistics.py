@@ -33,6 +33,33 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     assert found.value - found.low == pytest.approx(half, rel=0.1)
 
 
+@pytest.mark.parametrize(("right", "n"), [(150, 200), (20, 40), (190, 200)])
+def test_widths_are_those_of_a_share(right: int, n: int) -> None:
+    found = estimates(rows([1.0] * right + [0.0] * (n - right)), mean)["mean"]
+    share = right / n
+    error = math.sqrt(share * (1 - share) / n)
+    assert found.value == pytest.approx(share)
+    assert found.low < share < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_it_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        values = (rng.random(60) < 0.7).astype(float).tolist()
+        one = estimates(rows(values), mean, 400)["mean"]
+        covered += one.low <= 0.7 <= one.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_groups_count_alike_and_are_resampled_apart() -> None:
+    both = rows([1.0, 0.0], "small") + rows([0.0] * 98, "large")
+    found = estimates(both, lambda m: {"groups": m.mean_of_groups("x")})["groups"]
+    # Only the small group varies: its mean is 0, 1/2 or 1.
+    assert (found.value, found.low, found.high) == (0.25, 0.0, 0.5)
+
+
 def test_every_resample_has_the_composition_of_the_set() -> None:
     groups = ["a"] * 3 + ["b"] * 5
     weights = resampling_weights(groups, 50)

@@ -16,8 +16,10 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks import benchmark_class, generation, scoring
 from nextstep.evaluate.benchmarks.base import EDIT, Item
 from nextstep.evaluate.benchmarks.generation import Claims, Run, Settings, generate, spread
-from nextstep.evaluate.benchmarks.report import make_report, write_report
+from nextstep.evaluate.benchmarks.report import make_report, rows_of, write_report
+from nextstep.evaluate.benchmarks.world import begin as begin_world
 from nextstep.evaluate.judges.protocol import ScoredBox, UnavailableError
+from nextstep.evaluate.world.run import Plan
 from nextstep.pipeline import NextStepPipeline
 from tests.evaluate.benchmarks.fakes import GOOD, FakeJudge
 from tests.evaluate.benchmarks.official import SETS, SIZE, tree
@@ -70,7 +72,7 @@ def test_from_prompts_to_the_number(
     assert len(scored) == 8
     if name != "ueval":  # the small model may not draw where it is not asked for a picture
         assert not any(one.measured.failures for one in scored)
-    report = make_report(run, "fake", {"itself": (run, "fake")})
+    report = make_report(run, "fake", {"itself": rows_of(run, "fake")})
     files = {path.name for path in write_report(report)}
     assert files == {"report.json", "report.md", "report.png", "worst.png"}
     shown = json.loads((run.folder / "report.json").read_text())
@@ -87,6 +89,27 @@ def test_from_prompts_to_the_number(
         assert row in page
     with Image.open(run.folder / "worst.png") as sheet:
         assert sheet.width > 128
+
+
+def test_the_world_from_its_plan_to_the_number(nano: NextStepPipeline, tmp_path: Path) -> None:
+    tasks = ["single", "remove", "next_state", "read_colour"]
+    plan = Plan.of(tasks, ["seen"], count=2, edition="core-48")
+    weights = {"model": "nano", "vae": None}
+    run, settings = begin_world(plan, tmp_path / "run", nano, "nano", weights=weights)
+    assert len(run.items) == 8
+    generate(run, nano, settings)
+    assert nano.vocabulary is not None
+    scored = scoring.score(run, run.benchmark.own_judges(run), "world-scorer")
+    assert not any(one.measured.failures for one in scored)
+    report = make_report(run, "world-scorer", {"itself": rows_of(run, "world-scorer")})
+    files = {path.name for path in write_report(report)}
+    assert files == {"report.json", "report.md", "report.png", "worst.png", "card.json"}
+    card = json.loads((run.folder / "card.json").read_text())
+    assert set(card["tasks"]) == set(tasks)
+    assert card["groups"]["drawing"]["seen"]["n"] == 2
+    assert card["tasks"]["single"]["seen"]["mean"] >= 0.5
+    assert all(one["mean"] == 0 for one in card["differences"].values())
+    assert not [note for note in report.notes() if "officially" in note or "official set" in note]
 
 
 def test_a_run_goes_on_where_it_stopped(nano: NextStepPipeline, tmp_path: Path) -> None:

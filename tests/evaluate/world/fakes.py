@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from nextstep.engine.chat.conversation import TextTurn, Turn
+from nextstep.engine.settings import ModelDefaults
 from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.scenes import Scene, render
 from nextstep.world.spec import Detections, detections_of
+from tests.conftest import TINY, random_model
 
 SIZE = 128
 
@@ -31,6 +33,9 @@ class FakePipeline:
         questions: Sequence[WorldQuestion],
         other: Callable[[WorldQuestion], WorldQuestion] = lambda question: question,
     ) -> None:
+        self.model_hash, self.adapter, self.vocabulary = "fake", {}, None
+        self.defaults = ModelDefaults()
+        self.model = random_model(TINY)  # named in the manifest, never asked
         self.by_seed = {question.seed: question for question in questions}
         assert len(self.by_seed) == len(questions)
         self.other = other

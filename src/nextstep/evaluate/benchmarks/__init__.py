@@ -24,6 +24,7 @@ BENCHMARKS = {
     "unigenbench": ("unigenbench", "UniGenBench"),
     "unigenbench-zh": ("unigenbench", "UniGenBenchZh"),
     "ueval": ("ueval", "UEval"),
+    "world": ("world", "World"),
 }
 """Name -> (module, class)."""
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.files import encoded, read_picture, write_below
+from nextstep.evaluate.benchmarks.files import (
+    data_hash,
+    encoded,
+    read_picture,
+    write_below,
+)
 from nextstep.evaluate.benchmarks.statistics import Means
 from nextstep.evaluate.judges.protocol import Judge, RefusedError, UnreadableError
 
-UNVERIFIED = "not verified here: read that of its repository"
-"""For sets whose licence could not be looked up when their benchmark was written."""
-IMAGE, EDIT, INTERLEAVED = "image", "edit", "interleaved"
+if TYPE_CHECKING:
+    from nextstep.evaluate.benchmarks.generation import Run
+    from nextstep.evaluate.benchmarks.report import Report
+    from nextstep.pipeline import NextStepPipeline
+
+UNVERIFIED = "not known: its published README names none, read the repository's before you use it"
+"""For sets whose licence was looked for in vain when their benchmark was written."""
+IMAGE, EDIT, INTERLEAVED, OWN = "image", "edit", "interleaved", "own"
+"""Who makes a benchmark's outputs: the pipeline in one of three ways, or the benchmark itself."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,14 @@ class Measured:
     ) -> Any:
         """What `ask(*args, **options)` gives; `lowest`, and a failure, when that is of no use."""
         try:
-            return ask(*args, **options)
+            found = ask(*args, **options)
         except (UnreadableError, RefusedError) as error:
             self.failures.append(f"{what}: {error}")
             return lowest
+        if isinstance(found, float) and not math.isfinite(found):
+            self.failures.append(f"{what}: the judge gave {found}, which is no number")
+            return lowest
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,10 +142,15 @@ class Benchmark(ABC):
         name: on the command line.
         title: in reports.
         licence, source: of the set, and where it comes from.
+        official_hashes: hash of a published version of the set -> which one; empty where none could
+            be computed when the benchmark was written.
         data_help: what `--data` names.
         data_patterns: files of that folder that are the set; others may change beside them.
-        kind: IMAGE, EDIT or INTERLEAVED.
+        kind: IMAGE, EDIT, INTERLEAVED or OWN.
         repeats: pictures of an item.
+        own_set: whether the set is a plan made for a run. It is then kept in the run's folder, and
+            a later run of the same kind may ask other items there.
+        judged_together: items that one call of `measure_all` is given.
         roles: of judges.
         primary: the metric that papers quote.
         scale: by which a metric is multiplied for its usual form.
@@ -142,10 +163,13 @@ class Benchmark(ABC):
     title: ClassVar[str]
     licence: ClassVar[str]
     source: ClassVar[str]
+    official_hashes: ClassVar[Mapping[str, str]] = {}
     data_help: ClassVar[str]
     data_patterns: ClassVar[Sequence[str]] = ("**/*",)
     kind: ClassVar[str] = IMAGE
     repeats: ClassVar[int] = 4
+    own_set: ClassVar[bool] = False
+    judged_together: ClassVar[int] = 1
     roles: ClassVar[Mapping[str, Role]]
     primary: ClassVar[str]
     sizes: ClassVar[Mapping[str, int]] = {}
@@ -179,6 +203,16 @@ class Benchmark(ABC):
             UnavailableError: when a judge cannot be reached.
         """
 
+    def measure_all(
+        self, items: Sequence[Item], outputs: Sequence[ItemOutput], judges: Judges
+    ) -> list[Measured]:
+        """Verdicts on several items, for judges that are faster with many at once.
+
+        Raises:
+            UnavailableError: when a judge cannot be reached.
+        """
+        return [self.measure(item, one, judges) for item, one in zip(items, outputs, strict=True)]
+
     @abstractmethod
     def metrics(self, means: Means) -> dict[str, np.ndarray]:
         """Metric -> [R], the official averages of the columns."""
@@ -186,6 +220,36 @@ class Benchmark(ABC):
     @abstractmethod
     def lowest(self, item: Item) -> dict[str, float]:
         """The values of an item that failed altogether."""
+
+    def set_hash(self, data: Path) -> str:
+        """What tells this set from others, in hexadecimal digits.
+
+        Raises:
+            NextStepError: when there is no such file.
+        """
+        return data_hash(data, self.data_patterns)
+
+    def version_of(self, sha256: str) -> str:
+        """Which version of the set a hash tells, in words; "" where no version is published."""
+        if self.own_set:
+            return ""
+        if not self.official_hashes:
+            return f"set {sha256[:12]}: the hash of the official set is not pinned"
+        known = self.official_hashes.get(sha256)
+        told = f"the official {known}" if known else "none of the official versions that are known"
+        return f"set {sha256[:12]}: {told}"
+
+    def together(self, batch_size: int) -> int:
+        """Items that are made before they are written, of `batch_size` pictures at a time."""
+        return max(1, batch_size // max(1, self.repeats))
+
+    def own_judges(self, run: Run) -> dict[str, Judge]:
+        """Role -> judge of a run, of those that come with this package."""
+        return {}
+
+    def write_more(self, report: Report) -> list[Path]:
+        """Write what this benchmark tells besides the files of every report; their paths."""
+        return []
 
     def sources(self, item: Item) -> list[Image.Image]:
         """Pictures that the model is given; none by default."""
@@ -253,6 +317,18 @@ class Benchmark(ABC):
         for item in items:
             counts[item.group] = counts.get(item.group, 0) + 1
         return counts == dict(cls.sizes)
+
+
+class OwnBenchmark(Benchmark):
+    """A benchmark that asks the model itself, in ways that the other kinds do not have."""
+
+    kind: ClassVar[str] = OWN
+
+    @abstractmethod
+    def make(
+        self, pipeline: NextStepPipeline | None, items: Sequence[Item], batch_size: int
+    ) -> list[Output]:
+        """What the model makes of some items, in their order; see `generation.generate`."""
 
 
 def _last_part(name: str) -> str:

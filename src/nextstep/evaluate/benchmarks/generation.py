@@ -1,6 +1,7 @@
 """Making a set's pictures: resumable item by item, by several processes at once.
 
 RUN/manifest.json    what is made, of which set, by which weights, with which settings
+RUN/set.json         the set, where it was made for this run
 RUN/images/          exactly what the official scorer reads
 RUN/claims           which items a living process is at work on
 """
@@ -11,7 +12,7 @@ import contextlib
 import fcntl
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,18 @@ import torch
 
 from nextstep.data.documents import derived_seed
 from nextstep.engine.backends import backend_of
+from nextstep.engine.metadata import write_file
 from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import EDIT, IMAGE, Benchmark, Item, Output
-from nextstep.evaluate.benchmarks.files import data_hash
+from nextstep.evaluate.benchmarks.base import (
+    EDIT,
+    IMAGE,
+    OWN,
+    Benchmark,
+    Item,
+    Output,
+    OwnBenchmark,
+)
 from nextstep.text.vocabulary import PromptWarning
 from nextstep.utils.files import read_json, write_json
 from nextstep.utils.old_names import SETTINGS, renamed
@@ -37,6 +46,12 @@ RELEASED = {"guidance": 7.5, "steps": 28, "shift": 1.0}
 RELEASED_SIZE = 256
 MANIFEST = "manifest.json"
 IMAGES = "images"
+OWN_SET = "set.json"
+"""A set that was made for a run, in its folder."""
+MAY_DIFFER = ("data", "versions", "licence", "weights")
+"""Entries of a manifest that may differ between two starts of one run."""
+MAY_GROW = ("complete", "items", "limit")
+"""Entries that may differ too where a run's set is its own."""
 MOST_TEXT = 512
 """Text tokens of an interleaved answer at most, before every picture and after the last."""
 MOST_PICTURES = 8
@@ -119,8 +134,8 @@ class Run:
             raise NextStepError(
                 f"{folder} is a run of {manifest.get('benchmark')}, not of {benchmark.name}"
             )
-        data = data or Path(manifest["data"]["path"])
-        if data_hash(data, benchmark.data_patterns) != manifest["data"]["sha256"]:
+        data = data or folder / manifest["data"]["path"]
+        if benchmark.set_hash(data) != manifest["data"]["sha256"]:
             raise NextStepError(f"{data} is not the set that {folder} was made from")
         items = spread(benchmark.read(data), manifest["limit"])
         return cls(folder, benchmark, items, manifest)
@@ -134,38 +149,82 @@ class Run:
         pipeline: NextStepPipeline,
         model: str,
         settings: Settings,
+        weights: Mapping[str, str | None] | None = None,
     ) -> Run:
         """A new run, or the one in the folder when it is the same.
+
+        Args:
+            folder: of the run.
+            benchmark: whose it is.
+            data: the set.
+            pipeline: model and tokenizers.
+            model: name of the model in the layout and in reports.
+            settings: how pictures are made.
+            weights: "model" and "vae" as they were named, for judges that need them again.
 
         Raises:
             NextStepError: when the folder holds another run, or files of something else.
         """
+        maker = made_by(benchmark, pipeline, model, settings)
+        return cls.begin_as(folder, benchmark, data, maker, settings, weights)
+
+    @classmethod
+    def begin_as(
+        cls,
+        folder: Path,
+        benchmark: Benchmark,
+        data: Path,
+        maker: Mapping[str, Any],
+        settings: Settings,
+        weights: Mapping[str, str | None] | None = None,
+    ) -> Run:
+        """As `begin`, for a maker that is described as `made_by` does."""
         items = spread(benchmark.read(data), settings.limit)
-        manifest = _manifest(benchmark, data, items, pipeline, model, settings)
+        manifest = _manifest(benchmark, data, items, maker, settings)
+        manifest["weights"] = dict(weights or {})
         path = folder / MANIFEST
         if path.exists():
-            old = read_json(path)
-            old["settings"] = renamed(old["settings"], SETTINGS)
-            unlike = [name for name in manifest if manifest[name] != old.get(name)]
-            unlike = [name for name in unlike if name not in ("data", "versions", "licence")]
-            if old["data"]["sha256"] != manifest["data"]["sha256"]:
-                unlike.append("data")
-            if unlike:
-                raise NextStepError(
-                    f"{folder} holds a run that differs in {', '.join(sorted(unlike))}; "
-                    "choose another folder"
-                )
-            return cls(folder, benchmark, items, old)
-        if folder.exists() and any(folder.iterdir()):
+            manifest = _joined(folder, read_json(path), manifest, benchmark.own_set)
+        elif folder.exists() and any(map(_foreign, folder.iterdir())):
             raise NextStepError(f"{folder} exists already and is no run; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, manifest)
+        if not path.exists() or read_json(path) != manifest:
+            write_json(path, manifest)
+        if benchmark.own_set:
+            write_file(folder / OWN_SET, data.read_bytes())
         return cls(folder, benchmark, items, manifest)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file is none that another process writes before its manifest is there."""
+    return not path.name.startswith(f".{MANIFEST}.")
+
+
+def _joined(
+    folder: Path, old: dict[str, Any], new: dict[str, Any], own_set: bool
+) -> dict[str, Any]:
+    """The manifest of a run that is gone on with.
+
+    Raises:
+        NextStepError: naming what differs, when the two are different runs.
+    """
+    old["settings"] = renamed(old["settings"], SETTINGS)
+    grown = MAY_GROW if own_set else ()
+    unlike = [name for name in new if new[name] != old.get(name)]
+    unlike = [name for name in unlike if name not in (*MAY_DIFFER, *grown)]
+    if old["data"]["sha256"] != new["data"]["sha256"]:
+        unlike.append("data")
+    if unlike:
+        raise NextStepError(
+            f"{folder} holds a run that differs in {', '.join(sorted(unlike))}; "
+            "choose another folder"
+        )
+    return old | {name: new[name] for name in grown}
 
 
 def generate(
     run: Run,
-    pipeline: NextStepPipeline,
+    pipeline: NextStepPipeline | None,
     settings: Settings,
     on_items: Callable[[int], None] | None = None,
 ) -> None:
@@ -173,7 +232,7 @@ def generate(
 
     Args:
         run: of which the pictures are.
-        pipeline: model and tokenizers.
+        pipeline: model and tokenizers; None for a benchmark that knows whom it asks.
         settings: of the run.
         on_items: told how many items are ready whenever some are.
     """
@@ -181,8 +240,7 @@ def generate(
     numbers = {item.key: number for number, item in enumerate(run.items)}
     missing = run.missing()
     told(len(run.items) - len(missing))
-    each = max(1, run.benchmark.repeats)
-    together = max(1, settings.batch_size // each)
+    together = run.benchmark.together(settings.batch_size)
     with claims:
         waiting = list(missing)
         while waiting:
@@ -206,12 +264,16 @@ def generate(
 
 
 def make(
-    run: Run, pipeline: NextStepPipeline, settings: Settings, items: Sequence[Item]
+    run: Run, pipeline: NextStepPipeline | None, settings: Settings, items: Sequence[Item]
 ) -> list[Output]:
     """What the model makes of some items, in their order."""
     benchmark, seeds = run.benchmark, [seed_of(run.benchmark, item, settings) for item in items]
     if not items:
         return []
+    if isinstance(benchmark, OwnBenchmark):
+        return benchmark.make(pipeline, items, settings.batch_size)
+    if pipeline is None:
+        raise ValueError(f"{benchmark.title} needs a pipeline")
     if benchmark.kind == IMAGE:
         made = pipeline.generate(
             [item.prompt for item in items],
@@ -267,31 +329,44 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     return [items[number * len(items) // limit] for number in range(limit)]
 
 
-def _manifest(
-    benchmark: Benchmark, data: Path, items: Sequence[Item], pipeline: NextStepPipeline,
-    model: str, settings: Settings,
-) -> dict[str, Any]:  # fmt: skip
+def made_by(
+    benchmark: Benchmark, pipeline: NextStepPipeline, model: str, settings: Settings
+) -> dict[str, Any]:
+    """Entries of a manifest that tell who makes the pictures, and how."""
     defaults = pipeline.defaults
     base = defaults.edit if benchmark.kind == EDIT else defaults.generate
-    told = {
-        "benchmark": benchmark.name,
-        "data": {"path": str(data.resolve()), "sha256": data_hash(data, benchmark.data_patterns)},
-        "licence": benchmark.licence,
-        "complete": benchmark.complete(items),
-        "items": len(items),
-        "limit": settings.limit,
-        "repeats": benchmark.repeats,
+    sampling = base.with_values(**settings.sampling).recorded()
+    if benchmark.kind == OWN:
+        sampling = {"generate": sampling, "edit": defaults.edit.recorded()}
+    return {
         "model": model,
         "model_hash": pipeline.model_hash,
         "adapter": pipeline.adapter,
-        "size": settings.size,
-        "seed": settings.seed,
-        "settings": base.with_values(**settings.sampling).recorded(),
+        "settings": sampling,
         "versions": {
             "nextstep": __version__,
             "torch": torch.__version__,
             "backend": backend_of(pipeline.model).name,
         },
+    }
+
+
+def _manifest(
+    benchmark: Benchmark, data: Path, items: Sequence[Item], maker: Mapping[str, Any],
+    settings: Settings,
+) -> dict[str, Any]:  # fmt: skip
+    place = OWN_SET if benchmark.own_set else str(data.resolve())
+    told = {
+        "benchmark": benchmark.name,
+        "data": {"path": place, "sha256": benchmark.set_hash(data)},
+        "licence": benchmark.licence,
+        "complete": benchmark.complete(items),
+        "items": len(items),
+        "limit": settings.limit,
+        "repeats": benchmark.repeats,
+        "size": settings.size,
+        "seed": settings.seed,
+        **maker,
     }
     # As it is read back from its file, where tuples are lists.
     read_back: dict[str, Any] = json.loads(json.dumps(told))

@@ -15,7 +15,6 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
     EDIT,
-    UNVERIFIED,
     Benchmark,
     Item,
     ItemOutput,
@@ -56,7 +55,10 @@ class ImgEdit(Benchmark):
 
     name: ClassVar[str] = "imgedit"
     title: ClassVar[str] = "ImgEdit-Bench"
-    licence: ClassVar[str] = UNVERIFIED
+    licence: ClassVar[str] = (
+        "MIT by the card of its authors' huggingface.co/datasets/sysuyy/ImgEdit_recap_mask; the "
+        "card of the benchmark itself was not seen"
+    )
     source: ClassVar[str] = "github.com/PKU-YuanGroup/ImgEdit, Benchmark/Basic"
     data_help: ClassVar[str] = f"folder with {EDITS}, {ORIGINALS}/ and the official {PROMPTS}"
     data_patterns: ClassVar[Sequence[str]] = (EDITS, PROMPTS, f"{ORIGINALS}/**/*")

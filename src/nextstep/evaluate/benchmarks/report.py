@@ -8,6 +8,7 @@ RUN/worst.png                 the items with the lowest scores
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nextstep.engine.metadata import write_file
-from nextstep.evaluate.benchmarks.base import Benchmark
 from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.benchmarks.scoring import (
     JUDGES,
@@ -25,7 +25,7 @@ from nextstep.evaluate.benchmarks.scoring import (
     folder_of,
     read_scores,
 )
-from nextstep.evaluate.benchmarks.statistics import Estimate, differences, estimates
+from nextstep.evaluate.benchmarks.statistics import Estimate, Row, differences, estimates
 from nextstep.image.encode import encode
 from nextstep.utils.files import read_json, write_json
 from nextstep.version import __version__
@@ -49,6 +49,7 @@ class Report:
         metrics: with intervals.
         judges: who judged, as in judges.json.
         against: name of a compared run -> metric -> difference.
+        shared: name of a compared run -> keys of the items of both.
     """
 
     run: Run
@@ -57,6 +58,7 @@ class Report:
     metrics: Mapping[str, Estimate]
     judges: Mapping[str, Any]
     against: Mapping[str, Mapping[str, Estimate]]
+    shared: Mapping[str, Sequence[str]]
 
     def notes(self) -> list[str]:
         """What a reader must know before comparing the numbers with others."""
@@ -66,6 +68,9 @@ class Report:
                 f"{manifest['items']} items, not the complete official set: not comparable with "
                 "published numbers"
             )
+        sha256 = manifest["data"]["sha256"]
+        if sha256 not in self.run.benchmark.official_hashes:
+            notes += filter(None, [self.run.benchmark.version_of(sha256)])
         for role, who in self.judges.get("roles", {}).items():
             if not who["is_official"]:
                 notes.append(
@@ -105,13 +110,13 @@ class Report:
         }
 
 
-def make_report(run: Run, name: str, others: Mapping[str, tuple[Run, str]] | None = None) -> Report:
+def make_report(run: Run, name: str, others: Mapping[str, Sequence[Row]] | None = None) -> Report:
     """Compute a report.
 
     Args:
         run: whose pictures were scored.
         name: of the scores.
-        others: title -> another run of the same benchmark and the name of its scores.
+        others: title -> what was measured in another run of the same benchmark.
 
     Raises:
         NextStepError: when a run is not scored completely.
@@ -120,12 +125,22 @@ def make_report(run: Run, name: str, others: Mapping[str, tuple[Run, str]] | Non
     scored = read_scores(run, name)
     rows = [one.row for one in scored]
     found = estimates(rows, run.benchmark.metrics)
-    against = {}
-    for title, (other, scores) in (others or {}).items():
-        theirs = [one.row for one in read_scores(other, scores)]
+    against, shared = {}, {}
+    for title, theirs in (others or {}).items():
         against[title] = differences(rows, theirs, run.benchmark.metrics)
+        keys = {row.key for row in theirs}
+        shared[title] = [row.key for row in rows if row.key in keys]
     judges = read_json(folder_of(run, name) / JUDGES)
-    return Report(run, name, scored, found, judges, against)
+    return Report(run, name, scored, found, judges, against, shared)
+
+
+def rows_of(run: Run, name: str) -> list[Row]:
+    """What was measured in a run, to compare another one with.
+
+    Raises:
+        NextStepError: when the run is not scored completely.
+    """
+    return [one.row for one in read_scores(run, name)]
 
 
 def write_report(report: Report) -> list[Path]:
@@ -139,7 +154,7 @@ def write_report(report: Report) -> list[Path]:
     if sheet is not None:
         write_file(folder / "worst.png", encode(sheet))
         written.append(folder / "worst.png")
-    return written
+    return [*written, *report.run.benchmark.write_more(report)]
 
 
 def markdown(report: Report) -> str:
@@ -232,10 +247,8 @@ def chart(report: Report) -> Image.Image:
 
 def worst_sheet(report: Report) -> Image.Image | None:
     """The items whose primary column is lowest, with their prompts and why; None without any."""
-    run = report.run
-    ranked = sorted(report.scored, key=lambda one: _rank(one, run.benchmark))
-    cells = []
-    for one in ranked[:WORST]:
+    run, cells = report.run, []
+    for one in worst_items(report.scored)[:WORST]:
         shown = run.benchmark.outputs(run.images, one.item, run.model)
         pictures = [_cell(picture) for picture in (*shown.sources, *shown.pictures)]
         why = "; ".join(one.measured.failures) or _evidence(one)
@@ -243,17 +256,23 @@ def worst_sheet(report: Report) -> Image.Image | None:
     return sheet_of(cells, CELL, columns=8) if cells else None
 
 
-def _rank(one: Scored, benchmark: Benchmark) -> tuple[float, str]:
+def worst_items(scored: Sequence[Scored]) -> list[Scored]:
+    """Items by score, the lowest first; those of one score from every group in turn."""
+    turns: Counter[tuple[str, float]] = Counter()
+    ranked = []
+    for place, one in enumerate(scored):
+        score = _score_of(one)
+        ranked.append((score, turns[one.item.group, score], place))
+        turns[one.item.group, score] += 1
+    return [scored[place] for *_, place in sorted(ranked)]
+
+
+def _score_of(one: Scored) -> float:
     values = [v for v in one.measured.values.values() if not np.isnan(v)]
-    main = next(
-        (
-            one.measured.values[name]
-            for name in ("overall", "gm", "score", "points", "rate", "correct", "alignment")
-            if name in one.measured.values
-        ),
-        float(np.mean(values)) if values else 0.0,
-    )
-    return main, one.item.key
+    for name in ("overall", "gm", "score", "points", "rate", "correct", "alignment"):
+        if name in one.measured.values:
+            return one.measured.values[name]
+    return float(np.mean(values)) if values else 0.0
 
 
 def _evidence(one: Scored) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -93,15 +94,19 @@ class Scores:
             with path.open("r+b") as file:
                 file.truncate(data.rfind(b"\n") + 1)
 
-    def append(self, item: Item, pictures: str, measured: Measured) -> None:
-        """Keep a verdict; it is on the disk when this returns."""
-        line = {
-            "key": item.key, "group": item.group, "pictures": pictures,
-            "values": measured.values, "failures": measured.failures,
-            "evidence": measured.evidence,
-        }  # fmt: skip
+    def append(self, verdicts: Sequence[tuple[Item, str, Measured]]) -> None:
+        """Keep verdicts on items and the hashes of their pictures; on the disk on return."""
+        lines = [
+            {
+                "key": item.key, "group": item.group, "pictures": pictures,
+                "values": measured.values, "failures": measured.failures,
+                "evidence": measured.evidence,
+            }
+            for item, pictures, measured in verdicts
+        ]  # fmt: skip
         with (self.folder / ITEMS).open("ab") as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            for line in lines:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -148,14 +153,16 @@ def _judge_all(
 ) -> dict[str, str]:  # fmt: skip
     """Item -> why it has no verdict; empty when all have."""
     workers = max((judge.concurrency for judge in judges.values()), default=1)
+    each = run.benchmark.judged_together
+    chunks = [items[start : start + each] for start in range(0, len(items), each)]
     lost: dict[str, str] = {}
     gone = _Gone()
 
-    def measure(item: Item) -> Measured:
+    def measure(chunk: Sequence[Item]) -> list[Measured]:
         gone.check()
-        outputs = run.benchmark.outputs(run.images, item, run.model)
+        outputs = [run.benchmark.outputs(run.images, item, run.model) for item in chunk]
         try:
-            measured = run.benchmark.measure(item, outputs, judges)
+            measured = run.benchmark.measure_all(chunk, outputs, judges)
         except UnavailableError:
             gone.missed()
             raise
@@ -163,17 +170,21 @@ def _judge_all(
         return measured
 
     with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[Measured], Item] = {pool.submit(measure, one): one for one in items}
+        running: dict[Future[list[Measured]], Sequence[Item]] = {
+            pool.submit(measure, chunk): chunk for chunk in chunks
+        }
         try:
             for future in as_completed(running):
-                item = running[future]
+                chunk = running[future]
                 try:
                     measured = future.result()
                 except UnavailableError as error:
-                    lost.setdefault(item.key, str(error))
+                    lost |= {item.key: str(error) for item in chunk}
                     continue
-                scores.append(item, hashes[item.key], measured)
-                told(1)
+                scores.append(
+                    [(item, hashes[item.key], m) for item, m in zip(chunk, measured, strict=True)]
+                )
+                told(len(chunk))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -221,8 +232,11 @@ def import_results(run: Run, path: Path, name: str) -> list[Scored]:
         if verdict is None:
             lowest = run.benchmark.lowest(item)
             verdict = Measured(lowest, ["the official scorer left it out"])
+        elif not all(map(math.isfinite, verdict.values.values())):
+            # A mean would leave it out, so that failing paid.
+            verdict = Measured(run.benchmark.lowest(item), ["the official scorer gave no number"])
         if item.key not in kept:
-            scores.append(item, pictures_hash(run, item), verdict)
+            scores.append([(item, pictures_hash(run, item), verdict)])
     return read_scores(run, name)
 
 

@@ -59,6 +59,8 @@ class Estimate:
 class Means:
     """Means of columns over items, in all resamples at once.
 
+    Sums are kept by group and column, so a mean over many groups costs no pass over their items.
+
     Args:
         rows: the items.
         weights: [R, N], how often an item counts in a resample.
@@ -66,7 +68,15 @@ class Means:
 
     def __init__(self, rows: Sequence[Row], weights: np.ndarray) -> None:
         self.rows, self.weights = rows, weights
-        self.groups = np.array([row.group for row in rows])
+        self._places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            self._places.setdefault(row.group, []).append(place)
+        self._sums: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups in the order of their first items."""
+        return list(self._places)
 
     def of(self, column: str, group: str | Container[str] | None = None) -> np.ndarray:
         """[R] means over the items that have the column; NaN where there is none.
@@ -75,18 +85,28 @@ class Means:
             column: name of the value.
             group: a group or several; None for all items.
         """
-        values = np.array([row.values.get(column, np.nan) for row in self.rows])
-        chosen = ~np.isnan(values)
-        if group is not None:
-            members = {group} if isinstance(group, str) else group
-            chosen &= np.array([one in members for one in self.groups])
-        weights = self.weights[:, chosen]
+        members = {group} if isinstance(group, str) else group
+        chosen = [name for name in self._places if members is None or name in members]
+        total, count = np.zeros(len(self.weights)), np.zeros(len(self.weights))
+        for name in chosen:
+            one = self._sums_of(column, name)
+            total, count = total + one[0], count + one[1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (weights @ values[chosen]) / weights.sum(1)
+            return total / count
+
+    def _sums_of(self, column: str, group: str) -> tuple[np.ndarray, np.ndarray]:
+        """Sum [R] of a column over a group, and number [R] of its values."""
+        if (column, group) not in self._sums:
+            values = {p: self.rows[p].values.get(column, np.nan) for p in self._places[group]}
+            there = [place for place, value in values.items() if not np.isnan(value)]
+            weights = self.weights[:, there].astype(np.float64)
+            kept = np.array([values[place] for place in there], np.float64)
+            self._sums[column, group] = weights @ kept, weights.sum(1)
+        return self._sums[column, group]
 
     def mean_of_groups(self, column: str, groups: Sequence[str] | None = None) -> np.ndarray:
         """[R] means of the groups' means; groups without the column are left out."""
-        names = dict.fromkeys(groups if groups is not None else self.groups.tolist())
+        names = dict.fromkeys(groups if groups is not None else self.groups)
         found = [self.of(column, name) for name in names]
         return mean_of([one for one in found if not np.isnan(one[0])], len(self.weights))
 
@@ -99,7 +119,7 @@ def mean_of(values: Sequence[np.ndarray], rows: int) -> np.ndarray:
 def resampling_weights(groups: Sequence[str], resamples: int = RESAMPLES) -> np.ndarray:
     """[1 + resamples, N] weights: ones, then resamples within each group."""
     names = np.array(groups)
-    weights = np.ones((1 + resamples, len(names)))
+    weights = np.ones((1 + resamples, len(names)), np.uint16)
     for name in dict.fromkeys(groups):
         places = np.flatnonzero(names == name)
         rng = np.random.default_rng(derived_seed("resample", name, len(places)))

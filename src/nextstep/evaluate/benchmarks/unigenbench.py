@@ -18,7 +18,6 @@ import numpy as np
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import (
-    UNVERIFIED,
     Benchmark,
     Item,
     ItemOutput,
@@ -50,7 +49,7 @@ class UniGenBench(Benchmark):
 
     name: ClassVar[str] = "unigenbench"
     title: ClassVar[str] = "UniGenBench++ (EN)"
-    licence: ClassVar[str] = UNVERIFIED
+    licence: ClassVar[str] = "MIT (card of huggingface.co/datasets/CodeGoat24/UniGenBench)"
     source: ClassVar[str] = "github.com/CodeGoat24/UniGenBench, data/test_prompts_en.csv"
     data_help: ClassVar[str] = "test_prompts_en.csv, or the long prompts"
     roles: ClassVar[Mapping[str, Role]] = {

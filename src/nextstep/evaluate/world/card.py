@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nextstep.evaluate.benchmarks.statistics import Estimate, Means
 from nextstep.evaluate.world.detector import WEIGHTS
-from nextstep.evaluate.world.run import Results
-from nextstep.evaluate.world.scoring import Verdict
-from nextstep.evaluate.world.statistics import difference, interval, mean_of_means
+from nextstep.evaluate.world.run import Plan
 from nextstep.utils.files import read_json
 from nextstep.version import __version__
 from nextstep.world.tasks import TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from nextstep.evaluate.benchmarks.report import Report
+    from nextstep.evaluate.benchmarks.scoring import Scored
 
 CEILINGS = WEIGHTS.with_name("ceilings.json")
 """What the truth itself scores, measured when the scorer was made."""
@@ -45,80 +47,127 @@ def ceilings() -> dict[str, dict[str, float]]:
     return read_json(CEILINGS)["tasks"] if CEILINGS.exists() else {}
 
 
-def card(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything measured, as plain values.
+def group_metrics(means: Means, pairs: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """Means [R] by "GROUP, SPLIT": the mean of its tasks' means, each task counting alike.
 
     Args:
-        results: of the evaluation.
-        about: who answered and how: model, hash, settings.
+        means: of the items, whose groups are "TASK/SPLIT".
+        pairs: (task, split) that were asked.
     """
-    plan = results.plan
+    found = {}
+    for split in dict.fromkeys(split for _, split in pairs):
+        for group, members in groups_of([t for t, other in pairs if other == split]).items():
+            found[f"{group}, {split}"] = means.mean_of_groups(
+                "score", [f"{task}/{split}" for task in members]
+            )
+    return found
+
+
+def run_card(report: Report) -> dict[str, Any]:
+    """Everything measured in a run of the world, as plain values."""
+    run, metrics = report.run, report.metrics
+    plan: Plan = run.items[0].record["plan"]
+    by_pair: dict[str, list[Scored]] = {}
+    for one in report.scored:
+        by_pair.setdefault(one.item.group, []).append(one)
     tasks: dict[str, dict[str, Any]] = {}
-    for (task, split), tally in results.tallies.items():
-        told: dict[str, Any] = dict(interval([v.score for v in tally.verdicts]).rounded())
-        told |= {"measures": _means(tally.verdicts), "parts": _parts(tally.verdicts)}
-        if tally.pictures:
-            told["seconds_per_picture"] = round(tally.seconds / tally.pictures, 3)
-        told["seconds"] = round(tally.seconds, 2)
-        told["ceiling"] = ceilings().get(task, {})
+    for pair, some in by_pair.items():
+        task, _, split = pair.partition("/")
+        told = {**_told(metrics[pair], len(some)), **_columns(pair, some, metrics)}
+        told |= {**_seconds(some), "ceiling": ceilings().get(task, {})}
         tasks.setdefault(task, {})[split] = told
-    pictures = sum(tally.pictures for tally in results.tallies.values())
-    drawing = sum(t.seconds for t in results.tallies.values() if t.pictures)
+    drawn = [one for one in report.scored if _pictures(one)]
+    manifest = run.manifest
     return {
         "evaluation": "emoji world",
         "version": __version__,
-        **about,
+        "model": manifest["model"],
+        "model_hash": manifest["model_hash"],
+        "answers": plan.answers,
+        "settings": manifest["settings"],
         "items_per_task": plan.count,
         "seed": plan.seed,
         "size": plan.size,
         "edition": plan.edition,
-        "seconds_per_picture": round(drawing / pictures, 3) if pictures else None,
-        "groups": group_means(results),
+        "seconds_per_picture": _seconds(drawn).get("seconds_per_picture"),
+        "groups": _groups(metrics, by_pair),
         "tasks": tasks,
+        **comparisons(report),
     }
 
 
-def group_means(results: Results) -> dict[str, dict[str, Any]]:
-    """Group -> split -> mean of its tasks' scores, each task counting alike."""
+def _told(one: Estimate, count: int) -> dict[str, float | int]:
+    """For JSON."""
+    return {
+        "mean": round(one.value, 4), "low": round(one.low, 4), "high": round(one.high, 4),
+        "n": count,
+    }  # fmt: skip
+
+
+def _columns(
+    pair: str, scored: Sequence[Scored], metrics: Mapping[str, Estimate]
+) -> dict[str, dict[str, Any]]:
+    """Means of further measures, and scores of parts, of a task in a split."""
+    parts = sorted({one.measured.evidence.get("part") or "" for one in scored} - {""})
+    columns = dict.fromkeys(name for one in scored for name in one.measured.values)
+    return {
+        "measures": {
+            name: round(metrics[f"{pair}: {name}"].value, 4)
+            for name in columns
+            if name != "score" and name not in parts
+        },
+        "parts": {
+            part: _told(
+                metrics[f"{pair}: {part}"], sum(part in one.measured.values for one in scored)
+            )
+            for part in parts
+        },
+    }
+
+
+def _pictures(one: Scored) -> int:
+    return int(one.item.record["question"].pictures)
+
+
+def _seconds(scored: Sequence[Scored]) -> dict[str, float]:
+    """Of all answers, and of a picture where there are any."""
+    pictures = sum(map(_pictures, scored))
+    seconds = sum(one.measured.evidence.get("seconds", 0.0) for one in scored)
+    each = {"seconds_per_picture": round(seconds / pictures, 3)} if pictures else {}
+    return {**each, "seconds": round(seconds, 2)}
+
+
+def _groups(
+    metrics: Mapping[str, Estimate], by_pair: Mapping[str, Sequence[Scored]]
+) -> dict[str, dict[str, Any]]:
+    """Group -> split -> mean of its tasks' scores."""
     found: dict[str, dict[str, Any]] = {}
-    for split in dict.fromkeys(split for _, split in results.tallies):
-        tasks = [task for task, other in results.tallies if other == split]
-        for group, members in groups_of(tasks).items():
-            scores = {t: [v.score for v in results.tallies[t, split].verdicts] for t in members}
-            found.setdefault(group, {})[split] = mean_of_means(scores).rounded()
+    for split in dict.fromkeys(pair.partition("/")[2] for pair in by_pair):
+        asked = [pair.partition("/")[0] for pair in by_pair if pair.endswith(f"/{split}")]
+        for group, members in groups_of(asked).items():
+            count = sum(len(by_pair[f"{task}/{split}"]) for task in members)
+            found.setdefault(group, {})[split] = _told(metrics[f"{group}, {split}"], count)
     return found
 
 
-def _means(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Mean of every further measure over the items that have it."""
-    names = dict.fromkeys(name for verdict in verdicts for name in verdict.measures)
-    return {
-        name: round(float(np.mean([v.measures[name] for v in verdicts if name in v.measures])), 4)
-        for name in names
-    }
+def comparisons(report: Report) -> dict[str, Any]:
+    """The name of the first run compared with, and "all" and "TASK/SPLIT" -> difference."""
+    for name, found in report.against.items():
+        pairs = ["all", *dict.fromkeys(one.item.group for one in report.scored)]
+        shared = report.shared[name]
+        return {
+            "compared_with": name,
+            "differences": {
+                pair: _told(found[pair], len(shared) if pair == "all" else _within(shared, pair))
+                for pair in pairs
+                if pair in found
+            },
+        }
+    return {}
 
 
-def _parts(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float | int]]:
-    parts = sorted({verdict.part for verdict in verdicts if verdict.part})
-    return {
-        part: interval([v.score for v in verdicts if v.part == part]).rounded() for part in parts
-    }
-
-
-def comparison(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
-    """By how much the first is better than the second on the items that both answered.
-
-    Args:
-        first, second: key of an item -> score.
-
-    Returns:
-        "all" and every "TASK/SPLIT" -> the mean difference with its interval.
-    """
-    found = {"all": difference(first, second).rounded()}
-    for pair in dict.fromkeys(key.rsplit("/", 1)[0] for key in first if key in second):
-        mine = {key: score for key, score in first.items() if key.rsplit("/", 1)[0] == pair}
-        found[pair] = difference(mine, second).rounded()
-    return found
+def _within(keys: Iterable[str], pair: str) -> int:
+    return sum(key.startswith(f"{pair}/") for key in keys)
 
 
 def table(told: Mapping[str, Any]) -> Table:
