@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import KeyedNoise
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.load import RecipeError, check_recipe
 from nextstep.recipe.run import run_recipe
 from nextstep.rollout.store import read_rollouts
 from nextstep.train.launch import launch
-from nextstep.train.stages.distill import teacher_path
 from nextstep.train.stages.rl import PolicyStage
-from nextstep.vae.latents import token_norm
-from tests.cli.test_commands import nextstep
 from tests.train.play import server
 
 REWARD = '''
@@ -379,42 +373,6 @@ def test_wrong_recipes_are_refused(
         check_recipe(raw, "test")
 
 
-def test_rollouts_from_the_command_line(
-    place: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    asked = [
-        "rollout", "-m", tiny_folder, "--prompts", place / "prompts.txt", "-n", "2", "--count", "2",
-        "--reward", f"python:{place / 'rewards.py'}:red=2", "--watch",
-        f"python:{place / 'rewards.py'}:bright", "--solver", "ode", "--steps", "2", "--json", "-o",
-        tmp_path / "out",
-    ]  # fmt: skip
-    status, out, _ = nextstep(capsys, *asked)
-    told = json.loads(out)
-    assert status == 0
-    assert told["prompts"] == 2 and told["reward"] == pytest.approx(2 * told["red"], abs=1e-3)
-    assert "watch/bright" in told
-    before = (tmp_path / "out" / "shard-00000.safetensors").stat().st_mtime_ns
-    assert nextstep(capsys, *asked)[0] == 0
-    assert (tmp_path / "out" / "shard-00000.safetensors").stat().st_mtime_ns == before
-    status, _, error = nextstep(capsys, *asked, "--steps", "3")
-    assert status == 2 and "other rollouts" in error
-    status, _, error = nextstep(capsys, "rollout", "-o", tmp_path / "new")
-    assert status == 2 and "either --prompts FILE or --world" in error
-
-
-def test_rewards_of_the_world_from_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    status, out, _ = nextstep(
-        capsys, "rollout", "-m", "nano", "--world", "tasks=[single]", "--world", "edition=core-48",
-        "-n", "2", "--count", "2", "--steps", "2", "--solver", "ode", "--json", "-o",
-        tmp_path / "out",
-    )  # fmt: skip
-    told = json.loads(out)
-    assert status == 0
-    assert 0 <= told["world/objects"] <= 1 and 0 <= told["world/right"] <= told["world/share"] <= 1
-
-
 @pytest.mark.parametrize("method", ["regression", "meanflow"])
 def test_a_distilled_model_draws_by_one_call_and_one_branch(
     rollouts: Path, tiny_folder: Path, tmp_path: Path, method: str
@@ -437,59 +395,6 @@ def test_a_distilled_model_draws_by_one_call_and_one_branch(
     assert (own.solver, own.steps, own.guidance) == ("flow_map", 1, 2.0)
     assert own.decoding((2, 2), False).branches == ["conditional"]
     assert pipeline.generate("two cats")[0].settings["solver"] == "flow_map"
-    before = load_file(tiny_folder / "model.safetensors")
-    after = weights(tmp_path / "run")
+    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run")
     kept = [name for name in before if not name.startswith("image_head.")]
     assert all(torch.equal(before[name], after[name]) for name in kept)
-
-
-def test_edits_are_distilled_with_their_third_branch(
-    place: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
-    """Paths follow the three branches of the engine; given tokens have none."""
-    from nextstep.engine.engine import Engine
-    from nextstep.engine.pretrained import load_parts
-    from nextstep.rollout.prompts import RolloutPrompt
-    from nextstep.rollout.sampler import Sampler, SamplingOptions
-    from nextstep.rollout.store import RolloutStore
-    from nextstep.rollout.teacher import TeacherOptions, make_parts
-
-    parts = load_parts(tiny_folder)
-    settings = {"solver": "midpoint", "steps": 24, "guidance": 2.0, "image_guidance": 1.5}
-    sampler = Sampler(Engine.of_parts(parts), SamplingOptions(2, settings=settings))
-    red = Image.new("RGB", (32, 32), "red")
-    asked = ["<image>make it blue", "<image>make it\nred; change rows 2-2 columns 1-2; blue"]
-    groups = sampler.draw([(RolloutPrompt(text, text, (red,)), 3) for text in asked])
-    groups = [
-        replace(g, samples=tuple(replace(s, rewards={"reward": 0.0}) for s in g.samples))
-        for g in groups
-    ]
-    options = TeacherOptions([2.0], 1.5, 24)
-    head = parts.model.image_head
-    make_parts(parts.model, head, groups, parts.text_tokenizer, options, tmp_path)
-    whole, cut = (load_file(path) for path in sorted((tmp_path / "teacher").iterdir()))
-    assert whole["hidden"].shape[:2] == (8, 3) and cut["hidden"].shape[:2] == (4, 3)
-    assert torch.allclose(whole["weights"], torch.tensor([2.0, -0.5, -0.5]))
-    # The first token of a picture is the path's end from its own noise, all branches mixed alike.
-    (sample, *_), group = groups[0].samples, groups[0]
-    noise = KeyedNoise([(group.seed, sample.index)], 1, 64).token(0)[0]
-    condition = parts.model.image_condition(whole["hidden"][:1].float())
-    end = teacher_path(head, condition, whole["weights"][:1], noise, 24)[:, -1]
-    assert sample.tokens is not None
-    assert torch.allclose(token_norm(end)[0], sample.tokens[0], atol=2e-2)
-    with pytest.raises(NextStepError, match="drawings"):
-        make_parts(
-            parts.model, head, groups, parts.text_tokenizer, TeacherOptions(), tmp_path / "none"
-        )
-    store = RolloutStore(tmp_path / "edits", {"model": "tiny"})
-    store.write(0, groups)
-    raw = dpo(tmp_path / "edits", tiny_folder, stage="distill", steps=2, ema=0.0)
-    del raw["preference"]
-    raw["model"]["overrides"] = {"flow_map": True}
-    raw["distillation"] = {"image_guidance": 1.5, "teacher_steps": 8, "batch": 8}
-    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
-    pipeline = NextStepPipeline.from_pretrained(tmp_path / "run" / "model")
-    edit = pipeline.defaults.edit
-    assert (edit.solver, edit.steps, edit.image_guidance) == ("flow_map", 1, 1.5)
-    assert edit.decoding((2, 2), True).branches == ["conditional"]
-    assert pipeline.edit(red, "make it blue")[0].settings["solver"] == "flow_map"
