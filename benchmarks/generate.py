@@ -15,6 +15,7 @@ step, as the released code asks it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import statistics
@@ -35,7 +36,7 @@ from nextstep.config import HEADS, SIZES, NextStepConfig
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends import torch as plain_backend
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.backends.cpu_kernels import Core, core_of
+from nextstep.engine.backends.cpu_kernels import Core, CpuKernels, core_of
 from nextstep.engine.backends.sampling_head import SamplingHead, SolverGroup
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.engine.decode import DecodeSettings
@@ -49,6 +50,7 @@ from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, rele
 from nextstep.kernels.names import formats
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.quantization import (
+    MODULATION,
     OWN,
     Packer,
     is_large,
@@ -65,10 +67,10 @@ WORDS, NOTHING = 24, 8
 """Ids of a made-up prompt, and of the branch without it."""
 
 
-def read_bandwidth() -> float:
+def read_bandwidth(clock: str) -> float:
     """Bytes per second of adding up memory far larger than most caches, in huge pages."""
     block = huge_pages(2**30).view(torch.float32).fill_(1)
-    return 2**30 / min(_seconds(block.sum) for _ in range(10))
+    return 2**30 / min(_seconds(block.sum, clock) for _ in range(10))
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -78,6 +80,35 @@ def _seconds(call: Callable[[], object], clock: str = "wall") -> float:
     begun = CLOCKS[clock]()
     call()
     return CLOCKS[clock]() - begun
+
+
+class RepeatingPacker(Packer):
+    """Packs one layer of each shape and copies it for the others; each has memory of its own."""
+
+    def __init__(self, format_: str, head: str, squeezed: bool = False) -> None:
+        super().__init__(format_, head, squeezed)
+        self.known: dict[tuple[Any, ...], PackedLinear] = {}
+
+    def repeat(self, model: nn.Module, name: str, weight: Callable[[], Tensor]) -> None:
+        """`put`, whose `weight` is made for the first layer of a shape alone."""
+        part = model.get_submodule(name)
+        assert isinstance(part, nn.Linear)
+        key = part.weight.shape, self.format_of(name, part.weight.dtype), MODULATION in name
+        if key not in self.known:
+            self.put(model, name, weight())
+            packed = model.get_submodule(name)
+            assert isinstance(packed, PackedLinear)
+            self.known[key] = packed
+            return
+        first = self.known[key]
+        again = copy.copy(first)
+        again._parameters = {"bias": part.bias}
+        again.data, again.scale = self.arena.keep(first.data), self.arena.keep(first.scale)
+        if first.squeezed:
+            again.squeezed = first.squeezed._replace(data=again.data)
+        again._matrix = None
+        owner, _, leaf = name.rpartition(".")
+        setattr_in(model.get_submodule(owner), leaf, again)
 
 
 def random_model(
@@ -92,21 +123,27 @@ def random_model(
         model = NextStepModel(config)
     own = OWN[dtype] if kernels_fit(config) and not plain else None
     asked = formats(quantize) if quantize else (own, own) if own else None
-    packer = Packer(*asked, squeezed and is_large(model)) if asked else None
+    packer = RepeatingPacker(*asked, squeezed and is_large(model)) if asked else None
     # Numbers of bf16 in either dtype, as the released weights are.
     draws = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02
     pool = draws.bfloat16().to(dtype)
-    for name, parameter in list(model.named_parameters()):
-        owner, _, leaf = name.rpartition(".")
-        count = parameter.numel()
+
+    def numbers(shape: torch.Size) -> Tensor:
         # Copied, because a small part would keep all of what it was taken from.
-        value = pool.repeat(-(-count // len(pool)))[:count].clone().view(parameter.shape)
+        count = shape.numel()
+        return pool.repeat(-(-count // len(pool)))[:count].clone().view(shape)
+
+    # Biases first: they go with their layers.
+    parameters = sorted(model.named_parameters(), key=lambda own: own[0].endswith(".weight"))
+    for name, parameter in parameters:
+        owner, _, leaf = name.rpartition(".")
+        if packer and leaf == "weight" and packer.takes(model, owner):
+            packer.repeat(model, owner, lambda shape=parameter.shape: numbers(shape))  # type: ignore[misc]
+            continue
+        value = numbers(parameter.shape)
         if "norm" in owner or ("in_ln" in owner and leaf == "weight"):
             value = value + 1
-        if packer and leaf == "weight" and packer.takes(model, owner):
-            packer.put(model, owner, value)
-        else:
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     release_heap()
@@ -183,19 +220,24 @@ class DirectHead(SamplingHead):
 def clocks(clock: str) -> Iterator[dict[str, float]]:
     """Seconds inside backbone and head, and in reading prompts."""
     spent: dict[str, float] = defaultdict(float)
+    inside: list[str] = []
     timed: list[tuple[Any, str, str]] = [
         (Core, "feed", "backbone"), (Core, "sample", "head"),
         (TorchBackend, "step", "backbone"), (SamplingHead, "sample", "head"),
-        (TorchBackend, "prefill", "prompts"),
+        (TorchBackend, "prefill", "prompts"), (CpuKernels, "prefill", "prompts"),
     ]  # fmt: skip
     before = [getattr(owner, name) for owner, name, _ in timed]
 
     def wrapped(inner: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*values: Any) -> Any:
+            if inside:  # prompts go through the backbone too
+                return inner(*values)
             begun = CLOCKS[clock]()
+            inside.append(part)
             try:
                 return inner(*values)
             finally:
+                inside.pop()
                 spent[part] += CLOCKS[clock]() - begun
 
         return call
@@ -256,7 +298,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     if asked.direct:
         asked.plain, plain_backend.SamplingHead = True, DirectHead  # type: ignore[misc]
-    bandwidth = read_bandwidth()
+    bandwidth = read_bandwidth(asked.clock)
     model, tokenizer = load(asked)
     jacobi = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance)
     call, solver = sampling(model, asked, jacobi), SolverSettings(asked.solver, asked.steps)
