@@ -71,10 +71,6 @@ def measure(
     Raises:
         NextStepError: when there is no picture, or torchmetrics is not installed.
     """
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-    except ImportError:
-        raise NextStepError("SSIM needs torchmetrics: pip install 'open-nextstep[eval]'") from None
     sums, count = torch.zeros(4, dtype=torch.float64), 0
     shown, given_back = Moments(), Moments()
     for picture in pictures:
@@ -83,16 +79,11 @@ def measure(
         pixels = to_pixels([resize_and_crop(picture, height, width)]).to(tokenizer.device)
         tokens = tokenizer.encode_tokens(pixels)
         output = tokenizer.decode_tokens(tokens, tokenizer.grid(height, width))
-        error = (output - pixels).square().mean().clamp(min=1e-12)
-        distance = torch.zeros(()) if features is None else features.distance(output, pixels)[0]
-        # Structural similarity compares brightness too, so its values must begin at black.
-        similarity = ssim((output + 1) / 2, (pixels + 1) / 2, data_range=1.0)
         unlike = torch.zeros(()) if lpips is None else squared(lpips(output), lpips(pixels))
         if inception is not None:
             shown.add(inception(pixels))
             given_back.add(inception(output))
-        values = 10 * torch.log10(RANGE**2 / error), similarity, distance, unlike
-        sums += torch.stack([torch.as_tensor(value).cpu().double() for value in values])
+        sums += torch.tensor([*compared(output, pixels, features), float(unlike)])
         count += 1
     if not count:
         raise NextStepError("there are no pictures to measure the image tokenizer on")
@@ -105,6 +96,25 @@ def measure(
         None if lpips is None else unlikeness,
         None if inception is None else frechet_distance(shown, given_back),
     )
+
+
+def compared(
+    output: torch.Tensor, pixels: torch.Tensor, features: FeatureNet | None = None
+) -> tuple[float, float, float]:
+    """PSNR in dB, SSIM and feature distance (0 without its network) of two pictures [1, 3, H, W].
+
+    Raises:
+        NextStepError: when torchmetrics is not installed.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+    except ImportError:
+        raise NextStepError("SSIM needs torchmetrics: pip install 'open-nextstep[eval]'") from None
+    error = (output - pixels).square().mean().clamp(min=1e-12)
+    distance = 0.0 if features is None else float(features.distance(output, pixels)[0])
+    # Structural similarity compares brightness too, so its values must begin at black.
+    similarity = torch.as_tensor(ssim((output + 1) / 2, (pixels + 1) / 2, data_range=1.0))
+    return float(10 * torch.log10(RANGE**2 / error)), float(similarity), distance
 
 
 def squared(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,9 @@ STUDIES: dict[str, str] = {
     "token-norm": "nextstep.lab.token_norm:TokenNorm",
     "head-size": "nextstep.lab.head_size:HeadSize",
     "context": "nextstep.lab.context:Context",
+    "paradigms": "nextstep.lab.paradigms.study:Paradigms",
+    "tokenizer": "nextstep.lab.tokenizer:Tokenizers",
+    "small-sets": "nextstep.lab.small_sets:SmallSets",
     "scaling": "nextstep.lab.scaling:Scaling",
 }
 """Name -> class."""

@@ -88,6 +88,10 @@ class Outcome:
     model: Path | None
 
 
+MakeParts = Callable[["Recipe", Path, Ranks, str], RunParts]
+"""(recipe, folder of the run, this process among all, name of the recipe) -> what is trained."""
+
+
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -96,6 +100,7 @@ def run_recipe(
     resume: bool = True,
     device: str | None = None,
     progress: bool = False,
+    make_parts: MakeParts | None = None,
 ) -> Outcome:
     """Train a recipe in a folder, alone or as one of the processes that torchrun started.
 
@@ -107,6 +112,7 @@ def run_recipe(
             moved aside first.
         device: "cpu" or "cuda"; default CUDA where there is one.
         progress: show a progress line on a terminal.
+        make_parts: makes what is trained; default what the recipe's stage says.
 
     Raises:
         NextStepError: when a part cannot be had or does not fit, the folder is not a run's, or
@@ -124,7 +130,7 @@ def run_recipe(
         with met(ranks):
             if recipe.stage != "tokenizer":
                 build.make_latents(chosen, folder, ranks)
-        parts = _parts(chosen, folder, ranks, where)
+        parts = (make_parts or _parts)(chosen, folder, ranks, where)
         try:
             return _train(recipe, parts, folder, ranks, progress)
         finally:

@@ -170,6 +170,8 @@ class TokenizerOptions(Section):
 
     size: Literal["nano", "f8ch16"] = "f8ch16"
     """Named network: the shipped one of 3.9 M parameters, or the released one of 84 M."""
+    channels: Positive | None = None
+    """Channels of the latents of fresh weights; default the named size's 16."""
     folder: str | None = None
     """Start from this image tokenizer instead of fresh weights."""
     deterministic: bool = True
@@ -195,6 +197,8 @@ class TokenizerOptions(Section):
             raise ValueError("'decoder_only' refines a trained tokenizer; name its 'folder'")
         if self.token_norm == "global scale" and not self.decoder_only:
             raise ValueError("token_norm: a 'global scale' is of a fixed encoder; set decoder_only")
+        if self.channels and self.folder:
+            raise ValueError("'channels' is of fresh weights; those of a 'folder' have theirs")
         if self.weights.kl and (self.deterministic or self.decoder_only):
             raise ValueError("weights.kl: trains an encoder that is not deterministic; set it to 0")
         return self

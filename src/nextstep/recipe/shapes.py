@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nextstep.config import HEADS, NextStepConfig
@@ -61,6 +62,8 @@ def autoencoder_config(recipe: Recipe) -> AutoencoderConfig:
     """Shape of the image tokenizer that a recipe trains or reads; the released one if absent."""
     if recipe.tokenizer is not None:
         named = {"nano": NANO_AUTOENCODER, "f8ch16": AutoencoderConfig()}[recipe.tokenizer.size]
+        channels = recipe.tokenizer.channels or named.latent_channels
+        named = replace(named, latent_channels=channels)
         folder = recipe.tokenizer.folder
     else:
         assert recipe.model is not None

@@ -14,7 +14,7 @@ from nextstep.errors import NextStepError
 from nextstep.world.crops import CropMaker, load_photos
 from nextstep.world.scenes import render
 from nextstep.world.sources import all_drawings, cache_dir
-from nextstep.world.tasks import TASKS, example
+from nextstep.world.tasks import TASKS, choose_tasks, example
 from nextstep.world.vocabulary import TOKENIZER_STYLES
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def drawn_crops(size: int, photos: str = "", styles: tuple[str, ...] | list[str]
     return CropMaker(icons, found, size, batch=1).crop
 
 
-def scene_crops(size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES) -> MakeCrop:
+def scene_crops(
+    size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES, edition: str = "full"
+) -> MakeCrop:
     """Crops of whole scenes of the world: several objects, signs with words, any task's pictures.
 
     Held-out pairs are not among them, as in all training.
@@ -54,18 +56,20 @@ def scene_crops(size: int, sides: tuple[int, ...] | list[int] = SCENE_SIDES) -> 
     Args:
         size: side of a crop in pixels.
         sides: sides in pixels that scenes are drawn at; those below `size` are left out.
+        edition: of the world, see `editions`.
 
     Raises:
-        NextStepError: when no side is left.
+        NextStepError: when no side is left, or there is no such edition.
     """
     large = [side for side in sides if side >= size]
     if not large:
         raise NextStepError(f"sides: one at least must reach the {size} pixels of a crop")
-    tasks = [name for name, task in TASKS.items() if task.kind != "text"]
+    known = choose_tasks(None, edition)
+    tasks = [name for name, task in TASKS.items() if task.kind != "text" and name in known]
 
     def crop(number: int, seed: int) -> np.ndarray:
         rng = random.Random(derived_seed("scene crop", seed))
-        made = example(rng.choice(tasks), derived_seed("scene", seed))
+        made = example(rng.choice(tasks), derived_seed("scene", seed), edition=edition)
         scene, side = rng.choice(made.scenes), rng.choice(large)
         x, y = rng.randint(0, side - size), rng.randint(0, side - size)
         return render(scene, side)[y : y + size, x : x + size]

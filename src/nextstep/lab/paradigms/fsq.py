@@ -193,6 +193,16 @@ class QuantizerStage:
             total = total + error / tokens.shape[-1]
         return {"token_error": total}
 
+    def flops(self, batch: TokenGroups) -> float:
+        """Operations of forward and backward, by the default shape."""
+        return self.counts(batch)["token_error"] * token_flops(QuantizerConfig())
+
+
+def token_flops(config: QuantizerConfig) -> float:
+    """Operations of forward and backward for one image token: six for every number of a kernel."""
+    model = TokenQuantizer(config)
+    return 6.0 * sum(p.numel() for p in model.parameters() if p.ndim > 1)
+
 
 def by_grid(tokens: Tensor, coordinates: Tensor) -> dict[tuple[int, int], Tensor]:
     """Image tokens [M, D] of pictures one after another -> by grid, [B, N, D] each.

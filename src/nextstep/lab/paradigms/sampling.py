@@ -116,8 +116,11 @@ class Rows:
 class Paradigm(Protocol):
     """A trained arm that can draw and write."""
 
-    model: NextStepModel
     both_directions: bool
+
+    @property
+    def model(self) -> NextStepModel:
+        """In eval mode."""
 
     def embed(self, batch: SequenceBatch) -> Tensor:
         """Input embeddings [B, S, E] of a batch whose pictures are all clean."""
