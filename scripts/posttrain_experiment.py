@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from nextstep.evaluate.world.statistics import difference, interval
 
 from nextstep.engine.pretrained import load_parts
 from nextstep.errors import NextStepError
+from nextstep.evaluate.benchmarks.statistics import Estimate, Means, Row, differences, estimates
 from nextstep.recipe.probes import Probe
 from nextstep.recipe.run_schema import Probes
 from nextstep.rollout.samples import RolloutGroup
@@ -266,6 +267,24 @@ def token_variance(group: RolloutGroup) -> float:
     return float(tokens.var(0).mean())
 
 
+def _rows(scores: Mapping[str, float]) -> list[Row]:
+    return [Row(key, "", {"mean": score}) for key, score in scores.items()]
+
+
+def _metrics(means: Means) -> dict[str, np.ndarray]:
+    return {"mean": means.of("mean")}
+
+
+def interval(scores: Mapping[str, float]) -> Estimate:
+    """The mean of scores with its interval."""
+    return estimates(_rows(scores), _metrics)["mean"]
+
+
+def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Estimate:
+    """How much higher the first scores on the items that both have."""
+    return differences(_rows(first), _rows(second), _metrics)["mean"]
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -280,8 +299,8 @@ def report(judged: Mapping[str, Judged], flow_losses: Mapping[str, float]) -> di
     found: dict[str, Any] = {}
     for name, one in judged.items():
         told: dict[str, Any] = {
-            "right": interval(list(one.right.values())).rounded(),
-            "reward": interval(list(one.reward.values())).rounded(),
+            "right": interval(one.right).rounded(),
+            "reward": interval(one.reward).rounded(),
             "flow_loss_ratio": round(flow_losses[name] / flow_losses[START], 4),
             "diversity_ratio": round(
                 _mean(list(one.variance.values())) / _mean(list(judged[START].variance.values())), 4
@@ -315,7 +334,7 @@ def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
         ]  # fmt: skip
         for name, one in told.items():
             cells = [_cell(one.get(f"against {START}", {}).get(group)) for group in columns]
-            right = f"{100 * one['right']['mean']:.1f}"
+            right = f"{100 * one['right']['value']:.1f}"
             ratios = f"{one['flow_loss_ratio']:.3f} | {one['diversity_ratio']:.2f}"
             lines.append(f"| {name} | {right} | {' | '.join(cells)} | {ratios} |")
         lines.append("")
@@ -329,7 +348,7 @@ def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(told: Mapping[str, float] | None) -> str:
     if told is None:
         return ""
-    mean, low, high = (100 * told[name] for name in ("mean", "low", "high"))
+    mean, low, high = (100 * told[name] for name in ("value", "low", "high"))
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 

@@ -94,12 +94,12 @@ def test_the_report_pairs_prompts(script: ModuleType) -> None:
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
     }
     told = script.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
-    assert told["nft"]["right"]["mean"] == 0.75
+    assert told["nft"]["right"]["value"] == 0.75
     against = told["nft"]["against start"]
-    assert against["colours"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 8}
-    assert against["edits"]["mean"] == 0
+    assert against["colours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert against["edits"]["value"] == 0
     assert "attributes" not in against
-    assert told["nft"]["against best-of-n"]["all"]["mean"] == 0
+    assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
     assert told["nft"]["diversity_ratio"] == 0.25
     table = script.as_tables({"guided": told})

@@ -185,7 +185,7 @@ def _score_of(name: str) -> Callable[..., None]:
             chosen = name_ or "official"
             scored = scoring.import_results(opened, results, chosen)
         else:
-            judges = opened.benchmark.own_judges(opened) | _judges(
+            judges = opened.benchmark.own_judges(opened.manifest, opened.items) | _judges(
                 opened.benchmark, judge or [],
                 lambda spec: load_judge(
                     spec, run / "answers", concurrency, device, judge_dtype

@@ -183,7 +183,7 @@ def _made(
     pipeline, run, settings = _begun(named, asked, folder, batch_size)
     with benchmark.bar(len(run.items), "items made", quiet) as told:
         generation.generate(run, pipeline, settings, told)
-    judges = run.benchmark.own_judges(run)
+    judges = run.benchmark.own_judges(run.manifest, run.items)
     with benchmark.bar(len(run.items), "items judged", quiet) as told:
         scoring.score(run, judges, SCORES, told)
     return run

@@ -15,7 +15,8 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks import benchmark_class, generation, scoring
 from nextstep.evaluate.benchmarks.base import EDIT, Item
-from nextstep.evaluate.benchmarks.generation import Claims, Run, Settings, generate, spread
+from nextstep.evaluate.benchmarks.files import Claims
+from nextstep.evaluate.benchmarks.generation import Run, Settings, generate, spread
 from nextstep.evaluate.benchmarks.report import make_report, rows_of, write_report
 from nextstep.evaluate.benchmarks.world import begin as begin_world
 from nextstep.evaluate.judges.protocol import ScoredBox, UnavailableError
@@ -99,7 +100,7 @@ def test_the_world_from_its_plan_to_the_number(nano: NextStepPipeline, tmp_path:
     assert len(run.items) == 8
     generate(run, nano, settings)
     assert nano.vocabulary is not None
-    scored = scoring.score(run, run.benchmark.own_judges(run), "world-scorer")
+    scored = scoring.score(run, run.benchmark.own_judges(run.manifest, run.items), "world-scorer")
     assert not any(one.measured.failures for one in scored)
     report = make_report(run, "world-scorer", {"itself": rows_of(run, "world-scorer")})
     files = {path.name for path in write_report(report)}
@@ -168,7 +169,7 @@ def test_items_of_another_living_process_are_left_to_it(
     holder = subprocess.Popen(
         [sys.executable, "-c",
          "import sys, pathlib\n"
-         "from nextstep.evaluate.benchmarks.generation import Claims\n"
+         "from nextstep.evaluate.benchmarks.files import Claims\n"
          f"with Claims(pathlib.Path({str(path)!r})) as claims:\n"
          "    print(claims.take(0), claims.take(1), flush=True)\n"
          "    sys.stdin.read()\n"],

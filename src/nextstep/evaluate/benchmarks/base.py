@@ -25,8 +25,6 @@ from nextstep.evaluate.benchmarks.statistics import Means
 from nextstep.evaluate.judges.protocol import Judge, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from nextstep.evaluate.benchmarks.generation import Run
-    from nextstep.evaluate.benchmarks.report import Report
     from nextstep.pipeline import NextStepPipeline
 
 UNVERIFIED = "not known: its published README names none, read the repository's before you use it"
@@ -243,12 +241,21 @@ class Benchmark(ABC):
         """Items that are made before they are written, of `batch_size` pictures at a time."""
         return max(1, batch_size // max(1, self.repeats))
 
-    def own_judges(self, run: Run) -> dict[str, Judge]:
-        """Role -> judge of a run, of those that come with this package."""
+    def own_judges(self, manifest: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Judge]:
+        """Role -> judge of a run, of those that come with this package.
+
+        Args:
+            manifest: of the run.
+            items: of its set.
+        """
         return {}
 
-    def write_more(self, report: Report) -> list[Path]:
-        """Write what this benchmark tells besides the files of every report; their paths."""
+    def write_more(self, report: Any) -> list[Path]:
+        """Write what this benchmark tells besides the files of every report; their paths.
+
+        Args:
+            report: a `report.Report`, which stands above benchmarks.
+        """
         return []
 
     def sources(self, item: Item) -> list[Image.Image]:

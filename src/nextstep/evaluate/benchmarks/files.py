@@ -1,7 +1,9 @@
-"""Files of a benchmark: pictures in every format that a scorer reads, grids, official records."""
+"""Files of a benchmark: pictures in every format that scorers read, grids, records, claims."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -133,3 +135,36 @@ def wanted(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise NextStepError(f"{where} has no {kind.__name__} '{name}'")
     return value
+
+
+class Claims:
+    """Which items are being made, told to other processes by locks on the bytes of one file.
+
+    A lock ends with the process that holds it, so a killed one leaves nothing behind.
+
+    Args:
+        path: of the file; made when it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Claims:
+        self._file = self.path.open("ab+")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def take(self, number: int) -> bool:
+        """Whether the item is this process's now."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True
+
+    def release(self, number: int) -> None:
+        """Let the item go."""
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)

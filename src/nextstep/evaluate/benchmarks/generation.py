@@ -8,8 +8,6 @@ RUN/claims           which items a living process is at work on
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +31,7 @@ from nextstep.evaluate.benchmarks.base import (
     Output,
     OwnBenchmark,
 )
+from nextstep.evaluate.benchmarks.files import Claims
 from nextstep.text.vocabulary import PromptWarning
 from nextstep.utils.files import read_json, write_json
 from nextstep.utils.old_names import SETTINGS, renamed
@@ -371,36 +370,3 @@ def _manifest(
     # As it is read back from its file, where tuples are lists.
     read_back: dict[str, Any] = json.loads(json.dumps(told))
     return read_back
-
-
-class Claims:
-    """Which items are being made, told to other processes by locks on the bytes of one file.
-
-    A lock ends with the process that holds it, so a killed one leaves nothing behind.
-
-    Args:
-        path: of the file; made when it is missing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Claims:
-        self._file = self.path.open("ab+")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def take(self, number: int) -> bool:
-        """Whether the item is this process's now."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except OSError:
-            return False
-        return True
-
-    def release(self, number: int) -> None:
-        """Let the item go."""
-        with contextlib.suppress(OSError):
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)

@@ -274,9 +274,9 @@ class World(OwnBenchmark):
             found |= {f"{pair}: {c}": means.of(c, pair) for c in columns if c != "score"}
         return found
 
-    def own_judges(self, run: Run) -> dict[str, Judge]:
+    def own_judges(self, manifest: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Judge]:
         """See `Benchmark.own_judges`; edits are measured through the model's image tokenizer."""
-        weights, plan = run.manifest["weights"], run.items[0].record["plan"]
+        weights, plan = manifest["weights"], items[0].record["plan"]
         folder = find_folder(weights["model"])
         vae = vae_folder(folder, read_model_config(folder), weights["vae"])
         return {"scorer": judge_for(plan, load_image_tokenizer(vae, torch.float32))}
