@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Item, ItemOutput, Measured
+from nextstep.evaluate.benchmarks.base import Item, ItemOutput, Measurement
 from nextstep.evaluate.benchmarks.geneval import (
     COLOURS,
     TEMPLATES,
@@ -218,4 +218,4 @@ def test_the_complete_set_is_known_by_its_numbers() -> None:
     assert len(items) == 553
     assert GenEval.complete(items)
     assert not GenEval.complete(items[:-1])
-    assert json.dumps(Measured().values) == "{}"
+    assert json.dumps(Measurement().values) == "{}"

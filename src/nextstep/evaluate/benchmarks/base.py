@@ -79,7 +79,7 @@ class ItemOutput:
 
 
 @dataclass
-class Measured:
+class Measurement:
     """The verdict on one item.
 
     Attributes:
@@ -194,7 +194,7 @@ class Benchmark(ABC):
         """
 
     @abstractmethod
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """Ask the judges and apply the rule.
 
         Raises:
@@ -203,7 +203,7 @@ class Benchmark(ABC):
 
     def measure_all(
         self, items: Sequence[Item], outputs: Sequence[ItemOutput], judges: Judges
-    ) -> list[Measured]:
+    ) -> list[Measurement]:
         """Verdicts on several items, for judges that are faster with many at once.
 
         Raises:
@@ -281,7 +281,7 @@ class Benchmark(ABC):
         """Write what the official scorer wants besides the pictures, once all are there."""
         return
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """Key -> verdict from a file that the official scorer wrote.
 
         Raises:

@@ -20,7 +20,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     Role,
     column_mean,
@@ -110,9 +110,9 @@ class DPGBench(Benchmark):
         questions = item.record["questions"]
         return _values(questions, [{one.number: False for one in questions}])
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(outputs))
+        measured = Measurement(failures=missing_pictures(outputs))
         questions: list[Question] = item.record["questions"]
         answers: list[dict[int, bool]] = []
         said: list[list[str]] = []
@@ -136,7 +136,7 @@ class DPGBench(Benchmark):
         }
         return {"score": 100 * means.of("score"), **by_category}
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the results file of compute_dpg_bench.py: path, a score of each picture, mean."""
         found = {}
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -147,7 +147,7 @@ class DPGBench(Benchmark):
                 continue
             if name.endswith(".png") and len(scores) > 1:
                 key = Path(name).name.split(".")[0]
-                found[key] = Measured({"score": scores[-1]}, [], {"scores": scores[:-1]})
+                found[key] = Measurement({"score": scores[-1]}, [], {"scores": scores[:-1]})
         return found
 
 

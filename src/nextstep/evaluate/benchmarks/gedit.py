@@ -25,7 +25,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     Role,
     missing_pictures,
@@ -141,9 +141,9 @@ class GEdit(Benchmark):
         """See `Benchmark.lowest`."""
         return self._values(item, 0.0, 0.0)
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        measured = Measurement(self.lowest(item), missing_pictures(outputs))
         picture = outputs.pictures[0]
         if picture is None:
             return measured
@@ -174,7 +174,7 @@ class GEdit(Benchmark):
             "EN overall": mean_of([], len(means.weights))
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the CSV files of test_gedit_score.py below a folder."""
         by_name = {(item.record["key"], item.group.split("/")[0]): item for item in items}
         results = {}
@@ -189,7 +189,7 @@ class GEdit(Benchmark):
                     if item is None or not meaning or not row.get("quality_score"):
                         continue
                     values = self._values(item, float(meaning), float(row["quality_score"]))
-                    results[item.key] = Measured(values)
+                    results[item.key] = Measurement(values)
         return results
 
     def _values(self, item: Item, semantics: float, quality: float) -> dict[str, float]:

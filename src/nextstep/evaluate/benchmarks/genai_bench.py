@@ -17,7 +17,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Role,
     column_mean,
     missing_pictures,
@@ -78,9 +78,9 @@ class GenAIBench(Benchmark):
         """See `Benchmark.lowest`."""
         return self._values(item, 0.0)
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(outputs))
+        measured = Measurement(failures=missing_pictures(outputs))
         question, judge = QUESTION.format(prompt=item.prompt), judges["judge"]
         likely = []
         for number, picture in enumerate(outputs.pictures):
@@ -103,7 +103,7 @@ class GenAIBench(Benchmark):
             **{skill: means.of(skill) for skill in (*BASIC, *ADVANCED)},
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the .pt file of evaluate.py: scores [prompts, 1, 1] of one sample, in order."""
         import torch
 
@@ -115,7 +115,7 @@ class GenAIBench(Benchmark):
         if len(values) != len(items):
             raise NextStepError(f"{path} has {len(values)} scores for {len(items)} prompts")
         return {
-            item.key: Measured(self._values(item, value), [], {"probabilities": [value]})
+            item.key: Measurement(self._values(item, value), [], {"probabilities": [value]})
             for item, value in zip(items, values, strict=True)
         }
 

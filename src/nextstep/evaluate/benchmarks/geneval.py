@@ -23,7 +23,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     Role,
     column_mean,
@@ -100,9 +100,9 @@ class GenEval(Benchmark):
         """See `Benchmark.lowest`."""
         return {"correct": 0.0, "any": 0.0}
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(outputs))
+        measured = Measurement(failures=missing_pictures(outputs))
         correct, reasons = [], []
         for picture in outputs.pictures:
             right, why = False, ["missing"]
@@ -123,7 +123,7 @@ class GenEval(Benchmark):
             "prompts": means.of("any"),
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From results.jsonl of evaluate_images.py."""
         found: dict[str, dict[int, tuple[float, str]]] = {}
         for number, line in enumerate(read_lines(path)):
@@ -139,7 +139,7 @@ class GenEval(Benchmark):
             none = 0.0, "the official scorer left it out"
             each = [verdicts.get(number, none) for number in range(self.repeats)]
             correct = [one for one, _ in each]
-            results[key] = Measured(
+            results[key] = Measurement(
                 {"correct": column_mean(correct), "any": max(correct)},
                 [f"picture {n}: {none[1]}" for n in range(self.repeats) if n not in verdicts],
                 {"correct": correct, "reasons": [why for _, why in each]},

@@ -19,7 +19,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Role,
     missing_pictures,
 )
@@ -75,9 +75,9 @@ class GenEval2(Benchmark):
         """See `Benchmark.lowest`."""
         return self._values(item, [0.0] * len(item.record["vqa_list"]))
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(outputs))
+        measured = Measurement(failures=missing_pictures(outputs))
         picture, judge = outputs.pictures[0], judges["judge"]
         likely = [0.0] * len(item.record["vqa_list"])
         if picture is not None:
@@ -101,7 +101,7 @@ class GenEval2(Benchmark):
             },
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the score lists of evaluation.py: a list of atoms for every prompt, in order."""
         lists = read_any_json(path)
         fits = isinstance(lists, list) and len(lists) == len(items)
@@ -111,7 +111,7 @@ class GenEval2(Benchmark):
         ):
             raise NextStepError(f"{path} has not one list of atoms for every prompt of the set")
         return {
-            item.key: Measured(self._values(item, atoms), [], {"atoms": atoms})
+            item.key: Measurement(self._values(item, atoms), [], {"atoms": atoms})
             for item, atoms in zip(items, lists, strict=True)
         }
 

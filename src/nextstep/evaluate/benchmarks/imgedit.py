@@ -19,7 +19,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Role,
     missing_pictures,
 )
@@ -103,9 +103,9 @@ class ImgEdit(Benchmark):
         """See `Benchmark.lowest`."""
         return {"score": float(LOWEST)}
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        measured = Measurement(self.lowest(item), missing_pictures(outputs))
         picture = outputs.pictures[0]
         if picture is None:
             return measured
@@ -133,7 +133,7 @@ class ImgEdit(Benchmark):
             **{kind: means.of("score", kind) for kind in kinds},
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From result.json (the answers) or the file of average scores."""
         found = read_any_json(path)
         if not isinstance(found, dict):
@@ -141,13 +141,13 @@ class ImgEdit(Benchmark):
         results = {}
         for key, value in found.items():
             if isinstance(value, int | float):
-                results[key] = Measured({"score": float(value)})
+                results[key] = Measurement({"score": float(value)})
                 continue
             try:
                 grades = read_grades(value if isinstance(value, str) else "")
-                results[key] = Measured({"score": grade_of(grades)}, [], {"answer": value})
+                results[key] = Measurement({"score": grade_of(grades)}, [], {"answer": value})
             except UnreadableError as error:
-                results[key] = Measured({"score": float(LOWEST)}, [f"grades: {error}"])
+                results[key] = Measurement({"score": float(LOWEST)}, [f"grades: {error}"])
         return results
 
 

@@ -24,7 +24,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     Role,
     column_mean,
@@ -161,9 +161,9 @@ class OneIG(Benchmark):
             values["style"] = 0.0
         return values
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`; parts whose role has no judge are left out."""
-        measured = Measured(
+        measured = Measurement(
             failures=[
                 f"picture {n} is missing or black"
                 for n, p in enumerate(outputs.pictures)
@@ -200,9 +200,9 @@ class OneIG(Benchmark):
         }
         return {"overall": mean_of(list(found.values()), len(means.weights)), **found}
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the folder of the official scorer's CSV files, one for every part."""
-        results = {item.key: Measured() for item in items}
+        results = {item.key: Measurement() for item in items}
         by_key = {item.key: item for item in items}
         for part in NAMES:
             for file in sorted(path.glob(f"{part}_prompt_score_*.csv")):
@@ -215,7 +215,7 @@ class OneIG(Benchmark):
 
     def _aligned(
         self, record: Mapping[str, Any], picture: Image.Image | None, judges: Judges,
-        measured: Measured,
+        measured: Measurement,
     ) -> float:  # fmt: skip
         if picture is None:
             return 0.0
@@ -228,7 +228,7 @@ class OneIG(Benchmark):
         parents = {number: ids for number, (_, ids) in record["questions"].items()}
         return aligned_share(answers, parents)
 
-    def _read(self, picture: Image.Image | None, judges: Judges, measured: Measured) -> str:
+    def _read(self, picture: Image.Image | None, judges: Judges, measured: Measurement) -> str:
         if picture is None:
             return ""
         asked = self.worded("text", QUESTIONS["text"])
@@ -318,7 +318,7 @@ def _key(part: str, index: str) -> str:
     return f"{folder}/{index.zfill(3)}"
 
 
-def _import(measured: Measured, part: str, cell: str, item: Item) -> None:
+def _import(measured: Measurement, part: str, cell: str, item: Item) -> None:
     """Take over one cell; an empty one is a prompt without a usable picture."""
     if not cell:
         measured.failures.append(f"{part}: the official scorer has no score")

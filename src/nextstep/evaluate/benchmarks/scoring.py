@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.base import Benchmark, Item, Judges, Measured
+from nextstep.evaluate.benchmarks.base import Benchmark, Item, Judges, Measurement
 from nextstep.evaluate.benchmarks.generation import Run
 from nextstep.evaluate.benchmarks.statistics import Row
 from nextstep.evaluate.judges.protocol import UnavailableError
@@ -41,7 +41,7 @@ class Scored:
     """
 
     item: Item
-    measured: Measured
+    measured: Measurement
 
     @property
     def row(self) -> Row:
@@ -72,7 +72,7 @@ class Scores:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, dict(identity))
 
-    def read(self) -> dict[str, tuple[str, Measured]]:
+    def read(self) -> dict[str, tuple[str, Measurement]]:
         """Key -> (hash of the pictures, verdict); a line cut off by a stop is left out."""
         path = self.folder / ITEMS
         if not path.exists():
@@ -82,7 +82,7 @@ class Scores:
         for line in whole.splitlines():
             one = json.loads(line)
             found[one["key"]] = (
-                one["pictures"], Measured(one["values"], one["failures"], one["evidence"])
+                one["pictures"], Measurement(one["values"], one["failures"], one["evidence"])
             )  # fmt: skip
         return found
 
@@ -94,7 +94,7 @@ class Scores:
             with path.open("r+b") as file:
                 file.truncate(data.rfind(b"\n") + 1)
 
-    def append(self, verdicts: Sequence[tuple[Item, str, Measured]]) -> None:
+    def append(self, verdicts: Sequence[tuple[Item, str, Measurement]]) -> None:
         """Keep verdicts on items and the hashes of their pictures; on the disk on return."""
         lines = [
             {
@@ -158,7 +158,7 @@ def _judge_all(
     lost: dict[str, str] = {}
     gone = _Gone()
 
-    def measure(chunk: Sequence[Item]) -> list[Measured]:
+    def measure(chunk: Sequence[Item]) -> list[Measurement]:
         gone.check()
         outputs = [run.benchmark.outputs(run.images, item, run.model) for item in chunk]
         try:
@@ -170,7 +170,7 @@ def _judge_all(
         return measured
 
     with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[list[Measured]], Sequence[Item]] = {
+        running: dict[Future[list[Measurement]], Sequence[Item]] = {
             pool.submit(measure, chunk): chunk for chunk in chunks
         }
         try:
@@ -231,10 +231,12 @@ def import_results(run: Run, path: Path, name: str) -> list[Scored]:
         verdict = found.get(item.key)
         if verdict is None:
             lowest = run.benchmark.lowest(item)
-            verdict = Measured(lowest, ["the official scorer left it out"])
+            verdict = Measurement(lowest, ["the official scorer left it out"])
         elif not all(map(math.isfinite, verdict.values.values())):
             # A mean would leave it out, so that failing paid.
-            verdict = Measured(run.benchmark.lowest(item), ["the official scorer gave no number"])
+            verdict = Measurement(
+                run.benchmark.lowest(item), ["the official scorer gave no number"]
+            )
         if item.key not in kept:
             scores.append([(item, pictures_hash(run, item), verdict)])
     return read_scores(run, name)

@@ -23,7 +23,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     Role,
     column_mean,
@@ -146,9 +146,9 @@ class UEval(Benchmark):
         """See `Benchmark.lowest`."""
         return rates({part: [False] * len(item.record[part]) for part in ("text", "image")})
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`; without a text or a picture its rubrics are not met."""
-        measured = Measured()
+        measured = Measurement()
         pictures = [one for one in outputs.pictures if one is not None]
         if len(pictures) < max(1, len(outputs.pictures)):
             measured.failures.append("a picture is missing, or there is none")
@@ -167,7 +167,7 @@ class UEval(Benchmark):
 
     def _met(
         self, item: Item, part: str, rubric: str, text: str, seen: Sequence[Image.Image],
-        judges: Judges, measured: Measured,
+        judges: Judges, measured: Measurement,
     ) -> bool:  # fmt: skip
         question = self.worded(part, QUESTIONS[part])
         for name, value in (("question", item.prompt), ("answer", text), ("rubric", rubric)):
@@ -186,7 +186,7 @@ class UEval(Benchmark):
             **{task: 100 * means.of("rate", task) for task in (*CLOSED, *OPEN)},
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the results file of ueval_eval.py."""
         told = read_any_json(path)
         entries = told.get("items", told.get("results")) if isinstance(told, dict) else None
@@ -198,7 +198,7 @@ class UEval(Benchmark):
                 part: [is_met(one.get("criteria_met")) for one in entry.get(f"{part}_results", ())]
                 for part in ("text", "image")
             }
-            results[str(entry["id"])] = Measured(rates(met), [], {"met": met})
+            results[str(entry["id"])] = Measurement(rates(met), [], {"met": met})
         return results
 
 

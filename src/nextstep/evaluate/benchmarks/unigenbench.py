@@ -22,7 +22,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Role,
     column_mean,
     missing_pictures,
@@ -86,9 +86,9 @@ class UniGenBench(Benchmark):
         """See `Benchmark.lowest`."""
         return values_of(item.record["points"], [[0] * len(item.record["points"])])
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(failures=missing_pictures(outputs))
+        measured = Measurement(failures=missing_pictures(outputs))
         points = item.record["points"]
         nothing = [0] * len(points)
         told = "\n".join(f"- {name}: {about}" for name, about in points)
@@ -124,7 +124,7 @@ class UniGenBench(Benchmark):
             **{name: value for name, value in by_name.items() if name not in first},
         }
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the results CSV of the official scripts, a row a picture."""
         scores: dict[str, list[list[int]]] = {}
         try:
@@ -144,7 +144,7 @@ class UniGenBench(Benchmark):
                 lost = self.repeats - len(each)
                 failures = ["the official scorer left a picture out"] * lost
                 each += [[0] * len(points)] * lost
-                results[item.key] = Measured(values_of(points, each), failures, {"scores": each})
+                results[item.key] = Measurement(values_of(points, each), failures, {"scores": each})
         return results
 
 

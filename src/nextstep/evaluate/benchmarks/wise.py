@@ -21,7 +21,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Role,
     missing_pictures,
 )
@@ -135,9 +135,9 @@ class Wise(Benchmark):
         """See `Benchmark.lowest`."""
         return grades_values((0, 0, 0))
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
-        measured = Measured(self.lowest(item), missing_pictures(outputs))
+        measured = Measurement(self.lowest(item), missing_pictures(outputs))
         picture = outputs.pictures[0]
         if picture is None:
             return measured
@@ -166,7 +166,7 @@ class Wise(Benchmark):
         overall = sum(weight * kinds[name] for name, weight in self.weights.items())
         return {"overall": np.asarray(overall), **kinds}
 
-    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measured]:
+    def read_results(self, path: Path, items: Sequence[Item]) -> dict[str, Measurement]:
         """From the scores file of gpt_eval.py (or a folder of them)."""
         found = {}
         for file in sorted(path.glob("*scores_results.jsonl")) if path.is_dir() else [path]:
@@ -176,12 +176,12 @@ class Wise(Benchmark):
                 found[key] = self._imported(line, where)
         return found
 
-    def _imported(self, line: Mapping[str, object], where: str) -> Measured:
+    def _imported(self, line: Mapping[str, object], where: str) -> Measurement:
         grades = [wanted(line, name, (int, float), where) for name in GRADES]  # type: ignore[arg-type]
         # The official scorer writes 999 for an answer that it could not read.
         if any(not 0 <= grade <= HIGHEST for grade in grades):
-            return Measured(grades_values((0, 0, 0)), ["the official scorer could not read it"])
-        return Measured(grades_values(grades))
+            return Measurement(grades_values((0, 0, 0)), ["the official scorer could not read it"])
+        return Measurement(grades_values(grades))
 
 
 class WiseVerified(Wise):
@@ -218,11 +218,11 @@ class WiseVerified(Wise):
             raise UnreadableError("no score of 0 or 1")
         return {"score": float(found[0])}
 
-    def _imported(self, line: Mapping[str, object], where: str) -> Measured:
+    def _imported(self, line: Mapping[str, object], where: str) -> Measurement:
         score = wanted(line, "score", (int, float), where)  # type: ignore[arg-type]
         if score not in (0, 1):
-            return Measured({"score": 0.0}, ["the official scorer could not read it"])
-        return Measured({"score": float(score)})
+            return Measurement({"score": 0.0}, ["the official scorer could not read it"])
+        return Measurement({"score": float(score)})
 
 
 def read_grades(answer: str) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from nextstep.evaluate.benchmarks.base import (
     Item,
     ItemOutput,
     Judges,
-    Measured,
+    Measurement,
     Output,
     OwnBenchmark,
     Role,
@@ -231,13 +231,13 @@ class World(OwnBenchmark):
         """See `Benchmark.lowest`."""
         return {"score": 0.0}
 
-    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measured:
+    def measure(self, item: Item, outputs: ItemOutput, judges: Judges) -> Measurement:
         """See `Benchmark.measure`."""
         return self.measure_all([item], [outputs], judges)[0]
 
     def measure_all(
         self, items: Sequence[Item], outputs: Sequence[ItemOutput], judges: Judges
-    ) -> list[Measured]:
+    ) -> list[Measurement]:
         """See `Benchmark.measure_all`; all pictures are looked at together."""
         judge = judges["scorer"]
         if not isinstance(judge, WorldJudge):
@@ -255,7 +255,7 @@ class World(OwnBenchmark):
         return [
             _measured(told[item.key], answers[item.key].seconds)
             if item.key in told
-            else Measured(self.lowest(item), ["the answer is missing or cannot be read"])
+            else Measurement(self.lowest(item), ["the answer is missing or cannot be read"])
             for item in items
         ]
 
@@ -369,13 +369,13 @@ def _begun(
         return Run.begin_as(folder, benchmark, path, maker, settings, weights)
 
 
-def _measured(verdict: Verdict, seconds: float) -> Measured:
+def _measured(verdict: Verdict, seconds: float) -> Measurement:
     """A verdict in columns; a part of the task is a column of its own."""
     values = {"score": verdict.score, **verdict.measures}
     if verdict.part:
         values[verdict.part] = verdict.score
     evidence = {"reasons": list(verdict.reasons), "part": verdict.part, "seconds": seconds}
-    return Measured(values, [], evidence)
+    return Measurement(values, [], evidence)
 
 
 def earlier_rows(path: Path) -> list[Row]:
