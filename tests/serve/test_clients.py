@@ -12,11 +12,13 @@ import httpx2
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from nextstep.cli.serve import served_name
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
+from nextstep.serve.api.keys import add_key
 from nextstep.serve.api.server import build_app
 from nextstep.serve.jobs.limits import checked_origin, checked_root
 from tests.serve.conftest import Running, opened, picture_bytes, running
@@ -214,6 +216,26 @@ def test_bad_origins_are_refused(origin: str) -> None:
 def test_bad_root_paths_are_refused(path: str) -> None:
     with pytest.raises(NextStepError, match="--root-path"):
         checked_root(path)
+
+
+def test_service_under_a_path_opens_the_same_pages(
+    app_of: Callable[..., FastAPI], tmp_path: Path
+) -> None:
+    """uvicorn puts the path of the proxy before that of the request."""
+    key = add_key(tmp_path / "keys.txt", "ann")
+    app = app_of(keys=tmp_path / "keys.txt")
+    with TestClient(app, base_url="http://localhost", root_path="/pictures") as client:
+        for page in ("/", "/health", "/ready", "/docs", "/studio/app.js"):
+            assert client.get(f"/pictures{page}").status_code == 200, page
+        assert client.get("/pictures/jobs").status_code == 401
+        known = {"Authorization": f"Bearer {key}"}
+        assert client.get("/pictures/jobs", headers=known).status_code == 200
+        refused = client.put("/pictures/jobs", headers=known)
+        assert refused.status_code == 405 and refused.headers["allow"] == "GET, POST"
+        assert client.post("/pictures/health", content=b"x" * 2000).status_code == 413
+        body = {"prompt": "a", "response_format": "url", "steps": 1}
+        made = client.post("/pictures/v1/images/generations", json=body, headers=known).json()
+        assert made["data"][0]["url"].startswith("http://localhost/pictures/jobs/")
 
 
 def test_app_can_be_built_without_pages(app_of: Callable[..., FastAPI], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nextstep.serve.api import (
     system,
 )
 from nextstep.serve.api import schema as s
-from nextstep.serve.api.guard import LOCAL_NAMES, Guard
+from nextstep.serve.api.guard import LOCAL_NAMES, Guard, own_path
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.api.service import Service
 from nextstep.serve.api.streams import ClientGone
@@ -142,7 +142,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            return await told(request, _not_so(app, request.url.path))
+            return await told(request, _not_so(app, own_path(request.scope)))
         told_error = ApiError(
             error.status_code, str(error.detail), headers=dict(error.headers or {})
         )

@@ -101,8 +101,9 @@ class Guard:
                 if shared and scope["method"] == "OPTIONS":
                     await Response(status_code=204, headers=PREFLIGHT)(scope, receive, hardened)
                     return
-                state["owner"] = self._owner(scope["path"], headers)
-                most = OPEN_BYTES if _is_open(scope["path"]) else self.limits.body_bytes
+                path = own_path(scope)
+                state["owner"] = self._owner(path, headers)
+                most = OPEN_BYTES if _is_open(path) else self.limits.body_bytes
                 receive = await self._whole_body(headers, receive, most)
             except ApiError as error:
                 answer = _answer(error)
@@ -218,6 +219,13 @@ class Guard:
                 "ms": round(seconds * 1000, 1),
             },
         )
+
+
+def own_path(scope: Scope) -> str:
+    """The path without the one under which a proxy shows the service."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def _is_open(path: str) -> bool:
