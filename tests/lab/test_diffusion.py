@@ -237,3 +237,26 @@ def test_picture_numbers_count_over_the_batch(tokenizer: TextTokenizer) -> None:
 def test_levels_by_token_cannot_see_both_directions() -> None:
     with pytest.raises(ValueError, match="one by one"):
         DiffusionStage(CONFIG, level="token", both_directions=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_written_out_layers_of_training_give_the_same_losses(
+    kind: tuple[Level, bool], tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compile: true` takes another way through layers and flow head."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **_: asked.append(f) or f)
+    monkeypatch.setattr("nextstep.model.nextstep.can_compile", lambda device: True)
+    rows = [[(document(tokenizer, "a red apple", n), [tokens(n)]) for n in (1, 2)]]
+    found = []
+    for compiled in (False, True):
+        model, stage = model_of().requires_grad_(), stage_of(kind)
+        stage.compile = compiled
+        losses = stage.losses(model, stage.prepare(stage.batch_of(rows), "cpu"))
+        sum(losses.values()).backward()
+        gradient = model.layers[0].self_attn.q_proj.weight.grad
+        found.append((losses, gradient))
+    assert asked
+    for name, value in found[0][0].items():
+        assert float(value.detach()) == pytest.approx(float(found[1][0][name].detach()), rel=1e-4)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
