@@ -28,7 +28,13 @@ import torch
 
 from nextstep.engine.pretrained import load_parts
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.statistics import Estimate, Means, Row, differences, estimates
+from nextstep.evaluate.benchmarks.statistics import (
+    Estimate,
+    Means,
+    Row,
+    differences,
+    estimates,
+)
 from nextstep.recipe.probes import Probe
 from nextstep.recipe.run_schema import Probes
 from nextstep.rollout.samples import RolloutGroup
@@ -86,6 +92,7 @@ class Experiment:
         held_out: prompts that models are judged on.
         offline_steps: optimizer steps of the methods that learn from kept samples.
         seed: of everything.
+        changes: of recipes, as "NAME:key.path=value".
     """
 
     folder: Path
@@ -94,6 +101,7 @@ class Experiment:
     held_out: int = 240
     offline_steps: int = 300
     seed: int = 0
+    changes: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -161,9 +169,10 @@ class Experiment:
     def _training(
         self, name: str, recipe: str, changes: list[str], seconds: float, needs: Sequence[str] = ()
     ) -> Job:
+        own = [one.removeprefix(f"{name}:") for one in self.changes if one.startswith(f"{name}:")]
         command = [
             "train", str(RECIPES / f"{recipe}.yaml"), f"model.folder={self.model}",
-            f"seed={self.seed}", *changes, "--folder", str(self.folder / name),
+            f"seed={self.seed}", *changes, *own, "--folder", str(self.folder / name),
         ]  # fmt: skip
         return Job(name, command, seconds, self.folder / name / "model", needs)
 
@@ -242,23 +251,23 @@ class Judged:
     """What the held-out samples of a model tell.
 
     Attributes:
-        right: prompt -> share of its samples that are right in all.
-        reward: prompt -> mean reward.
-        variance: prompt -> variance of its image tokens over seeds.
+        rows: a prompt each, in the group of its task: share of its samples that are right in all,
+            and mean reward.
+        variance: of image tokens over seeds, the mean over prompts.
     """
 
-    right: Mapping[str, float]
-    reward: Mapping[str, float]
-    variance: Mapping[str, float]
+    rows: Sequence[Row]
+    variance: float
 
     @classmethod
     def of(cls, groups: Sequence[RolloutGroup]) -> Judged:
-        """From judged groups."""
-        return cls(
-            {g.key: _mean([s.rewards["world/right"] for s in g.samples]) for g in groups},
-            {g.key: _mean([s.reward for s in g.samples]) for g in groups},
-            {g.key: token_variance(g) for g in groups},
-        )
+        """From judged groups, whose keys are "world/TASK/..."."""
+        rows = []
+        for group in groups:
+            right = _mean([sample.rewards["world/right"] for sample in group.samples])
+            told = {"right": right, "reward": _mean([sample.reward for sample in group.samples])}
+            rows.append(Row(group.key, group.key.split("/")[1], told))
+        return cls(rows, _mean([token_variance(group) for group in groups]))
 
 
 def token_variance(group: RolloutGroup) -> float:
@@ -267,26 +276,15 @@ def token_variance(group: RolloutGroup) -> float:
     return float(tokens.var(0).mean())
 
 
-def _rows(scores: Mapping[str, float]) -> list[Row]:
-    return [Row(key, "", {"mean": score}) for key, score in scores.items()]
-
-
-def _metrics(means: Means) -> dict[str, np.ndarray]:
-    return {"mean": means.of("mean")}
-
-
-def interval(scores: Mapping[str, float]) -> Estimate:
-    """The mean of scores with its interval."""
-    return estimates(_rows(scores), _metrics)["mean"]
-
-
-def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Estimate:
-    """How much higher the first scores on the items that both have."""
-    return differences(_rows(first), _rows(second), _metrics)["mean"]
-
-
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def metrics(means: Means) -> dict[str, np.ndarray]:
+    """Shares right by group of tasks and over all, and the mean reward over all."""
+    every = {**GROUPS, "all": TASKS}
+    found = {name: means.of("right", tasks) for name, tasks in every.items()}
+    return {**found, "reward": means.of("reward")}
 
 
 def report(judged: Mapping[str, Judged], flow_losses: Mapping[str, float]) -> dict[str, Any]:
@@ -299,27 +297,20 @@ def report(judged: Mapping[str, Judged], flow_losses: Mapping[str, float]) -> di
     found: dict[str, Any] = {}
     for name, one in judged.items():
         told: dict[str, Any] = {
-            "right": interval(one.right).rounded(),
-            "reward": interval(one.reward).rounded(),
+            "score": _rounded(estimates(one.rows, metrics)),
             "flow_loss_ratio": round(flow_losses[name] / flow_losses[START], 4),
-            "diversity_ratio": round(
-                _mean(list(one.variance.values())) / _mean(list(judged[START].variance.values())), 4
-            ),
+            "diversity_ratio": round(one.variance / judged[START].variance, 4),
         }
         for other in (START, BASELINE):
             if name != other:
-                told[f"against {other}"] = {
-                    group: difference(_only(one.right, tasks), judged[other].right).rounded()
-                    for group, tasks in {**GROUPS, "all": TASKS}.items()
-                    if _only(one.right, tasks)
-                }
+                against = differences(one.rows, judged[other].rows, metrics)
+                told[f"against {other}"] = _rounded(against)
         found[name] = told
     return found
 
 
-def _only(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """Scores of prompts of some tasks; a key is "world/TASK/...".."""
-    return {key: score for key, score in scores.items() if key.split("/")[1] in tasks}
+def _rounded(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {name: estimate.rounded() for name, estimate in found.items()}
 
 
 def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -334,7 +325,7 @@ def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
         ]  # fmt: skip
         for name, one in told.items():
             cells = [_cell(one.get(f"against {START}", {}).get(group)) for group in columns]
-            right = f"{100 * one['right']['value']:.1f}"
+            right = f"{100 * one['score']['all']['value']:.1f}"
             ratios = f"{one['flow_loss_ratio']:.3f} | {one['diversity_ratio']:.2f}"
             lines.append(f"| {name} | {right} | {' | '.join(cells)} | {ratios} |")
         lines.append("")
@@ -345,10 +336,10 @@ def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(told: Mapping[str, float] | None) -> str:
-    if told is None:
+def _cell(told: Mapping[str, float | None] | None) -> str:
+    if told is None or told["value"] is None:
         return ""
-    mean, low, high = (100 * told[name] for name in ("value", "low", "high"))
+    mean, low, high = (100 * (told[name] or 0.0) for name in ("value", "low", "high"))
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -406,12 +397,22 @@ def main() -> None:
     parser.add_argument("--offline-steps", type=int, default=Experiment.offline_steps)
     parser.add_argument("--cores", type=int, default=2, help="jobs side by side")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME:KEY=VALUE",
+        help="change a recipe, such as nft:optimizer.learning_rate=1e-4; repeat for several",
+    )  # fmt: skip
     parser.add_argument("--plan", action="store_true", help="print the cost alone")
     asked = parser.parse_args()
     experiment = Experiment(
         asked.folder.absolute(), asked.model, asked.samples, asked.held_out, asked.offline_steps,
-        asked.seed,
+        asked.seed, asked.set,
     )  # fmt: skip
+    unknown = [one for one in asked.set if one.partition(":")[0] not in experiment.names[1:]]
+    if unknown:
+        raise NextStepError(
+            f"'{unknown[0]}' changes none of {', '.join(experiment.names[1:])}; "
+            "write NAME:key=value"
+        )
     jobs = experiment.jobs()
     print(told_cost(jobs, asked.cores), flush=True)
     if asked.plan:

@@ -30,7 +30,8 @@ def script() -> ModuleType:
 
 def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Path) -> None:
     """Every recipe is whole, and online runs take as many samples as lie on disk."""
-    experiment = script.Experiment(tmp_path, samples=1280)
+    changes = ["nft:optimizer.learning_rate=3e-4"]
+    experiment = script.Experiment(tmp_path, samples=1280, changes=changes)
     jobs = {job.name: job for job in experiment.jobs()}
     kept = [job for name, job in jobs.items() if name.startswith("rollouts-")]
     told = [dict(zip(job.command, job.command[1:], strict=False)) for job in kept]
@@ -39,6 +40,7 @@ def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Pat
         if job.command[0] != "train":
             continue
         recipe = load_recipe(Path(job.command[1]), job.command[2:-2])
+        assert (recipe.optimizer.learning_rate == 3e-4) == (name == "nft")
         if name in script.ONLINE:
             assert recipe.rollouts is not None
             drawn = recipe.steps * recipe.rollouts.prompts * recipe.rollouts.samples
@@ -94,11 +96,11 @@ def test_the_report_pairs_prompts(script: ModuleType) -> None:
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
     }
     told = script.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
-    assert told["nft"]["right"]["value"] == 0.75
+    assert told["nft"]["score"]["all"]["value"] == 0.75
     against = told["nft"]["against start"]
     assert against["colours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert against["edits"]["value"] == 0
-    assert "attributes" not in against
+    assert against["attributes"]["value"] is None
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
     assert told["nft"]["diversity_ratio"] == 0.25

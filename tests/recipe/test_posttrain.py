@@ -16,7 +16,10 @@ from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.load import RecipeError, check_recipe
 from nextstep.recipe.run import run_recipe
+from nextstep.rollout.pairs import Winners
 from nextstep.rollout.store import read_rollouts
+from nextstep.text.sequence import IGNORE
+from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.launch import launch
 from nextstep.train.stages.rl import PolicyStage
 from tests.train.play import server
@@ -342,6 +345,10 @@ def test_the_best_samples_are_learned_as_examples(
     run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
     assert "im_loss" in rows(tmp_path / "run")[0]
     raw["data"]["sources"][0]["least_reward"] = 100.0
+    winners = Winners(rollouts, TextTokenizer.from_folder(tiny_folder))
+    document = winners.document(0, 1)
+    assert set(document.sequence.labels) == {IGNORE}, "a prompt without a line has no text to learn"
+    assert document.sequence.images[-1].learned
     with pytest.raises(NextStepError, match="no sample"):
         run_recipe(check_recipe(raw, "test"), tmp_path / "none", device="cpu")
 

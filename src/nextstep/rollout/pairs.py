@@ -100,6 +100,8 @@ class Pairs:
 class Winners:
     """The best samples of every prompt as a `Source` of documents: best-of-n fine-tuning.
 
+    Pictures and what was written before them are learned, prompts are not.
+
     Args:
         folder: of rollouts.
         tokenizer: of the text.
@@ -143,7 +145,10 @@ class Winners:
         branch = CONDITIONAL
         if group.draws and rng.random() < self.no_caption:
             branch = IMAGE_ONLY if group.sources and rng.random() < 0.5 else UNCONDITIONAL
-        document = supervised_document(group, sample, self.tokenizer, seed, branch)
+        if branch == CONDITIONAL:
+            document = weighed_document(group, sample, self.tokenizer, seed)
+        else:
+            document = supervised_document(group, sample, self.tokenizer, seed, branch)
         return replace(document, payload=index)
 
     def pictures(self, document: Document) -> list[Tensor]:
