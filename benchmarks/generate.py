@@ -45,7 +45,7 @@ from nextstep.engine.pretrained import load_parts
 from nextstep.engine.scheduler import draw
 from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.flow.solvers import SolverSettings, request_times
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
 from nextstep.kernels.names import formats
 from nextstep.model.nextstep import NextStepModel
@@ -85,8 +85,8 @@ def _seconds(call: Callable[[], object], clock: str = "wall") -> float:
 class RepeatingPacker(Packer):
     """Packs one layer of each shape and copies it for the others; each has memory of its own."""
 
-    def __init__(self, format_: str, head: str, squeezed: bool = False) -> None:
-        super().__init__(format_, head, squeezed)
+    def __init__(self, format_: str, head: str, compressed: bool = False) -> None:
+        super().__init__(format_, head, compressed)
         self.known: dict[tuple[Any, ...], PackedLinear] = {}
 
     def repeat(self, model: nn.Module, name: str, weight: Callable[[], Tensor]) -> None:
@@ -103,9 +103,9 @@ class RepeatingPacker(Packer):
         first = self.known[key]
         again = copy.copy(first)
         again._parameters = {"bias": part.bias}
-        again.data, again.scale = self.arena.keep(first.data), self.arena.keep(first.scale)
-        if first.squeezed:
-            again.squeezed = first.squeezed._replace(data=again.data)
+        again.data, again.scale = self.buffer.keep(first.data), self.buffer.keep(first.scale)
+        if first.compressed:
+            again.compressed = first.compressed._replace(data=again.data)
         again._matrix = None
         owner, _, leaf = name.rpartition(".")
         setattr_in(model.get_submodule(owner), leaf, again)
@@ -116,14 +116,14 @@ def random_model(
     dtype: torch.dtype,
     quantize: str | None,
     plain: bool,
-    squeezed: bool = True,
+    compressed: bool = True,
 ) -> NextStepModel:
     """A model of random numbers; a large one never lies in memory unpacked."""
     with torch.device("meta"):
         model = NextStepModel(config)
     own = OWN[dtype] if kernels_fit(config) and not plain else None
     asked = formats(quantize) if quantize else (own, own) if own else None
-    packer = RepeatingPacker(*asked, squeezed and is_large(model)) if asked else None
+    packer = RepeatingPacker(*asked, compressed and is_large(model)) if asked else None
     # Numbers of bf16 in either dtype, as the released weights are.
     draws = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02
     pool = draws.bfloat16().to(dtype)
@@ -167,7 +167,7 @@ def load(asked: argparse.Namespace) -> tuple[NextStepModel, ImageTokenizer]:
         config = NextStepConfig.named(asked.model)
         if asked.head:
             config = config.with_values(**HEADS[asked.head])
-        model = random_model(config, dtype, asked.quantize, asked.plain, asked.squeezed)
+        model = random_model(config, dtype, asked.quantize, asked.plain, asked.compressed)
         return model, ImageTokenizer(AutoencoderConfig())
     parts = load_parts(asked.model, dtype, quantize=asked.quantize)
     if not asked.quantize and not asked.plain:
@@ -211,7 +211,7 @@ class DirectHead(SamplingHead):
         """Let every group's solver run to its tokens."""
         for group in groups:
             condition = self.model.image_condition(group.hidden)
-            for t in question_times(group.solver):
+            for t in request_times(group.solver):
                 x = group.x.to(condition.dtype).repeat(len(group.branches), 1)
                 group.answer(self.head(x, torch.full((len(x),), t), condition).float())
 
@@ -269,7 +269,7 @@ def sampling(
 
 
 def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """What looking ahead gains over one token after another, and what it costs."""
+    """What Jacobi decoding gains over one token after another, and what it costs."""
     jacobi, passes = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance), list[int]()
     settle = JacobiDecoding.settle
 
@@ -302,7 +302,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = load(asked)
     jacobi = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance)
     call, solver = sampling(model, asked, jacobi), SolverSettings(asked.solver, asked.steps)
-    calls = len(question_times(solver))
+    calls = len(request_times(solver))
     layers, head = bytes_a_token(model, calls)
     weights = packed_bytes(model) / 1e9
     if asked.alike:
@@ -390,7 +390,7 @@ def main() -> None:
         "--direct", action="store_true", help="plain, and the whole head at every solver step"
     )
     parser.add_argument(
-        "--unsqueezed", dest="squeezed", action="store_false",
+        "--uncompressed", dest="compressed", action="store_false",
         help="random weights of bf16 in 16 bits (in fp32: 32), as if they did not fit into 12",
     )  # fmt: skip
     parser.add_argument(

@@ -25,7 +25,7 @@ from nextstep.engine.decode import DecodeSettings
 from nextstep.engine.scheduler import EngineLimits, Scheduler
 from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
-from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.flow.solvers import SolverSettings, request_times
 from nextstep.model.nextstep import NextStepModel
 
 DEVICE = "cuda"
@@ -94,7 +94,7 @@ def measure(model: NextStepModel, batch: int, seconds: float, best: float) -> di
         synchronize()
         done += 1
     token = (time.perf_counter() - begun) / done
-    layers, head = bytes_a_token(model, len(question_times(how.solver)))
+    layers, head = bytes_a_token(model, len(request_times(how.solver)))
     return {
         "batch": batch, "tokens": done, "token_ms": round(token * 1e3, 3),
         "picture_s": round(token * how.tokens / batch, 3),

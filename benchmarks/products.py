@@ -20,7 +20,7 @@ import torch
 from generate import read_bandwidth
 from torch import Tensor, nn
 
-from nextstep.kernels.linear import Arena, PackedLinear
+from nextstep.kernels.linear import PackedLinear, WeightBuffer
 
 Call = Callable[[], object]
 Maker = Callable[[list[Tensor], int], Call]
@@ -46,8 +46,8 @@ def kernels(format_: str) -> Maker:
     """The project's own."""
 
     def make(weights: list[Tensor], rows: int) -> Call:
-        arena = Arena()
-        layers = [PackedLinear(weight, None, format_, arena) for weight in weights]
+        buffer = WeightBuffer()
+        layers = [PackedLinear(weight, None, format_, buffer) for weight in weights]
         x = _x(weights, rows)
         return lambda: [layer(x) for layer in layers]
 

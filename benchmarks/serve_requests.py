@@ -1,4 +1,4 @@
-"""The unlike requests that `serve_load.py` asks a service for."""
+"""The different requests that `serve_load.py` asks a service for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def drawing(dice: random.Random, side: int) -> Image.Image:
 
 
 def request(number: int, steps: int | None = None) -> dict[str, Any]:
-    """An unlike body of `POST /jobs` for every number: drawn, edited, inside a mask, read."""
+    """A different body of `POST /jobs` for every number: drawn, edited, inside a mask, read."""
     dice = random.Random(number)
     side, kind = dice.choice((64, 64, 96, 128)), number % 10
     more = {"steps": steps} if steps else {}

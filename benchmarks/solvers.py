@@ -25,7 +25,7 @@ from nextstep.engine.backends.base import Backend, SampleRequest
 from nextstep.engine.request import Request
 from nextstep.engine.scheduler import draw
 from nextstep.engine.sequence import ImageSequence
-from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.flow.solvers import SolverSettings, request_times
 from nextstep.pipeline import NextStepPipeline
 from nextstep.world.captions import default_caption
 from nextstep.world.vocabulary import COLOURS, sample_objects
@@ -104,7 +104,7 @@ def main() -> None:
             made = draw(model, [with_solver(job, solver) for job in jobs])
             pixels = [pipeline.image_tokenizer.decode_tokens(row[None], grid) for row in made]
         row = {
-            "solver": solver.name, "steps": solver.steps, "calls": len(question_times(solver)),
+            "solver": solver.name, "steps": solver.steps, "calls": len(request_times(solver)),
             "distance": round(float(errors.mean().sqrt()), 4),
             "worst_tenth": round(float(errors.quantile(0.9).sqrt()), 4),
             "psnr": round(psnr(torch.cat(pixels), torch.cat(shown)), 2),

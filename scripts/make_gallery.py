@@ -174,7 +174,7 @@ def sheet(cells: list[Cell], columns: int, shown: int = 2) -> Image.Image:
 
 
 def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
-    """Answers to the first items of a group's tasks, framed green where the world's eye agrees."""
+    """Answers to the first items of a group's tasks, framed green where the scorer agrees."""
     size, count = pipeline.defaults.height, WORLD[group]
     plan = Plan.of([group], ["seen"], count, SEED, size, EDITION)
     with tempfile.TemporaryDirectory() as scratch:

@@ -250,7 +250,7 @@ def test_bf16_draws_too(tiny_folder: Path) -> None:
     assert pipeline.edit(picture(), "a")[0].image.size == (32, 32)
 
 
-def test_looking_ahead(tiny_pipeline: NextStepPipeline) -> None:
+def test_jacobi_decoding(tiny_pipeline: NextStepPipeline) -> None:
     """At tolerance 0 the same pictures up to a grey level."""
     prompts = ["a red apple", "two cats"]
     plain = tiny_pipeline.generate(prompts, seed=3, height=48)

@@ -1,4 +1,7 @@
-"""NextStepPipeline: a prompt becomes a picture, a picture and an instruction another one."""
+"""NextStepPipeline: a prompt becomes a picture, a picture and an instruction another one.
+
+Legend: n tokens of a picture, D values per token; t text ids.
+"""
 
 from __future__ import annotations
 

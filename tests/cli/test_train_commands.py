@@ -71,7 +71,7 @@ def test_plan_refuses_what_cannot_fit(capsys: pytest.CaptureFixture) -> None:
         ([RECIPES / "sft-nano.yaml", "step=3"], "step: unknown key; did you mean steps?"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(
+def test_bad_input_is_reported_in_one_sentence(
     capsys: pytest.CaptureFixture, command: str, arguments: list, sentence: str
 ) -> None:
     status, _, err = nextstep(capsys, command, *arguments)

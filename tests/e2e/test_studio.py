@@ -97,7 +97,7 @@ def test_tokens_are_looked_at_and_drawn_anew_with_keys_alone(
     page.get_by_label("Prompt", exact=True).fill("two cats")
     page.keyboard.press("Control+Enter")
     first = shown(page)
-    page.get_by_role("button", name="Microscope").press("Enter")
+    page.get_by_role("button", name="Token uncertainty").press("Enter")
     page.wait_for_selector(".heat")
     for key in ("Tab", "ArrowRight", "ArrowDown", "ArrowRight", " ", "ArrowRight", " "):
         page.locator(".heat").focus() if key == "Tab" else page.keyboard.press(key)
@@ -148,7 +148,7 @@ def test_stories_worlds_and_questions(service: Running, open_studio: Callable[..
     page.locator(".strip-one").nth(1).wait_for()
 
 
-def test_errors_are_told_in_words(service: Running, open_studio: Callable[..., Page]) -> None:
+def test_errors_are_reported_in_words(service: Running, open_studio: Callable[..., Page]) -> None:
     page = open_studio(service.url)
     page.get_by_role("button", name="Generate").click()
     assert "what the picture should show" in page.get_by_role("alert").inner_text()
@@ -206,7 +206,7 @@ def test_nothing_stands_in_anybodys_way(
     check("a picture")
     page.get_by_role("button", name="Go on from a row").click()
     check("fork")
-    page.get_by_role("button", name="Microscope").click()
+    page.get_by_role("button", name="Token uncertainty").click()
     page.wait_for_selector(".heat")
     check("microscope")
     page.locator(".actions").get_by_role("button", name="Edit").click()

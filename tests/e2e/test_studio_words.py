@@ -36,13 +36,13 @@ def service(tiny_parts: Parts) -> Iterator[Running]:
         yield made
 
 
-def test_things_are_picked_by_name_and_unknown_words_are_told(
+def test_objects_are_picked_by_name_and_unknown_words_are_reported(
     service: Running, open_studio: Callable[..., Page]
 ) -> None:
     page = open_studio(service.url)
     assert "It draws one thing." in page.locator(".empty-words").inner_text()
     page.get_by_text("What it draws").click()
-    page.get_by_label("Look for").fill("puppy")
+    page.get_by_label("Search").fill("puppy")
     page.get_by_role("button", name="dog face", exact=True).click()
     page.get_by_role("button", name="flat", exact=True).click()
     prompt = page.get_by_label("Prompt", exact=True)

@@ -39,7 +39,7 @@ def test_turns_add_up(tiny_pipeline: NextStepPipeline) -> None:
     assert difference(reread.draw().image, second.image) <= 1
 
 
-def test_a_fork_goes_its_own_way(tiny_pipeline: NextStepPipeline) -> None:
+def test_a_fork_continues_alone(tiny_pipeline: NextStepPipeline) -> None:
     told = tiny_pipeline.conversation(seed=1)
     told.read("a red apple")
     other = told.fork(seed=2)
@@ -100,7 +100,7 @@ def test_preview_grows(tiny_pipeline: NextStepPipeline) -> None:
 
 
 def test_conversations_side_by_side_are_those_alone(tiny_pipeline: NextStepPipeline) -> None:
-    """Equal to one conversation after another, and byte by byte whatever the company is."""
+    """Equal to one conversation after another, and byte by byte in any batch."""
     together = tiny_pipeline.conversations([1, 2, 3])
     together.read(0, picture(), "the cat moves right")
     together.read(1, "a red apple")

@@ -56,7 +56,7 @@ def begun(engine: Engine, request: Request, steps: int) -> PictureState:
     return state
 
 
-def test_pictures_are_the_pipelines_and_equal_in_company(
+def test_pictures_equal_the_pipelines_in_any_batch(
     engine: Engine, tiny_pipeline: NextStepPipeline, tiny_parts: Parts
 ) -> None:
     requests = [
@@ -121,7 +121,7 @@ def test_a_state_that_looks_ahead_keeps_its_guesses(engine: Engine, tmp_path: Pa
         assert finish(engine, resumed(engine, state)).png() == whole
 
 
-def test_fork_keeps_rows_and_goes_on_its_own_way(engine: Engine) -> None:
+def test_fork_keeps_rows_and_continues_alone(engine: Engine) -> None:
     request = engine.request("a red apple", height=48)
     state = begun(engine, request, 5)
     assert (state.rows, len(state.rewind(1).tokens)) == (2, 2)
@@ -185,17 +185,20 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     loaded = PictureState.load(path)
     assert torch.equal(loaded.tokens, state.tokens)
     assert torch.equal(loaded.request.sources[0].tokens, state.request.sources[0].tokens)
-    assert (loaded.request.settings, loaded.maker) == (state.request.settings, state.maker)
+    assert (loaded.request.settings, loaded.fingerprint) == (
+        state.request.settings,
+        state.fingerprint,
+    )
     assert list(tmp_path.iterdir()) == [path]
     for name, value, word in [("model", "x", "model"), ("dtype", "float16", "number format")]:
-        other = replace(state, maker=replace(state.maker, **{name: value}))
+        other = replace(state, fingerprint=replace(state.fingerprint, **{name: value}))
         with pytest.raises(NextStepError, match=f"begun with another {word}"):
             resumed(engine, other)
-    more = replace(state.maker, threads=state.maker.threads + 1)
-    more.check(state.maker)
+    more = replace(state.fingerprint, threads=state.fingerprint.threads + 1)
+    more.check(state.fingerprint)
     with pytest.raises(NextStepError, match="begun with another number of threads"):
-        more.check(state.maker, threads=True)
-    replace(more, threads=0).check(state.maker, threads=True)  # of an older state, not known
+        more.check(state.fingerprint, threads=True)
+    replace(more, threads=0).check(state.fingerprint, threads=True)  # of an older state, not known
     with pytest.raises(NextStepError, match="values, this model's have"):
         resumed(engine, replace(state, tokens=torch.zeros(1, 3)))
     with pytest.raises(NextStepError, match="5 tokens of a picture of 4"):

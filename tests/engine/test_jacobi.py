@@ -1,4 +1,4 @@
-"""Looking ahead: exact at tolerance 0, self-consistent within it, the same bytes in any company."""
+"""Jacobi decoding: exact at tolerance 0, self-consistent within it, the same bytes in any batch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_token_lies_within_the_tolerance_of_what_those_before_it_give(
     assert taken < 3 * 20
 
 
-def test_company_and_being_set_aside_change_no_byte(model: NextStepModel) -> None:
+def test_batch_composition_and_preemption_change_no_byte(model: NextStepModel) -> None:
     asked = [job(n, JacobiDecoding(2 + n, 0.3) if n % 4 else ONE) for n in range(6)]
     alone = [drawn(model, one)[0] for one in asked]
     for seed in range(5):
@@ -117,9 +117,9 @@ def test_it_goes_on_from_tokens_and_guesses() -> None:
         tokens, left = scheduler.tokens(ticket), scheduler.guesses(ticket)
         again = replace(asked, initial_tokens=tokens, initial_guesses=left)
         assert torch.equal(drawn(model, again)[0], whole)
-    with pytest.raises(NextStepError, match="more guesses than it looks ahead"):
+    with pytest.raises(NextStepError, match="more guesses than its Jacobi window"):
         replace(asked, initial_tokens=whole[:-1], initial_guesses=whole[:1])
-    with pytest.raises(NextStepError, match="more guesses than it looks ahead"):
+    with pytest.raises(NextStepError, match="more guesses than its Jacobi window"):
         replace(asked, initial_guesses=whole[:1])
 
 

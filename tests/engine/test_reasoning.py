@@ -46,7 +46,7 @@ def test_it_is_what_the_model_writes_at_that_place(tiny_pipeline: NextStepPipeli
     assert made.settings["prompt"] == f"{wish}\n" + " ".join(written.split())
 
 
-def test_engine_and_pipeline_think_the_same(
+def test_engine_and_pipeline_reason_alike(
     tiny_parts: Parts, tiny_pipeline: NextStepPipeline
 ) -> None:
     engine = Engine.of_parts(tiny_parts)
@@ -63,7 +63,7 @@ def test_engine_and_pipeline_think_the_same(
     assert tiny_pipeline.run(requests)[0].settings["prompt"] == event.request.prompt
 
 
-def test_others_are_drawn_while_a_request_thinks(tiny_parts: Parts) -> None:
+def test_others_are_drawn_while_a_request_reasons(tiny_parts: Parts) -> None:
     engine = Engine.of_parts(tiny_parts)
     thinking = engine.submit(engine.request("make it blue", [RED], reasoning=True))
     plain = engine.submit(engine.request("two cats"))
@@ -82,7 +82,7 @@ def test_what_can_never_be_drawn_is_refused_before_anything_is_written(tiny_part
     assert engine.idle
 
 
-def test_turns_of_edits_think_too(
+def test_turns_of_edits_reason_too(
     tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a conversation, alone and side by side, the first turn is the pipeline's edit."""
@@ -198,7 +198,7 @@ def test_what_is_written_names_no_picture(
     assert made.settings["prompt"] == "make it blue\na red thing"
 
 
-def test_drawings_think_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
+def test_drawings_reason_too(tiny_parts: Parts, tiny_pipeline: NextStepPipeline) -> None:
     asked = ["a red apple", "two cats <image>"]
     made = tiny_pipeline.generate(asked, seed=4, reasoning=True)
     for picture, prompt in zip(made, asked, strict=True):

@@ -149,7 +149,7 @@ def test_states_and_model_folders_hold_the_same_settings(
 
     engine = engine_of(tiny_pipeline)
     state = PictureState(engine.request("a"), engine.state(engine.request("a"), _none()).tokens,
-                         engine.maker)  # fmt: skip
+                         engine.fingerprint)  # fmt: skip
     data = state.to_bytes()
     size = int.from_bytes(data[:8], "little")
     told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][module.FORMAT])

@@ -1,4 +1,4 @@
-"""The scheduler: equal bytes in any company, admission, order, deadlines."""
+"""The scheduler: equal bytes in any batch, admission, order, deadlines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HOW = [
 
 
 def job(number: int, **more: object) -> ImageSequence:
-    """An unlike picture for every number: text length, sources, grid, branches, solver."""
+    """A different picture for every number: text length, sources, grid, branches, solver."""
     dice = random.Random(number)
     solver, guidance = HOW[number % len(HOW)]
     edit = number % 3 == 0
@@ -122,7 +122,9 @@ def test_pictures_are_byte_equal_in_any_mix(
     assert compared > 250
 
 
-def test_company_would_change_the_bytes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_blocks_the_batch_changes_the_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The equality above is not an accident of small shapes."""
     skip_checks(monkeypatch)
     for module in ("torch", "sampling_head"):
@@ -196,7 +198,7 @@ def test_what_can_never_run_is_refused_at_once() -> None:
         EngineLimits(running=0)
 
 
-def test_one_row_takes_what_is_said() -> None:
+def test_one_row_takes_what_is_reported() -> None:
     assert cache_bytes(random_model(TINY), 10) == 2 * 2 * 2 * 8 * 10 * 4
 
 

@@ -288,7 +288,7 @@ def test_a_run_that_took_steps_does_not_go_on_with_other_data(
     assert quietly(settings).finished
 
 
-def test_sources_of_captions_are_told(tiny_folder: Path, tmp_path: Path) -> None:
+def test_sources_of_captions_are_reported(tiny_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for name in "abc":

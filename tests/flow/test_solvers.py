@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nextstep.flow.multistep import adams_bashforth, steps_of, table_length
 from nextstep.flow.path import shift_time, uniform_grid, v1_grid
-from nextstep.flow.solvers import SOLVERS, SolverSettings, question_times, solve
+from nextstep.flow.solvers import SOLVERS, SolverSettings, request_times, solve
 
 DETERMINISTIC = ("ode", "midpoint", "heun", "ab2", "multistep")
 
@@ -72,7 +72,7 @@ def test_a_table_is_the_rule_that_is_applied() -> None:
     v0 = taken[0]
     x1 = taken[0] + 0.3 * v0
     assert torch.allclose(x, x1 - 0.2 * v0 + 0.9 * 1.3 * x1, atol=1e-12)
-    assert question_times(settings) == [0.0, 0.3]
+    assert request_times(settings) == [0.0, 0.3]
 
 
 @given(
@@ -251,7 +251,7 @@ def test_the_noise_scale_multiplies_every_draw(name: str) -> None:
         replace(settings, noise_scale=0.7),
     )
     assert torch.equal(found, wanted)
-    assert question_times(replace(settings, noise_scale=0.7)) == question_times(settings)
+    assert request_times(replace(settings, noise_scale=0.7)) == request_times(settings)
 
 
 @pytest.mark.parametrize(

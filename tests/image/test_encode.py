@@ -40,7 +40,7 @@ def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_that_no_jpeg_can_hold_are_said() -> None:
+def test_settings_that_no_jpeg_can_hold_are_reported() -> None:
     with pytest.raises(NextStepError, match="do not fit into a JPEG file"):
         encode(MADE.image, "JPEG", {"prompt": "x" * 70_000})
 

@@ -70,7 +70,7 @@ def test_grey_values_are_taken() -> None:
     ],
     ids=range(10),
 )
-def test_what_cannot_be_a_picture_is_said(source: object, said: str) -> None:
+def test_what_cannot_be_a_picture_is_reported(source: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         pictures.open_picture(source)  # type: ignore[arg-type]
 

@@ -57,7 +57,7 @@ def test_a_machine_that_could_says_why_it_does_not(
     assert build.is_hindered() and not build.is_available()
 
 
-def test_a_machine_with_less_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_with_less_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     x86 = {target.name: target for target in targets.TARGETS if target.machine == "x86_64"}
     flags, may = x86["amx"].needs | x86["avxvnni"].needs, False
     monkeypatch.setattr(platform, "system", lambda: "Linux")

@@ -21,7 +21,7 @@ from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.errors import ModelFileError, NextStepError
 from nextstep.kernels import build, linear
-from nextstep.kernels.linear import Arena, PackedLinear, packed_bytes
+from nextstep.kernels.linear import PackedLinear, WeightBuffer, packed_bytes
 from nextstep.kernels.names import formats
 from nextstep.kernels.packing import FORMATS, pack, quantise, unpack
 from nextstep.model.cache import KVCache
@@ -67,7 +67,7 @@ def test_nothing_is_rounded_to_nothing() -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_those_of_the_rounded_weights(format_: str, shape: tuple[int, int]) -> None:
-    layer = PackedLinear(draws(*shape), draws(shape[0], seed=1), format_, Arena())
+    layer = PackedLinear(draws(*shape), draws(shape[0], seed=1), format_, WeightBuffer())
     for rows in (1, 3, 8, 17, 50, 200):
         x = draws(rows, shape[1], seed=rows)
         seen = x.bfloat16() if format_ == "bf16" else x
@@ -81,7 +81,7 @@ def test_products_are_those_of_the_rounded_weights(format_: str, shape: tuple[in
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_row_knows_neither_neighbours_nor_threads(format_: str) -> None:
     # As many rows as are shared out among threads and in turns, inputs in parts of unlike length.
-    layer = PackedLinear(draws(176, 592), None, format_, Arena())
+    layer = PackedLinear(draws(176, 592), None, format_, WeightBuffer())
     x, threads = draws(900, 592, seed=2), torch.get_num_threads()
     together = layer(x)
     for rows in (1, 2, 7, 16, 33, 67, 129, 451):
@@ -98,7 +98,7 @@ def test_a_row_knows_neither_neighbours_nor_threads(format_: str) -> None:
 def test_without_kernels_products_are_the_same(
     format_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer, x = PackedLinear(draws(48, 80), draws(48, seed=1), format_, Arena()), draws(3, 80)
+    layer, x = PackedLinear(draws(48, 80), draws(48, seed=1), format_, WeightBuffer()), draws(3, 80)
     monkeypatch.setattr(build, "is_available", lambda: False)
     right = F.linear(x, layer.weight.float(), layer.bias)
     assert float((layer(x) - right).abs().max()) < 1e-4
@@ -107,9 +107,9 @@ def test_without_kernels_products_are_the_same(
 @pytest.mark.parametrize("format_", FORMATS)
 def test_large_matrices_are_packed_in_parts(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draws(144, 80)
-    whole = PackedLinear(weight, None, format_, Arena())
+    whole = PackedLinear(weight, None, format_, WeightBuffer())
     monkeypatch.setattr(linear, "AT_ONCE", 80 * 40)
-    parts = PackedLinear(weight, None, format_, Arena())
+    parts = PackedLinear(weight, None, format_, WeightBuffer())
     assert torch.equal(parts.data, whole.data)
     assert torch.equal(parts.scale, whole.scale)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextstep.kernels import build, targets
-from nextstep.kernels.linear import Arena, PackedLinear
+from nextstep.kernels.linear import PackedLinear, WeightBuffer
 from nextstep.kernels.packing import FORMATS
 from tests.kernels.hashes import ARM, PICTURES, PORTABLE, emulated, made_up, nano, portable
 
@@ -42,7 +42,7 @@ def special(x: torch.Tensor) -> torch.Tensor:
     st.integers(0, 2**31),
 )  # fmt: skip
 def test_products_are_equal_on_every_instruction_set(
-    format_: str, short: bool, squeezed: bool, N: int, K: int, n: int, seed: int
+    format_: str, short: bool, compressed: bool, N: int, K: int, n: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(N, K, generator=generator)
@@ -50,8 +50,8 @@ def test_products_are_equal_on_every_instruction_set(
         weight.bfloat16().float() if short else weight,
         torch.randn(N, generator=generator),
         format_,
-        Arena(),
-        squeezed=short and squeezed,
+        WeightBuffer(),
+        compressed=short and compressed,
     )
     x, own = special(torch.randn(n, K, generator=generator)), build.kernels
     made = []
@@ -72,7 +72,9 @@ def test_integers_that_fill_their_sums_are_exact() -> None:
     weight, x = torch.ones(N, K), torch.ones(3, K)
     x[1], x[2, ::2] = -1, -1
     for format_ in ("int8", "int4"):
-        layer = PackedLinear(-weight if format_ == "int4" else weight, None, format_, Arena())
+        layer = PackedLinear(
+            -weight if format_ == "int4" else weight, None, format_, WeightBuffer()
+        )
         right = x.double() @ layer.weight.double().T
         for target in OWN:
             own, build.kernels = build.kernels, lambda target=target: build.load(target)  # type: ignore[misc]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nextstep.lab.context import FACTOR, Back, Context, backs, groups, parted, stretched
-from nextstep.lab.study import Measured, Results, Scale
+from nextstep.lab.study import MeasuredUnit, Scale, StudyResults
 from nextstep.model.backbone import rotary_angles
 from nextstep.pipeline import NextStepPipeline
 
@@ -45,14 +45,14 @@ def test_stretched_positions_turn_the_slowest_pair_by_as_much_over_a_longer_cont
     assert stretched(tiny_folder, folder, FACTOR) == folder
 
 
-def results(near: float, far: float) -> Results:
+def results(near: float, far: float) -> StudyResults:
     arms = Context().arms(Scale())
     items = {
         f"score {name}": {f"{n:03}": float(n < 200 * share) for n in range(200)}
         for name, share in (("near", near), ("far", far))
     }
-    found = {(arm.name, seed): Measured(items=items) for arm in arms for seed in (0, 1)}
-    return Results(arms, found, Scale())
+    found = {(arm.name, seed): MeasuredUnit(items=items) for arm in arms for seed in (0, 1)}
+    return StudyResults(arms, found, Scale())
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_rounding_passes_gradients_as_the_identity() -> None:
     assert torch.allclose(z.grad, free.grad, atol=1e-6)
 
 
-def test_codes_are_the_same_in_any_company(tokenizer: TextTokenizer) -> None:
+def test_codes_do_not_depend_on_the_batch(tokenizer: TextTokenizer) -> None:
     quantizer = quantizer_of()
     pictures = torch.stack([tokens(n) for n in range(4)])
     codes = quantizer.encode(pictures, GRID)

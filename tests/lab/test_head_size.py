@@ -8,7 +8,7 @@ import pytest
 
 from nextstep.estimate.counting import count_parameters
 from nextstep.lab.head_size import BASE, HEADS, HeadSize
-from nextstep.lab.study import Measured, Results, Scale, Unit
+from nextstep.lab.study import MeasuredUnit, Scale, StudyResults, StudyUnit
 from nextstep.recipe.shapes import model_config
 
 
@@ -39,7 +39,7 @@ def test_frozen_arms_start_from_the_base_arm_of_their_seed_and_train_the_head_al
     study, scale = HeadSize(), Scale()
     arm = next(one for one in study.arms(scale) if one.name == "frozen-large")
     assert arm.needs == BASE
-    unit = Unit(arm, 1, Path("runs/lab"), scale)
+    unit = StudyUnit(arm, 1, Path("runs/lab"), scale)
     recipe = study.recipe(arm, scale, 1, study.further(unit))
     assert recipe.model is not None and recipe.model.fresh_head
     assert recipe.model.folder == "runs/lab/joint-base/seed-1/run/model"
@@ -47,7 +47,7 @@ def test_frozen_arms_start_from_the_base_arm_of_their_seed_and_train_the_head_al
     assert not recipe.model.frozen("image_head.net.input_proj.weight")
 
 
-def results(gains: dict[str, float]) -> Results:
+def results(gains: dict[str, float]) -> StudyResults:
     """Losses of all arms with these gains from small to large head and half to double backbone."""
     losses = dict.fromkeys([arm.name for arm in HeadSize().arms(Scale())], 0.5)
     losses |= {
@@ -56,7 +56,7 @@ def results(gains: dict[str, float]) -> Results:
         "backbone-half": 0.5 + gains["backbone"],
     }
     found = {
-        (name, seed): Measured(
+        (name, seed): MeasuredUnit(
             {"head parameters": 1e6, "backbone parameters": 1e6},
             {
                 "im_loss": {f"{n:03}": loss + n / 500 for n in range(100)},
@@ -66,7 +66,7 @@ def results(gains: dict[str, float]) -> Results:
         for name, loss in losses.items()
         for seed in (0, 1)
     }
-    return Results(HeadSize().arms(Scale()), found, Scale())
+    return StudyResults(HeadSize().arms(Scale()), found, Scale())
 
 
 @pytest.mark.parametrize(

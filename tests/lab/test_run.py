@@ -22,13 +22,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
 )
 from nextstep.recipe.load import load_recipe
 from nextstep.recipe.places import recipe_file
@@ -48,23 +48,23 @@ class Coins:
     def arms(self, scale: Scale) -> Sequence[Arm]:
         return [Arm("tin", "Tin"), Arm("gold", "Gold", needs="tin")]
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
-        return Cost(1e6, lab.NANO_FLOPS * 1e6, 1000, 12)
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
+        return StudyCost(1e6, lab.NANO_FLOPS * 1e6, 1000, 12)
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         key = f"{unit.arm.name}{unit.seed}"
         self.trained.append(key)
         return key != self.stop_at
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         bonus = {"tin": 0.0, "gold": 0.25}[unit.arm.name]
         items = {f"{n:03}": (n + unit.seed) % 4 / 4 + bonus for n in range(40)}
-        return Measured(
+        return MeasuredUnit(
             {"weight": 2.0}, {"worth": items}, {"points": [{"x": 1}]},
             {"positions": 1e6, "flops": 1e9, "seconds": 36.0},
         )  # fmt: skip
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         found = results.difference("gold", "tin", "worth")
         return Conclusion(
             "reproduced", f"{found.value:+.2f}", [Table("Worth", ["arm"], [["tin"]])],
@@ -89,13 +89,13 @@ def test_a_study_runs_every_unit_and_writes_its_card(tmp_path: Path) -> None:
 def test_difference_of_paired_items_has_no_width_where_all_differ_alike() -> None:
     arms = Coins().arms(Scale())
     found = {
-        (arm.name, seed): Coins().measure(Unit(arm, seed, Path(), Scale()))
+        (arm.name, seed): Coins().measure(StudyUnit(arm, seed, Path(), Scale()))
         for arm in arms
         for seed in (0, 1)
     }
-    apart = Results(arms, found, Scale()).difference("gold", "tin", "worth")
+    apart = StudyResults(arms, found, Scale()).difference("gold", "tin", "worth")
     assert apart.low == pytest.approx(0.25) and apart.high == pytest.approx(0.25)
-    alone = Results(arms, found, Scale()).estimate("gold", "worth")
+    alone = StudyResults(arms, found, Scale()).estimate("gold", "worth")
     assert alone.high - alone.low > 0.05
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.engine import Engine
-from nextstep.lab.study import Arm, Measured, Results, Scale
+from nextstep.lab.study import Arm, MeasuredUnit, Scale, StudyResults
 from nextstep.lab.token_norm import NORMED, SCALED, SCALES, Looked, TokenNorm, TokenRecorder, look
 from nextstep.pipeline import NextStepPipeline
 from nextstep.vae.latents import token_norm
@@ -59,7 +59,7 @@ def test_drift_is_what_lies_between_first_and_last_quarter() -> None:
     assert grown.drift() == [pytest.approx(6.0)]
 
 
-def results(normed: float, scaled: float, drift: float) -> Results:
+def results(normed: float, scaled: float, drift: float) -> StudyResults:
     """Two arms with these scores at every scale, the second drifting by so much more."""
     arms = [Arm(NORMED, "norm"), Arm(SCALED, "scale")]
     found = {}
@@ -71,8 +71,8 @@ def results(normed: float, scaled: float, drift: float) -> Results:
             items[f"drift{mark}"] = {f"{n}": n / 100 + own for n in range(64)}
             items[f"off{mark}"] = {f"{n}": 0.5 for n in range(64)}
         items["score@15, more steps"] = items["score@15"]
-        found |= {(arm.name, seed): Measured(items=items) for seed in (0, 1)}
-    return Results(arms, found, Scale())
+        found |= {(arm.name, seed): MeasuredUnit(items=items) for seed in (0, 1)}
+    return StudyResults(arms, found, Scale())
 
 
 @pytest.mark.parametrize(

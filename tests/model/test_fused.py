@@ -85,13 +85,13 @@ def assert_same(
 
 
 @pytest.mark.parametrize("config", [TINY, WITHOUT_BIAS], ids=["grouped", "no_bias"])
-@pytest.mark.parametrize("way", ["groups", "mask"])
+@pytest.mark.parametrize("attention", ["groups", "mask"])
 def test_the_same_losses_and_gradients(
-    text_tokenizer: TextTokenizer, uncompiled: list, config: NextStepConfig, way: str
+    text_tokenizer: TextTokenizer, uncompiled: list, config: NextStepConfig, attention: str
 ) -> None:
     model = random_model(config).requires_grad_(True)
-    expected = losses_and_gradients(model, text_tokenizer, way=way)
-    found = losses_and_gradients(model, text_tokenizer, way=way, compile=True)
+    expected = losses_and_gradients(model, text_tokenizer, attention=attention)
+    found = losses_and_gradients(model, text_tokenizer, attention=attention, compile=True)
     assert len(uncompiled) == 3
     assert_same(found, expected)
     losses_and_gradients(model, text_tokenizer, compile=True)

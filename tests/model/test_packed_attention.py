@@ -30,7 +30,7 @@ def positions(rows: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_three_ways_are_one(key_heads: int) -> None:
+def test_three_attention_kinds_agree(key_heads: int) -> None:
     torch.manual_seed(0)
     rows = numbers()
     real = rows >= 0
@@ -38,25 +38,27 @@ def test_three_ways_are_one(key_heads: int) -> None:
     k, v = (torch.randn(4, ROW, key_heads, 8) for _ in range(2))
     weight = torch.randn(4, ROW, 4, 8) * real[..., None, None]
     outputs, gradients = [], []
-    for way in WAYS:
+    for attention in WAYS:
         # On a CPU torch's flex attention has no backward pass.
-        inputs = [x.clone().requires_grad_(way != "flex") for x in (q, k, v)]
-        out = attend_documents(*inputs, Documents(rows, way=way))
+        inputs = [x.clone().requires_grad_(attention != "flex") for x in (q, k, v)]
+        out = attend_documents(*inputs, Documents(rows, attention=attention))
         assert bool(torch.isfinite(out).all())
         outputs.append(out[real])
-        if way != "flex":
+        if attention != "flex":
             gradients.append(torch.autograd.grad((out * weight).sum(), inputs))
     assert all(torch.allclose(outputs[0], other, atol=1e-6) for other in outputs[1:])
     for one, two in zip(*gradients, strict=True):
         assert torch.allclose(one, two, atol=2e-6)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_packed_hidden_equals_each_document_alone(way: str) -> None:
+@pytest.mark.parametrize("attention", WAYS)
+def test_packed_hidden_equals_each_document_alone(attention: str) -> None:
     model = random_model(TINY)
     rows = numbers()
     embeddings = torch.randn(4, ROW, TINY.hidden_size)
-    packed = model.hidden(embeddings, positions(rows), documents=Documents(rows, way=way))
+    packed = model.hidden(
+        embeddings, positions(rows), documents=Documents(rows, attention=attention)
+    )
     for row, own in enumerate(LENGTHS):
         first = 0
         for length in own:
@@ -67,12 +69,13 @@ def test_packed_hidden_equals_each_document_alone(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "training"), [*((way, False) for way in WAYS), ("groups", True), ("mask", True)]
+    ("attention", "training"),
+    [*((attention, False) for attention in WAYS), ("groups", True), ("mask", True)],
 )
-def test_another_document_changes_not_one_bit(way: str, training: bool) -> None:
+def test_another_document_changes_not_one_bit(attention: str, training: bool) -> None:
     model = random_model(TINY).requires_grad_(training)
     rows = numbers()
-    documents, place = Documents(rows, way=way), positions(rows)
+    documents, place = Documents(rows, attention=attention), positions(rows)
     embeddings = torch.randn(4, ROW, TINY.hidden_size)
     before = model.hidden(embeddings, place, documents=documents)
     changed = embeddings.clone()
@@ -128,9 +131,9 @@ def test_rows_without_a_document() -> None:
     assert bool(torch.isfinite(hidden).all())
 
 
-def test_the_way_follows_the_device() -> None:
-    assert Documents(numbers()).way == "groups"
-    assert Documents(numbers(), "meta").way == "flex"
+def test_the_attention_kind_follows_the_device() -> None:
+    assert Documents(numbers()).attention == "groups"
+    assert Documents(numbers(), "meta").attention == "flex"
 
 
 PICTURES = [(0, 8, 20), (0, 24, 30), (1, 4, 14), (3, 17, 30)]
@@ -144,20 +147,20 @@ def picture_numbers() -> Tensor:
     return found
 
 
-def test_three_ways_see_pictures_in_both_directions_alike() -> None:
+def test_three_attention_kinds_see_pictures_in_both_directions() -> None:
     torch.manual_seed(0)
     rows = numbers()
     real = rows >= 0
     q, weight = (torch.randn(4, ROW, 4, 8) for _ in range(2))
     k, v = (torch.randn(4, ROW, 2, 8) for _ in range(2))
     outputs, gradients = [], []
-    for way in WAYS:
-        inputs = [x.clone().requires_grad_(way != "flex") for x in (q, k, v)]
-        documents = Documents(rows, way=way, pictures=picture_numbers())
+    for attention in WAYS:
+        inputs = [x.clone().requires_grad_(attention != "flex") for x in (q, k, v)]
+        documents = Documents(rows, attention=attention, pictures=picture_numbers())
         out = attend_documents(*inputs, documents)
         assert bool(torch.isfinite(out).all())
         outputs.append(out[real])
-        if way != "flex":
+        if attention != "flex":
             loss = (out * weight * real[..., None, None]).sum()
             gradients.append(torch.autograd.grad(loss, inputs))
     assert all(torch.allclose(outputs[0], other, atol=1e-6) for other in outputs[1:])
@@ -165,10 +168,10 @@ def test_three_ways_see_pictures_in_both_directions_alike() -> None:
         assert torch.allclose(one, two, atol=2e-6)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_picture_token_sees_its_whole_picture_and_nothing_later(way: str) -> None:
+@pytest.mark.parametrize("attention", WAYS)
+def test_a_picture_token_sees_its_whole_picture_and_nothing_later(attention: str) -> None:
     rows, pictures = numbers(), picture_numbers()
-    documents = Documents(rows, way=way, pictures=pictures)
+    documents = Documents(rows, attention=attention, pictures=pictures)
     torch.manual_seed(0)
     q, k, v = (torch.randn(4, ROW, 2, 8) for _ in range(3))
     before = attend_documents(q, k, v, documents)

@@ -76,6 +76,7 @@ def test_a_state_in_old_words_goes_on_as_it_would_have(tiny_pipeline: NextStepPi
     header = json.loads(data[8 : 8 + size])
     told = json.loads(header["__metadata__"]["nextstep-picture-state"])
     told["settings"] = in_old_words(told["settings"])
+    told["maker"] = told.pop("fingerprint")
     # The version before checksums.
     told["version"] = 5
     header["__metadata__"] = {"nextstep-picture-state": json.dumps(told)}
@@ -164,3 +165,9 @@ def test_rollouts_in_old_words_are_read(tiny_parts: Parts, tmp_path: Path) -> No
     path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + size :])
     (found,) = read_rollouts(tmp_path / "r")
     assert found.settings == groups[0].settings
+
+
+def test_what_computed_before_is_read_in_old_words() -> None:
+    before = {"by": "torch", "threads": 1}
+    assert b.other_roundings(before, {"backend": "torch", "threads": 1}) == []
+    assert b.other_roundings(before, {"backend": "kernels 3", "threads": 1}) == ["backend"]

@@ -108,7 +108,7 @@ def test_complaints_are_one_sentence_with_a_path(
     assert "\n" not in message
 
 
-def test_of_several_mistakes_one_is_told_and_the_rest_counted(recipe_file: Path) -> None:
+def test_of_several_mistakes_one_is_reported_and_the_rest_counted(recipe_file: Path) -> None:
     with pytest.raises(RecipeError, match=r"\(and 1 more\)$"):
         load_recipe(recipe_file, ["steps=0", "seed=x"])
 

@@ -315,7 +315,7 @@ def test_a_model_grows_and_gets_another_vocabulary(
         (("model", "freeze"), ["nothing.*"], "'nothing.*' in freeze fits no parameter"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_had_is_told(
+def test_what_cannot_be_had_is_reported(
     shards: Path, tiny_folder: Path, tmp_path: Path, path: tuple, value: Any, sentence: str
 ) -> None:
     raw = recipe(shards, tiny_folder).model_dump(mode="json")

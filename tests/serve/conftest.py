@@ -90,7 +90,7 @@ def engine_of(pipeline: NextStepPipeline, running: int = 64) -> Engine:
 def alone(
     pipeline: NextStepPipeline, prompt: str, *images: Image.Image, n: int = 1, **asked: object
 ) -> list[GeneratedPicture]:
-    """Pictures as the engine makes each of them without any company."""
+    """Pictures as the engine makes each of them alone."""
     made = []
     for index in range(n):
         engine = engine_of(pipeline)

@@ -1,4 +1,4 @@
-"""Chats on the engine: those of the pipeline, in any company, stopped and cancelled."""
+"""Chats on the engine: those of the pipeline, in any batch, stopped and cancelled."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def chat(**more: object) -> b.JobRequest:
     return b.JobRequest(b.CHAT, **{**given, **more})  # type: ignore[arg-type]
 
 
-def test_chats_are_the_pipelines_in_any_company(tiny_pipeline: NextStepPipeline) -> None:
+def test_chats_equal_the_pipelines_in_any_batch(tiny_pipeline: NextStepPipeline) -> None:
     made = EngineBackend(engine_of(tiny_pipeline))
     asked = {
         "text": chat(),

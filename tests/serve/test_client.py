@@ -67,8 +67,8 @@ def test_pictures_are_gone_on_from(service: Running) -> None:
         async with AsyncClient(service.url) as client:
             fork = await client.fork(job, 2, seed=9)
             _ = [update async for update in client.events(fork.id)]
-            told = await client.tokens(job, draws=2)
-            assert len(told["spread"]) == 8
+            told = await client.tokens(job, noise_samples=2)
+            assert len(told["token_std"]) == 8
             assert (await client.resample(job, tokens=[1])).n == 1
             assert (await client.stop(job)).state == "done"
             return await client.pictures(fork.id)
@@ -101,7 +101,7 @@ def test_leaving_the_loop_stops_the_job(service: Running) -> None:
             list(client.events(job))
 
 
-def test_errors_are_told_apart(service: Running, app_of: Callable) -> None:
+def test_errors_are_distinguished(service: Running, app_of: Callable) -> None:
     with Client(service.url) as client:
         for bad in ({"size": "33x32"}, {"colour": "red"}, {"n": 0}):
             with pytest.raises(NextStepError):

@@ -180,7 +180,7 @@ def test_bodies_of_other_types_get_a_sentence(service: Running, kind: str) -> No
         assert "'Content-Type: application/json'" in answer.json()["error"]["message"]
 
 
-def test_regular_expressions_are_told_in_words(service: Running) -> None:
+def test_regular_expressions_are_reported_in_words(service: Running) -> None:
     told = httpx2.get(f"{service.url}/jobs/nothing").json()["error"]["message"]
     assert "has 32 digits and letters" in told and "^" not in told
     body = {"prompt": "a", "size": "large"}

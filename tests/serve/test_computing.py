@@ -33,9 +33,9 @@ from tests.serve.test_jobs import jobs_in, submit, told_by
 class Silent:
     """A backend that does nothing."""
 
-    def __init__(self, **computing: Any) -> None:
+    def __init__(self, **runtime: Any) -> None:
         self.facts = b.ModelFacts(
-            "tiny", "0123", 32, 32, SizeLimits(16, None, 255), computing=computing
+            "tiny", "0123", 32, 32, SizeLimits(16, None, 255), runtime=runtime
         )
 
     def check(self, request: b.JobRequest) -> None:
@@ -45,10 +45,10 @@ class Silent:
         """Leave it waiting."""
 
 
-def begun(folder: Path, **computing: Any) -> Jobs:
+def begun(folder: Path, **runtime: Any) -> Jobs:
     """Jobs of a process that computes so."""
     store = Store(folder, 10)
-    jobs = Jobs(Silent(**computing), store, ServiceLimits(), Metrics())  # type: ignore[arg-type]
+    jobs = Jobs(Silent(**runtime), store, ServiceLimits(), Metrics())  # type: ignore[arg-type]
 
     async def begin() -> None:
         jobs.open()
@@ -63,27 +63,27 @@ def begun(folder: Path, **computing: Any) -> Jobs:
 def test_the_log_says_at_the_start_what_computes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    how = {"by": "kernels 3", "threads": 2, "hindered": False}
+    how = {"backend": "kernels 3", "threads": 2, "hindered": False}
     with caplog.at_level(logging.INFO, "nextstep.serve"):
         begun(tmp_path, **how)
         begun(tmp_path, **how)
     begins = [one for one in caplog.records if one.getMessage() == "begins"]
     assert [one.levelname for one in begins] == ["INFO", "INFO"]
-    assert vars(begins[0])["computing"] == how and vars(begins[0])["hash"] == "0123"
+    assert vars(begins[0])["runtime"] == how and vars(begins[0])["hash"] == "0123"
     assert not [one for one in caplog.records if one.levelno > logging.INFO]
     caplog.clear()
     with caplog.at_level(logging.INFO, "nextstep.serve"):
-        begun(tmp_path, **how | {"by": "torch", "threads": 1, "hindered": True})
+        begun(tmp_path, **how | {"backend": "torch", "threads": 1, "hindered": True})
     levels = {one.getMessage(): one.levelname for one in caplog.records}
     assert levels["begins"] == "WARNING"
     (other,) = (one for one in caplog.records if "other last bits" in one.getMessage())
-    assert vars(other)["differs"] == ["by", "threads"] and vars(other)["unfinished"] == 1
+    assert vars(other)["differs"] == ["backend", "threads"] and vars(other)["unfinished"] == 1
 
 
 def test_the_model_card_says_what_computes(service: Running) -> None:
     card = httpx2.get(f"{service.url}/v1/models").json()["data"][0]
-    told = card["computing"]
-    assert (told["by"], told["number_format"]) == ("torch", "float32")
+    told = card["runtime"]
+    assert (told["backend"], told["number_format"]) == ("torch", "float32")
     assert told["threads"] == torch.get_num_threads() and told["torch"] == torch.__version__
     assert told["why_torch"]
 
@@ -92,18 +92,18 @@ def test_the_reason_is_the_processs_or_the_models(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build, "is_hindered", lambda: True)
     monkeypatch.setattr(build, "why_not", lambda: "there is no compiler")
     told = RuntimeInfo.of(random_model(PACKABLE))
-    assert (told.by, told.why_torch, told.hindered) == ("torch", "there is no compiler", True)
+    assert (told.backend, told.why_torch, told.hindered) == ("torch", "there is no compiler", True)
     for model in (random_model(TINY), random_model(PACKABLE).half()):
         told = RuntimeInfo.of(model)
         assert (told.why_torch, told.hindered) == (computing.OTHER_MODEL, False)
 
 
 @pytest.mark.skipif(not build.is_available(), reason=build.why_not())
-def test_kernels_are_told() -> None:
+def test_kernels_are_reported() -> None:
     model = random_model(PACKABLE)
     pack_for_sampling(model)
     told = RuntimeInfo.of(model)
-    assert (told.by, told.number_format) == ("kernels 3", "float32, kernels 3")
+    assert (told.backend, told.number_format) == ("kernels 3", "float32, kernels 3")
     assert (told.why_torch, told.hindered) == ("", False)
 
 
@@ -124,7 +124,9 @@ def test_a_picture_begun_with_other_roundings_is_begun_anew(
     state = PictureState.load(path)
     assert 0 < len(state.tokens) < 64
     # Tokens that nobody would sample, so that a picture that goes on from them is another one.
-    spoilt = replace(state, tokens=state.tokens + 1, maker=replace(state.maker, **other))
+    spoilt = replace(
+        state, tokens=state.tokens + 1, fingerprint=replace(state.fingerprint, **other)
+    )
     spoilt.save(path)
     with caplog.at_level(logging.WARNING, "nextstep.serve"), running(app_of(tmp_path)) as made:
         assert told_by(made.url, job["id"])[-1][0] == "done"

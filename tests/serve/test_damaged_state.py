@@ -67,7 +67,7 @@ def in_words(answer: httpx2.Response) -> None:
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_files_are_told_in_words(service: Running, place: Path, how: str) -> None:
+def test_damaged_files_are_reported_in_words(service: Running, place: Path, how: str) -> None:
     job = finished(service, images=[data_uri(picture_bytes(size=(32, 32)))])
     url = f"{service.url}/jobs/{job}"
     for kind, path in (("0.png", "pictures/0"), ("source-0.png", "sources/0")):
@@ -84,7 +84,7 @@ def test_damaged_files_are_told_in_words(service: Running, place: Path, how: str
     assert httpx2.delete(url).status_code == 204
 
 
-def test_resample_of_a_missing_picture_is_told_in_words(service: Running, place: Path) -> None:
+def test_resample_of_a_missing_picture_is_reported_in_words(service: Running, place: Path) -> None:
     job = finished(service)
     (place / "pictures" / f"{job}-0.png").unlink()
     in_words(httpx2.post(f"{service.url}/jobs/{job}/resample", json={"rows": [0, 1]}))

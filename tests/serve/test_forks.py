@@ -43,7 +43,7 @@ def done(service: Running) -> dict[str, Any]:
     return job
 
 
-def test_a_fork_keeps_rows_and_goes_its_own_way(service: Running, done: dict[str, Any]) -> None:
+def test_a_fork_keeps_rows_and_continues_alone(service: Running, done: dict[str, Any]) -> None:
     first = png(service, done["id"])
     same = ask(service, f"{done['id']}/fork", row=2)
     assert same["parent"] == {"kind": "fork", "job": done["id"], "picture": 0, "row": 2}
@@ -126,18 +126,18 @@ def test_what_tokens_tell(
     service: Running, done: dict[str, Any], tiny_pipeline: NextStepPipeline
 ) -> None:
     url = f"{service.url}/jobs/{done['id']}/pictures/1/tokens"
-    told = httpx2.get(url, params={"draws": 3}).json()
-    assert (told["rows"], told["columns"], told["tokens"], told["draws"]) == (4, 2, 8, 3)
-    for name in ("spread", "pull", "guidance", "head_calls", "given"):
+    told = httpx2.get(url, params={"noise_samples": 3}).json()
+    assert (told["rows"], told["columns"], told["tokens"], told["noise_samples"]) == (4, 2, 8, 3)
+    for name in ("token_std", "guidance_delta", "guidance", "head_calls", "fixed"):
         assert len(told[name]) == 8
-    assert all(0 < value < 2 for value in told["spread"])
-    assert all(0 <= value < 2 for value in told["pull"]) and any(told["pull"])
+    assert all(0 < value < 2 for value in told["token_std"])
+    assert all(0 <= value < 2 for value in told["guidance_delta"]) and any(told["guidance_delta"])
     assert told["guidance"] == [2.0] * 8 and told["head_calls"] == [2] * 8
     assert told == httpx2.get(url, params={"draws": 3}).json()
     unguided = submit(service.url, **TALL, guidance=1.0)
     png(service, unguided["id"])
     told = httpx2.get(f"{service.url}/jobs/{unguided['id']}/pictures/0/tokens").json()
-    assert told["pull"] == [0.0] * 8 and told["draws"] == 4
+    assert told["guidance_delta"] == [0.0] * 8 and told["noise_samples"] == 4
 
 
 def test_measured_states_are_those_tokens_were_sampled_from(
@@ -161,7 +161,7 @@ def test_measured_states_are_those_tokens_were_sampled_from(
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)
-    assert end.value.value["spread"] == [0.0] * 8
+    assert end.value.value["token_std"] == [0.0] * 8
     for index, draws in enumerate(made[0][place : place + 3] for place in range(0, 24, 3)):
         assert all((draw == tokens[index]).all() for draw in draws)
 

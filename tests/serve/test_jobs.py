@@ -46,7 +46,7 @@ def submit(url: str, **body: Any) -> dict[str, Any]:
     return answer.json()
 
 
-def test_rows_are_told_in_order(narrow: Running, tiny_pipeline: NextStepPipeline) -> None:
+def test_rows_are_reported_in_order(narrow: Running, tiny_pipeline: NextStepPipeline) -> None:
     busy = submit(narrow.url, **SLOW)
     until(lambda: jobs_in(narrow, "running"))
     job = submit(narrow.url, prompt="a red apple", n=2, size="32x64", seed=4)
@@ -162,7 +162,7 @@ def ends_of(
     return handles, wait
 
 
-def test_unlike_requests_are_made_together_and_none_changes(
+def test_heterogeneous_requests_run_together_and_none_changes(
     tiny_pipeline: NextStepPipeline,
 ) -> None:
     sizes: list[int] = []

@@ -26,7 +26,7 @@ def test_numbers_of_replicas() -> None:
         if bad == "1-":
             assert parse_replicas(bad) == (1, 1)
             continue
-        with pytest.raises(ValueError, match="FEWEST-MOST"):
+        with pytest.raises(ValueError, match="MIN-MAX"):
             parse_replicas(bad)
 
 
@@ -62,7 +62,7 @@ def test_replicas_make_the_engines_pictures(
     fork = ask(replicas, f"{jobs[0]['id']}/fork", row=2)
     assert png(replicas, fork["id"]) == png(replicas, jobs[0]["id"])
     told = httpx2.get(f"{replicas.url}/jobs/{jobs[0]['id']}/pictures/0/tokens").json()
-    assert len(told["spread"]) == 8
+    assert len(told["token_std"]) == 8
     bad = submit(replicas.url, prompt="word " * 300)
     until(lambda: httpx2.get(f"{replicas.url}/jobs/{bad['id']}").json()["state"] == "failed")
     events = replicas.openai().images.generate(

@@ -136,7 +136,7 @@ def test_vocabulary_of_a_folder_is_what_was_written(tmp_path: Path) -> None:
     {"colours": {"red": {"rgb": [1, 2], "synonyms": []}}}, {"sheet": {"side": "x"}},
     {"notes": []},
 ])  # fmt: skip
-def test_damaged_vocabulary_is_told_in_one_sentence(
+def test_damaged_vocabulary_is_reported_in_one_sentence(
     change: dict[str, object], tmp_path: Path
 ) -> None:
     write_json(tmp_path / FILE, {**WORLD.to_dict(), **change})

@@ -138,7 +138,7 @@ def test_old_ones_go_but_every_nth_stays(tmp_path: Path) -> None:
     assert float(read_all(tmp_path / "step-00000007")["model/w"][0]) == 7
 
 
-def test_a_failed_write_is_told_at_the_next_one(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_at_the_next_one(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path / "run")
     (tmp_path / "run").rmdir()
     (tmp_path / "run").touch()

@@ -69,7 +69,7 @@ def test_one_process_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gathered({"w": model.weight}, leads=False) == {}
 
 
-def test_a_bad_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(NextStepError, match="RANK must be a number, not 'first'"), joined("cpu"):
         pass

@@ -262,7 +262,7 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
         trainer_of(tmp_path, optimizer="muon").resume()
 
 
-def test_changed_settings_are_told_and_an_average_can_begin_late(tmp_path: Path) -> None:
+def test_changed_settings_are_reported_and_an_average_can_begin_late(tmp_path: Path) -> None:
     run_until(trainer_of(tmp_path, ema=0.0), 2)
     other = trainer_of(tmp_path, learning_rate=2e-2)
     other.resume()

@@ -8,7 +8,7 @@ import torch
 
 from nextstep.engine.pretrained import load_parts
 from nextstep.image import pictures
-from nextstep.vae.linear_preview import RoughDecoder, _drawn
+from nextstep.vae.linear_preview import LinearPreview, _drawn
 from nextstep.vae.progressive_preview import BLANK, GrowingPicture
 from nextstep.vae.tokenizer import ImageTokenizer
 
@@ -22,11 +22,11 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
-def test_growing_and_rough_pictures_are_near_the_whole_one(tokenizer: ImageTokenizer) -> None:
+def test_growing_and_linear_previews_are_near_the_whole_picture(tokenizer: ImageTokenizer) -> None:
     pixels = _drawn(60, 96)[-1:]
     tokens = tokenizer.encode_tokens(pixels)[0].float()
     whole = np.asarray(pictures.to_pictures(tokenizer.decode_tokens(tokens[None], (6, 6)))[0])
-    rough = RoughDecoder(tokenizer)
+    preview = LinearPreview(tokenizer)
     growing, calls = GrowingPicture(tokenizer, (6, 6)), []
     decode = tokenizer.decode_tokens
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def test_growing_and_rough_pictures_are_near_the_whole_one(tokenizer: ImageToken
             assert (shown[row * 16 :] == BLANK[0]).all()
             assert apart(shown[: row * 16], whole[: row * 16]) < 20
         assert calls == [(1, 6), (2, 6), (3, 6)]
-        shown = np.asarray(growing.show_roughly(tokens[:30], rough))
+        shown = np.asarray(growing.show_linear_preview(tokens[:30], preview))
         again = np.asarray(growing.show(tokens[:24]))
         assert len(calls) == 3
     assert (shown[80:] == BLANK[0]).all() and (again[64:] == BLANK[0]).all()
@@ -48,10 +48,10 @@ def test_growing_and_rough_pictures_are_near_the_whole_one(tokenizer: ImageToken
                                                           whole[64:80])  # fmt: skip
 
 
-def test_rough_pixels_are_in_place(tokenizer: ImageTokenizer) -> None:
+def test_linear_preview_pixels_are_in_place(tokenizer: ImageTokenizer) -> None:
     pixels = _drawn(49, 64)[-1:]
     tokens = tokenizer.encode_tokens(pixels)[0].float()
-    made = RoughDecoder(tokenizer).decode(tokens[:8], (2, 4))
+    made = LinearPreview(tokenizer).decode(tokens[:8], (2, 4))
     assert made.shape == (1, 3, 32, 64)
     flat = torch.corrcoef(torch.stack((made.flatten(), pixels[:, :, :32].flatten())))
     assert flat[0, 1] > 0.9

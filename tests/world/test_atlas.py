@@ -68,7 +68,7 @@ def test_sprites_are_scaled_and_turned() -> None:
     assert not faces_a_side("red heart", "flat")
 
 
-def test_painted_drawings_have_the_colour_that_is_said() -> None:
+def test_painted_drawings_have_the_colour_that_is_reported() -> None:
     wrong = []
     for style in STYLES:
         for obj in list(world_objects().values())[::7]:

@@ -357,7 +357,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_fetch_without_npm_is_said(
+def test_fetch_without_npm_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))

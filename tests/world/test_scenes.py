@@ -171,7 +171,7 @@ def test_specs_say_what_fails() -> None:
         ("french fries", "a box of fries", "two boxes of fries"),
     ],
 )
-def test_words_of_things(label: str, one: str, two: str) -> None:
+def test_words_of_objects(label: str, one: str, two: str) -> None:
     obj = world_objects()[label]
     assert (obj.a(), obj.count(2)) == (one, two)
     assert object_of(obj.word) is object_of(label) is obj

@@ -79,7 +79,7 @@ def test_held_out_pairs_are_never_shown() -> None:
             assert not is_held_out(name, style)
 
 
-def test_all_things_by_label_and_by_everyday_word() -> None:
+def test_all_objects_by_label_and_by_everyday_word() -> None:
     source = Singles(TOKENIZER, 64, no_caption=0, core=False)
     assert {name for name, _, _ in source.scenes} == set(world_objects())
     assert {name for name, _, _ in Singles(TOKENIZER, 64).scenes} == set(OBJECTS)

@@ -20,7 +20,7 @@ from nextstep.world.vocabulary import OBJECTS
 from nextstep.world.words import COLUMNS, SIDE, _table, pictured, vocabulary_of, world_vocabulary
 
 
-def test_every_synonym_is_of_a_thing_and_stands_for_one_alone() -> None:
+def test_every_synonym_is_of_an_object_and_stands_for_one_alone() -> None:
     named = [name for name, _ in _table()]
     assert len(set(named)) == len(named)
     assert not [name for name in named if name not in world_objects()]
@@ -32,7 +32,7 @@ def test_every_synonym_is_of_a_thing_and_stands_for_one_alone() -> None:
             assert not words.prompt(other).warnings, other
 
 
-def test_everyday_words_and_plurals_mean_the_thing_that_was_taught() -> None:
+def test_everyday_words_and_plurals_mean_the_object_that_was_taught() -> None:
     words = world_vocabulary()
     for label in OBJECTS:
         obj = world_objects()[label]

@@ -160,7 +160,7 @@ def test_an_atlas_holds_what_the_sets_draw(made_up_sets: Path, tmp_path: Path) -
         stored.drawing("red apple", "3d")
 
 
-def test_npm_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npm_absent_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEXTSTEP_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(RuntimeError, match="npm, which is not installed"):

@@ -21,7 +21,7 @@ def command(
     adapter: Annotated[
         Path | None, typer.Option(help="LoRA adapter to merge into the weights.")
     ] = None,
-    adapter_scale: Annotated[float, typer.Option(help="How strongly the adapter counts.")] = 1.0,
+    adapter_scale: Annotated[float, typer.Option(help="LoRA scale; 0 disables it.")] = 1.0,
     head: Annotated[
         str | None,
         typer.Option(help="SOURCE is a plain Qwen2 language model: add this fresh flow head "

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nextstep.data.prepare.check import CheckReport
     from nextstep.data.shards import ShardSet
 
-data_app = typer.Typer(help="Build, check and look at data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Build, check and show data sets.", no_args_is_help=True)
 
 NAMED = 20
 """Broken samples that a table names; --json names all."""
@@ -25,9 +25,10 @@ Kind = Annotated[
     str | None,
     typer.Option("--kind", "-k", help="text, image_text, image_to_image or interleaved."),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Pictures decoded at once.")]
+Threads = Annotated[int, typer.Option(min=1, help="Pictures that are decoded in parallel.")]
 Decode = Annotated[
-    bool, typer.Option("--decode/--headers-only", help="Decode every picture, or look at headers.")
+    bool,
+    typer.Option("--decode/--headers-only", help="Decode every picture, or read only the headers."),
 ]
 SourcePanel = "Source"
 
@@ -40,7 +41,7 @@ def build(
         str, typer.Option("--kind", "-k", help="text, image_text, image_to_image or interleaved.")
     ] = "image_text",
     name: Annotated[
-        str | None, typer.Option(help="Name of the set; default that of the folder.")
+        str | None, typer.Option(help="Name of the set; default the name of the folder.")
     ] = None,
     form: Annotated[
         str | None, typer.Option(help="folder, jsonl, csv, shards, parquet or datasets; default "
@@ -65,11 +66,12 @@ def build(
                                  "UTF-8.", rich_help_panel=SourcePanel)
     ] = None,
     streaming: Annotated[
-        bool, typer.Option("--stream/--fetch", help="Read a Hugging Face set while it is fetched, "
-                           "or fetch it first.", rich_help_panel=SourcePanel)
+        bool, typer.Option("--stream/--fetch", help="Read a Hugging Face set while it is "
+                                                    "downloaded, or download it first.",
+                           rich_help_panel=SourcePanel)
     ] = True,
-    samples_per_shard: Annotated[int, typer.Option(help="At most.")] = 500,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after that many samples.")] = None,
+    samples_per_shard: Annotated[int, typer.Option(help="Maximum samples per shard.")] = 500,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many samples.")] = None,
     decode: Decode = True,
     threads: Threads = 4,
     as_json: o.Json = False,
@@ -105,17 +107,17 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
     kind: Kind = None,
     histogram: Annotated[
-        Path | None, typer.Option(help="Picture file for the histograms.")
+        Path | None, typer.Option(help="Write histograms to this picture file.")
     ] = None,
     overwrite: o.Overwrite = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit status 1 when anything is broken.")
+        bool, typer.Option("--strict", help="Exit with status 1 if anything is broken.")
     ] = False,
     decode: Decode = True,
     threads: Threads = 4,
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
-    """Look at every sample: broken ones by reason and name, duplicates, sizes, checksums."""
+    """Check every sample: broken ones, duplicates, sizes and checksums."""
     from nextstep.cli.report import output_paths, save_sheet
     from nextstep.data.prepare.check import check_set
 
@@ -140,22 +142,25 @@ def check(
 @data_app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture.")] = Path("sheet.png"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Picture file to write.")
+    ] = Path("sheet.png"),
     overwrite: o.Overwrite = False,
-    count: Annotated[int, typer.Option("--count", "-n", help="Samples to show.")] = 24,
-    start: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of samples to show.")] = 24,
+    start: Annotated[int, typer.Option(help="Number of the first sample.")] = 0,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the samples instead of taking neighbours.")
+        int | None, typer.Option(help="Choose random samples with this seed instead of "
+                                      "consecutive ones.")
     ] = None,
-    columns: Annotated[int, typer.Option(help="Samples in a row.")] = 6,
-    cell: Annotated[int, typer.Option(help="Pixels of a sample's square.")] = 192,
+    columns: Annotated[int, typer.Option(help="Samples per row.")] = 6,
+    cell: Annotated[int, typer.Option(help="Side of a sample in pixels.")] = 192,
     font: Annotated[
-        Path | None, typer.Option(help="TrueType file for captions that are not in Latin letters.")
+        Path | None, typer.Option(help="TrueType font for captions that are not in Latin letters.")
     ] = None,
     kind: Kind = None,
     as_json: o.Json = False,
 ) -> None:  # fmt: skip
-    """Make a contact sheet: samples with their captions."""
+    """Write a contact sheet of samples with their captions."""
     from nextstep.cli.report import output_paths, save_sheet
     from nextstep.data.prepare.contact_sheet import contact_sheet, pick
 

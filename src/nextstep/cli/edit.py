@@ -16,7 +16,7 @@ from nextstep.cli.groups import EditOptions, ModelOptions, SizeOptions, with_gro
 def command(
     *,
     context: typer.Context,
-    instruction: Annotated[str, typer.Argument(help="What to change; may hold <image> tags.")],
+    instruction: Annotated[str, typer.Argument(help="Instruction; may contain <image> tags.")],
     image: Annotated[
         list[Path], typer.Option("--image", "-i", help="Source picture; repeat for several.")
     ],
@@ -48,7 +48,7 @@ def command(
     api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
-    """Change a picture as an instruction says.
+    """Change a picture by an instruction.
 
     Example: nextstep edit "make the background blue" -i apple.png -o blue.png
     """

@@ -18,8 +18,8 @@ Data = Annotated[
 Caption = Annotated[
     str | None,
     typer.Option(
-        help="What is trained as caption: {caption} is the picture's own text, "
-        "{name} the words of the file name.",
+        help="Caption template: {caption} is the text of the picture, {name} the words of the "
+        "file name.",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -51,57 +51,70 @@ Full = Annotated[
     bool,
     typer.Option(
         "--full/--lora",
-        help="Train all weights, or a LoRA adapter.",
+        help="Train all weights instead of a LoRA adapter.",
         rich_help_panel=TRAINING_PANEL,
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Default 50 uses of every picture, 100 to 2000 steps.", rich_help_panel=TRAINING_PANEL
+        help="Training steps; default 50 uses of every picture, between 100 and 2000 steps.",
+        rich_help_panel=TRAINING_PANEL,
     ),
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(help="Instead of steps: as many as fit.", rich_help_panel=TRAINING_PANEL),
+    typer.Option(
+        help="Train for this many minutes instead of a number of steps.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
 ]
 Batch = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
         "--batch",
-        help="Samples of one step; default at most 8.",
+        help="Samples per step; default at most 8.",
         rich_help_panel=TRAINING_PANEL,
     ),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option(help="Default by the width of the model.", rich_help_panel=TRAINING_PANEL),
+    typer.Option(
+        help="Learning rate; the default depends on the width of the model.",
+        rich_help_panel=TRAINING_PANEL,
+    ),
 ]
 Alpha = Annotated[
     float | None,
-    typer.Option(help="Of the adapter; default twice the rank.", rich_help_panel=TRAINING_PANEL),
+    typer.Option(help="LoRA alpha; default twice the rank.", rich_help_panel=TRAINING_PANEL),
 ]
 Dropout = Annotated[
-    float, typer.Option(help="Of the adapter's input.", rich_help_panel=TRAINING_PANEL)
+    float, typer.Option(help="Dropout on the input of the adapter.", rich_help_panel=TRAINING_PANEL)
 ]
 Parts = Annotated[
-    str, typer.Option(help="What the adapter changes.", rich_help_panel=TRAINING_PANEL)
+    str,
+    typer.Option(
+        help="Parts of the model that the adapter changes.", rich_help_panel=TRAINING_PANEL
+    ),
 ]
 DropText = Annotated[
-    float, typer.Option(help="Share of uses without the caption.", rich_help_panel=TRAINING_PANEL)
+    float,
+    typer.Option(
+        help="Probability of training without the caption.", rich_help_panel=TRAINING_PANEL
+    ),
 ]
 ContextNoise = Annotated[
     float,
     typer.Option(
-        help="Noise on the image tokens that are read while training.",
+        help="Noise on the image tokens of the context during training.",
         rich_help_panel=TRAINING_PANEL,
     ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        help="auto, fp32 or bf16; auto is what the device computes faster.",
+        help="auto, fp32 or bf16; auto chooses what the device computes faster.",
         rich_help_panel=TRAINING_PANEL,
     ),
 ]
@@ -110,13 +123,16 @@ Prompts = Annotated[
     typer.Option(
         "--prompt",
         "-p",
-        help="Drawn before, during and after; repeat for several; "
-        "default captions of the first pictures.",
+        help="Prompt that is drawn before, during and after training; repeat for several; default "
+        "the captions of the first pictures.",
         rich_help_panel=o.OUTPUT_PANEL,
     ),
 ]
 Sheets = Annotated[
-    int, typer.Option(help="How often they are drawn on the way.", rich_help_panel=o.OUTPUT_PANEL)
+    int,
+    typer.Option(
+        help="How often the prompts are drawn during training.", rich_help_panel=o.OUTPUT_PANEL
+    ),
 ]
 Tensorboard = Annotated[
     bool,
@@ -130,7 +146,7 @@ Merge = Annotated[
     bool,
     typer.Option(
         "--merge",
-        help="Write the whole model with the adapter in it as well.",
+        help="Also write the whole model with the adapter merged into it.",
         rich_help_panel=o.OUTPUT_PANEL,
     ),
 ]
@@ -151,21 +167,23 @@ def command(
     minutes: Minutes = None,
     batch: Batch = None,
     learning_rate: LearningRate = None,
-    rank: Annotated[int, typer.Option(help="Of the adapter.", rich_help_panel=TRAINING_PANEL)] = 16,
+    rank: Annotated[int, typer.Option(help="LoRA rank.", rich_help_panel=TRAINING_PANEL)] = 16,
     alpha: Alpha = None,
     dropout: Dropout = 0.0,
     parts: Parts = "attention,mlp,head,projectors",
     drop_text: DropText = 0.0,
     context_noise: ContextNoise = 0.0,
     precision: Precision = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything.", rich_help_panel=TRAINING_PANEL)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of all random choices.", rich_help_panel=TRAINING_PANEL)
+    ] = 0,
     prompts: Prompts = None,
     sheets: Sheets = 3,
     merge: Merge = False,
     tensorboard: Tensorboard = False,
     as_json: o.Json = False,
 ) -> None:
-    """Teach a model a style, a thing or a skill from a folder of captioned pictures.
+    """Fine-tune a model on a folder of captioned pictures: a style, an object or a skill.
 
     Example: nextstep finetune --data my-drawings -o my-style --prompt "a castle, my style"
     """

@@ -29,17 +29,19 @@ def command(
         str, typer.Argument(help="Model folder, whose generation.json gets it; or with --output "
                                  "'nano' or a hub id.")
     ],
-    steps: Annotated[int, typer.Option(help="Evaluations of the flow head for a token.")] = 5,
+    steps: Annotated[int, typer.Option(help="Evaluations of the flow head per token.")] = 5,
     prompts: Annotated[
         Path | None, typer.Option(help="Text file, a prompt a line, of pictures to fit to; "
                                   "default scenes of the emoji world.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, help="How many; prompts come again.")] = 24,
-    iterations: Annotated[int, typer.Option(min=1, help="Of the fit.")] = 300,
+    pictures: Annotated[int, typer.Option(min=1, help="Number of pictures; prompts are repeated "
+                                                      "if necessary.")] = 24,
+    iterations: Annotated[int, typer.Option(min=1, help="Seed of the fit.")] = 300,
     batch_size: o.BatchSize = 8,
     seed: o.Seed = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write such a file here instead.",
+        Path | None, typer.Option("--output", "-o", help="Write the settings to this file instead "
+                                                         "of the model folder.",
                                   rich_help_panel=o.OUTPUT_PANEL)
     ] = None,
     overwrite: o.Overwrite = False,

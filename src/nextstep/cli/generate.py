@@ -16,7 +16,7 @@ from nextstep.cli.groups import GenerateOptions, ModelOptions, SizeOptions, with
 def command(
     *,
     context: typer.Context,
-    prompts: Annotated[list[str], typer.Argument(help="What to draw; may be empty text.")],
+    prompts: Annotated[list[str], typer.Argument(help="Prompt; may be empty.")],
     output: o.Output = Path("picture.png"),
     overwrite: o.Overwrite = False,
     chosen: ModelOptions,

@@ -26,10 +26,16 @@ def command(
         str, typer.Argument(help="Model folder, hub id, or a named size such as 14b.")
     ] = "nano",
     words: Annotated[
-        bool, typer.Option("--words", help="What it draws: names, styles and backgrounds.")
+        bool,
+        typer.Option(
+            "--words", help="Print the words that the model knows: names, styles and backgrounds."
+        ),
     ] = False,
     processor: Annotated[
-        bool, typer.Option("--processor", help="Also what it is computed in on this machine.")
+        bool,
+        typer.Option(
+            "--processor", help="Also print the number format that this machine computes in."
+        ),
     ] = False,
     as_json: o.Json = False,
 ) -> None:
@@ -63,7 +69,7 @@ def command(
         typer.echo(f"picture sizes (height x width): {facts['size_limits']}")
         typer.echo("  " + ", ".join(facts["sizes"]))
     if facts["words"]:
-        typer.echo(f"it draws {facts['words']} things by name: nextstep info {model} --words")
+        typer.echo(f"it draws {facts['words']} objects by name: nextstep info {model} --words")
     typer.echo(f"kernels: {facts['kernels']}")
 
 

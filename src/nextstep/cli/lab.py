@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from nextstep.lab.study import Scale, Study, Unit
+    from nextstep.lab.study import Scale, Study, StudyUnit
 
 LIST = "list"
 
@@ -24,21 +24,23 @@ def command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the study; one that was interrupted is "
-                     "gone on with, also by several processes at once. Default runs/lab/NAME."),
+        typer.Option("--output", "-o", help="Folder of the study; an interrupted study is "
+                     "resumed, also by several processes at once. Default runs/lab/NAME."),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="A run of seconds that only shows that all works.")
+        bool, typer.Option("--tiny", help="A run of seconds that only tests whether everything "
+                                          "works.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every arm.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs per arm.")] = 2,
     count: Annotated[
-        int, typer.Option("--count", "-n", "--n", min=1, help="Items of each world task.")
+        int, typer.Option("--count", "-n", "--n", min=1, help="Items per task of the world.")
     ] = 200,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe in place of the study's own, for larger models.")
+        str | None, typer.Option(help="Recipe to use instead of the study's own, for larger "
+                                      "models.")
     ] = None,
     cost_only: Annotated[
-        bool, typer.Option("--cost", help="Print what it takes and stop.")
+        bool, typer.Option("--cost", help="Print the cost and exit.")
     ] = False,
 ) -> None:  # fmt: skip
     """Run a study from data to plots and a verdict.
@@ -93,6 +95,6 @@ def _say_cost(chosen: Study, scale: Scale) -> None:
     )
 
 
-def _say(what: str, unit: Unit) -> None:
+def _say(what: str, unit: StudyUnit) -> None:
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"{what} {unit.arm.name}, seed {unit.seed}", err=True)

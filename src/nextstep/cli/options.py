@@ -27,42 +27,47 @@ AdapterScale = Annotated[float, typer.Option(help="LoRA scale; 0 disables it.",
 Dtype = Annotated[
     str | None,
     _option(
-        "auto, fp32, bf16 or fp16; auto, the default, is what this machine computes fast.",
+        "auto, fp32, bf16 or fp16; auto, the default, chooses what this machine computes fast.",
         panel=MODEL_PANEL,
     ),
 ]
 Quantize = Annotated[
     str | None,
-    _option("Round weights to int8, int4 or bf16; int4/int8 rounds backbone and head apart.",
+    _option("Round weights to int8, int4 or bf16; int4/int8 rounds backbone and flow head "
+            "separately.",
             panel=MODEL_PANEL),
 ]  # fmt: skip
-Device = Annotated[str, typer.Option(help="cpu, cuda ...", rich_help_panel=MODEL_PANEL)]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, ...", rich_help_panel=MODEL_PANEL)]
 Size = Annotated[
-    str | None, _option("WIDTHxHEIGHT in pixels, e.g. 128x96; nextstep info says the limits.")
+    str | None, _option("WIDTHxHEIGHT in pixels, e.g. 128x96; nextstep info prints the limits.")
 ]
-Height = Annotated[int | None, _option("Pixels, instead of --size.")]
-Width = Annotated[int | None, _option("Pixels, instead of --size.")]
+Height = Annotated[int | None, _option("In pixels, instead of --size.")]
+Width = Annotated[int | None, _option("In pixels, instead of --size.")]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", help="Pictures per prompt.",
                                         rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="Picture i depends on the seed and i alone.",
+Seed = Annotated[int, typer.Option(help="Seed of the noise; picture i depends only on the seed "
+                                        "and i.",
                                    rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
 Guidance = Annotated[float | None, _option("Text guidance scale; 1 is none.")]
 ImageGuidance = Annotated[float | None, _option("Source-picture guidance scale; 1 is none.")]
 Schedule = Annotated[str | None, _option("Guidance schedule: constant, linear, linear-rising.")]
 Solver = Annotated[
     str | None,
-    _option("v1, v1.1, sde, cps, ode, midpoint, heun, ab2, multistep or flow_map.", "--solver"),
+    _option(
+        "Solver: v1, v1.1, sde, cps, ode, midpoint, heun, ab2, multistep or flow_map.", "--solver"
+    ),
 ]
 Steps = Annotated[int | None, _option("Solver steps per image token.")]
 FinalTokenSteps = Annotated[
     int | None,
-    _option("Solver steps of a picture's final token, down to which they fall; 0 keeps --steps.",
+    _option("Solver steps of the last token; steps fall evenly from --steps to this number. 0 "
+            "disables it.",
             "--final-token-steps"),
 ]  # fmt: skip
 Shift = Annotated[float | None, _option("Time shift; above 1 spends more steps near noise.")]
-NoiseLevel = Annotated[float | None, _option("Noise of sde and cps, 0 to 1.")]
+NoiseLevel = Annotated[float | None, _option("Noise level of the solvers sde and cps, 0 to 1.")]
 NoiseScale = Annotated[
-    float | None, _option("Factor on all noise; below 1 is calmer and less varied.")
+    float | None, _option("Factor on all noise; below 1 pictures are smoother and less varied.")
 ]
 JacobiWindow = Annotated[
     int | None,
@@ -71,7 +76,7 @@ JacobiWindow = Annotated[
 ]  # fmt: skip
 JacobiTolerance = Annotated[
     float | None,
-    _option("How far a token may lie from its guess in Jacobi decoding.",
+    _option("Largest distance between a token and its guess in Jacobi decoding.",
             "--jacobi-tolerance"),
 ]  # fmt: skip
 Reasoning = Annotated[
@@ -84,20 +89,23 @@ Reasoning = Annotated[
 TokenNorm = Annotated[
     bool | None, _option("Normalise sampled tokens.", "--token-norm/--no-token-norm")
 ]
-Positive = Annotated[str | None, _option("Text put after every prompt.", "--positive")]
-Negative = Annotated[str | None, _option("Text of the unguided branches.", "--negative")]
-BatchSize = Annotated[int, typer.Option(help="Pictures made together.",
+Positive = Annotated[str | None, _option("Text that is appended to every prompt.", "--positive")]
+Negative = Annotated[
+    str | None, _option("Negative prompt: text of the branches without the prompt.", "--negative")
+]
+BatchSize = Annotated[int, typer.Option(help="Pictures that are generated together.",
                                         rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
-MaxTokens = Annotated[int, typer.Option(min=1, help="Most text tokens to write.",
+MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum number of text tokens to write.",
                                         rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
-Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the likeliest.",
+Temperature = Annotated[float, typer.Option(min=0, help="Temperature of text sampling; 0 takes "
+                                                        "the most likely token.",
                                             rich_help_panel=SAMPLING_PANEL)]  # fmt: skip
 Output = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
-        help="PNG, JPEG or WebP file, by its ending; several pictures get -0, -1 ...",
+        help="PNG, JPEG or WebP file, chosen by its ending; several pictures get -0, -1 ...",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
@@ -107,12 +115,12 @@ Overwrite = Annotated[
                  rich_help_panel=OUTPUT_PANEL),
 ]  # fmt: skip
 Server = Annotated[
-    str | None, _option("Ask a service at this address (nextstep serve) instead of loading a "
+    str | None, _option("Use the service at this address (nextstep serve) instead of loading a "
                         "model.", panel=MODEL_PANEL)
 ]  # fmt: skip
 ApiKey = Annotated[
-    str | None, typer.Option(help="Of the service.", envvar="NEXTSTEP_API_KEY",
+    str | None, typer.Option(help="API key of the service.", envvar="NEXTSTEP_API_KEY",
                              rich_help_panel=MODEL_PANEL, show_default=False)
 ]  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of words.",
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.",
                                     rich_help_panel=OUTPUT_PANEL)]  # fmt: skip

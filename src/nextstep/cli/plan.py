@@ -32,11 +32,11 @@ def command(
         str | None, typer.Option(help="h100, a100, rtx4090 ... or cpu; default by size.")
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default the recipe's.")
+        int | None, typer.Option(min=1, help="Number of processes; default that of the recipe.")
     ] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Predict parameters, memory, tokens, arithmetic, hours and disk; refuse what cannot fit."""
+    """Predict parameters, memory, tokens, FLOPs, hours and disk; refuse what cannot fit."""
     from nextstep.errors import NextStepError
     from nextstep.estimate.printed import check_name
     from nextstep.evaluate.benchmarks import BENCHMARKS

@@ -16,9 +16,9 @@ from nextstep.cli.groups import ModelOptions, StoryOptions, with_groups
 def command(
     *,
     context: typer.Context,
-    image: Annotated[Path, typer.Argument(help="The scene as it is.")],
+    image: Annotated[Path, typer.Argument(help="Picture of the scene.")],
     action: Annotated[
-        list[str], typer.Option("--action", "-a", help="What happens; repeat for several steps.")
+        list[str], typer.Option("--action", "-a", help="Action; repeat for several steps.")
     ],
     output: o.Output = Path("next.png"),
     overwrite: o.Overwrite = False,

@@ -18,7 +18,10 @@ def command(
     context: typer.Context,
     image: Annotated[list[Path], typer.Argument(help="Picture; several are read in order.")],
     question: Annotated[
-        str, typer.Option("--question", "-q", help="Asked after the pictures; none: describe.")
+        str,
+        typer.Option(
+            "--question", "-q", help="Question about the pictures; default: describe them."
+        ),
     ] = "",
     chosen: ModelOptions,
     max_tokens: o.MaxTokens = 64,

@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched to its depths.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, including its subfolders.")],
     model: o.Model = "nano",
     vae: o.Vae = None,
     size: Annotated[
@@ -36,7 +36,7 @@ def command(
     inception: Annotated[
         Path | None, typer.Option(help="TorchScript of FID's Inception (inception-2015-12-05.pt).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Pictures at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of pictures.")] = None,
     dtype: o.Dtype = None,
     device: o.Device = "cpu",
     as_json: o.Json = False,

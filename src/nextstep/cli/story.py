@@ -23,7 +23,11 @@ def command(
     *,
     context: typer.Context,
     text: Annotated[
-        str, typer.Argument(help="How it begins; <image> tags place the pictures given with -i.")
+        str,
+        typer.Argument(
+            help="Beginning of the story; <image> tags mark the places of the pictures given with "
+            "-i."
+        ),
     ],
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="Picture; repeat for several.")
@@ -32,7 +36,10 @@ def command(
     overwrite: o.Overwrite = False,
     chosen: ModelOptions,
     max_pictures: Annotated[
-        int, typer.Option(min=1, help="Most pictures to draw.", rich_help_panel=o.SAMPLING_PANEL)
+        int,
+        typer.Option(
+            min=1, help="Maximum number of pictures to draw.", rich_help_panel=o.SAMPLING_PANEL
+        ),
     ] = 4,
     max_tokens: o.MaxTokens = 64,
     temperature: o.Temperature = 0.0,
@@ -42,7 +49,7 @@ def command(
     api_key: o.ApiKey = None,
     as_json: o.Json = False,
 ) -> None:
-    """Go on with a story; pictures are written to OUTPUT with -0, -1 ... before the ending.
+    """Continue a story; pictures are written to OUTPUT with -0, -1 ... before the ending.
 
     Example: nextstep story "A cat finds an apple." -o story.png
     """

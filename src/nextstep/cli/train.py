@@ -28,7 +28,8 @@ def command(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume/--fresh", help="Go on from the newest checkpoint, or move the old run aside."
+            "--resume/--fresh",
+            help="Resume from the newest checkpoint, or rename the old run and start again.",
         ),
     ] = True,
     device: Annotated[

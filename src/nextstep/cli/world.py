@@ -22,10 +22,10 @@ Split = Annotated[
     str, typer.Option(help="train, seen, held_out_styles, held_out_pairs, held_out_phrasings or "
                       "held_out_words.")
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="All samples come from it.")]
+Seed = Annotated[int, typer.Option(help="Seed of all samples.")]
 Size = Annotated[int, typer.Option(help="Side of a picture in pixels, a multiple of 16.")]
 Edition = Annotated[
-    str, typer.Option(help="How much of the world: core-48, core-96, core-144 or full.")
+    str, typer.Option(help="Edition of the world: core-48, core-96, core-144 or full.")
 ]
 
 
@@ -36,11 +36,11 @@ def show(
     ),
     overwrite: o.Overwrite = False,
     tasks: Tasks = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples a task.")] = 6,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples per task.")] = 6,
     split: Split = "train",
     seed: Seed = 0,
     size: Size = 128,
-    columns: Annotated[int, typer.Option(min=1, help="Samples in a row.")] = 6,
+    columns: Annotated[int, typer.Option(min=1, help="Samples per row.")] = 6,
     edition: Edition = "full",
     as_json: o.Json = False,
 ) -> None:
@@ -71,7 +71,7 @@ def show(
 @world_app.command("build")
 def build(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples in all.")] = 10_000,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 10_000,
     tasks: Tasks = None,
     split: Split = "train",
     seed: Seed = 0,
@@ -111,10 +111,11 @@ def build(
 @world_app.command("fetch")
 def fetch(
     styles: Annotated[
-        list[str] | None, typer.Option("--style", help="Style to fetch; repeat. Default all.")
+        list[str] | None,
+        typer.Option("--style", help="Style to download; repeat for several. Default all."),
     ] = None,
 ) -> None:
-    """Fetch the full emoji sets with npm at their pinned versions.
+    """Download the full emoji sets with npm at their pinned versions.
 
     The scenes need none of them: their drawings ship with the package.
     """

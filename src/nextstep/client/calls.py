@@ -187,10 +187,10 @@ class Calls(ABC):
         body = {"picture": picture, **given(region)}
         return JobState.of(await self._ask("POST", f"/jobs/{job}/resample", json=body))
 
-    async def tokens(self, job: str, picture: int = 0, draws: int = 4) -> dict[str, Any]:
+    async def tokens(self, job: str, picture: int = 0, noise_samples: int = 4) -> dict[str, Any]:
         """What each image token of a picture tells; see the service's reference."""
         path = f"/jobs/{job}/pictures/{picture}/tokens"
-        return await self._ask("GET", path, params={"draws": draws})
+        return await self._ask("GET", path, params={"noise_samples": noise_samples})
 
     async def _picture(self, url: str, settings: dict[str, Any]) -> RemotePicture:
         return RemotePicture((await self._send("GET", url)).content, settings)

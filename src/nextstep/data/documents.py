@@ -3,6 +3,8 @@
 A `Source` turns an index into a `Document`: a sequence of text and pictures with every random
 choice made, but no picture decoded yet, so that mixing and packing can plan far ahead from lengths
 alone. Pictures are decoded later, only on the rank that trains on them.
+
+Legend: H W pixels, RGB, uint8; D values per token in rows*columns tokens.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
     CACHE/part-00000.json  their keys and grids, in the same order
 
 A part appears by renaming, its JSON last, so a cache that was broken off goes on where it stopped.
+
+Legend: D values per token; a picture has rows*columns tokens in raster order.
 """
 
 from __future__ import annotations
@@ -281,6 +283,7 @@ class _Part:
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> _Part:
+        """From the plain values of an index; `KeyError` where one is missing."""
         counts = [len(sample) for sample in told["grids"]]
         grids = np.array(
             [grid for sample in told["grids"] for grid in sample], np.int64

@@ -1,4 +1,7 @@
-"""Sources over shards: an index and a seed become a document, and later its pictures."""
+"""Sources over shards: an index and a seed become a document, and later its pictures.
+
+Legend: H W pixels, RGB; n pictures of a sample.
+"""
 
 from __future__ import annotations
 

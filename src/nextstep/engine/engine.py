@@ -1,6 +1,8 @@
 """Engine: many requests for pictures at once, each with the bytes it would have alone.
 
 Thin over `engine.scheduler`: requests become sequences, tokens become pictures with their settings.
+
+Legend: k tokens that are known, D values per token.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class Engine:
         self.backend = backend or backend_of(model)
         self.scheduler = Scheduler(model, limits, clock, self.backend, check)
         threads, block = torch.get_num_threads(), self.backend.block_rows
-        self.maker = ModelFingerprint(
+        self.fingerprint = ModelFingerprint(
             model_hash, number_format(model), block, adapter or {}, threads
         )
         self._requests: dict[int, Request] = {}
@@ -186,7 +188,7 @@ class Engine:
                 with another model or number format.
         """
         if state is not None:
-            state.maker.check(self.maker)
+            state.fingerprint.check(self.fingerprint)
         known = None if state is None or not len(state.tokens) else state.tokens
         if known is not None and known.shape[-1] != self.model.config.token_size:
             raise NextStepError(
@@ -236,11 +238,11 @@ class Engine:
     def snapshot(self, ticket: int) -> PictureState:
         """The state of a picture that waits, runs or is set aside."""
         tokens, guesses = self.scheduler.tokens(ticket), self.scheduler.guesses(ticket)
-        return PictureState(self._requests[ticket], tokens, self.maker, guesses)
+        return PictureState(self._requests[ticket], tokens, self.fingerprint, guesses)
 
     def state(self, request: Request, tokens: Tensor) -> PictureState:
         """The state of a picture that has left the engine, from its last event's tokens."""
-        return PictureState(request, tokens, self.maker)
+        return PictureState(request, tokens, self.fingerprint)
 
     def cancel(self, ticket: int) -> None:
         """Give a picture up; the next step says so."""
@@ -388,10 +390,10 @@ class Engine:
             size=(grid[0] * side, grid[1] * side),
             task=task,
             settings=settings,
-            model_hash=self.maker.model,
+            model_hash=self.fingerprint.model,
             dtype=str(self.model.embed_tokens.weight.dtype).removeprefix("torch."),
             backend=self.backend.name,
             sources=[provenance.tensor_hash(source.tokens) for source in sources],
-            adapter=self.maker.adapter,
+            adapter=self.fingerprint.adapter,
             quantize=quantised(self.model),
-        ) | {"block_rows": self.maker.block_rows, "threads": torch.get_num_threads()}
+        ) | {"block_rows": self.fingerprint.block_rows, "threads": torch.get_num_threads()}

@@ -1,4 +1,7 @@
-"""What made a picture: recorded in it, read back from it; files written whole or not at all."""
+"""What made a picture: recorded in it, read back from it; files written whole or not at all.
+
+Legend: tokens [n, D] are hashed as fp32 bytes.
+"""
 
 from __future__ import annotations
 

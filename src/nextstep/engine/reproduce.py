@@ -217,17 +217,17 @@ def _threads(count: Any) -> Iterator[None]:
 
 
 def _check_model(engine: Engine, record: dict[str, Any]) -> None:
-    maker = engine.maker
-    if record["model"] != maker.model:
+    fingerprint = engine.fingerprint
+    if record["model"] != fingerprint.model:
         raise NextStepError(
             f"the picture was made by the model {record['model']}, this one is "
-            f"{maker.model}; name the folder of its model"
+            f"{fingerprint.model}; name the folder of its model"
         )
     adapter = {k: record[k] for k in ("adapter", "adapter_scale") if k in record}
-    if adapter != maker.adapter:
+    if adapter != fingerprint.adapter:
         raise NextStepError(
             f"the picture was made with the adapter {adapter or 'none'}, here it is "
-            f"{maker.adapter or 'none'}; name the adapter it was made with"
+            f"{fingerprint.adapter or 'none'}; name the adapter it was made with"
         )
     rounded = quantised(engine.model)
     if record.get("quantize", "") != rounded:

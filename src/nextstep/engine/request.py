@@ -1,4 +1,7 @@
-"""What is asked for, before any work is done: one picture, its sources, and its rows of ids."""
+"""What is asked for, before any work is done: one picture, its sources, and its rows of ids.
+
+Legend: N tokens of a picture, n of a source, k known, g guessed, D values per token, H W pixels.
+"""
 
 from __future__ import annotations
 

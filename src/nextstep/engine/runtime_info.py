@@ -26,7 +26,7 @@ class RuntimeInfo:
     """How a process computes with a model.
 
     Attributes:
-        by: name of the backend.
+        backend: its name.
         number_format: of the weights, with what they were rounded to.
         threads: of one operation.
         torch, instructions: its version, and the vector instructions that it uses.
@@ -34,7 +34,7 @@ class RuntimeInfo:
         hindered: whether the machine has what kernels need, and they could not be used.
     """
 
-    by: str
+    backend: str
     number_format: str
     threads: int
     torch: str
@@ -45,12 +45,12 @@ class RuntimeInfo:
     @classmethod
     def of(cls, model: NextStepModel, backend: Backend | None = None) -> RuntimeInfo:
         """With this model and its backend, in this process."""
-        by, could = (backend or backend_of(model)).name, _could_be_known(model)
+        name, could = (backend or backend_of(model)).name, _could_be_known(model)
         why = OTHER_MODEL
         if could:
-            why = "" if by == KERNELS else build.why_not() or OTHER_MODEL
+            why = "" if name == KERNELS else build.why_not() or OTHER_MODEL
         return cls(
-            by,
+            name,
             number_format(model),
             torch.get_num_threads(),
             torch.__version__,

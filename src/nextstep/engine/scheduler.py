@@ -1,8 +1,10 @@
-"""Many unlike pictures at once, one image token of each a step (more of those that look ahead).
+"""Many different pictures at once, one image token of each a step (more with Jacobi decoding).
 
 A picture joins when its caches fit beside those that run and leaves when it is done, so short and
 long ones, edits and plain ones, any solver and guidance share the passes. A picture's bytes do not
-depend on its company (`blocks`), nor on being set aside and taken up again.
+depend on the rest of the batch (`blocks`), nor on being set aside and taken up again.
+
+Legend: N tokens of a picture, k of them known, g guessed, D values per token.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ class Scheduler:
         return self._sequence(ticket).known_tokens(self.model.config.token_size)
 
     def guesses(self, ticket: int) -> Tensor:
-        """Guesses [g, D] of the tokens behind those, of a picture that looks ahead."""
+        """Guesses [g, D] of the tokens behind those, of a picture with Jacobi decoding."""
         sequence = self._sequence(ticket)
         guesses = sequence.guesses if isinstance(sequence, ImageSequence) else []
         return torch.stack(guesses) if guesses else torch.empty(0, self.model.config.token_size)

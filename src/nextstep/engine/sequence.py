@@ -144,7 +144,7 @@ class ImageSequence(SequenceState):
         if known > self.decode.tokens:
             raise NextStepError(f"{known} tokens are given for a picture of {self.decode.tokens}")
         if len(self.guesses) > (self._room(known) if known else 0):
-            raise NextStepError("the picture has more guesses than it looks ahead")
+            raise NextStepError("the picture has more guesses than its Jacobi window")
 
     @property
     def steps_left(self) -> int:

@@ -2,6 +2,8 @@
 
 The keys and values are not stored. They are rebuilt from the tokens in passes that give the same
 bytes, so a state of a finished 512 px picture is 256 kB, and any row of it can be gone on from.
+
+Legend: N tokens of a picture, k of them known, g guessed, D values per token, H W pixels.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from nextstep.engine import metadata as provenance
 from nextstep.engine.request import EncodedImage, InpaintingSource, Request
 from nextstep.engine.settings import generation_settings
 from nextstep.errors import NextStepError
+from nextstep.utils import old_names
 
 FORMAT = "nextstep-picture-state"
-VERSION = 6
-READ = (1, 2, 3, 4, 5, 6)
+VERSION = 7
+READ = (1, 2, 3, 4, 5, 6, 7)
 """Versions that are read; the first had no masks and no origin, the second no threads, the third
 no guesses, the fourth no table of a solver, the fifth no digest."""
 DIGEST = "digest"
@@ -84,8 +87,8 @@ class PictureState:
     Attributes:
         request: what was asked for.
         tokens: [k, D] so far, fp32.
-        maker: who began it.
-        guesses: [g, D] of the tokens behind those, of a picture that looks ahead.
+        fingerprint: who began it.
+        guesses: [g, D] of the tokens behind those, of a picture with Jacobi decoding.
 
     Raises:
         NextStepError: when there are more tokens than the picture has.
@@ -93,7 +96,7 @@ class PictureState:
 
     request: Request
     tokens: Tensor
-    maker: ModelFingerprint
+    fingerprint: ModelFingerprint
     guesses: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -215,7 +218,7 @@ class PictureState:
             "seed": request.seed,
             "index": request.index,
             "sources": [source.grid for source in request.sources],
-            "maker": asdict(self.maker),
+            "fingerprint": asdict(self.fingerprint),
             "origin": request.origin,
         }
         tensors = {"tokens": self.tokens}
@@ -270,7 +273,7 @@ class PictureState:
         if text is None:
             raise NextStepError(f"{name} is no picture state")
         try:
-            loaded = json.loads(text)
+            loaded = old_names.renamed(json.loads(text), old_names.STATE)
             if loaded["version"] not in READ:
                 raise NextStepError(
                     f"the state has version {loaded['version']}, this program reads {VERSION}"
@@ -313,7 +316,7 @@ class PictureState:
         for given in (tokens, tokens if guesses is None else guesses):
             if given.ndim != 2 or given.dtype != torch.float32:
                 raise NextStepError("the tokens are not rows of fp32 values")
-        return cls(request, tokens, ModelFingerprint(**told["maker"]), guesses)
+        return cls(request, tokens, ModelFingerprint(**told["fingerprint"]), guesses)
 
 
 _DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)

@@ -2,7 +2,7 @@
 
 The picture's own tokens are read once more, as when they were sampled, so the states that
 each was sampled from are the very same. From each state the token is sampled again with other
-noise: where the draws agree the text and the tokens before have decided, where they differ
+noise: where the samples agree the text and the tokens before have decided, where they differ
 chance has.
 
 Legend: N tokens, D values per token, E hidden size, b branches.
@@ -20,7 +20,7 @@ from nextstep.engine.backends.base import Place, SampleRequest
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL
 from nextstep.flow.noise import KeyedNoise
-from nextstep.flow.solvers import question_times
+from nextstep.flow.solvers import request_times
 from nextstep.vae.latents import raster_coordinates
 
 if TYPE_CHECKING:
@@ -28,39 +28,42 @@ if TYPE_CHECKING:
     from nextstep.engine.sequence import ImageSequence
     from nextstep.engine.state import PictureState
 
-MOST_DRAWS = 16
+MOST_SAMPLES = 16
 AT_ONCE = 8
 """Tokens that are measured between two yields."""
 
 
 def measure(
-    engine: Engine, state: PictureState, draws: int = 4
+    engine: Engine, state: PictureState, noise_samples: int = 4
 ) -> Generator[None, None, dict[str, Any]]:
     """Measure every token that a state holds, some at a time.
 
     Args:
         engine: that made the picture.
         state: of the picture.
-        draws: noise draws a token, 2 to 16.
+        noise_samples: noise samples per token, 2 to 16.
 
     Yields:
         None, often, so that other work can go on between.
 
     Returns:
-        Plain values. `rows`, `columns`: of the grid; `tokens`: how many are there; `draws`; and for
-        each token in raster order: `spread` (standard deviation over the draws, root mean square
-        over the token's values, which have about unit variance; 0 is certain), `pull` (distance,
-        root mean square, between the token with guidance and without it from the same noise; 0
-        where guidance changes nothing), `guidance` (its scale there), `head_calls` (evaluations
-        of the flow head, per branch) and `given` (taken from another picture, not sampled).
+        Plain values: `rows` and `columns` of the grid, `tokens` (how many there are),
+        `noise_samples`, and for each token in raster order:
+        `token_std`: standard deviation over the samples, root mean square over the values of the
+        token, which have about unit variance; 0 is certain.
+        `guidance_delta`: root mean square distance between the token with guidance and without it
+        from the same noise; 0 where guidance changes nothing.
+        `guidance`: its scale at the token.
+        `head_calls`: evaluations of the flow head, per branch.
+        `fixed`: whether the token was taken from another picture instead of sampled.
 
     Raises:
-        NextStepError: for a number of draws out of range, a state of another model, or an empty
+        NextStepError: for a number of samples out of range, a state of another model, or an empty
             one.
     """
-    if not 2 <= draws <= MOST_DRAWS:
-        raise NextStepError(f"draws must be 2 to {MOST_DRAWS}, not {draws}")
-    state.maker.check(engine.maker)
+    if not 2 <= noise_samples <= MOST_SAMPLES:
+        raise NextStepError(f"noise_samples must be 2 to {MOST_SAMPLES}, not {noise_samples}")
+    state.fingerprint.check(engine.fingerprint)
     count = len(state.tokens)
     if not count:
         raise NextStepError("the picture has no tokens yet")
@@ -71,11 +74,11 @@ def measure(
     hidden = yield from _hidden(engine, sequence, state.tokens)
     noise = [
         KeyedNoise([(request.seed, 2**40 + draw)], how.solver.draws, state.tokens.shape[-1])
-        for draw in range(draws)
+        for draw in range(noise_samples)
     ]
     plain = {name: float(name == CONDITIONAL) for name in how.branches}
-    spread: list[float] = []
-    pull: list[float] = []
+    token_std: list[float] = []
+    guidance_delta: list[float] = []
     for first in range(0, count, AT_ONCE):
         asked = []
         for index in range(first, min(count, first + AT_ONCE)):
@@ -89,22 +92,24 @@ def measure(
                         mixed, how.token_norm,
                     )
                 )  # fmt: skip
-        made = torch.stack(engine.backend.sample(asked)).view(-1, draws + 1, state.tokens.shape[-1])
-        spread += made[:, :draws].std(dim=1).square().mean(-1).sqrt().tolist()
-        pull += (made[:, 0] - made[:, draws]).square().mean(-1).sqrt().tolist()
+        made = torch.stack(engine.backend.sample(asked)).view(
+            -1, noise_samples + 1, state.tokens.shape[-1]
+        )
+        token_std += made[:, :noise_samples].std(dim=1).square().mean(-1).sqrt().tolist()
+        guidance_delta += (made[:, 0] - made[:, noise_samples]).square().mean(-1).sqrt().tolist()
         yield
     kept = sequence.given
-    given = [kept is not None and kept.is_given(i) for i in range(count)]
+    fixed = [kept is not None and kept.is_given(i) for i in range(count)]
     return {
         "rows": request.grid[0],
         "columns": request.grid[1],
         "tokens": count,
-        "draws": draws,
-        "spread": [round(value, 4) for value in spread],
-        "pull": [round(value, 4) for value in pull],
+        "noise_samples": noise_samples,
+        "token_std": [round(value, 4) for value in token_std],
+        "guidance_delta": [round(value, 4) for value in guidance_delta],
         "guidance": [round(how.guidance.at(i, how.tokens)[0], 4) for i in range(count)],
-        "head_calls": [len(question_times(how.solver.at(i, how.tokens))) for i in range(count)],
-        "given": given,
+        "head_calls": [len(request_times(how.solver.at(i, how.tokens))) for i in range(count)],
+        "fixed": fixed,
     }
 
 

@@ -2,6 +2,8 @@
 
 The real losses run forward and backward, and every storage that comes and goes is counted; nothing
 is computed. So the count follows the code, whatever it keeps, casts or computes twice.
+
+Legend: tensors lie on the meta device: shapes as in training, no storage; sizes are in bytes.
 """
 
 from __future__ import annotations

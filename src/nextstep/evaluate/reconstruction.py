@@ -1,4 +1,7 @@
-"""How well an image tokenizer gives back what it was shown: PSNR, SSIM, distances of features."""
+"""How well an image tokenizer gives back what it was shown: PSNR, SSIM, distances of features.
+
+Legend: B pictures [B, 3, H, W] in [-1, 1], D features of a picture.
+"""
 
 from __future__ import annotations
 

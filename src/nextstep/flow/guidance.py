@@ -10,6 +10,8 @@ decides the layout once per request, for any scales: below 1, or image guidance 
 guidance 1, which means none, the release drops text and pictures together, and so do we:
 
     v = v_u + guidance*(v_c - v_u)
+
+Legend: B pictures, D values per token, branches: conditional, image-only, unconditional.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class GuidanceSettings:
         if self.schedule == "linear":
             return 1 + (scale - 1) * (count - index) / count
         if self.schedule == "linear-rising" and scale != 1:
+            # At least half the scale, as in the training release.
             return max(scale / 2, 1 + (scale - 1) * index / count)
         return scale
 
@@ -102,6 +105,8 @@ def combine(
     Returns:
         [B, D].
     """
+    # Added branch after branch: a sum over the dimension may change its order with the shape, and
+    # with it the last bits of a picture.
     mixed = velocities[0] * weights[branches[0]]
     for velocity, name in zip(velocities[1:], branches[1:], strict=True):
         mixed = mixed + velocity * weights[name]

@@ -39,6 +39,7 @@ def steps_of(table: Sequence[float]) -> int:
     Raises:
         ValueError: when no number of steps has such a table.
     """
+    # The positive root of table_length(steps) = len(table).
     steps = (math.isqrt(8 * len(table) + 9) - 1) // 2
     if steps < 2 or table_length(steps) != len(table):
         raise ValueError(f"a multistep rule cannot have a table of {len(table)} numbers")
@@ -67,6 +68,7 @@ def adams_bashforth(steps: int, shift: float = 1.0) -> Table:
     rows: list[float] = []
     for k in range(1, steps):
         dt, before = times[k + 1] - times[k], times[k] - times[k - 1]
+        # Only the previous velocity counts; the current one follows from the sum of the row.
         rows += [*[0.0] * (k - 1), -dt * dt / (2 * before)]
     return (*times[1:-1], *rows)
 
@@ -79,6 +81,7 @@ def rule(table: Table, steps: int) -> tuple[list[float], list[list[float]]]:
     for k in range(steps):
         before = list(table[place : place + k])
         place += k
+        # A row adds up to its step, so a constant velocity is integrated exactly.
         rows.append([*before, times[k + 1] - times[k] - sum(before)])
     return times[:-1], rows
 

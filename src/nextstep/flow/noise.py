@@ -1,4 +1,7 @@
-"""Noise that belongs to a picture: neighbours, batch size and order cannot change it."""
+"""Noise that belongs to a picture: neighbours, batch size and order cannot change it.
+
+Legend: B pictures, D values per token; every token has its own noise samples.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ class NoiseSource(Protocol):
 def picture_key(seed: int, index: int) -> int:
     """63-bit key of picture `index` of a request with `seed`."""
     digest = hashlib.sha256(f"nextstep noise {seed} {index}".encode()).digest()
+    # A hash, so that no two pairs share a stream as sums of seed and index would; 63 bits, so that
+    # the key fits into a signed integer.
     return int.from_bytes(digest[:8], "little") >> 1
 
 

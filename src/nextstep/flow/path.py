@@ -2,6 +2,8 @@
 
 t = 0 is noise, t = 1 is data; x_t = t*data + (1-t)*noise; velocity = data - noise. Every function
 takes tensors of one shape [..., D] and t as a float or a tensor that broadcasts against them.
+
+Legend: D values per token after any leading shape; t from 0 (noise) to 1 (data).
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ Ours:
     multistep        a rule given by a table of numbers, see `multistep`; without one `ab2` begun by
                      Euler's step
     flow_map         jumps of a head that predicts mean velocities, guidance folded in
+
+Legend: D values per token after any leading shape; K velocity requests of a solver; t from 0
+(noise) to 1 (data).
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 Velocity: TypeAlias = "Callable[[Tensor, float], Tensor]"
 Draw: TypeAlias = "Callable[[], Tensor]"
-Questions: TypeAlias = "Generator[tuple[Tensor, float], Tensor, Tensor]"
+VelocityRequests: TypeAlias = "Generator[tuple[Tensor, float], Tensor, Tensor]"
 """Yields (x, t), is sent the velocity there, returns the token."""
 DEFAULT_NOISE_LEVEL = 0.8
 MAX_STEPS = 10_000
@@ -130,12 +133,14 @@ class SolverSettings:
         """What token `index` of a picture of `count` is integrated by."""
         if not self.final_token_steps:
             return self
+        # max: a picture of one token takes the steps of the first.
         fall = (self.steps - self.final_token_steps) * index / max(1, count - 1)
         return replace(self, steps=round(self.steps - fall), final_token_steps=0)
 
     @property
     def draws(self) -> int:
         """Normal draws the first token takes, the starting point included; later ones no more."""
+        # The last step of `v1` is plain; every step of `v1.1` is stochastic.
         extra = {"v1": self.steps - 1, "v1.1": self.steps}
         if self.name in STEP_RULES:
             # The last step of `cps` is free of noise.
@@ -161,43 +166,47 @@ def solve(velocity: Velocity, draw: Draw, settings: SolverSettings) -> Tensor:
     Returns:
         [..., D].
     """
-    questions = ask(draw, settings)
+    requests = velocity_requests(draw, settings)
     try:
-        x, t = next(questions)
+        x, t = next(requests)
         while True:
-            x, t = questions.send(velocity(x, t))
+            x, t = requests.send(velocity(x, t))
     except StopIteration as end:
         token: Tensor = end.value
         return token
 
 
-def ask(draw: Draw, settings: SolverSettings) -> Questions:
+def velocity_requests(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     """The same as a generator of questions."""
     scale = settings.noise_scale
     return SOLVERS[settings.name](draw if scale == 1 else lambda: scale * draw(), settings)
 
 
-def question_times(settings: SolverSettings) -> list[float]:
+def request_times(settings: SolverSettings) -> list[float]:
     """The times a solver asks for, in order."""
     import torch
 
-    questions, times, nothing = ask(lambda: torch.zeros(1), settings), [], torch.zeros(1)
+    requests, times, nothing = (
+        velocity_requests(lambda: torch.zeros(1), settings),
+        [],
+        torch.zeros(1),
+    )
     try:
-        times.append(next(questions)[1])
+        times.append(next(requests)[1])
         while True:
-            times.append(questions.send(nothing)[1])
+            times.append(requests.send(nothing)[1])
     except StopIteration:
         return times
 
 
-def question_rows(settings: SolverSettings) -> Tensor:
+def request_rows(settings: SolverSettings) -> Tensor:
     """What a flow head is told with every question: time, span of the jump, guidance; [K, 3].
 
     Only `flow_map` jumps; the span of the others is 0.
     """
     import torch
 
-    times = question_times(settings)
+    times = request_times(settings)
     spans = [0.0] * len(times)
     if settings.name == "flow_map":
         spans = [after - t for t, after in pairwise([*times, 1.0])]
@@ -210,15 +219,17 @@ def _langevin_step(x: Tensor, v: Tensor, t: float, dt: float, xi: Tensor) -> Ten
     return x + (v - n) * dt + math.sqrt(2 * (1 - t) * dt) * xi
 
 
-def _solve_v1(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_v1(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     times = v1_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
         x = _langevin_step(x, (yield x, t), t, after - t, draw())
+    # The released code takes a fixed step of 0.04 here; with a time shift the last time is not 0.96
+    # and the result stops short of t = 1.
     return x + (1 - V1_LAST_TIME) * (yield x, times[-1])
 
 
-def _solve_v1_1(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_v1_1(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
@@ -239,6 +250,8 @@ def sde_step(
     first = 1 - uniform_grid(settings.steps, settings.shift)[-2]
     std = settings.noise_level * math.sqrt(sigma / (t if t > 0 else first))
     n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
+    # What the stochastic step adds in variance, the drift takes from the predicted noise, so that
+    # the marginals stay those of the path.
     drift = std**2 * dt / (2 * sigma)
     return n * (1 - after - drift) + d * after, std * math.sqrt(dt)
 
@@ -252,6 +265,7 @@ def cps_step(
     """
     n, d = predicted_noise(x, v, t), predicted_data(x, v, t)
     std = (1 - after) * math.sin(settings.noise_level * math.pi / 2)
+    # max: rounding can make the difference slightly negative at a noise level of 1.
     kept = math.sqrt(max((1 - after) ** 2 - std**2, 0.0))
     return n * kept + d * after, std if after < 1 else 0.0
 
@@ -260,7 +274,7 @@ STEP_RULES = {"sde": sde_step, "cps": cps_step}
 """Solvers whose steps are Gaussian with a density: what policy gradients need."""
 
 
-def _solve_stochastic(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_stochastic(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     step, times = STEP_RULES[settings.name], uniform_grid(settings.steps, settings.shift)
     x = draw()
     for number, (t, after) in enumerate(pairwise(times)):
@@ -269,12 +283,13 @@ def _solve_stochastic(draw: Draw, settings: SolverSettings) -> Questions:
             x = x + (after - t) * v
             continue
         x, std = step(x, v, t, after, settings)
+        # `sde` takes a sample even where std is 0: the number of samples per token is fixed.
         if std or settings.name == "sde":
             x = x + std * draw()
     return x
 
 
-def _solve_ode(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_ode(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
@@ -282,7 +297,7 @@ def _solve_ode(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
-def _solve_midpoint(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_midpoint(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
@@ -292,7 +307,7 @@ def _solve_midpoint(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
-def _solve_heun(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_heun(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
     for t, after in pairwise(times):
@@ -302,7 +317,7 @@ def _solve_heun(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
-def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_ab2(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     """Line through the last two velocities, integrated over the step; midpoint to begin with."""
     times = uniform_grid(settings.steps, settings.shift)
     x = draw()
@@ -311,8 +326,11 @@ def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
         dt = after - t
         v = yield x, t
         if before is None:
+            # No earlier velocity yet: a midpoint step keeps second order.
             slope_step = dt * (yield x + dt / 2 * v, t + dt / 2)
         else:
+            # The line through (t0, v0) and (t, v), integrated from t to t + dt: dt*v + dt^2/2 *
+            # (v - v0)/(t - t0); the steps may differ in length.
             ratio = dt / (2 * (t - before[0]))
             slope_step = dt * (v + ratio * (v - before[1]))
         before = (t, v)
@@ -320,18 +338,19 @@ def _solve_ab2(draw: Draw, settings: SolverSettings) -> Questions:
     return x
 
 
-def _solve_multistep(draw: Draw, settings: SolverSettings) -> Questions:
+def _solve_multistep(draw: Draw, settings: SolverSettings) -> VelocityRequests:
     table = settings.table or multistep.adams_bashforth(settings.steps, settings.shift)
     x = draw()
     velocities: list[Tensor] = []
     for t, row in zip(*multistep.rule(table, settings.steps), strict=True):
         velocities.append((yield x, t))
         for share, v in zip(row, velocities, strict=True):
+            # Rules of low order have many zeros, which need no product.
             x = x + share * v if share else x
     return x
 
 
-SOLVERS: dict[str, Callable[[Draw, SolverSettings], Questions]] = {
+SOLVERS: dict[str, Callable[[Draw, SolverSettings], VelocityRequests]] = {
     "v1": _solve_v1,
     "v1.1": _solve_v1_1,
     "sde": _solve_stochastic,

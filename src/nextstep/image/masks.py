@@ -1,6 +1,8 @@
 """Masks: which pixels of a picture may change, and which image tokens that touches.
 
 A mask is a bool array [H, W], True where the picture may change.
+
+Legend: H W pixels, N image tokens in raster order; True may change.
 """
 
 from __future__ import annotations

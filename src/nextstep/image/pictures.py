@@ -1,6 +1,8 @@
 """Pictures in and out: PIL images, pixel tensors, files.
 
 Pixels are float tensors [B, 3, H, W] in [-1, 1].
+
+Legend: B pictures, C channels (3, or 4 with alpha), H W pixels, height first.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstep.kernels import build
-from nextstep.kernels.lossless import Squeezed, halve, squeeze, unhalve, unsqueeze
+from nextstep.kernels.lossless import CompressedMatrix, compress, decompress, halve, unhalve
 from nextstep.kernels.packing import FORMATS, WIDTH, pack, quantise, unpack
 
 BLOCK = 2**28
@@ -36,7 +36,7 @@ class Matrix(ctypes.Structure):
     )
 
 
-class Arena:
+class WeightBuffer:
     """Memory for packed weights in huge pages, where the system has them.
 
     With small pages a large part of the time would go into looking them up.
@@ -89,8 +89,8 @@ class PackedLinear(nn.Module):
         weight: [N, K].
         bias: [N] or none.
         format_: one of `packing.FORMATS`.
-        arena: where packed weights are kept.
-        squeezed: whether bf16 numbers may take 12 bits, where the kernels are there to read them;
+        buffer: where packed weights are kept.
+        compressed: whether bf16 numbers may take 12 bits, where the kernels are there to read them;
             nothing is lost.
     """
 
@@ -99,8 +99,8 @@ class PackedLinear(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         format_: str,
-        arena: Arena,
-        squeezed: bool = False,
+        buffer: WeightBuffer,
+        compressed: bool = False,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -110,18 +110,18 @@ class PackedLinear(nn.Module):
         parts = [pack(quantise(part, format_)) for part in weight.detach().split(rows)]
         data, scale = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         del parts
-        self.squeezed: Squeezed | None = None
-        if squeezed and self.fits and format_ in ("fp32", "bf16"):
-            self.squeezed = squeeze(data)
+        self.compressed: CompressedMatrix | None = None
+        if compressed and self.fits and format_ in ("fp32", "bf16"):
+            self.compressed = compress(data)
         self._shape = data.shape
         self.halved = False
-        if self.fits and format_ == "fp32" and self.squeezed is None:
+        if self.fits and format_ == "fp32" and self.compressed is None:
             halves = halve(data)
             self.halved, data = halves is not None, data if halves is None else halves
-        self.data = arena.keep(self.squeezed.data if self.squeezed else data)
-        self.scale = arena.keep(scale)
-        if self.squeezed:
-            self.squeezed = self.squeezed._replace(data=self.data)
+        self.data = buffer.keep(self.compressed.data if self.compressed else data)
+        self.scale = buffer.keep(scale)
+        if self.compressed:
+            self.compressed = self.compressed._replace(data=self.data)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self._matrix: Matrix | None = None
 
@@ -136,7 +136,7 @@ class PackedLinear(nn.Module):
         """What kernels are given."""
         if self._matrix is None:
             self._bias = None if self.bias is None else self.bias.float().contiguous()
-            beside = self.squeezed[1:] if self.squeezed else ()
+            beside = self.compressed[1:] if self.compressed else ()
             addresses = [tensor.data_ptr() for tensor in beside] or [0, 0, 0]
             self._matrix = Matrix(
                 FORMATS.index(self.format), self.out_features, self.in_features,
@@ -150,7 +150,7 @@ class PackedLinear(nn.Module):
     def weight(self) -> Tensor:
         """[N, K] as it is used, unpacked anew at every call, and not to be changed."""
         dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
-        data = unsqueeze(self.squeezed, self._shape, dtype) if self.squeezed else self.data
+        data = decompress(self.compressed, self._shape, dtype) if self.compressed else self.data
         data = unhalve(data) if self.halved else data
         shape = self.out_features, self.in_features
         return unpack(self.format, data, self.scale, *shape).restored(dtype)
@@ -167,15 +167,15 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """What torch prints."""
-        squeezed = ", squeezed" if self.squeezed else ""
-        return f"{self.in_features}, {self.out_features}, {self.format}{squeezed}"
+        compressed = ", compressed" if self.compressed else ""
+        return f"{self.in_features}, {self.out_features}, {self.format}{compressed}"
 
 
 def packed_bytes(model: nn.Module) -> int:
     """Memory of all weights, packed or not, each counted once."""
     plain = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     packed = [part for part in model.modules() if isinstance(part, PackedLinear)]
-    tensors = [t for part in packed for t in (part.data, part.scale, *(part.squeezed or ())[2:])]
+    tensors = [t for part in packed for t in (part.data, part.scale, *(part.compressed or ())[2:])]
     return sum(plain.values()) + sum(t.numel() * t.element_size() for t in tensors)
 
 

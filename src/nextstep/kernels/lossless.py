@@ -13,9 +13,11 @@ of 256:
 Numbers with another high byte are kept whole beside, with their place. In 64 bytes the quarters (8
 numbers each) of two lines take turns, which is how vector instructions put bytes together.
 
-A matrix that the kernels compute with in fp32 can be squeezed as well when all of its numbers are
-bf16, as they are where a model was released in bf16. The kernels themselves squeeze and read. One
-that is not squeezed then lies as bf16 (`halve`), which is half of the bytes to be read.
+A matrix that the kernels compute with in fp32 can be compressed as well when all of its numbers are
+bf16, as they are where a model was released in bf16. The kernels themselves compress and read. One
+that is not compressed is then stored as bf16 (`halve`), which is half of the bytes to be read.
+
+Legend: K inputs; a block has 32 outputs, a step 1024 numbers; n numbers that are kept whole.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ STEP = 1024
 CODES = 16
 """High bytes that have a code."""
 MOST_PATCHES = 1 / 512
-"""Share of numbers that may be kept whole; with more of them squeezing does not pay."""
+"""Share of numbers that may be kept whole; with more of them compression does not pay."""
 
 
-class Squeezed(NamedTuple):
+class CompressedMatrix(NamedTuple):
     """A packed matrix of `blocks` blocks in 12 bits a number.
 
     Attributes:
@@ -62,8 +64,8 @@ class Squeezer(ctypes.Structure):
     )
 
 
-def squeeze(data: Tensor) -> Squeezed | None:
-    """Squeeze a matrix that `packing.pack` made, or None where that loses something or costs.
+def compress(data: Tensor) -> CompressedMatrix | None:
+    """Compress a matrix that `packing.pack` made, or None where that loses something or costs.
 
     It needs the kernels.
 
@@ -71,7 +73,7 @@ def squeeze(data: Tensor) -> Squeezed | None:
         data: fp32 [blocks, K, 32] or bf16 [blocks, K/32, 2, 16, 16, 2], as packed.
 
     Returns:
-        The squeezed matrix; fp32 is filled up with zeros to whole steps.
+        The compressed matrix; fp32 is filled up with zeros to whole steps.
     """
     blocks, count, wide = len(data), data[0].numel(), data.dtype == torch.float32
     asked = Squeezer(data.data_ptr(), wide, blocks, count)
@@ -83,7 +85,7 @@ def squeeze(data: Tensor) -> Squeezed | None:
         return None
     codes = torch.full((256,), CODES, dtype=torch.uint8)
     codes[high] = torch.arange(CODES, dtype=torch.uint8)
-    result = Squeezed(
+    result = CompressedMatrix(
         torch.empty(blocks, -(-count // STEP), 8, 192, dtype=torch.uint8),
         high.to(torch.uint8),
         torch.empty(missing, 2, dtype=torch.int32),
@@ -116,16 +118,16 @@ def unhalve(data: Tensor) -> Tensor:
     return data.transpose(2, 3).flatten(2).float()
 
 
-def unsqueeze(squeezed: Squeezed, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """What `squeeze` was given: a packed matrix of this shape, in fp32 or bf16."""
-    blocks = len(squeezed.data)
-    lines = squeezed.data.view(blocks, -1, 3, 64).int()
+def decompress(compressed: CompressedMatrix, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """What `compress` was given: a packed matrix of this shape, in fp32 or bf16."""
+    blocks = len(compressed.data)
+    lines = compressed.data.view(blocks, -1, 3, 64).int()
     low, both = lines[:, :, :2], lines[:, :, 2]
     codes = torch.stack((both & 15, both >> 4), 2)
-    bits = squeezed.high.int()[codes.long()] << 8 | low
+    bits = compressed.high.int()[codes.long()] << 8 | low
     bits = bits.view(blocks, -1, 2, 4, 2, 8).transpose(3, 4).reshape(blocks, -1)
-    place, value = squeezed.patches.long().unbind(1)
-    block = torch.repeat_interleave(torch.arange(blocks), squeezed.first.diff())
+    place, value = compressed.patches.long().unbind(1)
+    block = torch.repeat_interleave(torch.arange(blocks), compressed.first.diff())
     bits[block, place] = value.int()
     if dtype == torch.float32:
         wide = (bits << 16).view(dtype)

@@ -73,11 +73,14 @@ def quantise(weight: Tensor, format_: str) -> Quantised:
         return Quantised(format_, weight.to(dtype), nothing)
     wide = weight.float()
     if format_ == "int8":
+        # 127, not 128: the range is symmetric, so a weight and its negative round alike. An output
+        # of zeros keeps a scale that can be divided by.
         scale = wide.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         return Quantised(format_, (wide / scale[:, None]).round().to(torch.int8), scale)
     N, K = wide.shape
     groups = F.pad(wide, (0, -K % GROUP)).view(N, -1, GROUP)
     farthest = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True))
+    # The scale is rounded first, and the values by the rounded one, so that its error does not add.
     scale = (farthest / -8).bfloat16()
     by = torch.where(scale == 0, 1, scale.float())
     values = (groups / by).round().clamp(-8, 7).to(torch.int8)
@@ -88,6 +91,7 @@ def pack(matrix: Quantised) -> tuple[Tensor, Tensor]:
     """(data, scale) in the kernels' order."""
     values, format_ = matrix.values, matrix.format
     N, K = values.shape
+    # Inputs that one instruction takes: pairs of bf16 and quadruples of bytes, 16 deep in a tile.
     depth = {"fp32": 1, "bf16": 32}.get(format_, GROUP)
     filled = F.pad(values, (0, -K % depth, 0, -N % WIDTH))
     blocks = filled.shape[0] // WIDTH
@@ -100,8 +104,10 @@ def pack(matrix: Quantised) -> tuple[Tensor, Tensor]:
     if format_ == "int8":
         return data, F.pad(matrix.scale, (0, -N % WIDTH))
     lines = data.view(blocks, -1, 2, 16, GROUP)
+    # Rows i and i + 8 of a tile share their bytes: low halves and high halves.
     low, high = lines[:, :, :, :8] & 15, lines[:, :, :, 8:] << 4
     scale = F.pad(matrix.scale, (0, 0, 0, -N % WIDTH)).view(blocks, WIDTH, -1)
+    # A sixteenth, exact in bf16: the kernels read the halves as the upper bits of a byte.
     return (low | high).contiguous(), (scale / 16).transpose(1, 2).contiguous()
 
 
@@ -112,6 +118,7 @@ def unpack(format_: str, data: Tensor, scale: Tensor, outputs: int, inputs: int)
         values = data.transpose(1, 2).reshape(blocks * WIDTH, -1)
         return Quantised(format_, values[:outputs, :inputs], scale)
     if format_ == "int4":
+        # Shifts of signed bytes keep the sign of both halves.
         low, high = (data << 4) >> 4, data >> 4
         data = torch.cat((low, high), dim=3).view(blocks, -1, 2, 16, 16, 4)
         scale = (scale * 16).transpose(1, 2).reshape(blocks * WIDTH, -1)

@@ -25,13 +25,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.lab.world_scores import EDITION
@@ -156,28 +156,30 @@ class Context(RecipeStudy):
             Arm("shipped", "the shipped nano model, not trained here"),
         ]
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """The shipped model is measured alone."""
         if arm.name == "shipped":
-            return Cost(0, 0, 0, items_of(scale))
+            return StudyCost(0, 0, 0, items_of(scale))
         return super().cost(arm, scale)
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train the arms that are trained."""
         return unit.arm.name == "shipped" or super().train(unit)
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Scores by distance and number of pictures."""
         known = backs(items_of(unit.scale))
         if unit.arm.name == "shipped":
-            return Measured(items=parted(world_items(unit, [TASK], model=SHIPPED["nano"]), known))
+            return MeasuredUnit(
+                items=parted(world_items(unit, [TASK], model=SHIPPED["nano"]), known)
+            )
         items = world_items(unit, [TASK])
         if unit.arm.name == "short":
             folder = stretched(unit.run / MODEL, unit.folder / STRETCHED, FACTOR)
             items |= world_items(unit, [TASK], STRETCHED, model=folder)
-        return Measured(items=parted(items, known), spent=spent(unit.run / "log.jsonl"))
+        return MeasuredUnit(items=parted(items, known), spent=spent(unit.run / "log.jsonl"))
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """Whether far items are remembered like near ones, and what stretching gives."""
         near, far = (_known(results, "long", f"score {part}") for part in ("near", "far"))
         fall, width = near.value - far.value, _width(near, far)
@@ -204,7 +206,7 @@ class Context(RecipeStudy):
         )  # fmt: skip
 
 
-def _known(results: Results, arm: str, name: str) -> Estimate:
+def _known(results: StudyResults, arm: str, name: str) -> Estimate:
     """An estimate; of a group without items, that of all."""
     from nextstep.evaluate.benchmarks.statistics import Estimate
 
@@ -219,14 +221,14 @@ def _width(first: Estimate, second: Estimate) -> float:
     return math.hypot(first.high - first.low, second.high - second.low) / 2
 
 
-def _conditions(results: Results) -> list[tuple[str, str, str]]:
+def _conditions(results: StudyResults) -> list[tuple[str, str, str]]:
     """Title, arm and what stands behind its figures' names, of every line of table and plot."""
     lines = [(arm.title, arm.name, "") for arm in results.arms]
     lines.append((f"short items, positions stretched by {FACTOR:g}", "short", f"@{STRETCHED}"))
     return lines
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     parts = ("near", "far", "few pictures", "many pictures")
     rows = []
     for title, arm, mark in _conditions(results):
@@ -239,7 +241,7 @@ def _table(results: Results) -> Table:
     return Table("Characters drawn right, %", head, rows)
 
 
-def _draw(figure: Figure, results: Results) -> None:
+def _draw(figure: Figure, results: StudyResults) -> None:
     axes = figure.subplots()
     lines = _conditions(results)
     for (title, arm, mark), colour in zip(lines, colours(len(lines)), strict=True):

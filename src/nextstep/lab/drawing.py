@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextstep.lab.heldout import HeldOut, held_out, losses
 from nextstep.lab.recipe_study import items_of
-from nextstep.lab.study import Scale, Unit
+from nextstep.lab.study import Scale, StudyUnit
 from nextstep.lab.world_scores import by_task, score_world
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.run import MODEL
@@ -25,7 +25,7 @@ def documents(scale: Scale) -> int:
     return 8 if scale.tiny else DOCUMENTS * scale.items
 
 
-def held_out_of(recipe: Recipe, unit: Unit, model: Path | None = None) -> HeldOut:
+def held_out_of(recipe: Recipe, unit: StudyUnit, model: Path | None = None) -> HeldOut:
     """The held-out documents of a unit's recipe.
 
     Args:
@@ -42,7 +42,7 @@ def held_out_of(recipe: Recipe, unit: Unit, model: Path | None = None) -> HeldOu
     return held_out(recipe, unit.run, tokenizer, documents(unit.scale))
 
 
-def held_out_loss(recipe: Recipe, unit: Unit) -> Mapping[str, Mapping[str, float]]:
+def held_out_loss(recipe: Recipe, unit: StudyUnit) -> Mapping[str, Mapping[str, float]]:
     """`im_loss` and `lm_loss` of a unit's model, item by item."""
     from nextstep.engine.pretrained import load_parts
 
@@ -51,7 +51,7 @@ def held_out_loss(recipe: Recipe, unit: Unit) -> Mapping[str, Mapping[str, float
 
 
 def world_items(
-    unit: Unit,
+    unit: StudyUnit,
     tasks: Sequence[str],
     condition: str = "",
     settings: Mapping[str, Any] | None = None,

@@ -18,12 +18,12 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.recipe.run import MODEL
@@ -88,21 +88,21 @@ class HeadSize(RecipeStudy):
         ]  # fmt: skip
         return [*joint, *backbones, *frozen]
 
-    def further(self, unit: Unit) -> tuple[str, ...]:
+    def further(self, unit: StudyUnit) -> tuple[str, ...]:
         """Frozen arms start from the trained model of the base arm with the same seed."""
         return (f"model.folder={unit.beside(BASE) / MODEL}",) if unit.arm.needs else ()
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Held-out loss, scores and parameters."""
         recipe = self.recipe(unit.arm, unit.scale, unit.seed, self.further(unit))
         counts = count_parameters(recipe, model_config(recipe))
-        return Measured(
+        return MeasuredUnit(
             values={"head parameters": counts.head, "backbone parameters": counts.backbone},
             items={**held_out_loss(recipe, unit), **world_items(unit, self.asked(unit.scale))},
             spent=spent(unit.run / "log.jsonl"),
         )
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """What eleven times the head is worth, against what four times the backbone is."""
         frozen = results.difference("frozen-small", "frozen-large", LOSS)
         joint = results.difference("joint-small", "joint-large", LOSS)
@@ -154,7 +154,7 @@ def _alone(tiny: bool) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
         loss, score = results.estimate(arm.name, LOSS), results.estimate(arm.name, "score")
@@ -169,7 +169,7 @@ def _table(results: Results) -> Table:
     return Table("Every arm", head_of, rows)
 
 
-def _draw(figure: Figure, results: Results, name: str, label: str) -> None:
+def _draw(figure: Figure, results: StudyResults, name: str, label: str) -> None:
     axes = figure.subplots()
     lines = {
         "head, backbone frozen": [f"frozen-{size}" for size in HEADS],

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nextstep.data.documents import Document, derived_seed
-from nextstep.lab.study import Measured
+from nextstep.lab.study import MeasuredUnit
 from nextstep.recipe import build
 from nextstep.recipe.data_schema import Live
 from nextstep.train.parallel import Ranks
@@ -83,7 +83,7 @@ def held_out(
 
 
 @torch.no_grad()
-def losses(model: NextStepModel, held: HeldOut) -> Measured:
+def losses(model: NextStepModel, held: HeldOut) -> MeasuredUnit:
     """`im_loss` and `lm_loss` of every document: means over its image tokens and text positions.
 
     Args:
@@ -111,7 +111,7 @@ def losses(model: NextStepModel, held: HeldOut) -> Measured:
             ("lm_loss", surprise, batch.text_places),
         ):
             items[name] |= _means(values, batch.owners(places), first)
-    return Measured(items=items)
+    return MeasuredUnit(items=items)
 
 
 def _means(values: Tensor, owners: Tensor, first: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nextstep.estimate.counting import count_parameters, step_flops, step_positions
-from nextstep.lab.study import Arm, Claim, Cost, Scale, Unit
+from nextstep.lab.study import Arm, Claim, Scale, StudyCost, StudyUnit
 from nextstep.recipe.load import load_recipe
 from nextstep.recipe.places import recipe_file
 from nextstep.recipe.shapes import model_config
@@ -58,7 +58,7 @@ class RecipeStudy:
         """Tasks that are judged; of a tiny run one."""
         return self.tasks[:1] if scale.tiny else self.tasks
 
-    def further(self, unit: Unit) -> tuple[str, ...]:
+    def further(self, unit: StudyUnit) -> tuple[str, ...]:
         """Changes on the recipe that only a unit knows, such as folders beside it."""
         return ()
 
@@ -81,18 +81,18 @@ class RecipeStudy:
             changes = [*shape, *TINY, *changes]
         return load_recipe(file, changes)
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """What a unit of an arm takes."""
         recipe = self.recipe(arm, scale)
         config = model_config(recipe)
-        return Cost(
+        return StudyCost(
             positions=step_positions(recipe) * recipe.steps,
             flops=step_flops(recipe, config) * recipe.steps,
             parameters=count_parameters(recipe, config).total,
             pictures=len(self.asked(scale)) * self.levels * items_of(scale),
         )
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train the arm's recipe, or go on with it."""
         from nextstep.recipe.run import run_recipe
 

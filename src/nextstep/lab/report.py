@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nextstep.engine.metadata import write_file
-from nextstep.lab.study import Conclusion, Plot, Results, Study, Table
+from nextstep.lab.study import Conclusion, Plot, Study, StudyResults, Table
 from nextstep.utils.files import writing
 from nextstep.version import __version__
 
@@ -23,7 +23,7 @@ TINY_NOTE = (
 )
 
 
-def write_report(study: Study, results: Results, conclusion: Conclusion, folder: Path) -> None:
+def write_report(study: Study, results: StudyResults, conclusion: Conclusion, folder: Path) -> None:
     """Write CSV files, plots and `card.md` into a folder.
 
     Args:
@@ -41,7 +41,7 @@ def write_report(study: Study, results: Results, conclusion: Conclusion, folder:
     write_file(folder / "card.md", card(study, results, conclusion).encode())
 
 
-def figure_rows(results: Results) -> list[dict[str, Any]]:
+def figure_rows(results: StudyResults) -> list[dict[str, Any]]:
     """Every figure of every arm."""
     rows = []
     for arm in results.arms:
@@ -59,7 +59,7 @@ def figure_rows(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def spent_rows(results: Results) -> list[dict[str, Any]]:
+def spent_rows(results: StudyResults) -> list[dict[str, Any]]:
     """What the training of every unit took."""
     return [
         {"arm": arm.name, "seed": seed, **results.measured[arm.name, seed].spent}
@@ -69,7 +69,7 @@ def spent_rows(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def further_rows(results: Results) -> dict[str, list[dict[str, Any]]]:
+def further_rows(results: StudyResults) -> dict[str, list[dict[str, Any]]]:
     """Tables of the units by name, with arm and seed in front."""
     found: dict[str, list[dict[str, Any]]] = {}
     for (arm, seed), one in results.measured.items():
@@ -105,7 +105,7 @@ def save_plot(plot: Plot, path: Path) -> None:
         figure.savefig(scratch, format="png", metadata={"Software": ""})
 
 
-def card(study: Study, results: Results, conclusion: Conclusion) -> str:
+def card(study: Study, results: StudyResults, conclusion: Conclusion) -> str:
     """The card: claim, verdict, tables, plots, cost, what a larger run would need."""
     claim, scale = study.claim, results.scale
     parts = [f"# {study.title}", f"**Claim.** {claim.text} ({claim.source})"]
@@ -129,7 +129,7 @@ def card(study: Study, results: Results, conclusion: Conclusion) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cost_table(results: Results) -> Table:
+def _cost_table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
         spent = [one.spent for one in results.of(arm.name) if one.spent]

@@ -21,7 +21,16 @@ from typing import Any
 
 from nextstep.errors import NextStepError
 from nextstep.lab.report import write_report
-from nextstep.lab.study import Arm, Conclusion, Cost, Measured, Results, Scale, Study, Unit
+from nextstep.lab.study import (
+    Arm,
+    Conclusion,
+    MeasuredUnit,
+    Scale,
+    Study,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
+)
 from nextstep.utils.files import lock_folder, read_json, write_json
 
 PLAN, MEASURED = "study.json", "measured.json"
@@ -36,19 +45,19 @@ PICTURES = 12.0
 """Pictures of 128 pixels that one core draws in a second in batches, guidance included."""
 
 
-def units(study: Study, scale: Scale, root: Path) -> list[Unit]:
+def units(study: Study, scale: Scale, root: Path) -> list[StudyUnit]:
     """All units, seed by seed, so that every arm has one seed before any has two."""
     arms = study.arms(scale)
-    return [Unit(arm, seed, root, scale) for seed in range(scale.seeds) for arm in arms]
+    return [StudyUnit(arm, seed, root, scale) for seed in range(scale.seeds) for arm in arms]
 
 
-def seconds(cost: Cost) -> float:
+def seconds(cost: StudyCost) -> float:
     """What a unit takes on one core with AMX, measuring included."""
     training = cost.flops / (NANO_POSITIONS * NANO_FLOPS)
     return training + cost.pictures / PICTURES + cost.seconds
 
 
-def costs(study: Study, scale: Scale) -> list[tuple[Arm, Cost]]:
+def costs(study: Study, scale: Scale) -> list[tuple[Arm, StudyCost]]:
     """What a unit of every arm takes."""
     return [(arm, study.cost(arm, scale)) for arm in study.arms(scale)]
 
@@ -59,7 +68,7 @@ def total_hours(study: Study, scale: Scale) -> float:
 
 
 def run_study(
-    study: Study, root: Path, scale: Scale, on_unit: Callable[[str, Unit], None] | None = None
+    study: Study, root: Path, scale: Scale, on_unit: Callable[[str, StudyUnit], None] | None = None
 ) -> Conclusion | None:
     """Run what is not done yet of a study, and write its report when all is there.
 
@@ -87,7 +96,7 @@ def run_study(
         if "done" not in ends:
             time.sleep(WAIT)  # another process has all that is left
     found = {(u.arm.name, u.seed): read_measured(u.folder / MEASURED) for u in asked}
-    results = Results(study.arms(scale), found, scale, root)
+    results = StudyResults(study.arms(scale), found, scale, root)
     conclusion = study.conclude(results)
     write_report(study, results, conclusion, root)
     return conclusion
@@ -114,7 +123,7 @@ def _claim(study: Study, root: Path, scale: Scale) -> None:
         write_json(plan, asked)
 
 
-def _run_unit(study: Study, unit: Unit, told: Callable[[str, Unit], None]) -> str:
+def _run_unit(study: Study, unit: StudyUnit, told: Callable[[str, StudyUnit], None]) -> str:
     """Train and measure one unit unless another process is at it or at what it needs.
 
     Returns:
@@ -150,7 +159,7 @@ def _held(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path) -> MeasuredUnit:
     """What `run_study` kept of a unit.
 
     Raises:
@@ -158,7 +167,7 @@ def read_measured(path: Path) -> Measured:
     """
     raw: dict[str, Any] = read_json(path)
     try:
-        return Measured(**raw)
+        return MeasuredUnit(**raw)
     except TypeError as error:
         raise NextStepError(f"{path} is damaged: {error}") from None
 

@@ -5,6 +5,8 @@ loss = floor + A / parameters^a + B / positions^b, fitted with a Huber loss on i
 
 The shipped nano model answers the same documents, which are of its own size and edition, so the law
 tells how many positions of this study its loss is worth.
+
+Legend: five parameters of the law: log A, log B, log E, alpha, beta.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.model.folder import SHIPPED
@@ -140,15 +142,15 @@ class Scaling(RecipeStudy):
         ]
         return [*sizes, Arm(SHIPPED_ARM, "the shipped nano model", _pictures(scale.tiny))]
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """The shipped model is measured alone."""
-        return Cost(0, 0, 0) if arm.name == SHIPPED_ARM else super().cost(arm, scale)
+        return StudyCost(0, 0, 0) if arm.name == SHIPPED_ARM else super().cost(arm, scale)
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train the four sizes."""
         return unit.arm.name == SHIPPED_ARM or super().train(unit)
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Held-out loss of every milestone."""
         recipe = self.recipe(unit.arm, unit.scale, unit.seed)
         if unit.arm.name == SHIPPED_ARM:
@@ -158,7 +160,7 @@ class Scaling(RecipeStudy):
         took = spent(unit.run / "log.jsonl")
         steps = [*recipe.saving.milestones, recipe.steps]
         points: list[dict[str, Any]] = []
-        found, held = Measured(), None
+        found, held = MeasuredUnit(), None
         for step in dict.fromkeys(steps):
             name = MODEL if step == recipe.steps else f"step-{step:08d}"
             parts = load_parts(unit.run / name, keep_dtype=True)
@@ -172,9 +174,9 @@ class Scaling(RecipeStudy):
                     "positions": took["positions"] * share, "flops": took["flops"] * share, **means,
                 }
             )  # fmt: skip
-        return Measured(items=found.items, tables={"points": points}, spent=took)
+        return MeasuredUnit(items=found.items, tables={"points": points}, spent=took)
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """Fit all but the largest size, foretell it, then fit all."""
         points = [
             {**row, "arm": arm}
@@ -243,7 +245,7 @@ def _fitted(points: Sequence[dict[str, Any]]) -> Law:
     return fit(*([row[name] for row in points] for name in ("parameters", "positions", LOSS)))
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
         points = results.of(arm.name)[0].tables.get("points")

@@ -35,13 +35,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.lab.world_scores import by_task, score_world
@@ -186,7 +186,7 @@ class SmallSets:
         """The untrained model first."""
         return [Arm(way.name, way.title) for way in _ways(scale)]
 
-    def settings(self, unit: Unit) -> FinetuneSettings:
+    def settings(self, unit: StudyUnit) -> FinetuneSettings:
         """What is asked of `finetune`."""
         way = _way(unit.arm, unit.scale)
         return FinetuneSettings(
@@ -201,7 +201,7 @@ class SmallSets:
             seed=unit.seed,
         )
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """What a unit of an arm takes."""
         way = _way(arm, scale)
         with torch.device("meta"):
@@ -219,9 +219,9 @@ class SmallSets:
             samples * tokens, samples * tokens, config.fm_head_batch_mul,
         )  # fmt: skip
         pictures = (2 + len(_tasks(scale))) * items_of(scale)
-        return Cost(samples * length, train_flops(config, work), parameters, pictures)
+        return StudyCost(samples * length, train_flops(config, work), parameters, pictures)
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Fine-tune, or go on with it."""
         way = _way(unit.arm, unit.scale)
         if not way.pictures or (unit.run / SHEET).exists():
@@ -231,7 +231,7 @@ class SmallSets:
         write_set(settings.data, shots(way.pictures, unit.seed, held_out=False), size)
         return finetune(settings, tell=lambda _: None).finished
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """What was learned, learned by heart, and forgotten."""
         way = _way(unit.arm, unit.scale)
         parts = _trained(unit, way)
@@ -251,9 +251,9 @@ class SmallSets:
         ):
             items[figure] = losses(parts.model.float(), _documents(parts, pool)).items["im_loss"]
         took = spent(unit.run / RUN / "log.jsonl") if way.pictures else {}
-        return Measured({}, items, {}, took)
+        return MeasuredUnit({}, items, {}, took)
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """Stable where a set teaches the style and costs little of what was known."""
         ways = [way for way in _ways(results.scale) if way.pictures]
         told, gains, lost = [], dict[str, Any](), dict[str, Any]()
@@ -311,7 +311,7 @@ def _parts(model: str) -> Parts:
     return load_parts(model)._replace(vocabulary=None)
 
 
-def _trained(unit: Unit, way: _Way) -> Parts:
+def _trained(unit: StudyUnit, way: _Way) -> Parts:
     """The model of an arm, its adapter merged."""
     base = unit.scale.recipe or BASE
     if way.full:
@@ -362,7 +362,7 @@ FIGURES = (
 )  # fmt: skip
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
         cells = []
@@ -380,7 +380,7 @@ def _table(results: Results) -> Table:
     return Table("Learned, learned by heart, forgotten", head, rows)
 
 
-def _plot(results: Results) -> Plot:
+def _plot(results: StudyResults) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots(1, 2, sharey=True)
         for one, name, title in zip(

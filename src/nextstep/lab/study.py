@@ -80,7 +80,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StudyCost:
     """What one unit takes.
 
     Attributes:
@@ -99,7 +99,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Unit:
+class StudyUnit:
     """One arm with one seed.
 
     Attributes:
@@ -130,7 +130,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredUnit:
     """What was found of one unit.
 
     Attributes:
@@ -203,20 +203,20 @@ class Study(Protocol):
     def arms(self, scale: Scale) -> Sequence[Arm]:
         """All arms; one that needs another stands behind it."""
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """What a unit of an arm takes."""
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train a unit, or go on with it; False when it was stopped before its end."""
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Measure a trained unit."""
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """The verdict from all units."""
 
 
-class Results:
+class StudyResults:
     """Measurements of all units.
 
     Args:
@@ -229,7 +229,7 @@ class Results:
     def __init__(
         self,
         arms: Sequence[Arm],
-        measured: Mapping[tuple[str, int], Measured],
+        measured: Mapping[tuple[str, int], MeasuredUnit],
         scale: Scale,
         root: Path = Path(),
     ) -> None:
@@ -241,7 +241,7 @@ class Results:
         """Seeds of the units."""
         return sorted({seed for _, seed in self.measured})
 
-    def of(self, arm: str) -> list[Measured]:
+    def of(self, arm: str) -> list[MeasuredUnit]:
         """Units of an arm by seed."""
         return [self.measured[arm, seed] for seed in self.seeds if (arm, seed) in self.measured]
 

@@ -38,13 +38,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.lab.world_scores import EDITION
@@ -211,16 +211,16 @@ class TokenNorm(RecipeStudy):
             Arm(SCALED, "one scale for all", steps),
         ]
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """The decoder of its tokenizer included."""
         steps = 2 if scale.tiny else DECODER_STEPS
         return replace(super().cost(arm, scale), seconds=steps * DECODER_SECONDS)
 
-    def further(self, unit: Unit) -> tuple[str, ...]:
+    def further(self, unit: StudyUnit) -> tuple[str, ...]:
         """The model reads the unit's own tokenizer."""
         return (f"image_tokenizer={_tokenizer(unit)}",)
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Refine the decoder, then train the model."""
         kind = "per token" if unit.arm.name == NORMED else "global scale"
         changes = [f"tokenizer.token_norm={kind}", f"steps={DECODER_STEPS}", f"seed={unit.seed}"]
@@ -229,7 +229,7 @@ class TokenNorm(RecipeStudy):
         where = f"lab {self.name}, decoder of {unit.arm.name}"
         return run_recipe(recipe, folder, where=where).finished and super().train(unit)
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Scores, statistics of tokens and pictures at every guidance scale."""
         recipe = self.recipe(unit.arm, unit.scale, unit.seed, self.further(unit))
         true = _tokens(held_out_of(recipe, unit))
@@ -254,12 +254,12 @@ class TokenNorm(RecipeStudy):
             ]  # fmt: skip
         items |= world_items(unit, self.asked(unit.scale), "15, more steps", PATIENT)
         _write_sheet(sheet, unit.folder / "pictures.png")
-        return Measured(
+        return MeasuredUnit(
             values={"off, true pictures": _off_truth(true)}, items=items,
             tables={"raster": raster}, spent=spent(unit.run / "log.jsonl"),
         )  # fmt: skip
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """Drift and score of the arms at `JUDGED`, and what fails at 15."""
         mark = f"@{JUDGED:g}"
         drift = results.difference(SCALED, NORMED, f"drift{mark}")
@@ -296,7 +296,7 @@ class TokenNorm(RecipeStudy):
         )  # fmt: skip
 
 
-def _tokenizer(unit: Unit) -> Path:
+def _tokenizer(unit: StudyUnit) -> Path:
     return unit.folder / "decoder" / MODEL
 
 
@@ -330,7 +330,7 @@ def _write_sheet(rows: Sequence[Sequence[Image.Image]], path: Path) -> None:
     write_file(path, encode(canvas))
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     rows = []
     for guidance in SCALES:
         cells = [f"{guidance:g}"]
@@ -347,7 +347,7 @@ def _table(results: Results) -> Table:
     )
 
 
-def _draw_raster(figure: Figure, results: Results) -> None:
+def _draw_raster(figure: Figure, results: StudyResults) -> None:
     figure.set_size_inches(9, 7)
     axes = figure.subplots(3, 2, sharex=True, sharey="row")
     for column, arm in enumerate((NORMED, SCALED)):
@@ -368,7 +368,7 @@ def _draw_raster(figure: Figure, results: Results) -> None:
     axes[0, 1].legend(title="guidance", fontsize="small")
 
 
-def _draw_score(figure: Figure, results: Results) -> None:
+def _draw_score(figure: Figure, results: StudyResults) -> None:
     axes = figure.subplots()
     for arm, colour in zip(results.arms, colours(2), strict=True):
         found = [results.estimate(arm.name, f"score@{guidance:g}") for guidance in SCALES]
@@ -378,10 +378,10 @@ def _draw_score(figure: Figure, results: Results) -> None:
     axes.legend()
 
 
-def _draw_pictures(figure: Figure, results: Results) -> None:
+def _draw_pictures(figure: Figure, results: StudyResults) -> None:
     axes = figure.subplots(1, 2)
     for place, arm in zip(axes, results.arms, strict=True):
-        with Image.open(Unit(arm, results.seeds[0], results.root, results.scale).folder
+        with Image.open(StudyUnit(arm, results.seeds[0], results.root, results.scale).folder
                         / "pictures.png") as sheet:  # fmt: skip
             place.imshow(np.asarray(sheet.convert("RGB")))
         place.set_title(arm.title)

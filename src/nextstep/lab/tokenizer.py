@@ -29,13 +29,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.lab.world_scores import EDITION, by_task, score_world
@@ -124,7 +124,7 @@ class Tokenizers(RecipeStudy):
         tiny = TINY if scale.tiny else ()
         return load_recipe(recipe_file("lab-tokenizer"), [*changes, *tiny, f"seed={seed}"])
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """Of the generator, with the tokenizer's operations and parameters."""
         generator, recipe = super().cost(arm, scale), self.tokenizer_recipe(arm, scale)
         config, options = autoencoder_config(recipe), recipe.tokenizer
@@ -140,7 +140,7 @@ class Tokenizers(RecipeStudy):
             parameters=generator.parameters + sum(p.numel() for p in network.parameters()),
         )
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train the image tokenizer, then the generator on it; or go on with either."""
         where = f"lab {self.name}, {unit.arm.name}"
         first = self.tokenizer_recipe(unit.arm, unit.scale, unit.seed)
@@ -150,7 +150,7 @@ class Tokenizers(RecipeStudy):
         recipe = recipe.model_copy(update={"image_tokenizer": str(unit.run / TOKENIZER / MODEL)})
         return run_recipe(recipe, unit.run / GENERATOR, where=where).finished
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Reconstruction clean and disturbed, statistics of latents, score of the generator."""
         tokenizer = load_image_tokenizer(unit.run / TOKENIZER / MODEL, torch.float32)
         pictures = self._pictures(unit.scale)
@@ -162,7 +162,7 @@ class Tokenizers(RecipeStudy):
         )
         took = [spent(unit.run / name / "log.jsonl") for name in (TOKENIZER, GENERATOR)]
         total = {name: took[0][name] + took[1][name] for name in took[1]}
-        return Measured(values, {**items, **by_task(scores)}, tables, total)
+        return MeasuredUnit(values, {**items, **by_task(scores)}, tables, total)
 
     def _pictures(self, scale: Scale) -> dict[str, Tensor]:
         """Key -> pixels [1, 3, H, W] of the true pictures of the questions."""
@@ -174,7 +174,7 @@ class Tokenizers(RecipeStudy):
             for question in plan.questions(task, split)
         }
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """Whether more channels reconstruct better and generate worse, and noise mends it."""
         few, many, noisy = (way.name for way in DECIDING)
         sharper = results.difference(many, few, "psnr")
@@ -275,7 +275,7 @@ def _signed(found: Any, digits: int = 3) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _table(results: Results) -> Table:
+def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
         score = results.estimate(arm.name, "score")
@@ -297,7 +297,7 @@ def _table(results: Results) -> Table:
     return Table("Reconstruction, latents and generation", head, rows)
 
 
-def _dilemma(results: Results) -> Plot:
+def _dilemma(results: StudyResults) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for channels, colour in zip(CHANNELS, colours(len(CHANNELS)), strict=True):
@@ -319,7 +319,7 @@ def _dilemma(results: Results) -> Plot:
     return Plot("dilemma", "Score of the generator against reconstruction.", paint)
 
 
-def _spectra(results: Results) -> Plot:
+def _spectra(results: StudyResults) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         ways = _ways(results.scale)

@@ -30,6 +30,7 @@ class RMSNorm(nn.Module):
         """[..., E] -> [..., E] in the dtype of x."""
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        # Cast before the weight, as in Qwen2: in bf16 the order decides the last bits.
         return self.weight * (wide * scale).to(x.dtype)
 
 
@@ -45,6 +46,7 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
         Two fp32 tensors [B, 1, S, d]; the second half of d repeats the first.
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+    # fp32: bf16 has no whole numbers above 256 without gaps.
     angles = positions.float()[..., None] * theta**-exponent
     angles = torch.cat((angles, angles), dim=-1)[:, None]
     return angles.cos(), angles.sin()
@@ -53,6 +55,7 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Apply rotary positions to x [B, heads, S, d] (halves convention of Qwen2)."""
     cos, sin = (a.to(x.dtype) for a in angles)
+    # Value i turns with value i + d/2, not with its neighbour: released weights are laid out so.
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -205,6 +208,7 @@ class Backbone(nn.Module):
         x = embeddings
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
+                # Reentrant checkpoints would lose the gradient of inputs inside containers.
                 x = checkpoint(layer, x, angles, mask, cache, documents, use_reentrant=False)
             else:
                 x = layer(x, angles, mask, cache, documents)

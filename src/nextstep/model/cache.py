@@ -1,4 +1,8 @@
-"""Keys and values of the positions already read, kept in buffers of fixed size."""
+"""Keys and values of the positions already read, kept in buffers of fixed size.
+
+Legend: B rows, G key-value heads, S new positions, capacity: positions a buffer holds, d values per
+head.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Our tensor names are the released ones (no `model.` prefix), so reading differs only in what a
 stock Qwen2 folder puts in front and lacks. Nothing is ever silently random: every missing, extra
 or misshapen tensor is an error that names it.
+
+Legend: weights of any shape by their names; linear layers are [outputs, inputs].
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A loss is a scalar, so the gradients of a part of it can be made as soon as the 
 are kept, and no activation outlives its part. That bounds the memory of a head that sees every
 token at several noise levels; it keeps a part's tensors in the caches; and compiled code meets one
 shape, however many rows there are.
+
+Legend: M rows after any split into chunks, d values per row.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ def sum_in_parts(
 
 
 class _Sum(torch.autograd.Function):
+    """The scalar sum, whose gradients are made part by part during the forward pass."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -52,6 +56,7 @@ class _Sum(torch.autograd.Function):
         size: int,
         *tensors: Tensor,
     ) -> Tensor:
+        """Rows first, then shared tensors, as in `sum_in_parts`; a scalar, fp32."""
         count, wanted = len(dims), ctx.needs_input_grad[3:]
         fixed = [x.detach() for x in tensors[count:]]
         leaves = [x.requires_grad_(w) for x, w in zip(fixed, wanted[count:], strict=True)]
@@ -77,6 +82,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """The stored gradients times that of the sum; every one has its tensor's shape."""
         saved = iter(ctx.saved_tensors)
         return None, None, None, *(next(saved) * gradients[0] if w else None for w in ctx.wanted)
 

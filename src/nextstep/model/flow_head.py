@@ -25,6 +25,7 @@ def time_sinusoid(t: Tensor, size: int = TIME_SIZE) -> Tensor:
     """[M] times in [0, 1], not scaled -> [M, size]: cosines, then sines."""
     half = size // 2
     steps = torch.arange(half, device=t.device, dtype=torch.float32)
+    # fp32: times differ by 1/steps, which bf16 can hardly tell apart near 1.
     angles = t.float()[..., None] * torch.exp(-math.log(MAX_PERIOD) * steps / half)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
@@ -57,6 +58,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y [M, W] -> [M, W]."""
+        # The order of the three parts is that of the released weights.
         shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
         return x + gate * self.mlp(modulate(self.in_ln(x), shift, scale))
 
@@ -180,6 +182,7 @@ class FlowHead(nn.Module):
             for module in embedding.mlp:
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02)
+        # Zero modulation makes every block the identity; a zero output layer predicts velocity 0.
         zeroed = [block.adaLN_modulation for block in self.net.blocks()]
         final = self.net.final_layer
         # A head that learns to jump begins as the one that it was.

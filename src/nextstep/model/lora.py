@@ -4,6 +4,8 @@ peft puts them into a model for training. Reading a finished adapter needs no pe
 multiplied out and added to the weights, so a model with an adapter is as fast as one without. The
 files are peft's (`adapter_config.json`, `adapter_model.safetensors`); the fingerprint of the model
 that the adapter was trained on stands in the metadata of the latter.
+
+Legend: N outputs, K inputs of a layer, r rank: weight [N, K], A [r, K], B [N, r].
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from nextstep.kernels.build import keep_compiled_code_private
 
-Way = Literal["groups", "flex", "mask"]
+AttentionKind = Literal["groups", "flex", "mask"]
 
 STEP = 16
 """Lengths of groups are multiples of this, as the tiles of matrix units are."""
@@ -53,7 +53,7 @@ class Documents:
     Args:
         numbers: [B, S] number of the document in its row, each in one piece; -1 in padding.
         device: where attention runs; default that of `numbers`.
-        way: default "groups" on a CPU and "flex" elsewhere.
+        attention: default "groups" on a CPU and "flex" elsewhere.
         pictures: [B, S] number of the picture in its row, -1 elsewhere. Positions of one picture
             see each other in both directions; everything else stays causal. None for no picture.
     """
@@ -62,11 +62,13 @@ class Documents:
         self,
         numbers: Tensor,
         device: torch.device | str | None = None,
-        way: Way | None = None,
+        attention: AttentionKind | None = None,
         pictures: Tensor | None = None,
     ) -> None:
         self.device = numbers.device if device is None else torch.device(device)
-        self.way: Way = way or ("groups" if self.device.type == "cpu" else "flex")
+        self.attention: AttentionKind = attention or (
+            "groups" if self.device.type == "cpu" else "flex"
+        )
         self.starts, self.lengths = _runs(numbers.cpu().numpy())
         self.numbers = numbers.to(self.device)
         self.pictures = None if pictures is None else pictures.to(self.device)
@@ -215,13 +217,13 @@ def attend_documents(
         [B, S, H, d]; without meaning in padding, but finite.
     """
     B, S, H, d = q.shape
-    if documents.way == "groups":
+    if documents.attention == "groups":
         scaled = q * (d**-0.5 if scale is None else scale)
         joint = torch.cat((scaled, k, v), dim=2).flatten(0, 1)
         return attend_joint(joint, H, documents).view(B, S, H, d)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    if documents.way == "mask":
+    if documents.attention == "mask":
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=documents.mask, scale=scale, enable_gqa=grouped
         )
@@ -242,7 +244,7 @@ def attend_joint(joint: Tensor, heads: int, documents: Documents) -> Tensor:
     Returns:
         [N, H*d]; without meaning in padding, but finite.
     """
-    if documents.way == "groups":
+    if documents.attention == "groups":
         return GroupAttention.apply(joint, heads, documents)
     key_heads = (joint.shape[1] - heads) // 2
     joint = joint.view(*documents.numbers.shape, *joint.shape[1:])

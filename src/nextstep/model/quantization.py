@@ -3,6 +3,8 @@
 Projections of the layers and the blocks of the flow head take the asked format: they are what is
 read for every token and step. Small ones at the ends of the head keep the model's own precision,
 and so do embeddings, norms and biases.
+
+Legend: N outputs, K inputs of a weight matrix.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
 from nextstep.kernels import build
-from nextstep.kernels.linear import MULTIPLE, Arena, PackedLinear
+from nextstep.kernels.linear import MULTIPLE, PackedLinear, WeightBuffer
 from nextstep.kernels.names import formats
 from nextstep.kernels.packing import check_format
 
@@ -34,9 +36,9 @@ KEPT = (
 ENDS = ("image_head.net.input_proj", "image_head.net.final_layer.linear")
 """Parts that keep the model's own precision: noise and velocity go through them."""
 MODULATION = "adaLN_modulation"
-"""What is read once a token, for all times together, and never squeezed: many rows wait for it."""
+"""What is read once a token, for all times together, and never compressed: many rows need it."""
 LARGE = 2**26
-"""Numbers of a model that come from memory, and are squeezed. Those of a smaller one stay in the
+"""Numbers of a model that come from memory, and are compressed. Those of a smaller one stay in the
 caches, where unfolding them would cost more than reading them."""
 HALVES = {"int8": "int8", "int4": "int8"}
 """What the language-model head takes at most: its logits are compared with each other."""
@@ -49,16 +51,16 @@ class Packer:
     Args:
         format_: of the backbone.
         head: of the flow head.
-        squeezed: whether bf16 numbers may take 12 bits.
+        compressed: whether bf16 numbers may take 12 bits.
 
     Raises:
         NextStepError: for an unknown format.
     """
 
-    def __init__(self, format_: str, head: str, squeezed: bool = False) -> None:
+    def __init__(self, format_: str, head: str, compressed: bool = False) -> None:
         self.format, self.head = check_format(format_), check_format(head)
-        self.squeezed = squeezed
-        self.arena = Arena()
+        self.compressed = compressed
+        self.buffer = WeightBuffer()
 
     def format_of(self, name: str, dtype: torch.dtype) -> str:
         """Format of the layer of this name."""
@@ -79,8 +81,8 @@ class Packer:
         owner, _, leaf = name.rpartition(".")
         part = model.get_submodule(name)
         own = self.format_of(name, weight.dtype)
-        squeezed = self.squeezed and MODULATION not in name
-        packed = PackedLinear(weight, part.bias, own, self.arena, squeezed)  # type: ignore[arg-type]
+        compressed = self.compressed and MODULATION not in name
+        packed = PackedLinear(weight, part.bias, own, self.buffer, compressed)  # type: ignore[arg-type]
         setattr_in(model.get_submodule(owner), leaf, packed)
 
 
@@ -148,12 +150,13 @@ def unpacking_slowdown(format_: str, width: int = 1024, rows: int = 2) -> float:
         rows: that are multiplied by it.
     """
     plain = torch.ones(width, width)
-    packed = PackedLinear(plain, None, format_, Arena())
+    packed = PackedLinear(plain, None, format_, WeightBuffer())
     x = torch.ones(rows, width)
     ways = (lambda: packed(x)), (lambda: F.linear(x, plain))
     times = []
     for way in ways:
         best = float("inf")
+        # The best of four: what else runs on the machine only makes a time longer.
         for _ in range(4):
             begun = time.perf_counter()
             way()

@@ -57,8 +57,8 @@ def open_live_crops(settings: SourceSettings, size: int, where: str) -> MakeCrop
         RecipeError: for an unknown name, option or value.
     """
     assert settings.world is not None
-    maker = _found(settings, CROPS, where, given=1)
-    return _called(maker, where, size, **settings.world.options)
+    crops = _found(settings, CROPS, where, given=1)
+    return _called(crops, where, size, **settings.world.options)
 
 
 def _found(settings: SourceSettings, table: dict[str, str], where: str, given: int) -> Any:
@@ -80,8 +80,8 @@ def _found(settings: SourceSettings, table: dict[str, str], where: str, given: i
     return found
 
 
-def _called(maker: Any, where: str, *given: Any, **options: Any) -> Any:
+def _called(crops: Any, where: str, *given: Any, **options: Any) -> Any:
     try:
-        return maker(*given, **options)
+        return crops(*given, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{where}.world: {error}") from None

@@ -1,4 +1,7 @@
-"""The stages dpo and rl of a recipe: the model's own samples become steps of the loop."""
+"""The stages dpo and rl of a recipe: the model's own samples become steps of the loop.
+
+Legend: weights of any shape by their names.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@
     RUN/model/            model folder at the end
 
 A run that was stopped goes on from its newest checkpoint when it is run again.
+
+Legend: weights of any shape by their names.
 """
 
 from __future__ import annotations
@@ -121,13 +123,13 @@ def run_recipe(
     """
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(device))
-        with leading(ranks) as leads:
+        with rank_0_first(ranks) as leads:
             if leads:
                 stack.enter_context(open_run_folder(folder, fresh=not resume))
                 _prepare(recipe, folder, where)
         precision = agreed_precision(recipe.precision, ranks.device, ranks.world)
         chosen = recipe.model_copy(update={"precision": precision})
-        with met(ranks):
+        with barrier(ranks):
             if recipe.stage != "tokenizer":
                 build.make_latents(chosen, folder, ranks)
         parts = (make_parts or _parts)(chosen, folder, ranks, where)
@@ -138,14 +140,14 @@ def run_recipe(
 
 
 @contextmanager
-def leading(ranks: Ranks) -> Iterator[bool]:
+def rank_0_first(ranks: Ranks) -> Iterator[bool]:
     """Inside, the first rank works; the others pass, and all meet at the end."""
-    with met(ranks):
+    with barrier(ranks):
         yield ranks.rank == 0
 
 
 @contextmanager
-def met(ranks: Ranks) -> Iterator[None]:
+def barrier(ranks: Ranks) -> Iterator[None]:
     """All ranks meet at the end."""
     try:
         yield

@@ -1,4 +1,7 @@
-"""The stages on sequences of a recipe: model, stage, batches, and how the result is written."""
+"""The stages on sequences of a recipe: model, stage, batches, and how the result is written.
+
+Legend: weights of any shape by their names.
+"""
 
 from __future__ import annotations
 

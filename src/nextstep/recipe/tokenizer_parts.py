@@ -1,4 +1,7 @@
-"""The tokenizer stage of a recipe: what is trained, on what, and how the result is written."""
+"""The tokenizer stage of a recipe: what is trained, on what, and how the result is written.
+
+Legend: weights of any shape by their names.
+"""
 
 from __future__ import annotations
 

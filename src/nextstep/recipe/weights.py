@@ -2,6 +2,8 @@
 
 So a process of many never holds more than its own rows of a model and one whole tensor, unless the
 model is fresh from top to bottom.
+
+Legend: weights of any shape by their names, read one at a time.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 A group is written whole as soon as it is judged. A run that is killed takes up the groups that the
 same weights drew, and draws the rest: the very same ones, since a sample depends on weights,
 prompt, settings and noise alone.
+
+Legend: G prompts, n samples of each; N tokens of a picture, D values per token.
 """
 
 from __future__ import annotations

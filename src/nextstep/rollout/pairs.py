@@ -1,4 +1,7 @@
-"""Winners and losers of rollouts, for the stage `dpo`; and winners alone, for `sft`."""
+"""Winners and losers of rollouts, for the stage `dpo`; and winners alone, for `sft`.
+
+Legend: D values per token; a picture has rows*columns tokens.
+"""
 
 from __future__ import annotations
 

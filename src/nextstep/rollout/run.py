@@ -36,7 +36,7 @@ def make_rollouts(
     Raises:
         NextStepError: when a sample cannot be drawn or judged.
     """
-    policy = sampler.engine.maker.model
+    policy = sampler.engine.fingerprint.model
     for shard, first in enumerate(range(0, count, per_shard)):
         if not store.has(shard):
             numbers = range(first, min(first + per_shard, count))

@@ -10,6 +10,8 @@ at the next start. Tensors are stored by name and global shape (torch.distribute
 any number of ranks may read what any other number wrote.
 
 What a damaged one and one of somebody else may do is in `checkpoint_integrity`.
+
+Legend: tensors of any shape, stored by name and whole shape, however they are sharded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the loop asks of a stage and of a source of batches."""
+"""What the loop asks of a stage and of a source of batches.
+
+Legend: losses and counts are scalars by their names.
+"""
 
 from __future__ import annotations
 

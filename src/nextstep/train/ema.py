@@ -1,4 +1,7 @@
-"""Exponential moving average of the weights."""
+"""Exponential moving average of the weights.
+
+Legend: parameters of any shape; averages have the shape of their parameter, fp32.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ same update; orthogonalising is the costly part of it. So the matrices are dealt
 finished updates are summed over the ranks (all but one of which add zeros). They travel in the
 format of the iteration, so the weights are bit for bit those of one process. Momentum is kept up
 everywhere: it is cheap, and any rank may write a checkpoint.
+
+Legend: N rows, K columns of a weight matrix.
 """
 
 from __future__ import annotations
@@ -53,9 +55,12 @@ def orthogonalised(
     a, b, c = coefficients
     tall = matrix.size(0) > matrix.size(1)
     x = matrix.to(dtype, copy=True)
+    # The Gram matrix is that of the shorter side, which is the smaller product.
     x = x.T if tall else x
+    # Norm 1 bounds all singular values by 1, where the iteration converges.
     x.div_(x.norm().clamp(min=eps))
     for _ in range(steps):
+        # a x + (b G + c G G) x in two fused products.
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
@@ -115,6 +120,7 @@ class Muon(torch.optim.Muon):
             momentum = self._momentum(group, parameter)
             if owner == dist.get_rank():
                 part.view_as(parameter).copy_(self._update(group, parameter, momentum))
+        # Every part is zero on all ranks but its owner, so a sum is a gather.
         dist.all_reduce(made)
         for parameter, part in zip(parameters, parts, strict=True):
             self._move(group, parameter, part.view_as(parameter))

@@ -5,6 +5,8 @@ each reads its place from the environment, every rank holds its rows of every pa
 (`fully_shard`, FSDP2), and with `replicas` the model is sharded inside groups of ranks and copied
 between them (HSDP), so that the heavy traffic stays inside a node. With as many replicas as ranks
 every rank has a whole model, which suits small ones: gradients alone travel.
+
+Legend: parameters have any shape; dimension 0 is split over the R ranks of a mesh.
 """
 
 from __future__ import annotations

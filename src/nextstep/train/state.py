@@ -2,6 +2,8 @@
 
 Tensors: `model/NAME`, `ema/NAME`, `optimizer/NAME/FIELD`. Learning rate, decay and the like are not
 state: they come from the config of the run that goes on.
+
+Legend: parameters and optimizer moments have any shape and are stored whole, by name.
 """
 
 from __future__ import annotations

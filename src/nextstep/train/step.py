@@ -4,6 +4,8 @@ The loss is a sum over parts of weight * (sum over all micro-batches and ranks) 
 same). The counts are exchanged before the first backward pass, so every micro-batch is divided by
 the final count at once and gradients need only be added. So the update does not depend on how a
 step's rows are dealt out to micro-batches and ranks, but for the order of additions.
+
+Legend: parameters of any shape; losses and counts are scalars, summed over micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ class Stepper:
         sums = dict(zip(totals.counts, self.peers.table(mine).sum(0).tolist(), strict=True))
         norm = self._clipped_norm()
         rate = self.config.learning_rate * self.schedule(number)
+        # The sums are those of all ranks, so all ranks decide alike.
         good = all(map(math.isfinite, (*sums.values(), norm)))
         if good:
             set_rate(self.optimizers, rate)
@@ -123,6 +126,7 @@ class Stepper:
         names = list(self.stage.loss_weights)
         counts = [self.stage.counts(batch) for batch in batches]
         count_flops: Callable[[Any], float] | None = getattr(self.stage, "flops", None)
+        # fsum: exact, so that the order of micro-batches does not move a count.
         mine = [math.fsum(count.get(name, 0.0) for count in counts) for name in names]
         flops = math.fsum(map(count_flops, batches)) if count_flops else 0.0
         table = self.peers.table([*mine, float(tokens), flops, float(len(batches))])

@@ -7,6 +7,8 @@
 
 A run may be killed at any moment; `resume` takes up its newest whole checkpoint, on any number of
 ranks, and on the same number of them goes on to the very same weights (bitwise on one process).
+
+Legend: parameters of any shape; losses are scalars by their names.
 """
 
 from __future__ import annotations

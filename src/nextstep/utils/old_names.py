@@ -20,8 +20,16 @@ SETTINGS = {
 DEFAULTS = {"think_before_answers": "reasoning_before_answers"}
 """Of generation.json, beside its settings."""
 
+STATE = {"maker": "fingerprint"}
+"""Of the description inside a picture state."""
+
 RECORD = {**SETTINGS, "computed_by": "backend"}
 """What a picture records."""
+
+RUNTIME = {"by": "backend"}
+"""Of `RuntimeInfo`."""
+RUNTIME_NOTE = "computing"
+"""Where a service kept it."""
 
 RECIPE = {
     "checkpointing": "activation_checkpointing",

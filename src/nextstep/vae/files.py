@@ -2,6 +2,8 @@
 
 Two layouts: diffusers' (config.json and diffusion_pytorch_model.safetensors) and the released one
 (config.json and checkpoint.pt, Flux names). Both are read with every name and shape checked.
+
+Legend: tensors of the autoencoder by their names; convolutions are [out, in, height, width].
 """
 
 from __future__ import annotations

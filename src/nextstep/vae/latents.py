@@ -31,6 +31,7 @@ def patchify(latents: Tensor, patch: int = 2) -> Tensor:
         raise ValueError(f"latents of {h}x{w} cannot be cut into {patch}x{patch} tokens")
     R, K = h // patch, w // patch
     blocks = latents.reshape(B, C, R, patch, K, patch)
+    # [B, R, K, C, dy, dx]: channel-major inside a token, as released weights read it.
     return blocks.permute(0, 2, 4, 1, 3, 5).reshape(B, R * K, C * patch * patch)
 
 

@@ -19,7 +19,7 @@ PICTURES, SIDE = 48, 4
 RIDGE = 0.1
 
 
-class RoughDecoder:
+class LinearPreview:
     """Pixels of tokens, one by one.
 
     Args:

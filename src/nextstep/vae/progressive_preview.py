@@ -4,6 +4,8 @@ New rows of image tokens are decoded together with the last ones before them, so
 sees what stands above. It also looks over the whole picture (attention, group norms), which a strip
 cannot give it, so a shown picture is near the finished one but not the same; the finished one
 is always decoded as a whole. Where even that takes too long, new rows are shown roughly.
+
+Legend: k tokens that are known, D values per token.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.image import pictures
-from nextstep.vae.linear_preview import RoughDecoder
+from nextstep.vae.linear_preview import LinearPreview
 from nextstep.vae.tokenizer import ImageTokenizer
 
 BLANK = (128, 128, 128)
@@ -50,12 +52,12 @@ class GrowingPicture:
             self.rows = done
         return self.picture.copy()
 
-    def show_roughly(self, tokens: Tensor, rough: RoughDecoder) -> Image.Image:
+    def show_linear_preview(self, tokens: Tensor, preview: LinearPreview) -> Image.Image:
         """The same, but rows that `show` has not shown yet are rough."""
         columns, shown = self.grid[1], self.picture.copy()
         done = len(tokens) // columns
         if done > self.rows:
             new = tokens[self.rows * columns : done * columns]
-            pixels = rough.decode(new, (done - self.rows, columns))
+            pixels = preview.decode(new, (done - self.rows, columns))
             shown.paste(pictures.to_pictures(pixels)[0], (0, self.rows * self.side))
         return shown

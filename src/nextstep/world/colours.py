@@ -1,4 +1,7 @@
-"""Colours: their words measured from pixels, and drawings painted in another colour."""
+"""Colours: their words measured from pixels, and drawings painted in another colour.
+
+Legend: h w pixels of a drawing; channels are RGB or RGBA, uint8.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Crops of emoji drawings as a live source of the tokenizer stage."""
+"""Crops of emoji drawings as a live source of the tokenizer stage.
+
+Legend: n drawings of `side` pixels, RGBA.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Busy crops for training the image tokenizer: drawings at any scale over colours and photos."""
+"""Busy crops for training the image tokenizer: drawings at any scale over colours and photos.
+
+Legend: B crops of `size` pixels a side; n drawings of s pixels a side, RGBA.
+"""
 
 from __future__ import annotations
 

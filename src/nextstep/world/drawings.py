@@ -3,6 +3,8 @@
 The atlas holds every object of the scenes in every training style, cut to its outline, RGBA,
 longest side `ATLAS_SIDE`. One lossless WebP sheet a style, all with the same cells, and a JSON
 index.
+
+Legend: drawings are [height, width, 4], RGBA, uint8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The world as a live source: samples are drawn when they are asked for, and never repeat."""
+"""The world as a live source: samples are drawn when they are asked for, and never repeat.
+
+Legend: pixels: of a picture's side, RGB, uint8.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A `Scene` is all there is to know about a picture, in shares of its side, so that the same scene can
 be drawn at any size. `render` is a pure function of it.
+
+Legend: size: pixels of a picture's side, RGB, uint8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Single-object pictures as live sources: drawn when they are asked for, no files in between."""
+"""Single-object pictures as live sources: drawn when they are asked for, no files in between.
+
+Legend: pixels: of a picture's side, RGB, uint8.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Exact facts about rendered scenes: who is seen how much, and what an edit changed."""
+"""Exact facts about rendered scenes: who is seen how much, and what an edit changed.
+
+Legend: H W pixels; RGB or RGBA in the last dimension.
+"""
 
 from __future__ import annotations
 

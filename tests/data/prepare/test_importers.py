@@ -222,7 +222,7 @@ def test_hugging_face_data_sets(hub_set: datasets.Dataset, tmp_path: Path) -> No
     assert only.pictures == (JPEG,), "the only column of pictures needs no name"
 
 
-def test_a_missing_data_set_is_told_in_one_sentence(
+def test_a_missing_data_set_is_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NextStepError, match="cannot be read"):
@@ -322,7 +322,7 @@ def test_a_source_without_a_usable_sample_makes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]
 
 
-def test_sources_are_told_apart_by_what_lies_there(
+def test_sources_are_distinguished_by_what_lies_there(
     hub_set: datasets.Dataset, tmp_path: Path
 ) -> None:
     hub_set.save_to_disk(str(tmp_path / "saved"))

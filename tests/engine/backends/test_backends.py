@@ -1,4 +1,4 @@
-"""Every backend over one list of unlike requests, against whole passes without a cache."""
+"""Every backend over one list of different requests, against whole passes without a cache."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_every_backend_draws_what_whole_passes_draw(
     assert torch.allclose(tokens, expected[name], atol=1e-3)
 
 
-def test_unlike_requests_in_one_batch(
+def test_heterogeneous_requests_in_one_batch(
     backend: Backend, model: NextStepModel, expected: dict[str, Tensor]
 ) -> None:
     for (name, right), tokens in zip(

@@ -63,7 +63,7 @@ def test_costs_follow_pictures_devices_and_prices() -> None:
     assert (one.side, edits.side) == (256, 512)
 
 
-def test_what_cannot_be_planned_is_told() -> None:
+def test_what_cannot_be_planned_is_reported() -> None:
     with pytest.raises(NextStepError, match="no benchmark 'poems'"):
         cost_of("poems", BIG, H100)
     with pytest.raises(NextStepError, match=r"30 GB of weights do not fit into the 24 GB"):

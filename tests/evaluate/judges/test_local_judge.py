@@ -115,7 +115,9 @@ def test_instances_by_hand() -> None:
     assert found[1][1] == pytest.approx(0.1, rel=0.02)
 
 
-def test_what_a_judge_cannot_do_is_told(chat: TransformersJudge, clip: TransformersJudge) -> None:
+def test_judges_report_what_they_cannot_do(
+    chat: TransformersJudge, clip: TransformersJudge
+) -> None:
     with pytest.raises(NextStepError, match="llava cannot detect objects"):
         chat.detect(PICTURE)
     with pytest.raises(NextStepError, match="llava cannot embed"):

@@ -176,6 +176,6 @@ def test_specifications(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         judge.embed([PICTURE])
 
 
-def test_pictures_are_told_apart_by_their_pixels() -> None:
+def test_pictures_are_distinguished_by_their_pixels() -> None:
     assert picture_hash(picture(1)) == picture_hash(picture(1))
     assert picture_hash(picture(1)) != picture_hash(picture(2))

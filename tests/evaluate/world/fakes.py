@@ -1,4 +1,4 @@
-"""A pipeline that knows the answers, and an eye that knows the scenes."""
+"""A pipeline that knows the answers, and a detector that knows the scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eye on true scenes: backgrounds, drawings, boxes, signs, and whole tasks."""
+"""The detector on true scenes: backgrounds, drawings, boxes, signs, and whole tasks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render
 from nextstep.world.vocabulary import COLOURS, STYLES
 
 
-def test_every_background_is_told() -> None:
+def test_every_background_is_recognised() -> None:
     box = [(40, 40, 88, 88)]
     for first in COLOURS:
         for second in COLOURS:

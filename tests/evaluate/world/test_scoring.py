@@ -80,7 +80,7 @@ def test_a_picture_left_as_it_was_is_no_edit(task: str) -> None:
     assert judged(asked, FakePipeline(asked, unchanged)) == [0.0] * 6
 
 
-def test_a_turned_thing_is_told_by_pixels() -> None:
+def test_a_mirrored_object_is_recognised_by_pixels() -> None:
     for question in questions("next_state", "seen", 60):
         example = question.example
         for place in question.asked:

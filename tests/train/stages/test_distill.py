@@ -15,7 +15,7 @@ from nextstep.engine.backends.cpu_kernels import CpuKernels
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import CONDITIONAL
-from nextstep.flow.solvers import SolverSettings, question_rows
+from nextstep.flow.solvers import SolverSettings, request_rows
 from nextstep.kernels import build
 from nextstep.model.flow_head import FlowHead
 from nextstep.model.nextstep import NextStepModel
@@ -163,8 +163,8 @@ def test_every_backend_jumps_alike(steps: int) -> None:
 def test_only_heads_that_learned_it_jump() -> None:
     with pytest.raises(NextStepError, match="does not jump"):
         random_model(PACKABLE).image_head.embed_question(
-            question_rows(SolverSettings("flow_map", 1))
+            request_rows(SolverSettings("flow_map", 1))
         )
-    rows = question_rows(SolverSettings("flow_map", 2, guidance=2.0))
+    rows = request_rows(SolverSettings("flow_map", 2, guidance=2.0))
     assert rows.tolist() == [[0.0, 0.5, 2.0], [0.5, 0.5, 2.0]]
-    assert question_rows(SolverSettings("ode", 2)).tolist() == [[0.0, 0.0, 1.0], [0.5, 0.0, 1.0]]
+    assert request_rows(SolverSettings("ode", 2)).tolist() == [[0.0, 0.0, 1.0], [0.5, 0.0, 1.0]]

@@ -1,4 +1,4 @@
-"""Pictures are encoded once, and to the same numbers in any company."""
+"""Pictures are encoded once, and to the same numbers in any batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_same_picture_twice_in_a_batch_is_one() -> None:
     assert torch.equal(both[0], both[1])
 
 
-def test_company_and_memory_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_composition_and_memory_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(encoding.PIXELS_AT_ONCE, "cpu", 4 * 32 * 32)
     many = pictures(11)
     together = PictureEncoder(tokenizer())(many)
@@ -75,7 +75,7 @@ def test_the_oldest_are_forgotten() -> None:
     assert own.calls == calls + 1
 
 
-def test_sizes_are_told_apart() -> None:
+def test_sizes_are_distinguished() -> None:
     encode = PictureEncoder(tokenizer())
     square = pictures(1)
     wide = square.reshape(1, 16, 64, 3)

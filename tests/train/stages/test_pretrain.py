@@ -103,7 +103,7 @@ def test_packed_equals_unpacked(text_tokenizer: TextTokenizer) -> None:
     together = [prepared(packed(samples))]
     assert together[0].batch.ids.shape[0] < len(samples) / 2
     alone = [
-        prepared([[sample]], row_length=len(sample[0]), way="mask" if n % 2 else None)
+        prepared([[sample]], row_length=len(sample[0]), attention="mask" if n % 2 else None)
         for n, sample in enumerate(samples)
     ]
     one, other = means(model, together), means(model, alone)

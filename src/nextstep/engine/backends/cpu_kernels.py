@@ -20,9 +20,9 @@ from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, Sa
 from nextstep.engine.backends.exact import embed_times, rotary_angles
 from nextstep.engine.backends.kernel_structs import describe_backbone, describe_head
 from nextstep.engine.backends.torch import TorchBackend
-from nextstep.flow.solvers import SolverSettings, ask, question_rows, question_times
+from nextstep.flow.solvers import SolverSettings, request_rows, request_times, velocity_requests
 from nextstep.kernels import build
-from nextstep.kernels.linear import Arena, PackedLinear
+from nextstep.kernels.linear import PackedLinear, WeightBuffer
 from nextstep.model.cache import KVCache
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.quantization import OWN, kernels_fit, quantised
@@ -176,7 +176,7 @@ class Core:
     def _packed(self, part: nn.Module) -> PackedLinear:
         """A layer in its own number format, through the kernels."""
         assert isinstance(part, nn.Linear)
-        return PackedLinear(part.weight, part.bias, OWN[part.weight.dtype], Arena())
+        return PackedLinear(part.weight, part.bias, OWN[part.weight.dtype], WeightBuffer())
 
     def _address(self, tensor: Tensor) -> int:
         """Of the tensor in fp32, which stays as long as this."""
@@ -261,7 +261,7 @@ class Core:
         if solver not in self._plans:
             if len(self._plans) >= REMEMBERED:
                 self._plans.clear()
-            times = self._embedded(question_rows(solver))
+            times = self._embedded(request_rows(solver))
             self._plans[solver] = SolverPlan(*coefficients(solver), times)
         return self._plans[solver]
 
@@ -279,10 +279,10 @@ def coefficients(solver: SolverSettings) -> tuple[int, int, Tensor]:
     All solvers are linear in draws and velocities. So one that is given unit vectors asks at, and
     ends with, the vectors of its own coefficients.
     """
-    draws, calls = solver.draws, len(question_times(solver))
+    draws, calls = solver.draws, len(request_times(solver))
     units = iter(torch.eye(draws + calls, dtype=torch.float64))
     answers = torch.eye(draws + calls, dtype=torch.float64)[draws:]
-    questions, rows = ask(lambda: next(units), solver), []
+    questions, rows = velocity_requests(lambda: next(units), solver), []
     try:
         rows.append(next(questions)[0])
         for answer in answers:

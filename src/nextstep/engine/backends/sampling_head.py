@@ -1,4 +1,4 @@
-"""The flow head as sampling uses it: one image token of many unlike pictures together.
+"""The flow head as sampling uses it: one image token of many different pictures together.
 
 More than half of the head's weights (the AdaLN modulation) do not see x, and a solver's times are
 known beforehand. So the modulation of many rounds is made at once, layer by layer, with the layer
@@ -6,7 +6,7 @@ norms' own weights folded in: the same mathematics in another order of rounding.
 
 Pictures with the same solver and branches form a group, whose solver asks for a velocity in every
 round until it is done. All groups' questions of a round go through the head together, in blocks of
-R rows where rows must not depend on their company.
+R rows where rows must not depend on the rest of the batch.
 
 Legend: R rows of a block, n rows of all pictures, B pictures of a group, b branches, E hidden size,
 W head width, D values per token, K questions.
@@ -25,7 +25,7 @@ from nextstep.engine.backends.base import SampleRequest
 from nextstep.engine.backends.blocks import ROWS, blockwise, filled
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
-from nextstep.flow.solvers import Questions, SolverSettings, ask, question_rows
+from nextstep.flow.solvers import SolverSettings, VelocityRequests, request_rows, velocity_requests
 from nextstep.model.flow_head import NORM_EPS
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import token_norm
@@ -60,7 +60,7 @@ class SolverGroup:
         self.hidden, self.rows = hidden, slice(first, first + len(hidden))
         self.weights = dict(zip(self.branches, weights[..., None].unbind(), strict=True))
         stream = iter(draws)
-        self.questions: Questions = ask(lambda: next(stream), self.solver)
+        self.questions: VelocityRequests = velocity_requests(lambda: next(stream), self.solver)
         self.x, _ = next(self.questions)
         self.tokens: Tensor | None = None
 
@@ -136,7 +136,7 @@ class SamplingHead:
         if solver in self._times:
             self._times.move_to_end(solver)
             return self._times[solver]
-        asked = question_rows(solver).to(self.model.embed_tokens.weight.device)
+        asked = request_rows(solver).to(self.model.embed_tokens.weight.device)
         self._times[solver] = self._blockwise(self.head.embed_question, asked)
         if len(self._times) > REMEMBERED:
             self._times.popitem(last=False)

@@ -1,4 +1,7 @@
-"""Text and pictures in any order, in and out: stories, next states, questions about pictures."""
+"""Text and pictures in any order, in and out: stories, next states, questions about pictures.
+
+Legend: n tokens of a picture, D values per token.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Conversations:
     """Sequences of text and pictures that people and a model write, side by side.
 
     What one of them gets depends on what stands before in it, its seed and the settings alone, not
-    on its company, where the engine's backend is batch-invariant.
+    on the rest of the batch, where the engine's backend is batch-invariant.
 
     Args:
         engine: that makes their turns.

@@ -1,4 +1,7 @@
-"""What all benchmarks share: items, the official picture layout, judges by role, metrics."""
+"""What all benchmarks share: items, the official picture layout, judges by role, metrics.
+
+Legend: R repeats of a prompt, one picture each.
+"""
 
 from __future__ import annotations
 

@@ -164,8 +164,8 @@ class Run:
         Raises:
             NextStepError: when the folder holds another run, or files of something else.
         """
-        maker = made_by(benchmark, pipeline, model, settings)
-        return cls.begin_as(folder, benchmark, data, maker, settings, weights)
+        producer = made_by(benchmark, pipeline, model, settings)
+        return cls.begin_as(folder, benchmark, data, producer, settings, weights)
 
     @classmethod
     def begin_as(
@@ -173,13 +173,13 @@ class Run:
         folder: Path,
         benchmark: Benchmark,
         data: Path,
-        maker: Mapping[str, Any],
+        producer: Mapping[str, Any],
         settings: Settings,
         weights: Mapping[str, str | None] | None = None,
     ) -> Run:
         """As `begin`, for a maker that is described as `made_by` does."""
         items = spread(benchmark.read(data), settings.limit)
-        manifest = _manifest(benchmark, data, items, maker, settings)
+        manifest = _manifest(benchmark, data, items, producer, settings)
         manifest["weights"] = dict(weights or {})
         path = folder / MANIFEST
         if path.exists():
@@ -351,7 +351,7 @@ def made_by(
 
 
 def _manifest(
-    benchmark: Benchmark, data: Path, items: Sequence[Item], maker: Mapping[str, Any],
+    benchmark: Benchmark, data: Path, items: Sequence[Item], producer: Mapping[str, Any],
     settings: Settings,
 ) -> dict[str, Any]:  # fmt: skip
     place = OWN_SET if benchmark.own_set else str(data.resolve())
@@ -365,7 +365,7 @@ def _manifest(
         "repeats": benchmark.repeats,
         "size": settings.size,
         "seed": settings.seed,
-        **maker,
+        **producer,
     }
     # As it is read back from its file, where tuples are lists.
     read_back: dict[str, Any] = json.loads(json.dumps(told))

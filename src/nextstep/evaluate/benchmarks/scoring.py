@@ -198,14 +198,17 @@ class _Gone:
         self._misses, self._guard = 0, threading.Lock()
 
     def missed(self) -> None:
+        """Count an item without an answer; from any thread."""
         with self._guard:
             self._misses += 1
 
     def answered(self) -> None:
+        """Start the count again; from any thread."""
         with self._guard:
             self._misses = 0
 
     def check(self) -> None:
+        """Raise UnavailableError when too many items in a row have no answer."""
         if self._misses >= GONE_AFTER:
             raise UnavailableError("the judge is gone")
 

@@ -154,15 +154,15 @@ class UEval(Benchmark):
             measured.failures.append("a picture is missing, or there is none")
         if not outputs.text and item.record["text"]:
             measured.failures.append("there is no text")
-        met: dict[str, list[bool]] = {}
+        satisfied: dict[str, list[bool]] = {}
         for part, seen, there in (
             ("text", [], bool(outputs.text)), ("image", pictures, bool(pictures)),
         ):  # fmt: skip
-            met[part] = [
+            satisfied[part] = [
                 there and self._met(item, part, rubric, outputs.text, seen, judges, measured)
                 for rubric in item.record[part]
             ]
-        measured.values, measured.evidence = rates(met), {"met": met}
+        measured.values, measured.evidence = rates(satisfied), {"met": satisfied}
         return measured
 
     def _met(
@@ -194,11 +194,11 @@ class UEval(Benchmark):
             raise NextStepError(f"{path} is no result of UEval")
         results = {}
         for entry in entries:
-            met = {
+            satisfied = {
                 part: [is_met(one.get("criteria_met")) for one in entry.get(f"{part}_results", ())]
                 for part in ("text", "image")
             }
-            results[str(entry["id"])] = Measurement(rates(met), [], {"met": met})
+            results[str(entry["id"])] = Measurement(rates(satisfied), [], {"met": satisfied})
         return results
 
 
@@ -230,7 +230,9 @@ def _unread() -> bool:
     raise UnreadableError('an object with "criteria_met" is needed')
 
 
-def rates(met: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+def rates(satisfied: Mapping[str, Sequence[bool]]) -> dict[str, float]:
     """Columns of an item: the share of rubrics met in text and in pictures, and their mean."""
-    found = {part: column_mean([float(one) for one in some]) for part, some in met.items() if some}
+    found = {
+        part: column_mean([float(one) for one in some]) for part, some in satisfied.items() if some
+    }
     return {**found, "rate": column_mean(list(found.values()))}

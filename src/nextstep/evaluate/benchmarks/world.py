@@ -327,8 +327,8 @@ def begin(
         NextStepError: when the folder holds another run, or files of something else.
     """
     settings, benchmark = Settings(plan.size, plan.seed, batch_size, limit, {}), World()
-    maker = made_by(benchmark, pipeline, model, settings)
-    return _begun(plan, folder, benchmark, maker, settings, weights), settings
+    producer = made_by(benchmark, pipeline, model, settings)
+    return _begun(plan, folder, benchmark, producer, settings, weights), settings
 
 
 def evaluate(
@@ -353,20 +353,20 @@ def evaluate(
         NextStepError: when the folder holds another run.
     """
     settings, benchmark = Settings(plan.size, plan.seed, sampling={}), World(answerer=answerer)
-    maker = {"model": who, "model_hash": who, "adapter": {}, "settings": {}, "versions": {}}
-    run = _begun(plan, folder, benchmark, maker, settings, None)
+    producer = {"model": who, "model_hash": who, "adapter": {}, "settings": {}, "versions": {}}
+    run = _begun(plan, folder, benchmark, producer, settings, None)
     generate(run, None, settings, on_items)
     return score(run, {"scorer": WorldJudge(scorer)}, WorldJudge.name)
 
 
 def _begun(
-    plan: Plan, folder: Path, benchmark: World, maker: Mapping[str, Any], settings: Settings,
+    plan: Plan, folder: Path, benchmark: World, producer: Mapping[str, Any], settings: Settings,
     weights: Mapping[str, str | None] | None,
 ) -> Run:  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / OWN_SET
         path.write_text(plan.to_json(), "utf-8")
-        return Run.begin_as(folder, benchmark, path, maker, settings, weights)
+        return Run.begin_as(folder, benchmark, path, producer, settings, weights)
 
 
 def _measured(verdict: Verdict, seconds: float) -> Measurement:

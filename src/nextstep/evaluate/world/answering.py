@@ -2,6 +2,8 @@
 
 The truth, drawn or as the image tokenizer gives it back, is the best that any model could do; what
 the scorer says about it is the ceiling of every score.
+
+Legend: H W pixels, RGB.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""The eye of the scorer: pictures in, what stands in them out.
+"""The detector of the scorer: pictures in, detections out.
 
 A detector that was trained on all of the world, held-out combinations included, finds where objects
 are and what they might be. The background is the one whose pixels fit best. What stands in a box is
 then the drawing of the world that is both likely by the detector and near to the pixels. Signs are
 read by a network of their own.
+
+Legend: H W pixels, N pictures of side SIDE, h w places of the detector's maps, C classes, K boxes
+(left, top, right, bottom in pixels).
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ class Detector:
 
     @classmethod
     def open(cls, path: Path = WEIGHTS, edition: str = "full") -> Detector:
-        """The eye that ships with the package, or one of another file.
+        """The detector that ships with the package, or one of another file.
 
         Raises:
             ModelFileError: when the file is missing, damaged or knows other objects.
@@ -156,7 +159,7 @@ class Detector:
 
 @functools.cache
 def shipped_detector(edition: str = "full") -> Detector:
-    """The eye that ships with the package, read once for each edition of the world."""
+    """The detector that ships with the package, read once for each edition of the world."""
     return Detector.open(edition=edition)
 
 

@@ -1,4 +1,7 @@
-"""The emoji world's own scorer as a reward: the share of a scene's requirements that are met."""
+"""The emoji world's own scorer as a reward: the share of a scene's requirements that are met.
+
+Legend: pictures are [H, W, 3], RGB, uint8.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """What an answer is worth, and why not more.
 
-A picture is right when what the eye sees satisfies the spec of its part. Edits must besides leave
-the rest alone; stories are about characters and style throughout. Where the spec cannot tell the
-picture before from the one after (an object turned round, a hole filled, colours brought back), the
+A picture is right when what the detector finds satisfies the spec of its part. Edits must also
+leave the rest unchanged; stories are about characters and style throughout. Where the spec cannot
+distinguish the pictures before and after (an object mirrored, a hole filled, colours restored), the
 pixels decide.
+
+Legend: H W pixels; masks are bool [H, W].
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from nextstep.data.documents import Document
 from nextstep.flow.path import interpolate, logit_normal_time
 from nextstep.model.flow_head import TimeEmbedding
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.packed_attention import Documents, Way
+from nextstep.model.packed_attention import AttentionKind, Documents
 from nextstep.train.flops import Work, train_flops
 from nextstep.train.parallel import is_sharded
 from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage
@@ -86,7 +86,7 @@ class DiffusionStage(PretrainStage):
         image_tokenizer: see `PretrainStage`.
         level: what has a noise level of its own.
         both_directions: tokens of one picture see each other in both directions.
-        row_length, text_weight, image_weight, way, compile: see `PretrainStage`.
+        row_length, text_weight, image_weight, attention, compile: see `PretrainStage`.
 
     Raises:
         ValueError: for levels by token that see each other in both directions, which nothing
@@ -103,7 +103,7 @@ class DiffusionStage(PretrainStage):
         row_length: int = 1024,
         text_weight: float | None = None,
         image_weight: float | None = None,
-        way: Way | None = None,
+        attention: AttentionKind | None = None,
         compile: bool = False,
     ) -> None:
         if level == "token" and both_directions:
@@ -114,7 +114,7 @@ class DiffusionStage(PretrainStage):
             row_length=row_length,
             text_weight=text_weight,
             image_weight=image_weight,
-            way=way,
+            attention=attention,
             compile=compile,
         )
         self.level, self.both_directions = level, both_directions
@@ -135,7 +135,7 @@ class DiffusionStage(PretrainStage):
         if batch.u is None or batch.noise is None or len(batch.u) < DRAWS:
             raise ValueError("this batch lacks draws; make it with the stage's own batch_of")
         pictures = picture_numbers(batch) if self.both_directions else None
-        documents = Documents(batch.documents, device, self.way, pictures)
+        documents = Documents(batch.documents, device, self.attention, pictures)
         batch = self._encoded(batch.to(device))
         assert batch.u is not None and batch.noise is not None
         owners = picture_of_tokens(batch.coordinates)[batch.target_rows]  # [T]

@@ -63,7 +63,7 @@ class DrawSettings:
         return self.grid[0] * self.grid[1]
 
 
-class Rows:
+class CacheRows:
     """Prompts that a model has read, and what it reads behind them.
 
     Args:
@@ -125,12 +125,12 @@ class Paradigm(Protocol):
     def embed(self, batch: SequenceBatch) -> Tensor:
         """Input embeddings [B, S, E] of a batch whose pictures are all clean."""
 
-    def draw(self, branches: Mapping[str, Rows], keys: Keys, settings: DrawSettings) -> Tensor:
+    def draw(self, branches: Mapping[str, CacheRows], keys: Keys, settings: DrawSettings) -> Tensor:
         """Image tokens [B, N, D] behind the prompts of every branch, kept in their caches."""
 
 
 @torch.no_grad()
-def read_prompts(paradigm: Paradigm, prompts: Sequence[Prompt], room: int) -> Rows:
+def read_prompts(paradigm: Paradigm, prompts: Sequence[Prompt], room: int) -> CacheRows:
     """Read prompts side by side.
 
     Args:
@@ -150,7 +150,7 @@ def read_prompts(paradigm: Paradigm, prompts: Sequence[Prompt], room: int) -> Ro
         numbers = picture_numbers(batch)
         same = numbers[:, :, None] == numbers[:, None, :]
         mask = mask | (same & (numbers >= 0)[:, None, :])
-    return Rows(paradigm.model, paradigm.embed(batch), mask, lengths, room)
+    return CacheRows(paradigm.model, paradigm.embed(batch), mask, lengths, room)
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def draw(
     empty: Prompt,
     keys: Keys,
     settings: DrawSettings,
-) -> tuple[Tensor, Rows]:
+) -> tuple[Tensor, CacheRows]:
     """Draw a picture behind every prompt, with guidance.
 
     Args:
@@ -221,7 +221,7 @@ class DiffusionSampler:
         projected = self.model.embed_noised(batch.image_tokens, times, batch.coordinates)
         return self.model.embed_with(batch.ids, projected, batch.image_places)
 
-    def draw(self, branches: Mapping[str, Rows], keys: Keys, settings: DrawSettings) -> Tensor:
+    def draw(self, branches: Mapping[str, CacheRows], keys: Keys, settings: DrawSettings) -> Tensor:
         """Image tokens [B, N, D], kept in the caches: all at once, or one after another."""
         N, D = settings.tokens, self.model.config.token_size
         noise = KeyedNoise(list(keys), settings.solver.draws, D)
@@ -238,7 +238,7 @@ class DiffusionSampler:
 
     def _solved(
         self,
-        branches: Mapping[str, Rows],
+        branches: Mapping[str, CacheRows],
         draws: Tensor,
         coordinates: Tensor,
         settings: DrawSettings,
@@ -260,7 +260,7 @@ class DiffusionSampler:
 
     def _guided(
         self,
-        branches: Mapping[str, Rows],
+        branches: Mapping[str, CacheRows],
         x: Tensor,
         t: float,
         coordinates: Tensor,
@@ -294,12 +294,12 @@ class DiscreteSampler:
         codes = codes_of(self.quantizer, batch)
         return self.model.embed(batch.ids, codes, batch.coordinates, batch.image_places)
 
-    def draw(self, branches: Mapping[str, Rows], keys: Keys, settings: DrawSettings) -> Tensor:
+    def draw(self, branches: Mapping[str, CacheRows], keys: Keys, settings: DrawSettings) -> Tensor:
         """Image tokens [B, N, D] of sampled codes, which are kept in the caches."""
         return self.quantizer.decode(self.draw_codes(branches, keys, settings), settings.grid)
 
     def draw_codes(
-        self, branches: Mapping[str, Rows], keys: Keys, settings: DrawSettings
+        self, branches: Mapping[str, CacheRows], keys: Keys, settings: DrawSettings
     ) -> Tensor:
         """Codes [B, N]."""
         generators = [torch.Generator().manual_seed(picture_key(*key)) for key in keys]
@@ -321,7 +321,7 @@ class DiscreteSampler:
         return torch.stack(codes, dim=1)
 
 
-def mixed(parts: Tensor, branches: Mapping[str, Rows], guidance: float) -> Tensor:
+def mixed(parts: Tensor, branches: Mapping[str, CacheRows], guidance: float) -> Tensor:
     """Velocities or logits of the branches [b, ...], mixed by the guidance scale, [...]."""
     weights = {CONDITIONAL: guidance, UNCONDITIONAL: 1 - guidance}
     return combine(parts, list(branches), weights)

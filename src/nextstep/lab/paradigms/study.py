@@ -21,7 +21,7 @@ from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.evaluate.world.run import Plan
 from nextstep.evaluate.world.scoring import Scorer
-from nextstep.flow.solvers import SolverSettings, question_times
+from nextstep.flow.solvers import SolverSettings, request_times
 from nextstep.image.pictures import to_pixels
 from nextstep.lab.heldout import HeldOut, held_out
 from nextstep.lab.paradigms.answering import Ceiling, ParadigmAnswers, true_picture
@@ -49,13 +49,13 @@ from nextstep.lab.study import (
     Arm,
     Claim,
     Conclusion,
-    Cost,
-    Measured,
+    MeasuredUnit,
     Plot,
-    Results,
     Scale,
+    StudyCost,
+    StudyResults,
+    StudyUnit,
     Table,
-    Unit,
     Verdict,
 )
 from nextstep.lab.world_scores import EDITION, by_task, score_world
@@ -146,7 +146,7 @@ class Paradigms(RecipeStudy):
             for way in WAYS
         ]  # fmt: skip
 
-    def cost(self, arm: Arm, scale: Scale) -> Cost:
+    def cost(self, arm: Arm, scale: Scale) -> StudyCost:
         """What a unit of an arm takes, by the arithmetic of its own kind."""
         recipe, kind = self.recipe(arm, scale), _kind(arm)
         config, steps = model_config(recipe), recipe.steps
@@ -166,14 +166,14 @@ class Paradigms(RecipeStudy):
             "discrete": one - a_level + codes,
         }
         model = on_meta(_Shape(kind), config)
-        return Cost(
+        return StudyCost(
             positions=positions * steps,
             flops=each.get(kind, one) * steps,
             parameters=sum(p.numel() for p in model.parameters()),
             pictures=0 if kind == QUANTIZER else len(DRAWING) * items_of(scale),
         )
 
-    def train(self, unit: Unit) -> bool:
+    def train(self, unit: StudyUnit) -> bool:
         """Train the arm's recipe, or go on with it."""
         kind = _kind(unit.arm)
         recipe = self.recipe(unit.arm, unit.scale, unit.seed)
@@ -183,7 +183,7 @@ class Paradigms(RecipeStudy):
             make_parts=parts_of(kind, quantizer),
         ).finished  # fmt: skip
 
-    def measure(self, unit: Unit) -> Measured:
+    def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Scores, losses and costs of a trained unit."""
         kind = _kind(unit.arm)
         recipe = self.recipe(unit.arm, unit.scale, unit.seed)
@@ -203,7 +203,7 @@ class Paradigms(RecipeStudy):
             found.items["lm_loss"] = _text_losses(parts, unit, kind, documents)  # type: ignore[index]
         return replace(found, spent=spent(unit.run / "log.jsonl"))
 
-    def conclude(self, results: Results) -> Conclusion:
+    def conclude(self, results: StudyResults) -> Conclusion:
         """A trade-off, unless one arm leads every column."""
         means = {kind: _means(results, kind) for kind in TRAINED}
         leaders = {
@@ -235,7 +235,7 @@ def _kind(arm: Arm) -> Kind:
     return next(way.kind for way in WAYS if way.kind == arm.name)
 
 
-def _quantizer(unit: Unit) -> Path:
+def _quantizer(unit: StudyUnit) -> Path:
     return unit.beside(QUANTIZER) / MODEL
 
 
@@ -262,17 +262,17 @@ def _documents(scale: Scale) -> int:
     return 4 if scale.tiny else DOCUMENTS
 
 
-def _ceilings(unit: Unit, image_tokenizer: ImageTokenizer) -> Measured:
+def _ceilings(unit: StudyUnit, image_tokenizer: ImageTokenizer) -> MeasuredUnit:
     """What drawings can score at most, with and without codes."""
     items: dict[str, Mapping[str, float]] = {}
     quantized = QuantizedTokenizer(image_tokenizer, load_quantizer(unit.run / MODEL))
     for name, given in (("continuous tokens", None), ("codes", quantized)):
         found = _asked(unit, Ceiling(image_tokenizer, _side(unit), given), f"ceiling {name}")
         items[f"ceiling of {name}"] = by_task(found)["score"]
-    return Measured({}, items)
+    return MeasuredUnit({}, items)
 
 
-def _side(unit: Unit) -> int:
+def _side(unit: StudyUnit) -> int:
     return max(Paradigms().recipe(unit.arm, unit.scale).data.areas)
 
 
@@ -281,20 +281,22 @@ def _tasks(scale: Scale, tasks: Sequence[str]) -> Sequence[str]:
     return tasks[:1] if scale.tiny else tasks
 
 
-def _asked(unit: Unit, answerer: Any, folder: str, tasks: Sequence[str] = DRAWING) -> list[Scored]:
+def _asked(
+    unit: StudyUnit, answerer: Any, folder: str, tasks: Sequence[str] = DRAWING
+) -> list[Scored]:
     """Ask and judge; what is answered already is kept."""
     scorer = Scorer(shipped_detector(EDITION), _side(unit))
     return evaluate(_plan(unit, tasks), answerer, scorer, unit.folder / folder, folder)
 
 
-def _plan(unit: Unit, tasks: Sequence[str]) -> Plan:
+def _plan(unit: StudyUnit, tasks: Sequence[str]) -> Plan:
     count, size = items_of(unit.scale), _side(unit)
     return Plan.of(_tasks(unit.scale, tasks), ["seen"], count, size=size, edition=EDITION)
 
 
 def _drawn(
-    unit: Unit, kind: Kind, tokenizer: Any, image_tokenizer: ImageTokenizer, recipe: Recipe
-) -> Measured:
+    unit: StudyUnit, kind: Kind, tokenizer: Any, image_tokenizer: ImageTokenizer, recipe: Recipe
+) -> MeasuredUnit:
     """Scores of drawing and reading, distance of features, cost of a picture."""
     size, model = _side(unit), unit.run / MODEL
     grid = (size // 16, size // 16)
@@ -334,17 +336,19 @@ def _drawn(
         "cache reuse": 1 - (computed - 2 * grid[0] * grid[1]) / computed,
     }
     distance = _feature_distance(unit)
-    return Measured(values | ({} if distance is None else {"feature distance": distance}), items)
+    return MeasuredUnit(
+        values | ({} if distance is None else {"feature distance": distance}), items
+    )
 
 
 def positions_drawn(kind: Kind, tokens: int) -> int:
-    """Positions of one branch that go through the backbone for a picture: see `Rows.computed`."""
+    """Positions of one branch that the backbone computes for a picture: `CacheRows.computed`."""
     if kind not in DIFFUSION:
         return tokens
-    return tokens * (len(question_times(SOLVER)) + 1)
+    return tokens * (len(request_times(SOLVER)) + 1)
 
 
-def _feature_distance(unit: Unit) -> float | None:
+def _feature_distance(unit: StudyUnit) -> float | None:
     """Frechet distance of EfficientNet-Lite0 features of the drawings to those of the truth.
 
     None where its weights are not installed.
@@ -368,7 +372,7 @@ def _features(network: FeatureNet, picture: np.ndarray) -> torch.Tensor:
     return network(to_pixels([picture]))[-1].mean((2, 3)).double()
 
 
-def _kept(unit: Unit, question: WorldQuestion) -> np.ndarray:
+def _kept(unit: StudyUnit, question: WorldQuestion) -> np.ndarray:
     """The picture that was drawn for a question, uint8 [H, W, 3]."""
     path = unit.folder / "drawing" / "images" / f"{question.key}-0.png"
     with Image.open(path) as picture:
@@ -377,7 +381,7 @@ def _kept(unit: Unit, question: WorldQuestion) -> np.ndarray:
 
 @torch.no_grad()
 def _text_losses(
-    parts: ParadigmParts, unit: Unit, kind: Kind, documents: HeldOut
+    parts: ParadigmParts, unit: StudyUnit, kind: Kind, documents: HeldOut
 ) -> dict[str, float]:
     """Cross-entropy of the learned text of every document, in nats a position."""
     model = _trained(parts, unit, kind)
@@ -391,7 +395,7 @@ def _text_losses(
     return found
 
 
-def _trained(parts: ParadigmParts, unit: Unit, kind: Kind) -> Any:
+def _trained(parts: ParadigmParts, unit: StudyUnit, kind: Kind) -> Any:
     """The trained model of an arm, to ask its stage for losses."""
     parts.stage.compile = False
     if kind in ("continuous", "continuous-lm"):
@@ -403,7 +407,7 @@ def _trained(parts: ParadigmParts, unit: Unit, kind: Kind) -> Any:
     return load_paradigm(unit.run / MODEL, quantizer).model
 
 
-def _means(results: Results, kind: Kind) -> dict[str, float]:
+def _means(results: StudyResults, kind: Kind) -> dict[str, float]:
     found = {}
     for column in (*COLUMNS, "cache reuse"):
         if values := results.values(kind, column):
@@ -420,7 +424,7 @@ def _signed(found: Any) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def _tables(results: Results, means: Mapping[Kind, Mapping[str, float]]) -> Sequence[Table]:
+def _tables(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) -> Sequence[Table]:
     titles = {arm.name: arm.title for arm in results.arms}
     rows = []
     for kind, found in means.items():
@@ -450,7 +454,7 @@ def _tables(results: Results, means: Mapping[Kind, Mapping[str, float]]) -> Sequ
     )
 
 
-def _plot(results: Results, means: Mapping[Kind, Mapping[str, float]]) -> Plot:
+def _plot(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) -> Plot:
     titles = {arm.name: arm.title for arm in results.arms}
 
     def paint(figure: Figure) -> None:

@@ -1,4 +1,7 @@
-"""Going on from a picture: from a row, in a region; and what its tokens tell."""
+"""Going on from a picture: from a row, in a region; and what its tokens tell.
+
+Legend: H W pixels of a mask, bool.
+"""
 
 from __future__ import annotations
 
@@ -75,18 +78,20 @@ async def tokens(
     job: JobId,
     index: Annotated[int, Path(ge=0, le=1000)],
     request: Request,
-    draws: Annotated[int, Query(ge=2, le=16, description="Noise draws a token.")] = 4,
+    noise_samples: Annotated[int, Query(ge=2, le=16, description="Noise samples per token.")] = 4,
+    draws: Annotated[int | None, Query(ge=2, le=16, include_in_schema=False)] = None,
 ) -> Any:
     """What each image token of a picture tells about itself: a picture may still be growing.
 
-    `spread`: how far draws with other noise lie apart (standard deviation, in units in which a
-    token's values have about variance 1; 0 is certain). `pull`: how far guidance moved the token.
-    `guidance`: its scale there. `head_calls`: evaluations of the flow head. `given`: not sampled.
+    `token_std`: standard deviation of the token over samples with other noise (its values have
+    about variance 1; 0 is certain). `guidance_delta`: how far guidance moved the token. `guidance`:
+    its scale there. `head_calls`: evaluations of the flow head. `fixed`: not sampled. `draws` is
+    the earlier name of `noise_samples`.
     """
     service = service_of(request)
     record = service.jobs.get(request.state.owner, job)
     state = await service.jobs.state(record, index)
-    measured = asyncio.wrap_future(service.jobs.backend.measure(state, draws))
+    measured = asyncio.wrap_future(service.jobs.backend.measure(state, draws or noise_samples))
 
     async def waited() -> dict[str, Any]:
         return await measured

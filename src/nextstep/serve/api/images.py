@@ -20,7 +20,7 @@ from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.api.uploads import has_hole, in_form
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.live import Wants
+from nextstep.serve.jobs.live import PreviewDemands
 from nextstep.serve.jobs.records import Record
 from nextstep.serve.jobs.state_folder import StorageError
 from nextstep.serve.problems import ApiError, bad, from_validation, raise_for
@@ -217,11 +217,11 @@ async def _events(
                     yield told("completed", data, size, index, usage=cost, warnings=said)
 
 
-def evenly(count: int) -> Wants:
+def evenly(count: int) -> PreviewDemands:
     """That many rows of a picture, and no others."""
 
-    def wants(row: int, rows: int) -> b.Want:
-        return b.Want.SURELY if row in b.partial_rows(count, rows) else b.Want.NO
+    def wants(row: int, rows: int) -> b.PreviewDemand:
+        return b.PreviewDemand.SURELY if row in b.partial_rows(count, rows) else b.PreviewDemand.NO
 
     return wants
 

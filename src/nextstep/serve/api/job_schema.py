@@ -205,9 +205,9 @@ class TokensAnswer(BaseModel):
     rows: int
     columns: int
     tokens: int
-    draws: int
-    spread: list[float]
-    pull: list[float]
+    noise_samples: int
+    token_std: list[float]
+    guidance_delta: list[float]
     guidance: list[float]
     head_calls: list[int]
-    given: list[bool]
+    fixed: list[bool]

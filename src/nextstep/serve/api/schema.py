@@ -317,7 +317,7 @@ class ModelCard(BaseModel):
     most_side: int | None
     most_pixels: int
     most_steps: int
-    computing: dict[str, Any]
+    runtime: dict[str, Any]
     adapter: dict[str, Any]
     vocabulary: Annotated[
         dict[str, Any] | None,

@@ -90,7 +90,7 @@ def _card(service: Service) -> dict[str, Any]:
         "most_side": facts.sizes.most_side,
         "most_pixels": facts.sizes.most_pixels,
         "most_steps": service.limits.steps,
-        "computing": facts.computing,
+        "runtime": facts.runtime,
         "adapter": facts.adapter,
         "vocabulary": _words(facts),
     }

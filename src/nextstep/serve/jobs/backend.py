@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nextstep.image.sizes import SizeLimits
 from nextstep.text.vocabulary import Vocabulary
+from nextstep.utils import old_names
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -199,7 +200,7 @@ LAST = (*FINAL, Stopping)
 """What is told last to a watcher."""
 
 
-class Want(IntEnum):
+class PreviewDemand(IntEnum):
     """How much somebody wants to see a row."""
 
     NO = 0
@@ -212,11 +213,11 @@ def partial_rows(count: int, rows: int) -> set[int]:
     return {round(rows * i / (count + 1)) for i in range(1, count + 1)} - {0, rows}
 
 
-def wanted_row(partials: int, row: int, rows: int) -> Want:
+def wanted_row(partials: int, row: int, rows: int) -> PreviewDemand:
     """For a backend that cannot ask who watches: all rows if cheap, the partial ones surely."""
     if row in partial_rows(partials, rows):
-        return Want.SURELY
-    return Want.IF_CHEAP if row < rows else Want.NO
+        return PreviewDemand.SURELY
+    return PreviewDemand.IF_CHEAP if row < rows else PreviewDemand.NO
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ class Job:
     request: JobRequest
     load: Callable[[str], bytes]
     tell: Callable[[Event], None]
-    wants_preview: Callable[[int, int], Want] = lambda row, rows: Want.NO
+    wants_preview: Callable[[int, int], PreviewDemand] = lambda row, rows: PreviewDemand.NO
     owner: str = ""
     park: Callable[[int, bytes], None] = lambda index, state: None
     parked: Callable[[int], bytes | None] = lambda index: None
@@ -274,7 +275,7 @@ class ModelFacts:
         defaults: settings where a request says nothing, for `generate` and `edit`.
         vocabulary: what the model draws by name; None where it takes any prompt.
         adapter: what pictures record about a merged adapter.
-        computing: what roundings depend on, as `engine.runtime_info.Computing` tells it.
+        runtime: what rounding depends on; see `engine.runtime_info.RuntimeInfo`.
     """
 
     name: str
@@ -283,14 +284,15 @@ class ModelFacts:
     width: int
     sizes: SizeLimits
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
-    computing: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     adapter: dict[str, Any] = field(default_factory=dict)
 
 
 def other_roundings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of what differs between two `computing` and moves the last bits of pictures."""
-    names = ("by", "number_format", "threads", "torch", "instructions")
+    """Names of what differs between two `runtime` values and changes the last bits of pictures."""
+    before = old_names.renamed(before, old_names.RUNTIME)
+    names = ("backend", "number_format", "threads", "torch", "instructions")
     return [name for name in names if before.get(name) != now.get(name)]
 
 
@@ -312,8 +314,8 @@ class ServiceBackend(Protocol):
     def submit(self, job: Job) -> Handle:
         """Take a job; events follow."""
 
-    def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
-        """What each token of a picture state tells about itself; see `microscope.measure`."""
+    def measure(self, state: bytes, noise_samples: int) -> Future[dict[str, Any]]:
+        """Uncertainty of each token of a picture state; see `token_uncertainty.measure`."""
 
     def close(self, grace: float) -> None:
         """Stop taking jobs from the queue; give the running ones `grace` seconds, then interrupt.

@@ -23,7 +23,7 @@ from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
 from nextstep.serve.jobs.tasks import INTERNAL, PictureTask, ServiceTask
-from nextstep.vae.linear_preview import RoughDecoder
+from nextstep.vae.linear_preview import LinearPreview
 from nextstep.vae.progressive_preview import GrowingPicture
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class EngineBackend:
         side = engine.image_tokenizer.config.token_pixels
         defaults = {"generate": own.generate.recorded(), "edit": own.edit.recorded()}
         self.facts = b.ModelFacts(
-            name, engine.maker.model, own.height, own.width,
+            name, engine.fingerprint.model, own.height, own.width,
             limits_of(engine.model.config, side), defaults,
             RuntimeInfo.of(engine.model, engine.backend).to_dict(), vocabulary,
-            engine.maker.adapter,
+            engine.fingerprint.adapter,
         )  # fmt: skip
         self._tasks: dict[int, ServiceTask] = {}
         self._live: set[ServiceTask] = set()
@@ -76,7 +76,7 @@ class EngineBackend:
         self._measures: list[Iterator[None]] = []
         self._change = threading.Condition()
         self._credit, self._cost = CREDIT, 0.0
-        self._rough = RoughDecoder(engine.image_tokenizer)
+        self._rough = LinearPreview(engine.image_tokenizer)
         self._closing = False
         # As many threads as here, because they decide in which order some sums are made.
         threads = torch.get_num_threads()
@@ -124,7 +124,7 @@ class EngineBackend:
             self.post(lambda: self._prepare(task))
         return task
 
-    def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
+    def measure(self, state: bytes, noise_samples: int) -> Future[dict[str, Any]]:
         """See `Backend.measure`."""
         future: Future[dict[str, Any]] = Future()
 
@@ -132,7 +132,7 @@ class EngineBackend:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                steps = measure(self.engine, PictureState.from_bytes(state), draws)
+                steps = measure(self.engine, PictureState.from_bytes(state), noise_samples)
                 while True:
                     try:
                         next(steps)
@@ -192,11 +192,11 @@ class EngineBackend:
 
         self._decoder.submit(make).add_done_callback(made)
 
-    def show(self, picture: GrowingPicture, tokens: Tensor, want: b.Want) -> Image.Image:
+    def show(self, picture: GrowingPicture, tokens: Tensor, want: b.PreviewDemand) -> Image.Image:
         """See `Host.show`."""
         begun = time.monotonic()
-        if want < b.Want.SURELY and self._credit < self._cost:
-            shown = picture.show_roughly(tokens, self._rough)
+        if want < b.PreviewDemand.SURELY and self._credit < self._cost:
+            shown = picture.show_linear_preview(tokens, self._rough)
             self._credit -= time.monotonic() - begun
             return shown
         shown = picture.show(tokens)

@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.records import Record
 
-Wants = Callable[[int, int], b.Want]
+PreviewDemands = Callable[[int, int], b.PreviewDemand]
 """How much a watcher wants to see the picture after row k of n."""
 
 
-def no_previews(row: int, rows: int) -> b.Want:
+def no_previews(row: int, rows: int) -> b.PreviewDemand:
     """Rows are told without pictures."""
-    return b.Want.NO
+    return b.PreviewDemand.NO
 
 
-def every_row(row: int, rows: int) -> b.Want:
+def every_row(row: int, rows: int) -> b.PreviewDemand:
     """Every row but the last, which is the finished picture, as far as there is time."""
-    return b.Want.IF_CHEAP if row < rows else b.Want.NO
+    return b.PreviewDemand.IF_CHEAP if row < rows else b.PreviewDemand.NO
 
 
 @dataclass(eq=False)
 class Watcher:
     """Who follows a job: what it wants to see, and what it has not read yet."""
 
-    wants: Wants
+    wants: PreviewDemands
     events: asyncio.Queue[b.Event] = field(default_factory=asyncio.Queue)
 
 
@@ -43,10 +43,10 @@ class LiveJob:
     late: asyncio.TimerHandle | None = None
     expired: bool = False
 
-    def wants_preview(self, row: int, rows: int) -> b.Want:
+    def wants_preview(self, row: int, rows: int) -> b.PreviewDemand:
         """What the keenest watcher wants; asked by the backend's thread."""
         wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
-        return max(wanted, default=b.Want.NO)
+        return max(wanted, default=b.PreviewDemand.NO)
 
     def forward(self, event: b.Event) -> None:
         """Tell everybody who watches."""

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import ServiceLimits
-from nextstep.serve.jobs.live import LiveJob, Wants, Watcher, no_previews
+from nextstep.serve.jobs.live import LiveJob, PreviewDemands, Watcher, no_previews
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.records import DONE, FAILED, QUEUED, Record
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
 from nextstep.serve.jobs.store import Store
 from nextstep.serve.problems import ApiError, not_found, stopping, too_busy
+from nextstep.utils import old_names
 
 if TYPE_CHECKING:
     from nextstep.engine.request import Request
 
 log = logging.getLogger("nextstep.serve")
 
-COMPUTING = "computing"
+RUNTIME = "runtime"
 """Name of what computes, among a store's notes and in the log."""
 NOT_KEPT = "the outcome could not be kept; the log says more"
 RETRY = 2.0
@@ -66,7 +67,7 @@ class Jobs:
         """Begin, with the jobs that an earlier process accepted and did not finish."""
         self._loop = asyncio.get_running_loop()
         left = self.store.unfinished()
-        self._tell_computing(len(left))
+        self._tell_runtime(len(left))
         self._mending = asyncio.ensure_future(self._mend_storage())
         for record in left:
             record.state = QUEUED
@@ -74,11 +75,12 @@ class Jobs:
         if left:
             log.info("jobs taken up again", extra={"jobs": len(left)})
 
-    def _tell_computing(self, left: int) -> None:
+    def _tell_runtime(self, left: int) -> None:
         """Say once what computes, and whether it is what computed before the last stop."""
         facts = self.backend.facts
-        now, before = facts.computing, self.store.noted(COMPUTING)
-        told = {"model": facts.name, "hash": facts.hash, COMPUTING: now}
+        now = facts.runtime
+        before = self.store.noted(RUNTIME) or self.store.noted(old_names.RUNTIME_NOTE)
+        told = {"model": facts.name, "hash": facts.hash, RUNTIME: now}
         log.log(logging.WARNING if now.get("hindered") else logging.INFO, "begins", extra=told)
         known = isinstance(before, dict) and before
         if known and (others := b.other_roundings(before, now)):
@@ -87,9 +89,9 @@ class Jobs:
                 extra={"differs": others, "before": before, "now": now, "unfinished": left},
             )
         try:
-            self.store.note(COMPUTING, now)
+            self.store.note(RUNTIME, now)
         except StorageError:
-            log.exception("what computes could not be noted")
+            log.exception("the runtime could not be recorded")
 
     async def _mend_storage(self) -> None:
         """Try again what the disk did not take, as long as there is something."""
@@ -252,7 +254,7 @@ class Jobs:
         except MissingFileError:
             raise ApiError(410, "what the picture was made of is gone", code="no_state") from None
 
-    def watch(self, record: Record, wants: Wants = no_previews) -> AsyncIterator[b.Event]:
+    def watch(self, record: Record, wants: PreviewDemands = no_previews) -> AsyncIterator[b.Event]:
         """What happens to a job from now on, beginning with how it stands; ends with its end.
 
         Watching begins with this call, not with the first step of the loop over it.

@@ -44,7 +44,7 @@ class ReplicaState:
     error: str = ""
 
 
-class Board:
+class CommandQueue:
     """Commands to running jobs; an actor."""
 
     def __init__(self) -> None:
@@ -69,19 +69,19 @@ class Replica:
 
     Args:
         make: loads the model and gives the engine behind a backend.
-        board: handle of the `Board`.
+        queue: handle of the `CommandQueue`.
     """
 
-    def __init__(self, make: Callable[[], EngineBackend], board: Any) -> None:
-        self.backend, self.board = make(), board
+    def __init__(self, make: Callable[[], EngineBackend], queue: Any) -> None:
+        self.backend, self.queue = make(), queue
 
     def facts(self) -> b.ModelFacts:
         """What is served."""
         return self.backend.facts
 
-    async def measure(self, state: bytes, draws: int) -> dict[str, Any]:
+    async def measure(self, state: bytes, noise_samples: int) -> dict[str, Any]:
         """See `Backend.measure`."""
-        return await asyncio.wrap_future(self.backend.measure(state, draws))
+        return await asyncio.wrap_future(self.backend.measure(state, noise_samples))
 
     async def run(
         self,
@@ -123,7 +123,7 @@ class Replica:
         self, key: str, handle: b.Handle, events: asyncio.Queue[b.Event | ReplicaState]
     ) -> None:
         while True:
-            command, index = await self.board.next.remote(key)
+            command, index = await self.queue.next.remote(key)
             if command == STOP:
                 handle.stop()
                 continue
@@ -195,11 +195,11 @@ class RayBackend:
 
     Args:
         replicas: its handle.
-        board: handle of the `Board`.
+        queue: handle of the `CommandQueue`.
     """
 
-    def __init__(self, replicas: Any, board: Any) -> None:
-        self._replicas, self._board = replicas, board
+    def __init__(self, replicas: Any, queue: Any) -> None:
+        self._replicas, self._board = replicas, queue
         self._jobs: dict[str, RayHandle] = {}
         self._closing = False
         self._loop = asyncio.new_event_loop()
@@ -273,12 +273,12 @@ class RayBackend:
                 handle.tell(b.Failed(INTERNAL))
         return handle.over
 
-    def measure(self, state: bytes, draws: int) -> Future[dict[str, Any]]:
+    def measure(self, state: bytes, noise_samples: int) -> Future[dict[str, Any]]:
         """See `Backend.measure`."""
 
         async def measured() -> dict[str, Any]:
             try:
-                told: dict[str, Any] = await self._replicas.measure.remote(state, draws)
+                told: dict[str, Any] = await self._replicas.measure.remote(state, noise_samples)
             except Exception as error:
                 cause = getattr(error, "cause", error)
                 raise NextStepError(str(cause).splitlines()[-1]) from None
@@ -331,7 +331,7 @@ def deploy(
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="Disabled")
-    board = ray.remote(Board).options(num_cpus=0, max_concurrency=10_000).remote()
+    queue = ray.remote(CommandQueue).options(num_cpus=0, max_concurrency=10_000).remote()
     few, most = replicas
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus}}
     if few == most:
@@ -341,9 +341,9 @@ def deploy(
             "min_replicas": few, "max_replicas": most, "target_ongoing_requests": ongoing,
         }  # fmt: skip
     deployment = serve.deployment(name="pictures", max_ongoing_requests=4 * ongoing, **options)
-    app = deployment(Replica).bind(make, board)
+    app = deployment(Replica).bind(make, queue)
     handle = serve.run(app, name=APP, route_prefix=None)
-    return RayBackend(handle, board)
+    return RayBackend(handle, queue)
 
 
 def shut_down() -> None:

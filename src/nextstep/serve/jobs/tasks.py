@@ -1,4 +1,7 @@
-"""One job on the engine: from its request to engine tickets, from engine events to its own."""
+"""One job on the engine: from its request to engine tickets, from engine events to its own.
+
+Legend: k tokens that are known, D values per token.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ class TaskRunner(Protocol):
     ) -> None:
         """Make a part beside the steps; `then` gets it on the worker's thread."""
 
-    def show(self, picture: GrowingPicture, tokens: torch.Tensor, want: b.Want) -> Image.Image:
+    def show(
+        self, picture: GrowingPicture, tokens: torch.Tensor, want: b.PreviewDemand
+    ) -> Image.Image:
         """A preview; rough where there is no time for more and none is surely wanted."""
 
     def ended(self, task: ServiceTask) -> None:
@@ -215,7 +220,7 @@ class PictureTask(ServiceTask):
         """See `ServiceTask.begin`."""
         engine = self.host.engine
         for index, state in enumerate(self.states):
-            state.maker.check(engine.maker)
+            state.fingerprint.check(engine.fingerprint)
             self.tickets[self.host.submit_state(self, state)] = index
 
     def _wanted(self) -> list[PictureState]:
@@ -245,7 +250,7 @@ class PictureTask(ServiceTask):
             return fresh
         try:
             state = PictureState.from_bytes(data)
-            state.maker.check(self.host.engine.maker, threads=True)
+            state.fingerprint.check(self.host.engine.fingerprint, threads=True)
         except NextStepError as error:
             log.warning(
                 "a parked picture is begun anew",

@@ -8,9 +8,9 @@ import { html, useEffect, useRef, useState } from './ui.js';
 import { count } from './words.js';
 
 const MEASURES = {
-  spread: ['Uncertainty', 'How far draws with other noise lie apart: 0 is certain, 1.4 is anything.'],
-  pull: ['Pull', 'How far guidance moved each token away from what it would have been.'],
-  guidance: ['Guidance', 'The strength of guidance at each token.'],
+  token_std: ['Uncertainty', 'Standard deviation over samples with other noise: 0 is certain, 1.4 is anything.'],
+  guidance_delta: ['Guidance effect', 'How far guidance moved each token.'],
+  guidance: ['Guidance', 'The guidance scale at each token.'],
   head_calls: ['Head steps', 'Evaluations of the flow head for each token.'],
 };
 // Dark to light, so that it reads without colours too.
@@ -27,14 +27,14 @@ function heat(share) {
 export function useMicroscope(job, index, picture, open) {
   const [told, setTold] = useState(null);
   const [failed, setFailed] = useState(false);
-  const [measure, setMeasure] = useState('spread');
+  const [measure, setMeasure] = useState('token_std');
   const [chosen, setChosen] = useState(new Set());
   const [cursor, setCursor] = useState(null);
   const ready = picture.done > 0;
   const load = () => {
     const control = new AbortController();
     setFailed(false);
-    json(`/jobs/${job.id}/pictures/${index}/tokens?draws=4`, { signal: control.signal })
+    json(`/jobs/${job.id}/pictures/${index}/tokens?noise_samples=4`, { signal: control.signal })
       .then(setTold, (problem) => {
         if (control.signal.aborted) return;
         setFailed(true);
@@ -62,7 +62,7 @@ function paint(canvas, { told, values, low, high, chosen, cursor }) {
   values.forEach((value, token) => {
     const [x, y] = [cell * (token % told.columns), cell * Math.floor(token / told.columns)];
     const share = high > low ? (value - low) / (high - low) : 0.5;
-    pen.fillStyle = `rgb(${heat(share).join(' ')} / ${told.given[token] ? 0.15 : 0.72})`;
+    pen.fillStyle = `rgb(${heat(share).join(' ')} / ${told.fixed[token] ? 0.15 : 0.72})`;
     pen.fillRect(x, y, cell, cell);
   });
   for (const token of chosen) frame(pen, token, told.columns, cell, '#fff', cell / 20);
@@ -149,7 +149,7 @@ export function Microscope({ job, index, scope }) {
   const say = (value) => (measure === 'head_calls' ? String(value) : value.toFixed(2));
   const read = cursor !== null && cursor < values.length
     ? `Row ${Math.floor(cursor / told.columns) + 1}, column ${(cursor % told.columns) + 1}: ${
-      told.given[cursor] ? 'given, not drawn' : say(values[cursor])}`
+      told.fixed[cursor] ? 'kept, not drawn' : say(values[cursor])}`
     : 'Point at a token to read its value; press to choose it.';
   return html`
     <div class="tool-body">

@@ -31,11 +31,11 @@ export function NamePicker({ words, prompt, pick }) {
   const now = prompt.split(',')[0].trim();
   return html`
     <details class="more">
-      <summary>What it draws<span class="hint">${names.length} things by name</span></summary>
+      <summary>What it draws<span class="hint">${names.length} objects by name</span></summary>
       <div class="more-body">
-        <${Text} label="Look for" hideLabel=${true} placeholder="look for a thing" value=${sought}
+        <${Text} label="Search" hideLabel=${true} placeholder="search for an object" value=${sought}
           change=${setSought} />
-        <div class="names" role="group" aria-label="Things by name" tabindex="0">
+        <div class="names" role="group" aria-label="Objects by name" tabindex="0">
           ${found.map((one) => html`
             <${Cell} key=${one.name} ...${one} sheet=${words.sheet} address=${address}
               pressed=${one.name === now} pick=${pick} />

@@ -10,7 +10,7 @@ import { state, useStore } from './state.js';
 import { html, useEffect, useRef, useState } from './ui.js';
 import { capital, rowsOf, standing } from './words.js';
 
-const TOOLS = [['details', 'Details'], ['fork', 'Go on from a row'], ['tokens', 'Microscope']];
+const TOOLS = [['details', 'Details'], ['fork', 'Go on from a row'], ['tokens', 'Token uncertainty']];
 
 /** The rows that a fork begins with, as its parent shows them. */
 function givenTo(job) {

@@ -44,6 +44,7 @@ def advantages(rewards: Tensor, scale: Scale = "global", limit: float = 5.0) -> 
         spread = (rewards - rewards.mean()).square().mean().sqrt()
     else:
         spread = torch.ones(())
+    # clamp beside where: the branch that is not taken must not divide by 0, or its gradient is nan.
     found = torch.where(spread > LEAST_SPREAD, centred / spread.clamp(min=LEAST_SPREAD), 0.0)
     return found.clamp(-limit, limit)
 
@@ -86,6 +87,7 @@ def nft_loss(
     positive = beta * velocity + (1 - beta) * old - target
     negative = (1 + beta) * old - beta * velocity - target
     r = optimality
+    # Small r pushes away from the sample through the mirrored velocity, without a negative weight.
     return r * positive.square().mean(-1) + (1 - r) * negative.square().mean(-1)
 
 
@@ -100,6 +102,7 @@ def step_log_prob(after: Tensor, mean: Tensor, std: float | None = None) -> Tens
     Returns:
         [T].
     """
+    # A mean, not a sum: a ratio over the sum of 64 values would leave any clip range at once.
     error = -(after - mean).square().mean(-1)
     return error if std is None else error / (2 * std * std)
 
@@ -120,6 +123,7 @@ def clipped_policy_loss(
     """
     ratio = (log_prob - old_log_prob).exp()
     held = ratio.clamp(1 - clip, 1 + clip)
+    # The larger loss of the two: clipping may remove an improvement, never a deterioration.
     return torch.maximum(-advantage * ratio, -advantage * held)
 
 

@@ -2,6 +2,8 @@
 
 Picture number n of a run is a pure function of (seed, n). Step s takes pictures s*P to (s+1)*P and
 deals them out: micro-batch m of all of them belongs to rank m modulo the number of ranks.
+
+Legend: S pixels of a crop's side, RGB, uint8.
 """
 
 from __future__ import annotations

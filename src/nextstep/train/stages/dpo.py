@@ -165,6 +165,7 @@ class _Look:
 
     @classmethod
     def at(cls, model: nn.Module, batch: PairBatch, with_text: bool) -> _Look:
+        """One forward pass over a batch of pairs; log-probabilities of texts only if asked."""
         assert isinstance(model, NextStepModel)
         hidden, u = states(model, batch.prepared), batch.prepared.batch.u
         assert u is not None

@@ -24,8 +24,8 @@ class PictureEncoder:
 
     A set that is small against the run, like scenes on plain backgrounds or pictures to fine-tune
     on, is encoded in its first epoch only; fresh pictures push the oldest out. Pictures are always
-    encoded in groups of one size, so that the tokens of one do not depend on its company, nor on
-    what is remembered: a resumed run reads the very same numbers.
+    encoded in groups of one size, so that the tokens of one do not depend on the rest of the batch,
+    nor on what is remembered: a resumed run reads the same numbers.
 
     Args:
         tokenizer: that encodes.

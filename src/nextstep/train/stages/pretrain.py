@@ -2,6 +2,9 @@
 
 Total = text weight * CE + image weight * FM (arXiv 2508.10711 table 1: 0.01 and 1). Stages `anneal`
 and `sft` are the same with other data, rates and lengths, so only their recipes differ.
+
+Legend: B rows, S positions, E hidden size; T text positions with a loss, M image tokens with a
+loss, D values per token.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from nextstep.config import NextStepConfig
 from nextstep.data.batch import ContextNoise, Picture, SequenceBatch, pack_rows
 from nextstep.data.documents import Document
 from nextstep.model.nextstep import NextStepModel
-from nextstep.model.packed_attention import Documents, Way
+from nextstep.model.packed_attention import AttentionKind, Documents
 from nextstep.train.flops import Work, train_flops
 from nextstep.train.parallel import is_sharded
 from nextstep.train.stages.encoding import PictureEncoder
@@ -62,7 +65,7 @@ class PretrainStage:
         text_weight, image_weight: of the parts; default the config's.
         head_batch_mul: noise levels per token; default the config's.
         context_noise: see `pack_rows`.
-        way: of attention; see `Documents`.
+        attention: of attention; see `Documents`.
         compile: run layers and flow head through compiled code, which takes some minutes at first;
             a sharded model runs as it is.
     """
@@ -77,14 +80,14 @@ class PretrainStage:
         image_weight: float | None = None,
         head_batch_mul: int | None = None,
         context_noise: ContextNoise | float = 0.0,
-        way: Way | None = None,
+        attention: AttentionKind | None = None,
         compile: bool = False,
     ) -> None:
         self.config, self.compile = config, compile
         self.encoder = PictureEncoder(image_tokenizer) if image_tokenizer else None
         # Image tokens that come without a tokenizer are normalised, as published.
         self.normalise = image_tokenizer is None or image_tokenizer.config.token_norm
-        self.row_length, self.context_noise, self.way = row_length, context_noise, way
+        self.row_length, self.context_noise, self.attention = row_length, context_noise, attention
         self.head_batch_mul = head_batch_mul or config.fm_head_batch_mul
         self.loss_weights = {
             "lm_loss": config.lm_loss_weight if text_weight is None else text_weight,
@@ -111,7 +114,7 @@ class PretrainStage:
         """
         if batch.u is None or batch.noise is None:
             raise ValueError("this batch has no draws to train with; make it with pack_rows")
-        documents = Documents(batch.documents, device, self.way)
+        documents = Documents(batch.documents, device, self.attention)
         batch = self._encoded(batch.to(device))
         targets = batch.image_tokens[batch.target_rows]
         context = batch.image_tokens
