@@ -267,11 +267,8 @@ class NextStepPipeline:
                     finished += 1
                     live.pop(event.ticket, None)
 
-        return [
-            engine.picture(event.request, event.tokens)
-            for event in engine.wait(list(tickets), told)
-            if event.request is not None
-        ]
+        ends = engine.wait(list(tickets), told)
+        return [engine.picture(end.request, end.tokens) for end in ends if end.request is not None]
 
     def engine(self, running: int = EngineLimits.running, block_rows: int | None = None) -> Engine:
         """An engine of this model for one caller.

@@ -39,8 +39,7 @@ VERSION = 1
 NOT_CACHED = "not in the latent cache"
 SINCE_LATER = "shards"
 """What caches were not keyed by at first; those are taken as they are."""
-OPEN_PARTS = 128
-"""Parts mapped at once; each holds a file descriptor."""
+OPEN_PARTS = 128  # mapped at once; each holds a file descriptor
 
 
 def tokenizer_hash(tokenizer: ImageTokenizer) -> str:

@@ -3,8 +3,8 @@
 One process needs nothing of this. Many are started by torchrun, SLURM or `nextstep.train.launch`;
 each reads its place from the environment, every rank holds its rows of every parameter
 (`fully_shard`, FSDP2), and with `replicas` the model is sharded inside groups of ranks and copied
-between them (HSDP), so that the heavy traffic stays inside a node. With as many replicas as ranks
-every rank has a whole model, which suits small ones: gradients alone travel.
+between them (HSDP), so that the heavy traffic stays inside a node. As many replicas as ranks give
+every rank a whole model, which suits small ones: gradients alone travel.
 
 Legend: parameters have any shape; dimension 0 is split over the R ranks of a mesh.
 """
@@ -39,8 +39,7 @@ class Ranks:
 
     Attributes:
         rank: 0 .. world - 1; rank 0 writes logs.
-        world: processes.
-        local: rank on this machine.
+        world, local: number of processes; rank on this machine.
         device: what this process computes on.
     """
 
