@@ -45,7 +45,7 @@ DRAWINGS = (
     'a sign that says "HELP" and an owl, noto style, green background',
 )
 EDITS = (
-    "a cat to the left of a pizza, noto style, yellow background",
+    "a cat in the top left corner and a pizza at the bottom right, noto style, yellow background",
     "add a crown in the top right corner",
     "replace the pizza with a guitar",
     "make the cat blue",
@@ -184,16 +184,30 @@ def world(group: str, pipeline: NextStepPipeline) -> Image.Image:
         return answers_sheet(run, score(run, judges, "scorer"), count)
 
 
+def chain(
+    texts: Sequence[str],
+    pipeline: NextStepPipeline,
+    follow: Callable[[Image.Image, str], Image.Image],
+) -> list[Cell]:
+    """A picture of the first text, and what each text behind it makes of the picture before."""
+    cells = pictures_of(texts[:1], pipeline)
+    for text in texts[1:]:
+        cells.append(([follow(cells[-1][0][0], text)], text))
+    return cells
+
+
 def skills(pipeline: NextStepPipeline) -> Image.Image:
     """A row of every skill: drawings, a chain of edits, a story, next states, questions."""
     drawn = pictures_of(DRAWINGS, pipeline)
-    titles = "Draw", "Edit, turn by turn", "Tell a story", "What happens next", "Read"
-    story, edited, after = (pipeline.conversation(SEED) for _ in (STORY, EDITS, NEXT_STATES))
+    titles = "Draw", "Edit, and edit the result", "Tell a story", "What happens next", "Read"
+    story = pipeline.conversation(SEED)
     rows = [
         drawn,
-        [([edited.draw_from(text).image], text) for text in EDITS],
+        chain(EDITS, pipeline, lambda image, text: pipeline.edit(image, text, seed=SEED)[0].image),
         [([story.draw_from(text).image], text) for text in STORY],
-        [([after.draw_from(text).image], text) for text in NEXT_STATES],
+        chain(
+            NEXT_STATES, pipeline, lambda image, text: pipeline.next_state(image, text, SEED).image
+        ),
         [
             ([drawn[place][0][0]], f"{text} {pipeline.read(drawn[place][0][0], text)}")
             for place, text in zip(READ, QUESTIONS, strict=True)
