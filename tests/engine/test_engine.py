@@ -216,7 +216,7 @@ def test_states_are_checked(engine: Engine, tmp_path: Path) -> None:
     save_file({"tokens": state.tokens}, tmp_path / "other")
     with pytest.raises(NextStepError, match="is no picture state"):
         PictureState.load(tmp_path / "other")
-    for told, word in [({}, "damaged"), ({"version": 7}, "has version 7, this program reads 6")]:
+    for told, word in [({}, "damaged"), ({"version": 8}, "has version 8, this program reads 7")]:
         save_file({"tokens": state.tokens}, tmp_path / "bad", {FORMAT: json.dumps(told)})
         with pytest.raises(NextStepError, match=word):
             PictureState.load(tmp_path / "bad")

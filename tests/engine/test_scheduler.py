@@ -179,7 +179,7 @@ def test_admission_keeps_within_the_memory() -> None:
         done += scheduler.step()
         assert scheduler.used_bytes <= budget
     assert len(pictures(done)) == 12
-    assert scheduler._entries == {}
+    assert scheduler._sequences == {}
     assert scheduler._served == {}
 
 

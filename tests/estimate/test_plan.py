@@ -46,6 +46,8 @@ def test_every_stage_has_a_recipe_of_every_size() -> None:
         "core-lookup-nano",
         "lab-decoder-nano",
         "lab-nano",
+        "lab-paradigms",
+        "lab-tokenizer",
         "rl-grpo-nano",
         "singles-nano",
         "world-nano",

@@ -168,16 +168,16 @@ def test_stopping_a_story_keeps_its_parts(
     slow = chat(draws=2, draw=True, height=96, width=32, settings={"steps": 100})
     handles, wait = ends_of(made, {"s": slow, "g": slow})
     seen = []
-    tell = chat_task.Rows.tell
+    tell = chat_task.RowReporter.tell
 
-    def watched(self: chat_task.Rows, *given: object) -> None:
+    def watched(self: chat_task.RowReporter, *given: object) -> None:
         tell(self, *given)  # type: ignore[arg-type]
         if self.told == 2 and self.task.request is slow and not seen:
             seen.append(1)
             handles["s"].stop()
             handles["g"].cancel()
 
-    monkeypatch.setattr(chat_task.Rows, "tell", watched)
+    monkeypatch.setattr(chat_task.RowReporter, "tell", watched)
     ends = wait()
     made.close(1)
     (part,) = ends["s"].parts

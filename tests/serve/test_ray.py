@@ -26,7 +26,7 @@ def test_numbers_of_replicas() -> None:
         if bad == "1-":
             assert parse_replicas(bad) == (1, 1)
             continue
-        with pytest.raises(ValueError, match="MIN-MAX"):
+        with pytest.raises(ValueError, match="FEWEST-MOST"):
             parse_replicas(bad)
 
 

@@ -69,7 +69,8 @@ def test_jobs_and_forks_tell_warnings_too(worded: Running) -> None:
 
 
 def test_conversations_come_with_the_models_own_note(worded: Running) -> None:
-    asked = {"messages": [{"role": "user", "content": "Hello, who are you?"}], "max_tokens": 2}
+    message = {"role": "user", "content": "Hello, once there was a cat."}
+    asked = {"messages": [message], "max_tokens": 2}
     told = httpx2.post(f"{worded.url}/v1/chat/completions", json=asked, timeout=60).json()
     assert told["warnings"][0] == "It was taught little of stories."
     assert any("'Hello'" in one for one in told["warnings"])

@@ -228,6 +228,8 @@ class Store:
         """One job by its id."""
         if key in self._unsaved:
             return self._unsaved[key]
+        if not key.isascii():
+            return None  # no id of ours, and perhaps nothing that the database could be asked
         return next(self._read("SELECT * FROM jobs WHERE id = ?", (key,)), None)
 
     def of_owner(self, owner: str, limit: int, state: str | None = None) -> list[Record]:
