@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,7 +33,7 @@ TINY_SHAPE: dict[str, int] = {
 DECODER = "lab-decoder-nano"
 
 
-class RecipeStudy:
+class RecipeStudy(ABC):
     """What such studies share; a subclass gives arms, measurements and the verdict.
 
     Attributes:
@@ -50,9 +51,9 @@ class RecipeStudy:
     levels: ClassVar[int] = 1
     same_data: ClassVar[bool] = True
 
+    @abstractmethod
     def arms(self, scale: Scale) -> Sequence[Arm]:
         """All arms."""
-        raise NotImplementedError
 
     def asked(self, scale: Scale) -> tuple[str, ...]:
         """Tasks that are judged; of a tiny run one."""
