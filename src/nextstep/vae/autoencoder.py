@@ -2,7 +2,7 @@
 
 Parameter names are those of diffusers' AutoencoderKL, so its folders are read as they are. The
 network stands here because importing diffusers takes twice as long as everything else a picture
-needs at a cold start (docs/decisions); the tests hold it equal to diffusers' number for number.
+needs at a cold start (decision 7); the tests hold it equal to diffusers' number for number.
 
 Legend: B pictures, H W pixels, h w latents, C channels.
 """
