@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import re
 import subprocess
 import sys
@@ -31,9 +32,9 @@ from nextstep.world.tasks import (
     choose_tasks,
     example,
     examples,
-    next_state,
     splits_of,
 )
+from nextstep.world.tasks.next_state_wording import BACK
 from nextstep.world.tasks.plain import common_colour, read_glosses
 from nextstep.world.tasks.wording import AT
 from nextstep.world.truth import changed_region, overlaps, visible_shares
@@ -153,6 +154,44 @@ def test_phrasings_hold_one_out_by_their_words() -> None:
         Phrasings("a {x}\nb {x}\nc {x}\nd {x}\ne {x}\nf {y}")
 
 
+MODULES = [
+    "captions",
+    *(f"tasks.{name}" for name in (
+        "changes", "drawing", "editing", "next_state_wording", "reading_wording", "stories",
+        "story_wording", "wording",
+    )),
+]  # fmt: skip
+
+
+def lists_of_phrasings() -> dict[str, Phrasings]:
+    """All lists of what people ask for and are told, by the first form."""
+    modules = [importlib.import_module(f"nextstep.world.{name}") for name in MODULES]
+    values = [value for module in modules for value in vars(module).values()]
+    return {one.forms[0]: one for one in values if isinstance(one, Phrasings)}
+
+
+def bare_words(form: str) -> list[str]:
+    """The words of a form and its signs, without articles; fields without their properties."""
+    said = re.sub(r"{(\w+)(?:\.\w+)?}", r" \1_ ", form.lower())
+    return [word for word in re.findall(r"\w+|[^\w\s]", said) if word not in ("a", "an", "the")]
+
+
+@pytest.mark.parametrize("phrasings", lists_of_phrasings().values(), ids=lambda v: v.forms[0])
+def test_words_of_a_held_out_phrasing_are_trained_in_others(phrasings: Phrasings) -> None:
+    assert len(set(phrasings.forms)) == len(phrasings.forms) >= 14
+    trained = [bare_words(form) for form in phrasings.trained]
+    for word in filter(str.isalpha, bare_words(phrasings.held_out)):
+        assert sum(word in form for form in trained) >= 3, word
+    # An article alone does not make it another phrasing.
+    assert bare_words(phrasings.held_out) not in trained
+
+
+def test_held_out_phrasings_stay_the_same() -> None:
+    """A new form with a smaller hash would change what the scores of this split are about."""
+    told = "\n".join(sorted(one.held_out for one in lists_of_phrasings().values()))
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "ae0668c3afd9e3ee"
+
+
 def test_held_out_shares() -> None:
     labels = list(world_objects())
     pairs = list(combinations(labels[::3], 2))
@@ -243,7 +282,7 @@ def test_stories_keep_their_characters_and_style() -> None:
 
 
 def test_what_is_undone_is_as_it_was() -> None:
-    undone, back = 0, {*next_state.BACK.trained, next_state.BACK.held_out}
+    undone, back = 0, {*BACK.trained, BACK.held_out}
     for one in made("next_state", "train", 150):
         past: list[Scene] = []
         for before, said, after in zip(one.parts, one.parts[1:], one.parts[2:], strict=False):

@@ -25,6 +25,17 @@ BACKGROUND_EDITS = Phrasings("""
     the background should be {bg}
     turn the background {bg}
     use {bg.a} background
+    give it {bg.a} background
+    show it on {bg.a} background
+    draw it on {bg.a} background
+    let it stand on {bg.a} background
+    put in {bg.a} background instead
+    let the background be {bg}
+    paint the background {bg}
+    i want {bg.a} background
+    {bg.a} background instead
+    put it in front of {bg.a} background
+    put another background there, {bg}
 """)
 STYLE_EDITS = Phrasings("""
     make it {style} style
@@ -34,6 +45,17 @@ STYLE_EDITS = Phrasings("""
     draw it in {style} style instead
     use the {style} style
     the same picture in {style} style
+    change it to {style} style
+    set the style to {style}
+    the style should be {style}
+    let the style be {style}
+    turn it into {style} style
+    now in {style} style
+    change the picture into {style} style
+    change how it is drawn to {style} style
+    change it into the {style} style
+    now change to {style} style
+    make the style {style}
 """)
 
 

@@ -30,7 +30,7 @@ _BACKGROUND = re.compile(
 _PLACE = re.compile(
     r"\b(?:over |up |down )?(?:to|into|in|at|on) the "
     rf"({'|'.join(sorted(REGIONS, key=len, reverse=True))})"
-    r"(?: corner| side| edge| middle| in the middle)?\b"
+    r"(?: corner| side| edge| part| middle| in the middle)?\b"
 )
 _OPENING = re.compile(
     r"^(it|that|this|there|the picture|the sign|the answer|the style) "

@@ -28,6 +28,16 @@ ADD = Phrasings("""
     insert {a} {at}
     there should be {a} {at}
     let {a} appear {at}
+    {at} draw {a}
+    draw one more thing {at}, {a}
+    draw in {a} {at}
+    {at} put {a}
+    {at} there should be {a}
+    i want {a} {at}
+    i want to see {a} {at}
+    let there be {a} {at}
+    paint {a} {at}
+    add {a} to the picture {at}
 """)
 REMOVE = Phrasings("""
     remove {it}
@@ -37,6 +47,22 @@ REMOVE = Phrasings("""
     get rid of {it}
     the same picture without {it}
     make {it} disappear
+    take {it} out of the picture
+    take {it} from the picture
+    make {it} go away
+    put {it} away
+    let {it} disappear
+    {it} should disappear
+    {it} should not be there
+    show the picture without {it}
+    {it} should go away from here
+    away with {it}
+    move {it} away from the picture
+    do not draw {it}
+    i want {it} away
+    i want the picture without {it}
+    draw it all again, but without {it}
+    take {it} out of here
 """)
 REPLACE = Phrasings("""
     replace {it} with {b}
@@ -46,6 +72,19 @@ REPLACE = Phrasings("""
     put {b} in place of {it}
     instead of {it} draw {b}
     make {b} out of {it}
+    trade {it} for {b}
+    change {it} for {b}
+    swap {b} in for {it}
+    for {it} swap in {b}
+    swap out {it} and put in {b}
+    make {it} into {b}
+    draw {b} instead of {it}
+    {b} instead of {it}
+    i want {b} instead of {it}
+    {b} should take the place of {it}
+    let {b} take the place of {it}
+    take {it} away and put {b} there
+    remove {it} and add {b} there
 """)
 MOVE = Phrasings("""
     move {it} {to}
@@ -55,6 +94,19 @@ MOVE = Phrasings("""
     slide {it} {to}
     drag {it} {to}
     {it} should go {to}
+    {to} is where to bring {it}
+    make {it} go {to}
+    now bring {it} over here, {to}
+    {it} should come {to}
+    make {it} slide {to}
+    let {it} slide {to}
+    put {it} at another place, {to}
+    take {it} from here {to}
+    i want {it} moved {to}
+    the new place of {it}: {to}
+    {to}, there i want to bring {it}
+    send {it} {to}
+    draw {it} again, moved {to}
 """)
 RESIZE = Phrasings("""
     make {it} {bigger}
@@ -63,6 +115,15 @@ RESIZE = Phrasings("""
     let {it} be {bigger}
     change the size of {it}, {bigger}
     i want {it} to be {bigger}
+    draw {it} again, but {bigger}
+    draw {it} in a {bigger} size
+    draw the same picture with {it} {bigger}
+    i want {it} {bigger}
+    {it} should get {bigger}
+    let {it} get {bigger}
+    make the size of {it} {bigger}
+    the size of {it} should be {bigger}
+    {bigger} is what {it} should be
 """)
 RECOLOUR = Phrasings("""
     make {it} {colour}
@@ -72,6 +133,19 @@ RECOLOUR = Phrasings("""
     change the colour of {it} to {colour}
     {it} should be {colour}
     give {it} the colour {colour}
+    give {it} {colour} paint
+    give {it} another colour, {colour}
+    i want to give {it} another colour, {colour}
+    {it} should have the colour {colour}
+    {it} should get the colour {colour}
+    paint {it} in the colour {colour}
+    set the colour of {it} to {colour}
+    the colour of {it} should be {colour}
+    make the colour of {it} {colour}
+    let {it} be {colour}
+    i want {it} to be {colour}
+    draw {it} in {colour}
+    show {it} in {colour}
 """)
 SKIN = Phrasings("""
     change the skin tone of {it} to {tone}
@@ -80,6 +154,20 @@ SKIN = Phrasings("""
     draw {it} with {tone} skin
     the skin of {it} should be {tone}
     set the skin tone of {it} to {tone}
+    set {it} to the skin tone {tone}
+    for {it}, set {tone} skin
+    the skin tone of {it} should be {tone}
+    make the skin tone of {it} {tone}
+    give {it} the skin tone {tone}
+    let the skin of {it} be {tone}
+    paint the skin of {it} {tone}
+    turn the skin of {it} {tone}
+    show {it} with {tone} skin
+    i want {it} with {tone} skin
+    {it} should have {tone} skin
+    set the skin of {it} to {tone}
+    change {it} to {tone} skin
+    change the skin of {it} to {tone}
 """)
 WORD = Phrasings("""
     change the word to "{text}"
@@ -88,6 +176,16 @@ WORD = Phrasings("""
     the sign should say "{text}"
     replace the word with "{text}"
     put "{text}" on the sign
+    let the sign say "{text}"
+    make the sign show the word "{text}"
+    make the word "{text}"
+    make "{text}" the word on the sign
+    change the sign, it should say "{text}"
+    change what the sign says to "{text}"
+    the word should be "{text}"
+    the word on the sign should be "{text}"
+    set the word on the sign to "{text}"
+    write "{text}" in place of the word
 """)
 
 BIGGER, SMALLER = ("bigger", "larger"), ("smaller", "tinier")

@@ -40,6 +40,9 @@ PAIR = Phrasings("""
     {a} side by side with {b}
     two things, {a} and {b}
     {a} standing close to {b}
+    {a}, next to it {b}
+    {a} and next to it {b}
+    {a}, with {b} next to it
 """)
 COUNTS = Phrasings("""
     {n}
@@ -48,6 +51,20 @@ COUNTS = Phrasings("""
     {n} together
     {n} and nothing else
     {n}, no more and no less
+    {n} all together
+    {n} in all
+    {n}, nothing else
+    {n} and no more
+    no more and no less than {n}
+    {n}, not one more and not one less
+    exactly {n}, no less
+    {n}, exactly
+    {n}, no less
+    {n}, all together
+    a group with {n}
+    {n} and no other
+    no less than {n} and no more
+    together {n}
 """)
 COLOURED = Phrasings("""
     {t.painted}
@@ -56,6 +73,19 @@ COLOURED = Phrasings("""
     {t.plain} in {t.colour}
     {t.plain}, coloured {t.colour}
     {t.plain} of {t.colour} colour
+    {t.plain} in the colour {t.colour}
+    {t.plain}, painted in {t.colour}
+    {t.plain} drawn in {t.colour}
+    {t.plain}, {t.colour} all over
+    {t.plain}, and it is {t.colour}
+    {t.plain}, its colour is {t.colour}
+    {t.plain} that has been painted {t.colour}
+    {t.plain} that was coloured {t.colour}
+    {t.plain}, one that is painted {t.colour}
+    {t.plain} that is painted in {t.colour}
+    {t.plain} of the colour {t.colour}
+    {t.plain}, painted all {t.colour}
+    {t.plain}, {t.colour}
 """)
 PLACED = Phrasings("""
     {a} {at}
@@ -65,6 +95,15 @@ PLACED = Phrasings("""
     {a} located {at}
     {a} placed {at}
     {a} seen {at}
+    {a} standing {at}
+    {a} drawn {at}
+    {a} that is {at}
+    {a} that stands {at}
+    {a}, drawn {at}
+    {a}, and it is {at}
+    {a}, to be seen {at}
+    {a} put {at}
+    {a}, put {at}
 """)
 SIGNS = Phrasings("""
     a sign that says "{text}"
@@ -73,6 +112,22 @@ SIGNS = Phrasings("""
     a sign reading "{text}"
     a board with "{text}" written on it
     the word "{text}" on a sign
+    a sign that reads "{text}"
+    a sign that shows the word "{text}"
+    a sign saying the word "{text}"
+    a sign with a word on it, saying "{text}"
+    a board that says "{text}"
+    a board with the word "{text}"
+    a sign with "{text}"
+    a sign, and it says "{text}"
+    a sign on which is written "{text}"
+    a sign with writing on it saying "{text}"
+    a sign on a board, saying "{text}"
+    a board that reads "{text}"
+    a board reading "{text}"
+    the word "{text}" on a board
+    "{text}" on a board
+    a sign that says the word "{text}"
 """)
 
 
@@ -290,4 +345,17 @@ ABOVE_SIGN = Phrasings("""
     {a} over {sign}
     {sign} below {a}
     {sign} and {a}
+    {a} at the top, {sign} below
+    {a} standing over {sign}
+    {a} on top of {sign}
+    {a} and below it {sign}
+    {a} with {sign} below it
+    {a} higher up than {sign}
+    {sign} with {a} over it
+    {sign} with {a} above it
+    {sign} under {a}
+    {sign} underneath {a}
+    at the top {a}, at the bottom {sign}
+    {sign} and over it {a}
+    {sign} and above it {a}
 """)

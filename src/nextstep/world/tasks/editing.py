@@ -22,6 +22,22 @@ COLOURISE = Phrasings("""
     bring the colours back, {bg} background
     make it a colour picture on {bg.a} background
     turn it from gray into colour with {bg.a} background
+    turn it into a colour picture, {bg} background
+    turn the gray picture into colour on {bg.a} background
+    turn gray into colour, the background is {bg}
+    from gray to colour, {bg} background
+    change it from gray to colours, {bg} background
+    bring colour into the gray picture, {bg} background
+    not gray but in colour, with {bg.a} background
+    the picture is gray, make it coloured with {bg.a} background
+    make it coloured, with {bg.a} background
+    give it its colours back, {bg} background
+    give it colours with {bg.a} background
+    paint it in colour, the background should be {bg}
+    all in colour, {bg} background
+    bring the colours back from gray, {bg} background
+    from a gray picture make one in colour with {bg.a} background
+    paint it in colour on {bg.a} background
 """)
 FILL = Phrasings("""
     fill in the missing part
@@ -31,6 +47,19 @@ FILL = Phrasings("""
     repair the picture
     paint in what is missing
     close the gap
+    complete what is missing
+    complete the missing part
+    the picture is not complete, fill it in
+    fill the gap
+    fill the empty part
+    draw the missing part
+    draw in what is missing
+    put back what is missing
+    bring back the missing part
+    restore the picture
+    repair the hole
+    close the hole
+    the picture has a hole, fill it
 """)
 COMBINE = Phrasings("""
     put both in one picture, {bg} background
@@ -39,6 +68,24 @@ COMBINE = Phrasings("""
     show both side by side, {bg} background
     bring them together on {bg.a} background
     one picture with both of them, {bg} background
+    show one beside the other, {bg} background
+    put both side by side on {bg.a} background
+    draw them side by side on {bg.a} background
+    both side by side in one picture, {bg} background
+    bring both into one picture on {bg.a} background
+    turn the two pictures into one with {bg.a} background
+    the first on the left, the second on the right, {bg} background
+    show the two pictures as one, {bg} background
+    show both of them in one picture on {bg.a} background
+    show them both on {bg.a} background, one picture
+    now show both on {bg.a} background
+    show one on the left and one on the right, {bg} background
+    one on the left, one on the right, {bg} background
+    show the first left and the second right, {bg} background
+    draw both on {bg.a} background
+    make one picture with both, {bg} background
+    put the two together on {bg.a} background
+    the two side by side, {bg} background
 """)
 
 

@@ -16,110 +16,23 @@ from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import join_words
 from nextstep.world.scenes import Scene
 from nextstep.world.spec import REGIONS, Constraint, exact_spec, region_of
-from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes
 from nextstep.world.tasks.editing import in_cells
+from nextstep.world.tasks.next_state_wording import (
+    BACK,
+    BOTH,
+    COLOUR,
+    FALL,
+    GROW,
+    JUMP,
+    RISE,
+    SHRINK,
+    STEP,
+    SWAP,
+    TURN,
+    VANISH,
+)
 from nextstep.world.tasks.wording import AT, framed
-
-STEP = Phrasings("""
-    {it} moves {way}
-    {it} goes {way}
-    {it} takes a step {way}
-    {it} goes one step {way}
-    {it} heads {way}
-    {it} shifts {way}
-    {it} slides one place {way}
-""")
-FALL = Phrasings("""
-    {it} falls
-    {it} falls down
-    {it} drops to the bottom
-    {it} tumbles all the way down
-    {it} sinks to the bottom
-    {it} falls to the ground
-    {it} comes crashing down
-""")
-RISE = Phrasings("""
-    {it} rises to the top
-    {it} flies up high
-    {it} floats all the way up
-    {it} shoots up to the top
-    {it} climbs to the very top
-    {it} lifts off
-    {it} soars to the top
-""")
-JUMP = Phrasings("""
-    {it} jumps over {other}
-    {it} hops over {other}
-    {it} leaps over {other}
-    {it} jumps to the other side of {other}
-    {it} bounces over {other}
-    {it} hops to the other side of {other}
-""")
-SWAP = Phrasings("""
-    {it} and {other} swap places
-    {it} and {other} change places
-    {it} trades places with {other}
-    {it} and {other} switch positions
-    {it} swaps with {other}
-    {it} takes the place of {other} and the other way round
-""")
-TURN = Phrasings("""
-    {it} turns around
-    {it} looks the other way
-    {it} faces the other way
-    {it} turns to the other side
-    {it} is seen from the other side
-    {it} turns to look the other way
-""")
-GROW = Phrasings("""
-    {it} grows
-    {it} gets bigger
-    {it} becomes larger
-    {it} swells up
-    {it} grows in size
-    {it} is bigger now
-""")
-SHRINK = Phrasings("""
-    {it} shrinks
-    {it} gets smaller
-    {it} becomes tiny
-    {it} dwindles
-    {it} shrinks in size
-    {it} is smaller now
-""")
-COLOUR = Phrasings("""
-    {it} turns {colour}
-    {it} becomes {colour}
-    {it} is painted {colour}
-    {it} changes its colour to {colour}
-    {it} is {colour} now
-    {it} takes on the colour {colour}
-""")
-VANISH = Phrasings("""
-    {it} disappears
-    {it} vanishes
-    {it} goes away
-    {it} is gone
-    {it} fades away
-    {it} leaves
-""")
-BOTH = Phrasings("""
-    {first}, {second}
-    {first} and {second}
-    {first} while {second}
-    {first}; {second}
-    {first}, and {second}
-    {first}, at the same time {second}
-""")
-BACK = Phrasings("""
-    back again
-    everything goes back one step
-    the last step is undone
-    undo that
-    back to how it was before
-    time runs backwards by one step
-""")
 
 _WAYS = {"left": "left of", "right": "right of", "up": "above", "down": "below"}
 Happening = tuple[str, Scene]

@@ -11,84 +11,20 @@ from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, WorldObject, join_words
 from nextstep.world.scenes import Scene, SceneItem
 from nextstep.world.spec import RELATIONS, is_related, region_of
-from nextstep.world.splits import Phrasings
 from nextstep.world.tasks import changes, drawing
 from nextstep.world.tasks.editing import in_cells
+from nextstep.world.tasks.reading_wording import (
+    HOW_MANY,
+    IS_THERE,
+    WHAT,
+    WHAT_CHANGED,
+    WHERE,
+    WHERE_FROM,
+    WHICH_COLOUR,
+    WHICH_STYLE,
+    WHICH_WORD,
+)
 from nextstep.world.tasks.wording import AT, TO, is_or_are
-
-WHAT = Phrasings("""
-    What is in the picture?
-    Describe the picture.
-    What can you see?
-    What does the picture show?
-    Tell me what is here.
-    Caption this picture.
-    What is drawn here?
-""")
-HOW_MANY = Phrasings("""
-    How many {things} are there?
-    How many {things} are in the picture?
-    Count the {things}.
-    What is the number of {things}?
-    How many {things} can you see?
-    Tell me how many {things} there are.
-""")
-WHERE = Phrasings("""
-    Where {verb} {it}?
-    In which part of the picture {verb} {it}?
-    Tell me where {it} {verb}.
-    Where in the picture {verb} {it}?
-    Which place {verb} {it} in?
-    At which place {verb} {it}?
-""")
-WHERE_FROM = Phrasings("""
-    Where {verb} {it}, seen from {other}?
-    On which side of {other} {verb} {it}?
-    From {other}, where {verb} {it}?
-    In which direction from {other} {verb} {it}?
-    Tell me where {it} {verb}, seen from {other}.
-    Which way from {other} {verb} {it}?
-""")
-WHICH_COLOUR = Phrasings("""
-    What colour {verb} {it}?
-    Which colour {verb} {it}?
-    Tell me what colour {it} {verb}.
-    What colour {verb} {it} in this picture?
-    Can you tell what colour {it} {verb}?
-    What would you say, what colour {verb} {it}?
-""")
-WHAT_CHANGED = Phrasings("""
-    What changed?
-    What is different?
-    What is the difference?
-    What has been changed?
-    Tell me what changed.
-    What is not the same?
-""")
-WHICH_WORD = Phrasings("""
-    What does the sign say?
-    What is written on the sign?
-    Read the sign.
-    Which word is on the sign?
-    Tell me what the sign says.
-    What can you read here?
-""")
-WHICH_STYLE = Phrasings("""
-    In which style is it drawn?
-    What is the style?
-    Which style is this?
-    Name the style.
-    Tell me the style.
-    What style of drawing is it?
-""")
-IS_THERE = Phrasings("""
-    Is there {a}?
-    Is there {a} in the picture?
-    Can you see {a}?
-    Does the picture show {a}?
-    Do you see {a} here?
-    Would you find {a} in this picture?
-""")
 
 
 def _example(

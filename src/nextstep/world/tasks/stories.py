@@ -18,6 +18,20 @@ START = Phrasings("""
     There once lived {a} named {name}.
     Our hero is {name}, {a}.
     Here begins the story of {name}, {a}.
+    Here is a story about {a} called {name}.
+    Here is the story of {a} named {name}.
+    Here comes {a} called {name}.
+    This is the story of {name}, {a}.
+    The story of {name} begins here: {name} is {a}.
+    Now begins a story about {a} called {name}.
+    Now the story of {a} named {name} begins.
+    There was once {a} called {name}.
+    Once there lived {a} called {name}.
+    Once there was {name}, {a}.
+    In this story we meet {name}, {a}.
+    Our story is about {name}, {a}.
+    Our hero is {a} called {name}.
+    The hero of this story is {a} named {name}.
 """)
 SETTING = Phrasings("""
      The pictures are in {style} style on {bg.a} background.
@@ -26,6 +40,19 @@ SETTING = Phrasings("""
      Think of {style} style and {bg.a} background.
      We draw in {style} style, with {bg.a} background.
      The style is {style}, the background {bg}.
+    Think of pictures in {style} style on {bg.a} background.
+    Think of {bg.a} background and of the {style} style.
+    We think of drawings in {style} style on {bg.a} background.
+    Here is {style} style and {bg.a} background.
+    The pictures have {bg.a} background and {style} style.
+    We see it in {style} style and on {bg.a} background.
+    The drawings are in {style} style, the background is {bg}.
+    All pictures are in {style} style with {bg.a} background.
+    Everything is in {style} style on {bg.a} background.
+    The background is {bg} and the style is {style}.
+    The background is {bg}, and all is drawn in {style} style.
+    It is a story in {style} style with {bg.a} background.
+    Drawn in {style} style on {bg.a} background.
 """)
 BY_SIGHT = Phrasings("""
     This is {name}.
@@ -34,6 +61,19 @@ BY_SIGHT = Phrasings("""
     Look, this is {name}.
     Say hello to {name}.
     And here we see {name}.
+    Look, here is {name}.
+    Look, here comes {name}.
+    Now look at {name}.
+    And this is {name}.
+    Here comes {name}.
+    Now we meet {name}.
+    This picture shows {name}.
+    Look, there is {name}.
+    Look at {name}.
+    Look who comes, it is {name}.
+    Now this one is {name}.
+    Now here is {name}.
+    And now {name}.
 """)
 BY_WORDS = Phrasings("""
     This is {name}, {a}.
@@ -42,6 +82,17 @@ BY_WORDS = Phrasings("""
     Here is {a} called {name}.
     Look, {a} named {name}.
     And here we see {name}, {a}.
+    Here is {name}, {a}.
+    Here comes {a} named {name}.
+    Here we meet {a} called {name}.
+    Here you see {name}, {a}.
+    This is {a} named {name}.
+    Look, this is {a} called {name}.
+    Look, here is {name}, {a}.
+    Say hello to {a} called {name}.
+    Say hello to {name}, {a}.
+    We see {a} called {name}.
+    Now we meet {a} named {name}.
 """)
 AGAIN = Phrasings("""
     Draw {name} again on {bg.a} background.
@@ -51,6 +102,22 @@ AGAIN = Phrasings("""
     Back to {name}, on {bg.a} background.
     {name} comes back, {bg} background.
     Do you remember {name}? Here on {bg.a} background.
+    Now we go back to {name} on {bg.a} background.
+    Draw {name} once more, {bg} background.
+    Show {name} again, {bg} background.
+    And {name} again on {bg.a} background.
+    {name} is here again, {bg} background.
+    Now draw {name} again, the background is {bg}.
+    Where is {name}? Here, on {bg.a} background.
+    We go back to {name}, {bg} background.
+    Now we come back to {name}, {bg} background.
+    {name} is back again, {bg} background.
+    Bring {name} back on {bg.a} background.
+    Bring back {name}, {bg} background.
+    Look, {name} again on {bg.a} background.
+    Draw another picture of {name}, {bg} background.
+    Now show {name} again, {bg} background.
+    Let {name} come back on {bg.a} background.
 """)
 END = ("The end.", "And that was that.", "The end of the story.")
 

@@ -13,7 +13,23 @@ from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.drawings import visible_on
 from nextstep.world.lexicon import Word, WorldObject
 from nextstep.world.scenes import Background, Scene, SceneItem, Sign, grid_sign
-from nextstep.world.splits import Phrasings
+from nextstep.world.tasks.story_wording import (
+    APPEAR,
+    AROUND,
+    CHANGE_SKY,
+    CLEAR_SKY,
+    EAT,
+    FIND,
+    GROW,
+    LEAVE,
+    LOSE,
+    MEET,
+    NORMAL,
+    PAINT,
+    SHRINK,
+    SIGN,
+    SWAP,
+)
 
 NAMES = (
     "Alex", "Ari", "Ash", "Bo", "Charlie", "Dani", "Jo", "Jules", "Kim", "Kit", "Lou", "Max",
@@ -32,127 +48,6 @@ SKY = (
 
 ROLES = ("sky", "find", "hero", "friend")
 """Parts in a story, in the order in which they are drawn."""
-
-MEET = Phrasings("""
-    {who} meets {a} called {other}.
-    {who} meets {other}, {a}.
-    Along comes {a} named {other} and says hello to {who}.
-    {other}, {a}, comes to visit {who}.
-    {who} makes friends with {a} called {other}.
-    Then {other}, {a}, joins {who}.
-""")
-FIND = Phrasings("""
-    {who} finds {a}.
-    {who} discovers {a}.
-    {who} brings {a}.
-    There is {a} on the ground, and {who} is glad.
-    {who} picks up {a}.
-    {who} comes across {a}.
-""")
-EAT = Phrasings("""
-    {who} eats {it}.
-    {who} is hungry and eats {it}.
-    {who} eats {it} all up.
-    Yum! {who} eats {it}.
-    {who} has {it} for lunch.
-    In one bite {who} swallows {it}.
-""")
-LOSE = Phrasings("""
-    {who} gives {it} away.
-    {who} loses {it}.
-    {who} puts {it} away.
-    {who} looks again, but {it} is no longer there.
-    {who} hides {it}.
-    {who} sends {it} back.
-""")
-APPEAR = Phrasings("""
-    {a} appears in the sky.
-    Up in the sky there is {a}.
-    Look, {a} in the sky!
-    Far above, {a} can be seen.
-    High above, {a} comes into view.
-    Now {a} is in the sky.
-""")
-CHANGE_SKY = Phrasings("""
-    {it} goes and {a} comes.
-    Instead of {it} there is now {a} in the sky.
-    {it} makes way for {a}.
-    {it} leaves, and {a} takes its place.
-    After {it} comes {a}.
-    {it} turns into {a}.
-""")
-CLEAR_SKY = Phrasings("""
-    {it} goes away.
-    {it} disappears from the sky.
-    {it} is gone again.
-    {it} drifts off.
-    Soon {it} cannot be seen any more.
-    The sky is empty again, without {it}.
-""")
-PAINT = Phrasings("""
-    {who} falls into {colour} paint.
-    {who} turns {colour} all over.
-    Suddenly {who} is {colour}.
-    By magic {who} becomes {colour}.
-    A spell makes {who} {colour}.
-    Somebody paints {who} {colour}.
-""")
-GROW = Phrasings("""
-    {who} grows and grows.
-    {who} becomes very big.
-    {who} is a giant now.
-    A magic drink makes {who} big.
-    {who} gets bigger and bigger.
-    Suddenly {who} is huge.
-""")
-SHRINK = Phrasings("""
-    {who} shrinks.
-    {who} becomes very small.
-    {who} is tiny now.
-    A magic drink makes {who} small.
-    {who} gets smaller and smaller.
-    Suddenly {who} is tiny.
-""")
-NORMAL = Phrasings("""
-    {who} is as big as before again.
-    {who} goes back to the usual size.
-    The magic ends and {who} has the right size again.
-    {who} takes on the normal size again.
-    Soon {who} is no larger or smaller than at first.
-    {who} has the old size again.
-""")
-LEAVE = Phrasings("""
-    {other} goes home.
-    {other} says goodbye and leaves.
-    It is late and {other} goes away.
-    {other} has to go.
-    {other} waves and is gone.
-    {other} walks off.
-""")
-SWAP = Phrasings("""
-    {who} and {other} change places.
-    {who} and {other} swap sides.
-    {who} runs to the other side and {other} comes over.
-    They play a game, and {who} and {other} switch places.
-    {other} and {who} trade places.
-    {who} takes the place of {other}, and {other} that of {who}.
-""")
-AROUND = Phrasings("""
-    Everything around turns {bg}.
-    Now the world is {bg}.
-    Suddenly the background is {bg}.
-    The light changes, and all around it is {bg}.
-    The way leads to a land that is all {bg}.
-    The air becomes {bg}.
-""")
-SIGN = Phrasings("""
-    {who} puts up a sign that says "{text}".
-    {who} holds up a sign saying "{text}".
-    {who} writes "{text}" on a sign.
-    {who} shows a sign that reads "{text}".
-    {who} makes a sign with the word "{text}".
-    {who} carries a sign: "{text}".
-""")
 
 
 @dataclass(frozen=True)
