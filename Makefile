@@ -16,6 +16,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
