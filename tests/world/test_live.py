@@ -26,7 +26,7 @@ from nextstep.text.tokenizer import TextTokenizer
 from nextstep.vae.tokenizer import ImageTokenizer
 from nextstep.world import drawings
 from nextstep.world.build import build_shards
-from nextstep.world.descriptions import describe
+from nextstep.world.descriptions import changes_between, describe
 from nextstep.world.examples import TextPart
 from nextstep.world.live import WorldSource
 from nextstep.world.scenes import Background, Scene, SceneItem, Sign
@@ -173,13 +173,28 @@ def test_lines_stand_before_answers() -> None:
         assert isinstance(answer, TextPart)
         sequence = document.sequence
         learned = [i for i, label in zip(sequence.ids, sequence.labels, strict=True) if label >= 0]
-        written = f"{before}; {after}\n{answer.answers[0]}"
-        ids = TOKENIZER.encode(f"{before}; {after}\n") + TOKENIZER.encode(answer.answers[0])
+        line = f"{before}; {after}; {changes_between(*made.scenes)}\n"
+        written = f"{line}{answer.answers[0]}"
+        parts = f"{before}; {after};", line.removeprefix(f"{before}; {after};"), answer.answers[0]
+        ids = [token for part in parts for token in TOKENIZER.encode(part)]
         # The size of a picture before is learned as well.
         assert learned[-len(ids) - 1 : -1] == ids
         assert TOKENIZER.decode(learned[:-1]).endswith(written)
         prompt = made.prompt(made.targets[0])
         assert f"{prompt.replace('<image>', '')}\n" in TOKENIZER.decode(sequence.ids)
+
+
+def test_text_only_recalls_describe_the_pictures_that_no_line_tells_of() -> None:
+    source = WorldSource(
+        TOKENIZER, 32, tasks=["recall"], edition="core-48", no_caption=0, reasoning_prob=1,
+        text_only_prob=1,
+    )  # fmt: skip
+    for index in range(20):
+        document, made = source.document(index, 0), source.example(index, 0)
+        assert not document.images
+        told = TOKENIZER.decode(document.sequence.ids)
+        for scene in made.scenes:
+            assert describe(scene) in told
 
 
 def test_text_only_samples_learn_the_line_from_what_the_picture_would_tell() -> None:

@@ -1,13 +1,15 @@
 """The line that a model writes before it draws or answers: what is shown, and what an edit changes.
 
     dog left, cat right, noto style, blue background
-    dog left, cat right, noto style, blue background; cat right; change rows 3-6 columns 5-8; dog
+    dog left, cat right, mono style, blue background; cat right goes; change rows 3-6 columns 5-8;
+    dog left, mono style, blue background
 
-The second form belongs to edits: the source in words, the objects that change, which image tokens
-do, and the result in words. Whoever draws keeps all other tokens of the source as they are.
+The second form belongs to edits: the source in words, what becomes of which objects, which image
+tokens change, and the result in words. Whoever draws keeps all other tokens of the source as they
+are.
 
 A question about pictures is followed by what they show, in the same words, and the objects that it
-asks for, and on the next line by the answer.
+asks for or what changed, and on the next line by the answer.
 """
 
 from __future__ import annotations

@@ -20,11 +20,14 @@ class TextPart:
         trained: whether the language-model loss counts it.
         answers: what may be answered here, without spaces around it; empty where the text is
             no answer.
+        about: labels of the objects that a question is about, in the order in which the answer
+            needs them; None where it names no object.
     """
 
     text: str
     trained: bool = True
     answers: tuple[str, ...] = ()
+    about: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

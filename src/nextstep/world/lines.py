@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,9 +10,8 @@ import numpy as np
 
 from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import with_reasoning
-from nextstep.world.descriptions import describe, name_with_places
+from nextstep.world.descriptions import changes_between, describe, name_with_places
 from nextstep.world.examples import ImagePart, TextPart
-from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Scene, SceneItem, Sign
 from nextstep.world.truth import changed_region
 
@@ -26,10 +23,10 @@ def with_lines(
 ) -> list[TextPart | ImagePart]:
     """The parts with a line before every trained picture that follows text, and every answer.
 
-    The line of an edit names the objects that change, before it says which image tokens do; the
-    line of an answer says what the pictures before its question show, and which of the objects the
-    question is about. Each stands there by its word and place, as in the scene's description, so
-    that a model need only copy.
+    The line of an edit says what becomes of which objects, before it says which image tokens
+    change; the line of an answer says what the pictures before its question show, and which of the
+    objects the question is about, or what changed from the first picture to the last. Each stands
+    there in the words of the scene's description, so that a model need only copy.
 
     Args:
         parts: of a sample, in reading order.
@@ -50,9 +47,9 @@ def with_lines(
                     found.append(TextPart(f"{describe(before.scene)};", trained=source_line))
                 region = region_of_change(before.scene, part.scene, grid)
                 told_of = [change_words(region, grid), describe(part.scene)]
-                changing = objects_that_change(before.scene, part.scene)
+                changing = changes_between(before.scene, part.scene)
                 if changing:
-                    told_of.insert(0, name_with_places(before.scene, changing))
+                    told_of.insert(0, changing)
                 space = "" if part.kept in told else " "
                 found.append(TextPart(space + SEPARATOR.join(told_of)))
             else:
@@ -62,7 +59,7 @@ def with_lines(
             found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
             scenes = [one.scene for one in parts[:place] if isinstance(one, ImagePart)]
             line = SEPARATOR.join(map(describe, scenes))
-            subject = what_is_asked_for(asked.text, scenes[-1])
+            subject = what_is_asked_for(asked.about, scenes)
             if subject is None:
                 found.append(TextPart(with_reasoning(line, ""), trained=source_line))
             else:
@@ -74,38 +71,23 @@ def with_lines(
     return _merged(found)
 
 
-def objects_that_change(before: Scene, after: Scene) -> list[SceneItem]:
-    """The objects of a scene that an edit takes away or alters; none where it alters everything."""
-    if before.background != after.background or before.grey != after.grey:
-        return []
-    changing = [item for item in before.items if item not in after.items]
-    styles = {item.style for item in before.items} == {item.style for item in after.items}
-    return changing if styles or len(changing) < len(before.items) else []
+def what_is_asked_for(names: Sequence[str] | None, scenes: Sequence[Scene]) -> str | None:
+    """The objects that a question is about, or what changed.
 
-
-def what_is_asked_for(question: str, scene: Scene) -> str | None:
-    """The objects of a scene that a question names; "none" where it names others alone.
+    Args:
+        names: labels, in the order in which the answer needs them; None for a question that names
+            no object.
+        scenes: of the pictures before the question.
 
     Returns:
-        None where it names no object at all.
+        Of several pictures the changes from the first to the last; of one the objects of these
+        names by their words and places, "none" where it has none of them, or None.
     """
-    names = {_named()[found.group().lower()] for found in _name_pattern().finditer(question)}
-    if not names:
+    if len(scenes) > 1:
+        return changes_between(scenes[0], scenes[-1])
+    if names is None:
         return None
-    return name_with_places(scene, [i for i in scene.items if i.name in names]) or "none"
-
-
-@functools.cache
-def _named() -> dict[str, str]:
-    """Every word for an object, one or several, in lower case -> its label."""
-    found = world_objects().values()
-    return {word.lower(): one.label for one in found for word in (one.word, one.plural)}
-
-
-@functools.cache
-def _name_pattern() -> re.Pattern[str]:
-    longest_first = sorted(_named(), key=len, reverse=True)
-    return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    return name_with_places(scenes[-1], names) or "none"
 
 
 def with_regions(parts: Sequence[TextPart | ImagePart], grid: Grid) -> list[TextPart | ImagePart]:
@@ -153,7 +135,9 @@ def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
         for item in ones.items
         if item not in others.items
     ]
-    if before.sign != after.sign or before.hole != after.hole or not blocks:
+    if before.sign != after.sign:
+        blocks += [block_of(sign, grid) for sign in (before.sign, after.sign) if sign]
+    if before.hole != after.hole or not blocks:
         marked = changed_region(before, after)
         rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
         if not len(rows):
@@ -172,10 +156,13 @@ def region_of_change(before: Scene, after: Scene, grid: Grid) -> Region:
 
 
 def block_of(item: SceneItem | Sign, grid: Grid) -> Region:
-    """The tokens of an object's square, or of a sign's rows."""
+    """The tokens of an object's square, or of a sign."""
     if isinstance(item, Sign):
         top = math.floor((item.y - item.height / 2) * grid[0] + 1e-6)
-        return Region(top, 0, math.ceil((item.y + item.height / 2) * grid[0] - 1e-6), grid[1])
+        bottom = math.ceil((item.y + item.height / 2) * grid[0] - 1e-6)
+        half = item.width / 2 if item.pitch is None else item.pitch * len(item.text) / 2
+        left = math.floor((item.x - half) * grid[1] + 1e-6)
+        return Region(top, left, bottom, math.ceil((item.x + half) * grid[1] - 1e-6))
     edges = []
     for centre, count in ((item.y, grid[0]), (item.x, grid[1])):
         side = math.ceil(item.size * count - 1e-6)

@@ -20,6 +20,7 @@ from nextstep.data.sources import Stills
 from nextstep.errors import NextStepError
 from nextstep.text.sequence import build_sequence
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.descriptions import describe
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lines import with_lines, with_regions
@@ -219,8 +220,19 @@ class WorldSource:
             lined = with_lines(with_regions(parts, self.grid), self.grid, not text_only)
             if not text_only:
                 return tuple(lined), every
-            return tuple(part for part in lined if isinstance(part, TextPart)), ()
+            return tuple(_as_text(lined, group == "recall")), ()
         return parts, every
+
+
+def _as_text(
+    parts: Sequence[TextPart | ImagePart], describes_given: bool
+) -> Iterator[TextPart | ImagePart]:
+    """The parts without pictures; given ones, which no line tells of, as their descriptions."""
+    for part in parts:
+        if isinstance(part, TextPart):
+            yield part
+        elif describes_given and not part.trained:
+            yield TextPart(f" {describe(part.scene)}.", trained=False)
 
 
 def _untrained(part: TextPart | ImagePart) -> TextPart | ImagePart:

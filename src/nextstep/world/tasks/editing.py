@@ -278,12 +278,11 @@ def fill(draw: Draw) -> Example:
 def _hole(draw: Draw, item: SceneItem) -> tuple[float, float, float, float]:
     """A missing part over part of an object."""
     if draw.edition.on_grid:
-        # Two by two image tokens, or four by four of an object that fills the picture.
-        side = 0.25 if item.size < 0.5 else 0.5
-        half = side if item.size < 0.5 else 0.5
-        x, y = (
-            round((c - half) * 8) / 8 + draw.one_of((0, 0.5, 1)) * half for c in (item.x, item.y)
-        )
+        # Two by two image tokens, or four by four of an object that fills the picture; the first
+        # row and column are 1, 3, 5 or 7.
+        side, steps = (0.25, (0, 1)) if item.size < 0.5 else (0.5, (0, 0.5, 1))
+        half = 2 * side if item.size < 0.5 else 1.0
+        x, y = (round((c - half / 2) * 4) / 4 + draw.one_of(steps) * side for c in (item.x, item.y))
         return x, y, x + side, y + side
     side = item.size * draw.rng.uniform(0.45, 0.65)
     x, y = (c + draw.one_of((-1, 0, 1)) * item.size * 0.3 for c in (item.x, item.y))

@@ -167,13 +167,15 @@ def _opening(draw: Draw, scene: Scene) -> list[TextPart | ImagePart]:
     """The first picture, with or without words before it."""
     if not draw.chance(0.3):
         return [ImagePart(scene, trained=False)]
+    sizes = ["small" if item.size < draw.layout.usual else "" for item in scene.items]
     phrases = [
-        f"{changes.object_at(scene, i).a()} {draw.one_of(AT[_cell(scene, i)])}"
-        for i in range(len(scene.items))
+        f"{changes.object_at(scene, i).a(size)} {draw.one_of(AT[_cell(scene, i)])}"
+        for i, size in enumerate(sizes)
     ]
     caption, told = framed(draw, join_words(phrases), scene.items[0].style, scene.background)
     constraints = tuple(
-        Constraint(item.name, region=region_of(item.x, item.y)) for item in scene.items
+        Constraint(item.name, region=region_of(item.x, item.y), size=size or None)
+        for item, size in zip(scene.items, sizes, strict=True)
     )
     return [TextPart(caption), ImagePart(scene, spec=replace(told, include=constraints))]
 

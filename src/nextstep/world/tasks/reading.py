@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -34,13 +35,16 @@ def _example(
     question: str,
     answer: str,
     others: tuple[str, ...] = (),
+    about: Sequence[WorldObject] | None = None,
 ) -> Example:
     """Pictures, the question as anybody would type it, and the answer after a space."""
     if draw.chance(0.25):
         question = question[0].lower() + question[1:]
     answers = tuple(dict.fromkeys((answer, *others)))
     shown = [ImagePart(scene, trained=False) for scene in scenes]
-    return Example(task, (*shown, TextPart(question), TextPart(f" {answer}", answers=answers)))
+    labels = None if about is None else tuple(obj.label for obj in about)
+    asked = TextPart(question, about=labels)
+    return Example(task, (*shown, asked, TextPart(f" {answer}", answers=answers)))
 
 
 def _groups(draw: Draw) -> tuple[list[tuple[WorldObject, int]], Scene]:
@@ -92,7 +96,8 @@ def read_count(draw: Draw) -> Example:
         obj, number = draw.one_of([t for t in draw.objects if t not in present]), 0
     answer = "none" if number == 0 else NUMBERS[number]
     question = draw.say(HOW_MANY, things=obj.plural)
-    return _example(draw, "read_count", [scene], question, answer, (str(number), NUMBERS[number]))
+    answers = str(number), NUMBERS[number]
+    return _example(draw, "read_count", [scene], question, answer, answers, [obj])
 
 
 def read_where(draw: Draw) -> Example:
@@ -102,7 +107,7 @@ def read_where(draw: Draw) -> Example:
         scene = in_cells(draw, found, style)
         cell = region_of(scene.items[0].x, scene.items[0].y)
         question = draw.say(WHERE, it=found[0].the(), verb=is_or_are(found[0]))
-        return _example(draw, "read_where", [scene], question, AT[cell][0], AT[cell][1:])
+        return _example(draw, "read_where", [scene], question, AT[cell][0], AT[cell][1:], found[:1])
     kind = draw.one_of(RELATIONS)
     items = tuple(
         SceneItem(obj.label, style, x, y, size)
@@ -117,9 +122,8 @@ def read_where(draw: Draw) -> Example:
         "above": ("above it", "above", "over it"),
         "below": ("below it", "below", "under it"),
     }[kind]
-    return _example(
-        draw, "read_where", [Scene(draw.background(items), items)], question, ways[0], ways[1:]
-    )
+    scene = Scene(draw.background(items), items)
+    return _example(draw, "read_where", [scene], question, ways[0], ways[1:], found)
 
 
 def read_colour(draw: Draw) -> Example:
@@ -137,7 +141,7 @@ def read_colour(draw: Draw) -> Example:
         return _example(draw, "read_colour", [scene], question, scene.background.colour)
     answer = colour_of(items[0].name, style, None, items[0].tint) or ""
     question = draw.say(WHICH_COLOUR, it=found[0].the(), verb=is_or_are(found[0]))
-    return _example(draw, "read_colour", [scene], question, answer)
+    return _example(draw, "read_colour", [scene], question, answer, about=found[:1])
 
 
 def read_change(draw: Draw) -> Example:
@@ -212,11 +216,14 @@ def read_yes_no(draw: Draw) -> Example:
     scene = Scene(draw.background(items), items)
     yes = draw.chance(0.5)
     if draw.chance(0.5):
-        question = draw.say(IS_THERE, a=(found[0] if yes else found[2]).a())
+        about = [found[0] if yes else found[2]]
+        question = draw.say(IS_THERE, a=about[0].a())
     else:
         first, second = (items[0].x, items[0].y), (items[1].x, items[1].y)
         wanted = [k for k in RELATIONS if is_related(first, second, k) == yes]
+        about = found[:2]
         one, other = found[0].the(), found[1].the()
         verb = is_or_are(found[0]).capitalize()
         question = f"{verb} {one} {draw.one_of(wanted)} {other}?"
-    return _example(draw, "read_yes_no", [scene], question, "yes" if yes else "no")
+    answer = "yes" if yes else "no"
+    return _example(draw, "read_yes_no", [scene], question, answer, about=about)
