@@ -13,45 +13,22 @@ The result is FOLDER/report.md, report.json and curves as PNG.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from nextstep.engine.pretrained import load_parts
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks.statistics import (
-    Estimate,
-    Means,
-    Row,
-    differences,
-    estimates,
-)
-from nextstep.recipe.probes import Probe
-from nextstep.recipe.run_schema import Probes
-from nextstep.rollout.samples import RolloutGroup
-from nextstep.rollout.store import read_rollouts
-from nextstep.train.loss_plot import curve_plot
-from nextstep.utils.files import write_json, write_whole
+from posttrain_report import BASELINE, START, TASKS, Curves, write_report
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-GROUPS = {
-    "colours": ["colours"], "attributes": ["attributes", "sizes"],
-    "edits": ["recolour", "move", "remove", "replace"],
-}  # fmt: skip
-"""Groups of tasks that differences are told of."""
-TASKS = [task for group in GROUPS.values() for task in group]
-START, BASELINE = "start", "best-of-n"
 BETAS = (100, 500, 2000)
-ONLINE = ("nft", "grpo")
+ONLINE = {"nft": "rl-nano", "grpo": "rl-grpo-nano"}
+"""Method that draws its own samples -> its recipe."""
+METHODS = (BASELINE, *ONLINE, *(f"dpo-{beta}" for beta in BETAS))
 SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 8, 8
 HELD_OUT_SAMPLES = 3
 SETTINGS = {"guided": [], "unguided": ["--guidance", "1.0", "--image-guidance", "1.0"]}
@@ -93,6 +70,7 @@ class Experiment:
         offline_steps: optimizer steps of the methods that learn from kept samples.
         seed: of everything.
         changes: of recipes, as "NAME:key.path=value".
+        methods: some of `METHODS`, in the order in which they run.
     """
 
     folder: Path
@@ -102,28 +80,39 @@ class Experiment:
     offline_steps: int = 300
     seed: int = 0
     changes: Sequence[str] = ()
+    methods: Sequence[str] = METHODS
 
     @property
     def names(self) -> list[str]:
         """Of all models that are judged, the one that the others start from first."""
-        return [START, BASELINE, *(f"dpo-{beta}" for beta in BETAS), *ONLINE]
+        return [START, *self.methods]
 
     def model_of(self, name: str) -> str:
         """The folder, or name, of a judged model."""
         return self.model if name == START else str(self.folder / name / "model")
 
     def jobs(self) -> list[Job]:
-        """All commands, each after those that it needs."""
-        made = [self._rollouts(half) for half in range(2)]
-        drawn = [job.name for job in made]
-        made.append(self._offline(BASELINE, "best-of-n-nano", self.offline_steps // 2, drawn))
-        for beta in BETAS:
-            # The first one works out what the reference says, and the others read it.
-            needs = drawn if beta == BETAS[0] else [f"dpo-{BETAS[0]}"]
-            made.append(self._offline(f"dpo-{beta}", "dpo-nano", self.offline_steps, needs, beta))
-        made += [self._online("nft", "rl-nano"), self._online("grpo", "rl-grpo-nano")]
-        made += [self._judged(name, how) for name in self.names for how in SETTINGS]
+        """All commands in the order in which one core runs them."""
+        made = []
+        if not ONLINE.keys() >= set(self.methods):
+            made += [self._rollouts(half) for half in range(2)]
+        made += self._judged(START)
+        for name in self.methods:
+            made += [self._learned(name), *self._judged(name)]
         return made
+
+    def _learned(self, name: str) -> Job:
+        """The training of a method."""
+        if name in ONLINE:
+            return self._online(name, ONLINE[name])
+        drawn = [f"rollouts-{half}" for half in range(2)]
+        if name == BASELINE:
+            return self._offline(name, "best-of-n-nano", self.offline_steps // 2, drawn)
+        # The first one works out what the reference says, and the others read it.
+        (first, *_) = [one for one in self.methods if one.startswith("dpo-")]
+        needs = drawn if name == first else [first]
+        beta = int(name.removeprefix("dpo-"))
+        return self._offline(name, "dpo-nano", self.offline_steps, needs, beta, name == first)
 
     def _rollouts(self, half: int) -> Job:
         """Half of the kept samples, so that two cores draw them."""
@@ -141,16 +130,22 @@ class Experiment:
         return ["rollout", *(part for one in options for part in ("--world", one)), "--reasoning"]
 
     def _offline(
-        self, name: str, recipe: str, steps: int, needs: Sequence[str], beta: int | None = None
+        self,
+        name: str,
+        recipe: str,
+        steps: int,
+        needs: Sequence[str],
+        beta: int | None = None,
+        asks: bool = False,
     ) -> Job:
-        """A method that learns from kept samples."""
+        """A method that learns from kept samples, and perhaps asks the reference about them."""
         rollouts = self.folder / "rollouts"
         changes = [f"steps={steps}", f"data.sources.0.rollouts={rollouts}"]
         if beta is not None:
             changes += [
                 f"preference.beta={beta}", f"preference.reference={self.folder / 'reference'}"
             ]  # fmt: skip
-        learned = 32 * steps * (SECONDS["learn"] + SECONDS["look"] * (beta == BETAS[0]))
+        learned = 32 * steps * (SECONDS["learn"] + SECONDS["look"] * asks)
         return self._training(name, recipe, changes, learned, needs)
 
     def _online(self, name: str, recipe: str) -> Job:
@@ -176,8 +171,11 @@ class Experiment:
         ]  # fmt: skip
         return Job(name, command, seconds, self.folder / name / "model", needs)
 
-    def _judged(self, name: str, how: str) -> Job:
+    def _judged(self, name: str) -> list[Job]:
         """Held-out samples of a model; all models meet the same prompts and noise."""
+        return [self._judged_by(name, how) for how in SETTINGS]
+
+    def _judged_by(self, name: str, how: str) -> Job:
         folder = self.held(name, how)
         command = [
             *self._drawing("seen"), "--count", str(self.held_out), "-n", str(HELD_OUT_SAMPLES),
@@ -246,145 +244,16 @@ def _run(job: Job, folder: Path) -> int:
         ).returncode
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the held-out samples of a model tell.
-
-    Attributes:
-        rows: a prompt each, in the group of its task: share of its samples that are right in all,
-            and mean reward.
-        variance: of image tokens over seeds, the mean over prompts.
-    """
-
-    rows: Sequence[Row]
-    variance: float
-
-    @classmethod
-    def of(cls, groups: Sequence[RolloutGroup]) -> Judged:
-        """From judged groups, whose keys are "world/TASK/..."."""
-        rows = []
-        for group in groups:
-            right = _mean([sample.rewards["world/right"] for sample in group.samples])
-            told = {"right": right, "reward": _mean([sample.reward for sample in group.samples])}
-            rows.append(Row(group.key, group.key.split("/")[1], told))
-        return cls(rows, _mean([token_variance(group) for group in groups]))
-
-
-def token_variance(group: RolloutGroup) -> float:
-    """Variance of image tokens over the samples of a prompt, the mean over places and values."""
-    tokens = torch.stack([s.tokens for s in group.samples if s.tokens is not None])
-    return float(tokens.var(0).mean())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def metrics(means: Means) -> dict[str, np.ndarray]:
-    """Shares right by group of tasks and over all, and the mean reward over all."""
-    every = {**GROUPS, "all": TASKS}
-    found = {name: means.of("right", tasks) for name, tasks in every.items()}
-    return {**found, "reward": means.of("reward")}
-
-
-def report(judged: Mapping[str, Judged], flow_losses: Mapping[str, float]) -> dict[str, Any]:
-    """Everything as plain values: means, and paired differences with 95 % intervals.
-
-    Args:
-        judged: model -> its held-out samples.
-        flow_losses: model -> flow loss on held-out scenes.
-    """
-    found: dict[str, Any] = {}
-    for name, one in judged.items():
-        told: dict[str, Any] = {
-            "score": _rounded(estimates(one.rows, metrics)),
-            "flow_loss_ratio": round(flow_losses[name] / flow_losses[START], 4),
-            "diversity_ratio": round(one.variance / judged[START].variance, 4),
-        }
-        for other in (START, BASELINE):
-            if name != other:
-                against = differences(one.rows, judged[other].rows, metrics)
-                told[f"against {other}"] = _rounded(against)
-        found[name] = told
-    return found
-
-
-def _rounded(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    return {name: estimate.rounded() for name, estimate in found.items()}
-
-
-def as_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Reports by way of drawing as Markdown."""
-    columns = [*GROUPS, "all"]
-    lines = []
-    for how, told in reports.items():
-        lines += [
-            f"Drawn {how}; share right in percent, differences paired, 95 % intervals.", "",
-            f"| model | right | {' | '.join(columns)} | flow loss | diversity |",
-            f"|---|---|{'---|' * len(columns)}---|---|",
-        ]  # fmt: skip
-        for name, one in told.items():
-            cells = [_cell(one.get(f"against {START}", {}).get(group)) for group in columns]
-            right = f"{100 * one['score']['all']['value']:.1f}"
-            ratios = f"{one['flow_loss_ratio']:.3f} | {one['diversity_ratio']:.2f}"
-            lines.append(f"| {name} | {right} | {' | '.join(cells)} | {ratios} |")
-        lines.append("")
-        for name, one in told.items():
-            if against := one.get(f"against {BASELINE}"):
-                lines.append(f"* {name} against {BASELINE}: {_cell(against['all'])}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(told: Mapping[str, float | None] | None) -> str:
-    if told is None or told["value"] is None:
-        return ""
-    mean, low, high = (100 * (told[name] or 0.0) for name in ("value", "low", "high"))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def logged(folder: Path, name: str, event: str = "") -> list[tuple[float, float]]:
-    """(step, value) of a figure in a run's log."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [(r["step"], r[name]) for r in rows if r.get("event", "") == event and name in r]
-
-
-def write_report(experiment: Experiment) -> None:
-    """Judge everything that is there, and draw the curves."""
-    losses = {name: held_out_loss(experiment.model_of(name)) for name in experiment.names}
-    reports = {}
-    for how in SETTINGS:
-        judged = {
-            name: Judged.of(list(read_rollouts(experiment.held(name, how))))
-            for name in experiment.names
-        }
-        reports[how] = report(judged, losses)
-    folder, together = experiment.folder, ONLINE_PROMPTS * ONLINE_SAMPLES
-    write_json(folder / "report.json", reports)
-    write_whole(folder / "report.md", as_tables(reports).encode())
-    online = {
-        name: [
-            (step * together, value) for step, value in logged(folder / name, "reward", "rollout")
-        ]
-        for name in ONLINE
+def curves(experiment: Experiment) -> Curves:
+    """Which figures of which logs are plotted."""
+    together = ONLINE_PROMPTS * ONLINE_SAMPLES
+    online = {name: (experiment.folder / name, together) for name in ONLINE}
+    betas = {f"beta {beta}": (experiment.folder / f"dpo-{beta}", 1) for beta in BETAS}
+    return {
+        "reward": ("rollout", "samples", online),
+        "winner_change": ("", "step", betas),
+        "loser_change": ("", "step", betas),
     }
-    curve_plot(online, "samples").save(folder / "reward.png")
-    for figure in ("winner_change", "loser_change"):
-        curves = {f"beta {b}": logged(folder / f"dpo-{b}", figure) for b in BETAS}
-        curve_plot(curves, "step").save(folder / f"{figure}.png")
-    print(as_tables(reports))
-
-
-def held_out_loss(model: str) -> float:
-    """Flow loss on fixed scenes that training does not draw."""
-    parts = load_parts(model)
-    settings = Probes(every=1, edition="core-48", tasks=TASKS, items=56)
-    probe = Probe(
-        settings, parts.model.config, parts.image_tokenizer, parts.text_tokenizer,
-        parts.defaults.height,
-    )  # fmt: skip
-    return probe(parts.model)["flow_loss"]
 
 
 def main() -> None:
@@ -395,6 +264,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=Experiment.samples, help="of every method")
     parser.add_argument("--held-out", type=int, default=Experiment.held_out, help="prompts")
     parser.add_argument("--offline-steps", type=int, default=Experiment.offline_steps)
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME",
+        help="some of " + ", ".join(METHODS) + ", in the order in which they run; default all",
+    )  # fmt: skip
     parser.add_argument("--cores", type=int, default=2, help="jobs side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -405,20 +278,20 @@ def main() -> None:
     asked = parser.parse_args()
     experiment = Experiment(
         asked.folder.absolute(), asked.model, asked.samples, asked.held_out, asked.offline_steps,
-        asked.seed, asked.set,
+        asked.seed, asked.set, tuple(dict.fromkeys(asked.methods)),
     )  # fmt: skip
-    unknown = [one for one in asked.set if one.partition(":")[0] not in experiment.names[1:]]
+    unknown = [one for one in asked.set if one.partition(":")[0] not in METHODS]
     if unknown:
         raise NextStepError(
-            f"'{unknown[0]}' changes none of {', '.join(experiment.names[1:])}; "
-            "write NAME:key=value"
+            f"'{unknown[0]}' changes none of {', '.join(METHODS)}; write NAME:key=value"
         )
     jobs = experiment.jobs()
     print(told_cost(jobs, asked.cores), flush=True)
     if asked.plan:
         return
     run_all(jobs, experiment.folder, asked.cores)
-    write_report(experiment)
+    models = {name: experiment.model_of(name) for name in experiment.names}
+    write_report(experiment.folder, models, list(SETTINGS), curves(experiment))
 
 
 if __name__ == "__main__":

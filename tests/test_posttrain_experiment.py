@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.recipe.load import load_recipe
 from nextstep.rollout.samples import RolloutGroup, RolloutSample
+from nextstep.train.loss_plot import SIZE
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "posttrain_experiment.py"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts_on_path() -> Iterator[None]:
+    sys.path.insert(0, str(SCRIPTS))
+    yield
+    sys.path.remove(str(SCRIPTS))
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("posttrain_experiment", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("posttrain_experiment")
+
+
+@pytest.fixture(scope="module")
+def reports() -> ModuleType:
+    return importlib.import_module("posttrain_report")
 
 
 def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Path) -> None:
@@ -51,6 +62,23 @@ def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Pat
     judged = [name for name in jobs if name.startswith("held-out-")]
     assert len(judged) == 2 * len(experiment.names)
     assert "min" in script.told_cost(list(jobs.values()), 2)
+
+
+def test_some_methods_run_alone_in_their_order(script: ModuleType, tmp_path: Path) -> None:
+    """Only what they need is drawn, each is judged at once, one dpo asks the reference."""
+    online = script.Experiment(tmp_path, methods=("nft",))
+    assert [job.name for job in online.jobs()] == [
+        "held-out-start-guided", "held-out-start-unguided",
+        "nft", "held-out-nft-guided", "held-out-nft-unguided",
+    ]  # fmt: skip
+    pairs = script.Experiment(tmp_path, methods=("dpo-500", "nft", "dpo-100"))
+    jobs = {job.name: job for job in pairs.jobs()}
+    assert pairs.names == ["start", "dpo-500", "nft", "dpo-100"]
+    assert jobs["dpo-500"].needs == ["rollouts-0", "rollouts-1"]
+    assert jobs["dpo-100"].needs == ["dpo-500"]
+    assert jobs["dpo-100"].seconds < jobs["dpo-500"].seconds
+    places = list(jobs)
+    assert places.index("held-out-dpo-500-guided") < places.index("nft")
 
 
 def test_jobs_wait_for_those_they_need_and_are_not_done_twice(
@@ -86,16 +114,16 @@ def group(task: str, number: int, right: list[float], spread: float) -> RolloutG
     return RolloutGroup(key, "t", 1, (1, 2), GenerationSettings(), samples)
 
 
-def test_the_report_pairs_prompts(script: ModuleType) -> None:
+def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     before = [group("colours", n, [0.0, 0.0], 1.0) for n in range(8)]
     before += [group("move", n, [1.0, 0.0], 1.0) for n in range(8)]
     after = [group("colours", n, [1.0, 1.0], 0.5) for n in range(8)]
     after += [group("move", n, [1.0, 0.0], 0.5) for n in range(8)]
     judged = {
-        name: script.Judged.of(groups)
+        name: reports.Judged.of(groups)
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
     }
-    told = script.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
+    told = reports.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
     assert told["nft"]["score"]["all"]["value"] == 0.75
     against = told["nft"]["against start"]
     assert against["colours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -104,5 +132,34 @@ def test_the_report_pairs_prompts(script: ModuleType) -> None:
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
     assert told["nft"]["diversity_ratio"] == 0.25
-    table = script.as_tables({"guided": told})
+    table = reports.as_tables({"guided": told})
     assert "| nft | 75.0 | +100.0 (+100.0 to +100.0) |" in table
+
+
+def test_answers_in_words_have_no_variance_of_tokens(reports: ModuleType) -> None:
+    """Prompts of pictures alone tell how much samples of a prompt differ."""
+    pictures = [group("colours", n, [1.0, 0.0], 1.0) for n in range(2)]
+    answers = tuple(
+        RolloutSample(n, line="two", rewards={"reward": n, "world/right": n}) for n in range(2)
+    )
+    asked = RolloutGroup(
+        "world/read_count/1-5", "t", 1, (1, 2), GenerationSettings(), answers, draws=False
+    )
+    mixed = reports.Judged.of([*pictures, asked])
+    assert mixed.variance == reports.Judged.of(pictures).variance
+    assert [row.group for row in mixed.rows] == ["colours", "colours", "read_count"]
+
+
+def test_curves_show_the_runs_that_tell_of_a_figure(reports: ModuleType, tmp_path: Path) -> None:
+    """Rows of other events are left out, and so are runs that have not begun."""
+    rows = [{"step": n, "event": "rollout", "reward": n / 4} for n in range(4)]
+    rows.append({"step": 3, "reward": 9.0})
+    (tmp_path / "nft").mkdir()
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "nft" / "log.jsonl").write_text(log)
+    assert reports.logged(tmp_path / "nft", "reward", "rollout")[-1] == (3, 0.75)
+    runs = {"nft": (tmp_path / "nft", 64), "grpo": (tmp_path / "grpo", 64)}
+    reports.save_curves(tmp_path / "reward.png", "reward", "rollout", "samples", runs)
+    assert Image.open(tmp_path / "reward.png").size == SIZE
+    reports.save_curves(tmp_path / "none.png", "winner_change", "", "step", runs)
+    assert not (tmp_path / "none.png").exists()
