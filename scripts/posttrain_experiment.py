@@ -30,7 +30,7 @@ ONLINE = {"nft": "rl-nano", "grpo": "rl-grpo-nano"}
 """Method that draws its own samples -> its recipe."""
 METHODS = (BASELINE, *ONLINE, *(f"dpo-{beta}" for beta in BETAS))
 SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 8, 8
-HELD_OUT_SAMPLES = 3
+HELD_OUT_SAMPLES = 2
 SETTINGS = {"guided": [], "unguided": ["--guidance", "1.0", "--image-guidance", "1.0"]}
 """How held-out samples are drawn: as the model recommends, and by one branch."""
 

@@ -116,9 +116,9 @@ def group(task: str, number: int, right: list[float], spread: float) -> RolloutG
 
 def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     before = [group("colours", n, [0.0, 0.0], 1.0) for n in range(8)]
-    before += [group("move", n, [1.0, 0.0], 1.0) for n in range(8)]
+    before += [group("next_state", n, [1.0, 0.0], 1.0) for n in range(8)]
     after = [group("colours", n, [1.0, 1.0], 0.5) for n in range(8)]
-    after += [group("move", n, [1.0, 0.0], 0.5) for n in range(8)]
+    after += [group("next_state", n, [1.0, 0.0], 0.5) for n in range(8)]
     judged = {
         name: reports.Judged.of(groups)
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
@@ -126,9 +126,9 @@ def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     told = reports.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
     assert told["nft"]["score"]["all"]["value"] == 0.75
     against = told["nft"]["against start"]
-    assert against["colours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert against["edits"]["value"] == 0
-    assert against["attributes"]["value"] is None
+    assert against["drawing"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert against["next state"]["value"] == 0
+    assert against["reading"]["value"] is None
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
     assert told["nft"]["diversity_ratio"] == 0.25
