@@ -79,7 +79,7 @@ class LivePrompts:
     """Samples of a live source that ask for one picture or one answer.
 
     Args:
-        source: with `example(index, seed)`, such as `world.live.WorldSource`.
+        source: with `example(index, seed)` and `edition`, such as `world.live.WorldSource`.
         pixels: side of source pictures.
         seed: of the samples.
 
@@ -106,11 +106,15 @@ class LivePrompts:
             example = self.source.example(number, seed)
             if example.targets:
                 key = f"{self.source.name}/{example.task}/{number}-{seed}"
-                return world_prompt(example, example.targets[-1], self.pixels, key)
+                return world_prompt(
+                    example, example.targets[-1], self.pixels, key, self.source.edition
+                )
         raise NextStepError(f"no sample of {self.source.name} asks for an answer")
 
 
-def world_prompt(example: Example, target: int, pixels: int, key: str) -> RolloutPrompt:
+def world_prompt(
+    example: Example, target: int, pixels: int, key: str, edition: str = "full"
+) -> RolloutPrompt:
     """A part of a sample of the world as a prompt.
 
     Args:
@@ -118,11 +122,12 @@ def world_prompt(example: Example, target: int, pixels: int, key: str) -> Rollou
         target: place of the part that is asked for; all before it are given.
         pixels: side of its pictures.
         key: names it.
+        edition: of the world, by which answers are judged.
     """
     part = example.parts[target]
     shown = [p for p in example.parts[:target] if isinstance(p, ImagePart)]
     images = tuple(Image.fromarray(render(p.scene, pixels)) for p in shown)
-    facts: dict[str, Any] = {"task": example.task}
+    facts: dict[str, Any] = {"task": example.task, "edition": edition}
     if isinstance(part, TextPart):
         facts["answers"] = list(part.answers)
     return RolloutPrompt(

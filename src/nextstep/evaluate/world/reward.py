@@ -30,7 +30,8 @@ class WorldReward:
     Args:
         exact: weight of being right in all, the rest being that of the share.
         line: weight of the line before a picture, beside 1 for the picture.
-        detector: that looks at pictures; default the one that ships.
+        detector: that looks at pictures; default the one that ships, by the edition of the world
+            that a prompt is from.
         size: side of the pictures in pixels.
 
     Raises:
@@ -63,34 +64,42 @@ class WorldReward:
         Raises:
             NextStepError: for a prompt that is no sample of the world.
         """
-        detector = self.given or shipped_detector()
-        drawn = [np.asarray(c.image.convert("RGB")) for c in candidates if c.image is not None]
-        detections = iter(detector.detect(drawn)) if drawn else iter(())
-        scorer = Scorer(detector, self.size)
-        pictures = iter(drawn)
-        found = []
         for one in candidates:
             if one.prompt.example is None:
                 raise NextStepError(
                     f"the reward 'world' knows nothing of '{one.prompt.text[:60]}'; it judges "
                     "samples of the world alone"
                 )
-            if one.image is None:
-                found.append(self._answer(one))
-            else:
-                found.append(self._picture(one, scorer, next(pictures), next(detections)))
-        return found
+        found: list[Score | None] = [None] * len(candidates)
+        for edition in dict.fromkeys(_edition(one) for one in candidates):
+            places = [n for n, one in enumerate(candidates) if _edition(one) == edition]
+            scores = self._scores(edition, [candidates[place] for place in places])
+            for place, score in zip(places, scores, strict=True):
+                found[place] = score
+        return [score for score in found if score is not None]
 
-    def _answer(self, one: Candidate) -> Score:
+    def _scores(self, edition: str, candidates: Sequence[Candidate]) -> list[Score]:
+        """Scores of candidates of one edition."""
+        detector = self.given or shipped_detector(edition)
+        drawn = [np.asarray(c.image.convert("RGB")) for c in candidates if c.image is not None]
+        detections = iter(detector.detect(drawn)) if drawn else iter(())
+        scorer = Scorer(detector, self.size)
+        pictures = iter(drawn)
+        return [
+            self._answer(one, scorer)
+            if one.image is None
+            else self._picture(one, scorer, next(pictures), next(detections))
+            for one in candidates
+        ]
+
+    def _answer(self, one: Candidate, scorer: Scorer) -> Score:
         example, target = one.prompt.example, one.prompt.target
         assert example is not None
         part = example.parts[target]
         if not isinstance(part, TextPart):
             return Score(0.0, {"right": 0.0})
         question = WorldQuestion(example.task, "train", 0, example, (target,), 0)
-        verdict = Scorer(self.given or shipped_detector(), self.size).verdict(
-            question, (one.line.strip(),), [None]
-        )
+        verdict = scorer.verdict(question, (one.line.strip(),), [None])
         near = max(text_share(one.line, answer) for answer in part.answers)
         value = self.exact * verdict.score + (1 - self.exact) * max(near, verdict.score)
         return Score(value, {"right": verdict.score, "answer": near})
@@ -116,3 +125,7 @@ class WorldReward:
         if self.line:
             value = (value + self.line * parts.get("line", 0.0)) / (1 + self.line)
         return Score(value, parts)
+
+
+def _edition(one: Candidate) -> str:
+    return str(one.prompt.facts.get("edition", "full"))
