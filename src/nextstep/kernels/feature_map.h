@@ -36,7 +36,7 @@ inline void times(const float* x, int64_t apart, int64_t n, const float* w, int6
   std::fill_n(out, n * ld, 0.0f);
   for (int64_t j = 0; j < ld; j += WIDTH, w += C * WIDTH)
     for (int64_t k = 0; k < C; k += DEPTH)
-      in_groups<ROWS_FLOAT>(0, n, [&](auto rows, auto first, int64_t r) {
+      in_groups<ROWS>(0, n, [&](auto rows, auto first, int64_t r) {
         sum_floats<rows, first>(x + r * apart + k, apart, w + k * WIDTH, std::min(DEPTH, C - k), out + r * ld + j, ld);
       });
 }

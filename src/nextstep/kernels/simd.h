@@ -10,17 +10,18 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
-constexpr int BYTES = 64, ROWS_FLOAT = 8, ROWS_BF16 = 8, ROWS_INTEGER = 8;
+constexpr int BYTES = 64, ROWS = 8, FEW_SUMS = 16;
 #elif defined(__AVX2__)
 #include <immintrin.h>
-constexpr int BYTES = 32, ROWS_FLOAT = 3, ROWS_BF16 = 2, ROWS_INTEGER = 2;
+constexpr int BYTES = 32, ROWS = 6, FEW_SUMS = 8;
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
-constexpr int BYTES = 16, ROWS_FLOAT = 3, ROWS_BF16 = 2, ROWS_INTEGER = 2;
+constexpr int BYTES = 16, ROWS = 6, FEW_SUMS = 16;
 #else
 #error "these kernels need AVX-512, AVX2 with FMA, or NEON"
 #endif
-// Rows whose sums a product holds in registers together: as many as those allow.
+// ROWS: rows whose sums a product holds in registers together, as many as those allow; FEW_SUMS: sums that leave room
+// for all else.
 
 constexpr int PARTS = 64 / BYTES, LANES = BYTES / 4;
 using bf16 = uint16_t;
@@ -284,8 +285,10 @@ OP V silu(V x) { return x / (all(1.0f) + exponential(-x)); }
 
 // ---- Products of integers: rows of 15 bits by weights of 8 bits, 4 inputs of 16 outputs at a time.
 
-struct Dots {  // of each output two sums that belong together
-  PartI p[2 * PARTS];
+// P vectors of outputs each: of every output two sums that belong together.
+template <int P>
+struct Dots {
+  PartI p[2 * P];
 };
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -298,53 +301,69 @@ OP void store_row(int16_t* p, I v) {
     four[0] = high.p[i / 4][i % 4], four[4] = low.p[i / 4][i % 4];
   }
 }
-struct Line {  // 16 outputs x 4 inputs, output by output
-  int8x16_t p[4];
+template <int P>
+struct Line {  // outputs x 4 inputs, output by output
+  int8x16_t p[P];
 };
-OP Line line(const char* from) { return read<Line>(from); }
-OP void two_lines(const char* from, Line& first, Line& second) {
-  second = line(from);
-  for (int i = 0; i < 4; i++) {
+template <int P>
+OP Line<P> line(const char* from) {
+  return read<Line<P>>(from);
+}
+template <int P>
+OP void two_lines(const char* from, Line<P>& first, Line<P>& second) {
+  second = line<P>(from);
+  _Pragma("GCC unroll 8") for (int i = 0; i < P; i++) {
     first.p[i] = vshlq_n_s8(second.p[i], 4);
     second.p[i] = vandq_s8(second.p[i], vdupq_n_s8(-16));
   }
 }
-OP void add_dots(Dots& sum, const int16_t* row, const Line& by) {
+template <int P>
+OP void add_dots(Dots<P>& sum, const int16_t* row, const Line<P>& by) {
   const int8x16_t high = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t*)row));
   const int8x16_t low = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t*)row + 1));
-  for (int i = 0; i < 4; i++) {
+  _Pragma("GCC unroll 8") for (int i = 0; i < P; i++) {
     sum.p[i] = vdotq_s32(sum.p[i], by.p[i], high);
-    sum.p[i + 4] = vdotq_s32(sum.p[i + 4], by.p[i], low);
+    sum.p[i + P] = vdotq_s32(sum.p[i + P], by.p[i], low);
   }
 }
-OP I total(const Dots& sum) { EACH(I, (sum.p[i] << 7) + sum.p[i + 4]); }
+template <int P>
+OP PartI total(const Dots<P>& sum, int i) {
+  return (sum.p[i] << 7) + sum.p[i + P];
+}
 
 #else
 
 OP void store_row(int16_t* p, I v) { store(p, v); }
+template <int P>
 struct Line {
-  PartS p[2 * PARTS];
+  PartS p[2 * P];
 };
-OP Line line(const char* from) {
-  Line o;
-  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++)
+template <int P>
+OP Line<P> line(const char* from) {
+  Line<P> o;
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * P; i++)
     o.p[i] = widened(read<HalfB>(from + i * BYTES / 2));
   return o;
 }
 // Of nibbles, the first in the lower halves of the bytes; as 16 times their value.
-OP void two_lines(const char* from, Line& first, Line& second) {
-  second = line(from);
-  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++) {
+template <int P>
+OP void two_lines(const char* from, Line<P>& first, Line<P>& second) {
+  second = line<P>(from);
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * P; i++) {
     first.p[i] = (second.p[i] << 12) >> 8;
     second.p[i] &= -16;
   }
 }
 // Adds 4 inputs of a row by a line.
-OP void add_dots(Dots& sum, const int16_t* row, const Line& by) {
+template <int P>
+OP void add_dots(Dots<P>& sum, const int16_t* row, const Line<P>& by) {
   typedef int64_t Wide __attribute__((vector_size(BYTES)));
   const PartS x = (PartS)(read<int64_t>(row) - Wide{});
-  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * PARTS; i++) sum.p[i] = pair_products(sum.p[i], x, by.p[i]);
+  _Pragma("GCC unroll 8") for (int i = 0; i < 2 * P; i++) sum.p[i] = pair_products(sum.p[i], x, by.p[i]);
 }
-OP I total(const Dots& sum) { EACH(I, pair_sums(sum.p[2 * i], sum.p[2 * i + 1])); }
+template <int P>
+OP PartI total(const Dots<P>& sum, int i) {
+  return pair_sums(sum.p[2 * i], sum.p[2 * i + 1]);
+}
 
 #endif

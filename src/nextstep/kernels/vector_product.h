@@ -12,6 +12,8 @@
 #include "rows.h"
 
 constexpr int64_t STRIP = 64;  // rows whose sums are kept
+// A function of its own, for which the compiler shares out registers better than inside of another one.
+#define APART __attribute__((noinline)) inline
 
 // Writes y [rows, 32 or what is left of it] of one block, with bias.
 inline void put(const Matrix& m, int64_t block, int64_t rows, const float* y, float* out, int64_t ld) {
@@ -37,112 +39,154 @@ inline void expect(const char* w, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) ask_near(w + AHEAD + i), ask_far(w + FAR + i);
 }
 
-// Weights of one input in a block: as they are, as bf16, or two bf16 in 32 bits. Part i of the 32 outputs.
+// Weights of one input in a block: as they are, as bf16, or two bf16 in 32 bits. Part i of the first 16 outputs, or of the
+// last ones.
 template <typename W>
 constexpr int64_t LINE = sizeof(W) == 4 && std::is_integral_v<W> ? WIDTH / 2 : WIDTH;
 template <typename W>
-OP PartF weights(const W* w, int i) {
-  return part(w + i * LANES);
+OP PartF weights(const W* w, int i, bool last) {
+  return part(w + (last * PARTS + i) * LANES);
 }
-OP PartF weights(const uint32_t* w, int i) {
-  const PartU both = read<PartU>(w + i % PARTS * LANES);
-  return (PartF)(i < PARTS ? both << 16 : both & 0xffff0000);
+OP PartF weights(const uint32_t* w, int i, bool last) {
+  const PartU both = read<PartU>(w + i * LANES);
+  return (PartF)(last ? both & 0xffff0000 : both << 16);
+}
+
+// Of `parts` vectors those whose sums R rows keep in registers at once: all, or half of them where there are too few
+// registers for all, because a sum that waits in memory costs more than a second pass over the weights.
+template <int R>
+constexpr int at_once(int parts) {
+  return R * parts <= FEW_SUMS || parts == 1 ? parts : parts / 2;
 }
 
 // Adds `count` inputs of R rows, which lie `apart`, to y [R, 32], whose rows lie `ld` apart; asks for what comes behind w
 // if it is FIRST to read.
 template <int R, bool FIRST, typename W>
-inline void sum_floats(const float* x, int64_t apart, const W* w, int64_t count, float* y, int64_t ld) {
+APART void sum_floats(const float* x, int64_t apart, const W* w, int64_t count, float* y, int64_t ld) {
   // Parts of vectors by themselves: as members of `V` the compiler writes every sum to memory after each input.
-  constexpr int P = 2 * PARTS;
-  PartF c[R][P];
+  constexpr int P = at_once<R>(2 * PARTS), HALF = P / 2;
+  for (int from = 0; from < PARTS; from += HALF) {
+    // As many of the first 16 outputs as of the last: halved weights hold one of each.
+    const auto place = [from](int i) { return from + i % HALF + i / HALF * PARTS; };
+    PartF c[R][P];
+    const W* at = w;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-    for (int i = 0; i < P; i++) c[r][i] = read<PartF>(y + ld * r + i * LANES);
-  for (int64_t k = 0; k < count; k++, w += LINE<W>) {
-    if constexpr (FIRST) expect((const char*)w, LINE<W> * sizeof(W));
-    PartF own[P];
+      for (int i = 0; i < P; i++) c[r][i] = read<PartF>(y + ld * r + place(i) * LANES);
+    for (int64_t k = 0; k < count; k++, at += LINE<W>) {
+      if constexpr (FIRST)
+        if (!from) expect((const char*)at, LINE<W> * sizeof(W));
+      PartF own[P];
 #pragma GCC unroll 8
-    for (int i = 0; i < P; i++) own[i] = weights(w, i);
+      for (int i = 0; i < P; i++) own[i] = weights(at, from + i % HALF, i >= HALF);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const PartF v = x[r * apart + k] - PartF{};
+      for (int r = 0; r < R; r++) {
+        const PartF v = x[r * apart + k] - PartF{};
 #pragma GCC unroll 8
-      for (int i = 0; i < P; i++) c[r][i] = fused(v, own[i], c[r][i]);
+        for (int i = 0; i < P; i++) c[r][i] = fused(v, own[i], c[r][i]);
+      }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+      for (int i = 0; i < P; i++) write(y + ld * r + place(i) * LANES, c[r][i]);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int i = 0; i < P; i++) write(y + ld * r + i * LANES, c[r][i]);
 }
 
-// Adds `steps` steps of 32 inputs.
+// Adds `steps` steps of 32 inputs: 16 lines of pairs for each half of the outputs.
 template <int R, bool FIRST>
-inline void sum_bf16(const float* x, int64_t apart, const char* w, int64_t steps, float* y) {
+APART void sum_bf16(const float* x, int64_t apart, const char* w, int64_t steps, float* y) {
+  constexpr int P = std::max(1, at_once<R>(2 * PARTS) / 2);
   for (int64_t s = 0; s < steps; s++, x += 32)
-    for (int64_t j = 0; j < WIDTH; j += 16) {
-      V even[R], odd[R];
-      for (int r = 0; r < R; r++) even[r] = odd[r] = all(0.0f);
-      for (int64_t k = 0; k < 32; k += 2, w += 64) {
-        if constexpr (FIRST) expect(w, 64);
-        const I both = load((const int32_t*)w);
-        const V first = as_floats(both << 16), second = as_floats(both & all_int(0xffff0000));
-        for (int r = 0; r < R; r++) {
-          even[r] = fma(all(x[r * apart + k]), first, even[r]);
-          odd[r] = fma(all(x[r * apart + k + 1]), second, odd[r]);
+    for (int64_t j = 0; j < WIDTH; j += 16, w += 1024)
+      for (int from = 0; from < PARTS; from += P) {
+        PartF even[R][P] = {}, odd[R][P] = {};
+        for (int64_t k = 0; k < 32; k += 2) {
+          const char* line = w + 32 * k;
+          if constexpr (FIRST)
+            if (!from) expect(line, 64);
+          PartF first[P], second[P];
+#pragma GCC unroll 8
+          for (int i = 0; i < P; i++) {
+            const PartU both = read<PartU>(line + (from + i) * BYTES);
+            first[i] = (PartF)(both << 16), second[i] = (PartF)(both & 0xffff0000);
+          }
+#pragma GCC unroll 8
+          for (int r = 0; r < R; r++) {
+            const PartF before = x[r * apart + k] - PartF{}, behind = x[r * apart + k + 1] - PartF{};
+#pragma GCC unroll 8
+            for (int i = 0; i < P; i++) {
+              even[r][i] = fused(before, first[i], even[r][i]);
+              odd[r][i] = fused(behind, second[i], odd[r][i]);
+            }
+          }
         }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+          for (int i = 0; i < P; i++) {
+            float* into = y + WIDTH * r + j + (from + i) * LANES;
+            write(into, read<PartF>(into) + (even[r][i] + odd[r][i]));
+          }
       }
-      for (int r = 0; r < R; r++) {
-        float* into = y + WIDTH * r + j;
-        store(into, load(into) + (even[r] + odd[r]));
-      }
-    }
 }
 
 // Steps of 64 inputs, at most 16, or sums would leave 32 bits; adds them to y as they are.
 template <int R, bool FIRST>
-inline void sum_int8(const int16_t* x, int64_t apart, const char* w, int64_t steps, double* y) {
-  for (int64_t j = 0; j < WIDTH; j += 16) {
-    Dots sum[R] = {};
-    for (int64_t s = 0; s < steps; s++) {
-      const char* from = w + 2048 * s + 64 * j;
-      for (int64_t k = 0; k < 16; k++) {
-        if constexpr (FIRST) expect(from + 64 * k, 64);
-        const Line by = line(from + 64 * k);
-        for (int r = 0; r < R; r++) add_dots(sum[r], x + r * apart + GROUP * s + 4 * k, by);
+APART void sum_int8(const int16_t* x, int64_t apart, const char* w, int64_t steps, double* y) {
+  constexpr int P = std::max(1, at_once<R>(2 * PARTS) / 2);
+  for (int64_t j = 0; j < WIDTH; j += 16)
+    for (int at = 0; at < PARTS; at += P) {
+      Dots<P> sum[R] = {};
+      for (int64_t s = 0; s < steps; s++) {
+        const char* from = w + 2048 * s + 64 * j;
+        for (int64_t k = 0; k < 16; k++) {
+          if constexpr (FIRST)
+            if (!at) expect(from + 64 * k, 64);
+          const Line<P> by = line<P>(from + 64 * k + at * BYTES);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; r++) add_dots(sum[r], x + r * apart + GROUP * s + 4 * k, by);
+        }
       }
+      for (int r = 0; r < R; r++)
+        for (int i = 0; i < P; i++) {
+          int32_t own[LANES];
+          write(own, total(sum[r], i));
+          for (int o = 0; o < LANES; o++) y[WIDTH * r + j + (at + i) * LANES + o] += own[o];
+        }
     }
-    for (int r = 0; r < R; r++) {
-      int32_t own[16];
-      store(own, total(sum[r]));
-      for (int i = 0; i < 16; i++) y[WIDTH * r + j + i] += own[i];
-    }
-  }
 }
 
 // Adds `steps` steps of 64 inputs: 8 lines of nibbles for each half of the outputs.
 template <int R, bool FIRST>
-inline void sum_int4(const int16_t* x, int64_t apart, const char* w, const bf16* scale, int64_t steps, float* y) {
+APART void sum_int4(const int16_t* x, int64_t apart, const char* w, const bf16* scale, int64_t steps, float* y) {
+  constexpr int P = std::max(1, at_once<R>(2 * PARTS) / 2);
   for (int64_t s = 0; s < steps; s++, x += GROUP, scale += WIDTH)
-    for (int64_t j = 0; j < WIDTH; j += 16) {
-      Dots sum[R] = {};
-      for (int64_t k = 0; k < 8; k++, w += 64) {
-        if constexpr (FIRST) expect(w, 64);
-        Line first, second;
-        two_lines(w, first, second);
-        for (int r = 0; r < R; r++) {
-          add_dots(sum[r], x + r * apart + 4 * k, first);
-          add_dots(sum[r], x + r * apart + 4 * (k + 8), second);
+    for (int64_t j = 0; j < WIDTH; j += 16, w += 512)
+      for (int at = 0; at < PARTS; at += P) {
+        Dots<P> sum[R] = {};
+        for (int64_t k = 0; k < 8; k++) {
+          if constexpr (FIRST)
+            if (!at) expect(w + 64 * k, 64);
+          Line<P> first, second;
+          two_lines(w + 64 * k + at * BYTES, first, second);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; r++) {
+            add_dots(sum[r], x + r * apart + 4 * k, first);
+            add_dots(sum[r], x + r * apart + 4 * (k + 8), second);
+          }
+        }
+        for (int i = 0; i < P; i++) {
+          const int64_t place = j + (at + i) * LANES;
+          const PartF by = part(scale + place);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; r++) {
+            float* into = y + WIDTH * r + place;
+            write(into, fused(__builtin_convertvector(total(sum[r], i), PartF), by, read<PartF>(into)));
+          }
         }
       }
-      const V by = load(scale + j);
-      for (int r = 0; r < R; r++) {
-        float* into = y + WIDTH * r + j;
-        store(into, fma(to_float(total(sum[r])), by, load(into)));
-      }
-    }
 }
 
 // A block's weights in parts: `at(k, steps)` gives those from step k on, ready to be read.
@@ -176,7 +220,7 @@ inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, i
                      int64_t steps, const char* w, float* y, double* exact) {
   if (m.format == FP32) {
     const int64_t count = std::min(32 * steps, m.inputs - 32 * k);
-    in_groups<ROWS_FLOAT>(from, to, [&](auto rows, auto first, int64_t r) {
+    in_groups<ROWS>(from, to, [&](auto rows, auto first, int64_t r) {
       constexpr int R = rows;
       float* into = y + WIDTH * (r - from);
       if (m.squeezed())
@@ -190,7 +234,7 @@ inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, i
 #ifndef NEXTSTEP_TILES
   const int64_t apart = x.steps() * GROUP;
   if (m.format == BF16) {
-    in_groups<ROWS_BF16>(from, to, [&](auto rows, auto first, int64_t r) {
+    in_groups<ROWS>(from, to, [&](auto rows, auto first, int64_t r) {
       constexpr int R = rows;
       float* into = y + WIDTH * (r - from);
       if (m.squeezed())
@@ -200,13 +244,13 @@ inline void sum_part(const Rows& x, int64_t from, int64_t to, const Matrix& m, i
     });
   }
   if (m.format == INT8) {
-    in_groups<ROWS_INTEGER>(from, to, [&](auto rows, auto first, int64_t r) {
+    in_groups<ROWS>(from, to, [&](auto rows, auto first, int64_t r) {
       sum_int8<rows, first>(x.integers(r) + GROUP * k, apart, w, steps, exact + WIDTH * (r - from));
     });
   }
   if (m.format == INT4) {
     const bf16* scale = (const bf16*)m.scale + (block * x.steps() + k) * WIDTH;
-    in_groups<ROWS_INTEGER>(from, to, [&](auto rows, auto first, int64_t r) {
+    in_groups<ROWS>(from, to, [&](auto rows, auto first, int64_t r) {
       sum_int4<rows, first>(x.integers(r) + GROUP * k, apart, w, scale, steps, y + WIDTH * (r - from));
     });
   }
