@@ -312,8 +312,8 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
 def engine(asked: argparse.Namespace) -> dict[str, Any]:
     """Mixed requests on the engine itself, with cancelling and setting aside."""
     from nextstep.engine.engine import Engine
+    from nextstep.engine.events import ENDS
     from nextstep.engine.pretrained import load_parts
-    from nextstep.engine.results import ENDS
     from nextstep.engine.scheduler import EngineLimits
 
     made = Engine.of_parts(load_parts(asked.model), EngineLimits(running=asked.batch))

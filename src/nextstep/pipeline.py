@@ -21,8 +21,9 @@ from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.chat.conversation import Conversation, Part
 from nextstep.engine.chat.conversations import Conversations
 from nextstep.engine.engine import Engine
+from nextstep.engine.events import Event
 from nextstep.engine.request import Request, SourceLimits
-from nextstep.engine.results import Event, GeneratedPicture, Progress, noted
+from nextstep.engine.results import GeneratedPicture, Progress, noted
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.engine.settings import ModelDefaults, check_count, check_seed, check_used
 from nextstep.errors import NextStepError

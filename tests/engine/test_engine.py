@@ -173,7 +173,7 @@ def test_finished_state_gives_the_picture_at_once(engine: Engine) -> None:
     last = engine.run_until_idle()[-1]
     assert last.picture is not None
     ticket = resumed(engine, engine.state(request, last.tokens))
-    assert [event.kind for event in engine.step()] == ["admitted", "finished"]
+    assert [event.kind for event in engine.step()] == ["started", "finished"]
     with pytest.raises(NextStepError, match=f"no picture {ticket}"):
         engine.snapshot(ticket)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.decode import DecodeSettings, FixedTokens
+from nextstep.engine.events import Event
 from nextstep.engine.jacobi import JacobiDecoding, guesses
-from nextstep.engine.results import Event
 from nextstep.engine.scheduler import Scheduler
 from nextstep.engine.sequence import ImageSequence
 from nextstep.errors import NextStepError

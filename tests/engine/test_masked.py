@@ -207,7 +207,7 @@ def test_a_picture_that_keeps_all_is_done_at_once(tiny_parts: Parts) -> None:
     scheduler = Scheduler(engine.model)
     ticket = scheduler.submit(given.request.sequence(engine.text_tokenizer, 256))
     kinds = [e.kind for e in scheduler.run_until_idle() if e.ticket == ticket]
-    assert kinds == ["admitted", "row", "finished"]
+    assert kinds == ["started", "row", "finished"]
     assert job.given is None
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.backends.torch import TorchBackend, cache_bytes
 from nextstep.engine.decode import DecodeSettings
-from nextstep.engine.results import ENDS, Event
+from nextstep.engine.events import ENDS, Event
 from nextstep.engine.scheduler import EngineLimits, Scheduler
 from nextstep.engine.sequence import ImageSequence
 from nextstep.errors import NextStepError
@@ -203,7 +203,7 @@ def test_one_row_takes_what_is_reported() -> None:
 
 
 def started(scheduler: Scheduler) -> list[int]:
-    return [e.ticket for e in scheduler.run_until_idle() if e.kind == "admitted"]
+    return [e.ticket for e in scheduler.run_until_idle() if e.kind == "started"]
 
 
 def test_order_is_by_priority_then_by_turns_of_clients() -> None:
@@ -237,7 +237,7 @@ def test_waiting_counts_as_priority() -> None:
     for _ in range(8):
         scheduler.submit(job(2, priority=1))
         for _ in range(4):
-            order += [e.ticket for e in scheduler.step() if e.kind == "admitted"]
+            order += [e.ticket for e in scheduler.step() if e.kind == "started"]
     assert first not in order[:1]
     assert patient in order
 
@@ -275,7 +275,7 @@ def test_events_of_one_picture_in_order() -> None:
     scheduler = Scheduler(random_model(TINY))
     ticket = scheduler.submit(job(2))
     events = scheduler.run_until_idle()
-    assert [e.kind for e in events] == ["admitted", "token", "row", "token", "row", "finished"]
+    assert [e.kind for e in events] == ["started", "token", "row", "token", "row", "finished"]
     assert [len(e.tokens) for e in events] == [0, 1, 2, 3, 4, 4]
     assert {e.ticket for e in events} == {ticket}
 

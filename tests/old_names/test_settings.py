@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nextstep.engine.events import Event, Part
 from nextstep.engine.metadata import KEY, as_texts, read_record
 from nextstep.engine.pretrained import Parts
 from nextstep.engine.reproduce import check_record, replay
@@ -141,7 +142,7 @@ def test_jobs_stored_in_old_words_are_read(tmp_path: Path) -> None:
     store = Store(tmp_path, keep=9)
     job = store.add("a", b.JobRequest("generate", settings=settings), [])
     png = encode(Image.new("RGB", (2, 2)), "PNG")
-    store.finish(job, b.Done((b.Part("", png, record),)))
+    store.finish(job, Event("done", parts=(Part("", png, record),)))
     store.close()
     again = Store(tmp_path, keep=9)
     (found,) = again.of_owner("a", 9)

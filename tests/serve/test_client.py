@@ -19,9 +19,9 @@ from nextstep.client import (
     AsyncClient,
     BusyError,
     Client,
-    RemotePicture,
+    Event,
+    Part,
     ServiceError,
-    Update,
 )
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
@@ -63,7 +63,7 @@ def test_pictures_are_gone_on_from(service: Running) -> None:
     mask = io.BytesIO()
     Image.new("L", (32, 64), 255).save(mask, "PNG")
 
-    async def awaited(job: str) -> list[RemotePicture]:
+    async def awaited(job: str) -> list[Part]:
         async with AsyncClient(service.url) as client:
             fork = await client.fork(job, 2, seed=9)
             _ = [update async for update in client.events(fork.id)]
@@ -144,7 +144,7 @@ def test_leaving_an_awaited_loop_stops_the_job(service: Running) -> None:
 
 
 def test_the_waiting_client_works_inside_an_event_loop(service: Running) -> None:
-    async def inside() -> list[RemotePicture]:
+    async def inside() -> list[Part]:
         with Client(service.url) as client:
             return client.generate("two cats", size="32x32", seed=4)
 
@@ -155,11 +155,11 @@ def test_the_waiting_client_works_inside_an_event_loop(service: Running) -> None
 def test_both_clients_tell_a_story(service: Running) -> None:
     fields = {"max_images": 1, "max_tokens": 4, "seed": 4}
 
-    async def awaited() -> list[str | RemotePicture]:
+    async def awaited() -> list[str | Part]:
         async with AsyncClient(service.url) as client:
             return await client.story(["a red apple", picture_bytes()], **fields)
 
-    updates: list[Update] = []
+    updates: list[Event] = []
     with Client(service.url) as client:
         told = client.story(["a red apple", picture_bytes()], updates.append, **fields)
     assert told and told == asyncio.run(awaited())
@@ -169,7 +169,7 @@ def test_both_clients_tell_a_story(service: Running) -> None:
 def test_the_awaited_client_tells_the_same(narrow: Running) -> None:
     fields = {"size": "32x48", "seed": 4}
 
-    async def awaited() -> list[Update]:
+    async def awaited() -> list[Event]:
         updates = []
         async with AsyncClient(narrow.url) as client:
             busy = await client.submit("a", size="128x128", steps=200)

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from nextstep.engine.events import Event, Part
 from nextstep.image.formats import is_whole_png
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.store import Store
@@ -106,7 +107,7 @@ def changed_row(folder: Path, **columns: Any) -> list[str]:
     store = Store(folder, keep=2)
     records = [store.add("a", b.JobRequest("generate"), []) for _ in range(3)]
     for record in records:
-        store.finish(record, b.Done((b.Part("", picture_bytes(), {"seed": 1}),)))
+        store.finish(record, Event("done", parts=(Part("", picture_bytes(), {"seed": 1}),)))
         store.keep = 9
     store.close()
     base = sqlite3.connect(folder / "jobs.sqlite3")
@@ -151,7 +152,7 @@ def test_bad_rows_are_left_out_and_kept(
     # A newer version may read it: neither the row nor its picture goes, here or later.
     assert sorted(store.files.names()) == before
     for _ in range(3):
-        store.finish(store.add("a", b.JobRequest("generate"), []), b.Cancelled())
+        store.finish(store.add("a", b.JobRequest("generate"), []), Event("cancelled"))
     assert f"{ids[1]}-0.png" in store.files.names() and f"{ids[0]}-0.png" not in store.files.names()
     store.close()
     base = sqlite3.connect(tmp_path / "jobs.sqlite3")
@@ -177,7 +178,7 @@ def many_jobs(folder: Path, count: int = 60) -> list[str]:
     store = Store(folder, keep=count)
     made = [store.add("a", b.JobRequest("generate", "p" * 500), []) for _ in range(count)]
     for record in made:
-        store.finish(record, b.Done((b.Part("", picture_bytes(), {"seed": 1}),)))
+        store.finish(record, Event("done", parts=(Part("", picture_bytes(), {"seed": 1}),)))
     store.close()
     return [record.id for record in made]
 
@@ -197,7 +198,7 @@ def test_a_damaged_page_costs_its_own_rows_only(
     assert "damaged" in caplog.text
     read = [record.id for record in store.of_owner("a", 99)]
     assert set(read) <= set(ids) and len(read) >= len(ids) - 12
-    store.finish(store.add("a", b.JobRequest("generate"), []), b.Cancelled())
+    store.finish(store.add("a", b.JobRequest("generate"), []), Event("cancelled"))
     store.close()
     kept = {path.name[:32] for path in tmp_path.rglob("*-0.png")}
     assert kept == set(ids)

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from nextstep.engine.events import Event, Part
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs import manager as jobs_module
 from nextstep.serve.jobs import state_folder
@@ -123,7 +124,7 @@ def test_waiting_client_hears_507_for_a_picture_without_room(
 ) -> None:
     store, keep = store_of(service), Store.finish
 
-    def fills(self: Store, *given: Any) -> b.Event:
+    def fills(self: Store, *given: Any) -> Event:
         disk.full = True
         return keep(self, *given)
 
@@ -167,8 +168,8 @@ def test_part_of_an_outcome_is_not_left_on_a_full_disk(tmp_path: Path, disk: Dis
         write(path, data)
 
     state_folder.write_whole = second_fails
-    event = store.finish(record, b.Done((b.Part("", b"one"), b.Part("", b"two"))))
-    assert isinstance(event, b.Failed) and event.code == b.STORAGE_FULL
+    event = store.finish(record, Event("done", parts=(Part("", b"one"), Part("", b"two"))))
+    assert event.kind == "failed" and event.code == b.STORAGE_FULL
     assert store.files.names() == [] and store.get(record.id) == record
     disk.full = False
     store.close()

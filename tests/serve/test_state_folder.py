@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nextstep.cli.main import app
+from nextstep.engine.events import Event, Part
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.state_folder import MARKER, FolderFiles, MissingFileError, claim
@@ -24,7 +25,7 @@ def filled_store(folder: Path) -> tuple[str, bytes]:
     """A store with one finished job: the name of its picture and the picture."""
     store = Store(folder, keep=9)
     record = store.add("a", b.JobRequest("generate"), [])
-    store.finish(record, b.Done((b.Part("", b"png", {"seed": 1}),)))
+    store.finish(record, Event("done", parts=(Part("", b"png", {"seed": 1}),)))
     store.close()
     return record.parts[0]["file"], b"png"
 

@@ -15,7 +15,7 @@ from nextstep.cli.report import picture_line
 from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
-    from nextstep.client import RemotePicture, StoryPart, Update
+    from nextstep.client import Event, Part, StoryPart
 
 
 def size(height: int | None, width: int | None) -> str | None:
@@ -41,13 +41,13 @@ def pictures(
     from nextstep.client import Client
 
     begun = time.monotonic()
-    made: list[RemotePicture] = []
+    made: list[Part] = []
     with Client(server, key) as client, _rows(quiet=as_json) as told:
         for prompt in prompts:
-            for update in client.stream(prompt, previews=False, **fields):
-                told(update)
-                made += update.pictures
-                for warning in update.warnings:
+            for event in client.stream(prompt, previews=False, **fields):
+                told(event)
+                made += event.pictures
+                for warning in event.warnings:
                     typer.echo(f"nextstep: warning: {warning}", err=True)
     _save_and_say(made, paths, server, begun, as_json)
 
@@ -58,7 +58,7 @@ def story(
     parts: Sequence[StoryPart],
     as_json: bool,
     **fields: Any,
-) -> list[str | RemotePicture]:
+) -> list[str | Part]:
     """What a service writes and draws behind the parts."""
     from nextstep.client import Client
 
@@ -78,7 +78,7 @@ def predict(
     """Draw what a scene looks like after each action, write the pictures, and say so."""
     begun = time.monotonic()
     parts: list[StoryPart] = [scene]
-    made: list[RemotePicture] = []
+    made: list[Part] = []
     for action in actions:
         parts.append(action)
         drawn = story(server, key, parts, as_json, draw=True, max_images=1, **fields)
@@ -87,7 +87,7 @@ def predict(
     _save_and_say(made, paths, server, begun, as_json)
 
 
-def save(picture: RemotePicture, path: Path) -> None:
+def save(picture: Part, path: Path) -> None:
     """Write a picture in the format of the path's ending, with its settings."""
     from nextstep.engine.results import GeneratedPicture
 
@@ -96,7 +96,7 @@ def save(picture: RemotePicture, path: Path) -> None:
 
 
 def _save_and_say(
-    made: Sequence[RemotePicture], paths: Sequence[Path], server: str, begun: float, as_json: bool
+    made: Sequence[Part], paths: Sequence[Path], server: str, begun: float, as_json: bool
 ) -> None:
     """Write the pictures and report files and time, in words or as one line of JSON."""
     for picture, path in zip(made, paths, strict=True):
@@ -116,10 +116,10 @@ def _save_and_say(
 
 
 @contextmanager
-def _rows(quiet: bool) -> Iterator[Callable[[Update], None]]:
+def _rows(quiet: bool) -> Iterator[Callable[[Event], None]]:
     """A bar over rows on stderr; nothing when quiet."""
     if quiet:
-        yield lambda update: None
+        yield lambda event: None
         return
     from rich import progress as bars
     from rich.console import Console
@@ -133,11 +133,11 @@ def _rows(quiet: bool) -> Iterator[Callable[[Update], None]]:
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("", total=None, label="waiting")
 
-        def told(update: Update) -> None:
-            if update.position:
-                bar.update(line, label=f"waiting, place {update.position}")
-            elif update.rows:
-                label = f"picture {update.index + 1}"
-                bar.update(line, completed=update.row, total=update.rows, label=label)
+        def told(event: Event) -> None:
+            if event.position:
+                bar.update(line, label=f"waiting, place {event.position}")
+            elif event.rows:
+                label = f"picture {event.index + 1}"
+                bar.update(line, completed=event.row, total=event.rows, label=label)
 
         yield told

@@ -14,7 +14,7 @@ from nextstep.cli.groups import ModelOptions, StoryOptions, with_groups
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nextstep.client import RemotePicture
+    from nextstep.client import Part
     from nextstep.engine.results import GeneratedPicture
 
 
@@ -94,7 +94,7 @@ def command(
 
 
 def _say(
-    made: Sequence[str | GeneratedPicture | RemotePicture], paths: Sequence[Path], as_json: bool
+    made: Sequence[str | GeneratedPicture | Part], paths: Sequence[Path], as_json: bool
 ) -> None:
     """Write the pictures and tell the story in order."""
     from nextstep.cli import remote

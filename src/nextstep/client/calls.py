@@ -8,23 +8,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nextstep.client.protocol import (
     EventReader,
     JobState,
-    RemotePicture,
     ServiceError,
     Source,
     StoryPart,
-    Update,
+    checked_event,
     events_path,
     given,
     json_object,
     request_body,
     story_body,
-    update_of,
 )
+from nextstep.engine.events import Event, Part
 
 if TYPE_CHECKING:
     import httpx2
@@ -67,44 +67,42 @@ class Calls(ABC):
         images: Sequence[Source] = (),
         previews: bool = True,
         **fields: Any,
-    ) -> AsyncGenerator[Update, None]:
+    ) -> AsyncGenerator[Event, None]:
         """Ask for pictures and see them grow; leaving the loop early stops the job.
 
         Yields:
-            What happens; the last update is done and holds the pictures.
+            What happens; the last event is `done` and holds the pictures.
         """
         job = await self.submit(prompt, images=images, **fields)
         done = False
         try:
             if job.warnings:
-                yield Update(job.id, "queued", warnings=job.warnings)
-            async with aclosing(self.events(job.id, previews)) as updates:
-                async for update in updates:
-                    done = update.state == "done"
-                    yield update
+                yield Event("queued", job=job.id, warnings=job.warnings)
+            async with aclosing(self.events(job.id, previews)) as events:
+                async for event in events:
+                    done = event.kind == "done"
+                    yield event
         finally:
             if not done:
                 await self.cancel(job.id)
 
     async def generate(
         self, /, prompt: str, *, images: Sequence[Source] = (), **fields: Any
-    ) -> list[RemotePicture]:
+    ) -> list[Part]:
         """Pictures, all at once; `submit` names the arguments."""
-        made: tuple[RemotePicture, ...] = ()
-        async with aclosing(
-            self.stream(prompt, images=images, previews=False, **fields)
-        ) as updates:
-            async for update in updates:
-                made = update.pictures
+        made: tuple[Part, ...] = ()
+        async with aclosing(self.stream(prompt, images=images, previews=False, **fields)) as events:
+            async for event in events:
+                made = event.pictures
         return list(made)
 
     async def story(
         self,
         /,
         parts: Sequence[StoryPart],
-        on_update: Callable[[Update], None] = lambda update: None,
+        on_update: Callable[[Event], None] = lambda event: None,
         **fields: Any,
-    ) -> list[str | RemotePicture]:
+    ) -> list[str | Part]:
         """Go on with text and pictures in order; all at once.
 
         Args:
@@ -117,9 +115,9 @@ class Calls(ABC):
         """
         body = story_body(parts, fields)
         job = JobState.of(await self._ask("POST", "/jobs", json=body)).id
-        async with aclosing(self.events(job, previews=False)) as updates:
-            async for update in updates:
-                on_update(update)
+        async with aclosing(self.events(job, previews=False)) as events:
+            async for event in events:
+                on_update(event)
         return [
             part["text"]
             if part["type"] == "text"
@@ -127,22 +125,22 @@ class Calls(ABC):
             for part in (await self.job(job)).parts
         ]
 
-    async def events(self, job: str, previews: bool = True) -> AsyncGenerator[Update, None]:
+    async def events(self, job: str, previews: bool = True) -> AsyncGenerator[Event, None]:
         """What happens to a job, until it ends."""
         reader = EventReader()
         async with aclosing(self._lines(events_path(job, previews))) as lines:
             async for line in lines:
-                event = reader.line(line)
-                if event is None:
+                told = reader.line(line)
+                if told is None:
                     continue
-                update = update_of(job, *event)
-                if update is None:
-                    yield Update(job, "done", pictures=tuple(await self.pictures(job)))
+                event = checked_event(Event.from_json(*told, job))
+                if event.kind == "done":
+                    yield replace(event, parts=tuple(await self.pictures(job)))
                     return
-                yield update
+                yield event
         raise ServiceError("the service ended the events before the job")
 
-    async def pictures(self, job: str) -> list[RemotePicture]:
+    async def pictures(self, job: str) -> list[Part]:
         """The pictures of a job that is done."""
         return [await self._picture(*link) for link in (await self.job(job)).links]
 
@@ -192,8 +190,8 @@ class Calls(ABC):
         path = f"/jobs/{job}/pictures/{picture}/tokens"
         return await self._ask("GET", path, params={"noise_samples": noise_samples})
 
-    async def _picture(self, url: str, settings: dict[str, Any]) -> RemotePicture:
-        return RemotePicture((await self._send("GET", url)).content, settings)
+    async def _picture(self, url: str, settings: dict[str, Any]) -> Part:
+        return Part("", (await self._send("GET", url)).content, settings)
 
     async def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         return json_object(await self._send(method, path, **options))

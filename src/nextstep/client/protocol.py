@@ -1,9 +1,8 @@
-"""What goes over the wire to a service and back: requests, events, pictures, errors."""
+"""What goes over the wire to a service and back: requests, lines of events, errors."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextstep.engine.events import Event
 from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
     import httpx2
-    from PIL import Image
 
 Source = bytes | str | Path
 """A source picture: the bytes of a PNG, JPEG or WebP, or its path."""
@@ -46,60 +45,6 @@ class BusyError(ServiceError):
     def __init__(self, message: str, status: int, retry_after: float) -> None:
         super().__init__(message, status)
         self.retry_after = retry_after
-
-
-@dataclass(frozen=True)
-class RemotePicture:
-    """A finished picture: PNG contents that carry their settings, and these settings."""
-
-    png: bytes
-    settings: dict[str, Any]
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture, decoded."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.png)) as opened:
-            return opened.convert("RGB")
-
-    def save(self, path: str | Path) -> None:
-        """Write the PNG beside its name, then put it in its place.
-
-        Raises:
-            NextStepError: for the ending of another format; `image` can be saved in any.
-        """
-        target = Path(path)
-        if target.suffix.lower() not in ("", ".png"):
-            raise NextStepError(f"a finished picture is a PNG; '{target}' does not end in .png")
-        scratch = target.with_name(f".{target.name}.part")
-        scratch.write_bytes(self.png)
-        scratch.replace(target)
-
-
-@dataclass(frozen=True)
-class Update:
-    """What happened to a job.
-
-    Attributes:
-        job: its id.
-        state: queued, running or done.
-        position: in the queue, 1 is next; 0 when it does not wait.
-        index, row, rows: row `row` of `rows` of picture `index` is there; rows is 0 otherwise.
-        preview: PNG of the picture so far, after a row and when asked for.
-        pictures: of a job that is done.
-        warnings: what the prompt holds that the model was not taught; told first.
-    """
-
-    job: str
-    state: str
-    position: int = 0
-    index: int = 0
-    row: int = 0
-    rows: int = 0
-    preview: bytes = b""
-    pictures: tuple[RemotePicture, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,28 +156,19 @@ def events_path(job: str, previews: bool) -> str:
     return f"/jobs/{job}/events?previews={'true' if previews else 'false'}"
 
 
-def update_of(job: str, name: str, data: dict[str, Any]) -> Update | None:
-    """One event as an update; None when the job is done.
+def checked_event(event: Event) -> Event:
+    """The event, unless it says that the job will not be done.
 
     Raises:
-        NextStepError, ServiceError: when it failed or was cancelled.
+        NextStepError, ServiceError: when it failed, was cancelled or the service stops.
     """
-    if name == "queued":
-        return Update(job, "queued", position=data["position"])
-    if name == "row":
-        preview = base64.b64decode(data.get("preview", ""))
-        return Update(
-            job, "running", 0, data["index"], data["row"], data["rows"], preview
-        )  # fmt: skip
-    if name == "done":
-        return None
-    if name == "failed":
-        raise NextStepError(data["error"]) if data["bad_input"] else ServiceError(data["error"])
-    if name == "cancelled":
+    if event.kind == "failed":
+        raise (NextStepError if event.bad_input else ServiceError)(event.message)
+    if event.kind == "cancelled":
         raise ServiceError("the job was cancelled")
-    if name == "stopping":
-        raise ServiceError(data["error"], 503)
-    return Update(job, "running")
+    if event.kind == "stopping":
+        raise ServiceError(event.message, 503)
+    return event
 
 
 def json_object(answer: httpx2.Response) -> dict[str, Any]:

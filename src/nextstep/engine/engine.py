@@ -22,6 +22,7 @@ from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend
 from nextstep.engine.backends.cpu_kernels import number_format
 from nextstep.engine.chat.reasoning import reasoning_sequence, with_reasoning
+from nextstep.engine.events import ENDS, Event
 from nextstep.engine.pretrained import Parts, check_fit
 from nextstep.engine.request import (
     EncodedImage,
@@ -31,7 +32,7 @@ from nextstep.engine.request import (
     masked_source,
     picture_grid,
 )
-from nextstep.engine.results import ENDS, Event, GeneratedPicture
+from nextstep.engine.results import GeneratedPicture
 from nextstep.engine.scheduler import EngineLimits, Scheduler
 from nextstep.engine.sequence import ImageSequence, SequenceState
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, check_used

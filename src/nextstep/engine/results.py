@@ -1,50 +1,17 @@
-"""What a request for pictures gives back, and what it tells on the way."""
+"""What a request for pictures gives back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from nextstep.engine import metadata as provenance
 from nextstep.image.encode import encode, format_of
 from nextstep.text.vocabulary import CheckedPrompt
-
-if TYPE_CHECKING:
-    from nextstep.engine.request import Request
-
-Kind = Literal["admitted", "token", "row", "finished", "stopped", "failed", "cancelled", "late"]
-ENDS = ("finished", "stopped", "failed", "cancelled", "late")
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a picture.
-
-    Attributes:
-        kind: `token` and `row` come after every token, `row` when it closes a row; the last event
-            of a picture is one of `ENDS`.
-        ticket: which.
-        tokens: [k, D] so far, fp32; none of a text.
-        message: why it failed or is late, one sentence.
-        ids: of a text, so far; also of one that is written before its picture.
-        end: the id that ended a text; None at its limit.
-        request: with the last event of a `Request`, as it was drawn.
-        picture: with `finished`, and with `stopped` the rows that are done; only of a `Request`.
-    """
-
-    kind: Kind
-    ticket: int
-    tokens: Tensor
-    message: str = ""
-    ids: tuple[int, ...] = ()
-    end: int | None = None
-    request: Request | None = None
-    picture: GeneratedPicture | None = None
 
 
 @dataclass(frozen=True)

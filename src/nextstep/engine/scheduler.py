@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, Place, Prefilled, Prompt
-from nextstep.engine.results import ENDS, Event, Kind
+from nextstep.engine.events import ENDS, Event, Kind
 from nextstep.engine.sequence import ImageSequence, SequenceState, TextSequence, choose_ids
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
@@ -241,7 +241,7 @@ class Scheduler:
         if isinstance(sequence, ImageSequence):
             sequence.take_given()
         if not sequence.steps_left:
-            self._tell(sequence, "admitted")
+            self._tell(sequence, "started")
             self._end(sequence, "finished")
             return False
         return True
@@ -261,7 +261,7 @@ class Scheduler:
         for sequence, own in zip(sequences, asked, strict=True):
             prefilled = [next(read) for _ in own]
             sequence.start(self.backend, prefilled, self.model.config.token_size)
-            self._tell(sequence, "admitted")
+            self._tell(sequence, "started")
 
     def _prefill(self, asked: Sequence[tuple[Prompt, int]]) -> list[Prefilled]:
         """Read prompts; equal ones, such as those without the text, are read once."""

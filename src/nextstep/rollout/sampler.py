@@ -14,8 +14,8 @@ from nextstep.data.documents import derived_seed
 from nextstep.engine.backends.base import Prompt
 from nextstep.engine.chat.reasoning import reasoning_sequence, with_reasoning
 from nextstep.engine.engine import Engine
+from nextstep.engine.events import Event
 from nextstep.engine.request import Request
-from nextstep.engine.results import Event
 from nextstep.engine.sequence import TextSequence
 from nextstep.engine.text_sampling import NucleusChoice
 from nextstep.rollout.prompts import RolloutPrompt

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nextstep.serve.jobs.backend import STORAGE_FULL, Done, Event, Failed, Stopping
+from nextstep.engine.events import Event
+from nextstep.serve.jobs.backend import STOPPING, STORAGE_FULL
 
 
 class ApiError(Exception):
@@ -70,7 +71,7 @@ def too_busy(message: str, seconds: int) -> ApiError:
 def stopping() -> ApiError:
     """503 while the service stops."""
     return ApiError(
-        503, Stopping().error, "server_error", "stopping",
+        503, STOPPING.message, "server_error", "stopping",
         headers={"Retry-After": "10"},
     )  # fmt: skip
 
@@ -117,17 +118,17 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     return bad(f"{place or 'the body'}: {said}", place or None)
 
 
-def raise_for(event: Event) -> Done:
+def raise_for(event: Event) -> Event:
     """The outcome of a job that was to be finished.
 
     Raises:
         ApiError: when it failed or was cancelled.
     """
-    if isinstance(event, Done):
+    if event.kind == "done":
         return event
-    if isinstance(event, Stopping):
+    if event.kind == "stopping":
         raise stopping()
-    if isinstance(event, Failed):
+    if event.kind == "failed":
         if event.bad_input:
             raise bad(event.message)
         if event.code:

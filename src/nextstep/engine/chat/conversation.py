@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nextstep.engine.engine import Engine
-    from nextstep.engine.results import Event
+    from nextstep.engine.events import Event
 
 Part: TypeAlias = "str | PictureLike"
 """Text is a `str`; anything else is a picture, its path as a `Path`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from nextstep.engine.events import LAST, Event, Part, Usage
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, new_seed, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
@@ -66,9 +67,7 @@ async def completions(body: s.ChatRequest, request: Request) -> Any:
     return {**_head(service, record, ""), **told}
 
 
-async def _until_stop(
-    service: Service, record: Record, stops: list[str]
-) -> AsyncGenerator[b.Event]:
+async def _until_stop(service: Service, record: Record, stops: list[str]) -> AsyncGenerator[Event]:
     """A job's events with its texts cut before the first stop text, where the job ends.
 
     What might be the beginning of a stop text is kept back until more is known.
@@ -78,20 +77,20 @@ async def _until_stop(
     events = service.jobs.watch(record)
     try:
         async for happened in events:
-            if isinstance(happened, b.TextGrown | b.PartDone) and ended is not None:
+            if happened.kind in ("text", "part") and ended is not None:
                 continue
-            if isinstance(happened, b.TextGrown):
+            if happened.kind == "text":
                 text, found = _cut(happened.text, stops)
                 ended = happened.index if found else None
                 shown = text if found or not held else text[:-held]
                 if found:
                     service.jobs.stop(record)
-                yield b.TextGrown(happened.index, shown)
-            elif isinstance(happened, b.PartDone) and not happened.part.png:
+                yield Event("text", index=happened.index, text=shown)
+            elif happened.kind == "part" and not happened.part.png:
                 text, found = _cut(happened.part.text, stops)
                 ended = happened.index if found else None
-                yield b.PartDone(happened.index, b.Part(text))
-            elif isinstance(happened, b.Done) and stops:
+                yield Event("part", index=happened.index, parts=(Part(text),))
+            elif happened.kind == "done" and stops:
                 yield replace(happened, parts=_cut_parts(happened.parts, stops))
             else:
                 yield happened
@@ -105,12 +104,12 @@ def _cut(text: str, stops: list[str]) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
-def _cut_parts(parts: Sequence[b.Part], stops: list[str]) -> tuple[b.Part, ...]:
+def _cut_parts(parts: Sequence[Part], stops: list[str]) -> tuple[Part, ...]:
     """Parts up to the first stop text."""
-    kept: list[b.Part] = []
+    kept: list[Part] = []
     for part in parts:
         text, found = _cut(part.text, stops)
-        kept.append(part if part.png else b.Part(text))
+        kept.append(part if part.png else Part(text))
         if found:
             break
     return tuple(kept)
@@ -132,7 +131,7 @@ def story_parts(
 
 
 async def _events(
-    service: Service, record: Record, events: AsyncIterator[b.Event], with_usage: bool
+    service: Service, record: Record, events: AsyncIterator[Event], with_usage: bool
 ) -> AsyncIterator[bytes]:
     """Chunks: text as it is written, and every picture as it comes."""
     head = _head(service, record, ".chunk")
@@ -154,13 +153,13 @@ async def _events(
     async with service.bound(record, events) as bound:
         yield chunk({"role": "assistant", "content": ""})
         async for happened in bound:
-            if isinstance(happened, b.TextGrown | b.PartDone):
-                part = happened.part if isinstance(happened, b.PartDone) else b.Part(happened.text)
+            if happened.kind in ("text", "part"):
+                part = happened.part if happened.kind == "part" else Part(happened.text)
                 if part.png:
                     yield chunk({"images": [_image(part.png, happened.index)]})
                 for new in words(happened.index, part.text):
                     yield new
-            elif isinstance(happened, b.LAST):
+            elif happened.kind in LAST:
                 try:
                     done = raise_for(happened)
                 except ApiError as error:
@@ -190,7 +189,7 @@ def _image(png: bytes, index: int) -> dict[str, Any]:
     return {"type": "image_url", "index": index, "image_url": {"url": url}}
 
 
-def _usage(used: b.Usage) -> dict[str, Any]:
+def _usage(used: Usage) -> dict[str, Any]:
     read, written = used.text_in + used.image_in, used.text_out + used.image_out
     return {
         "prompt_tokens": read,

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 
+from nextstep.engine.events import LAST, Event, Usage
 from nextstep.serve.api import schema as s
 from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
@@ -175,7 +176,7 @@ async def _answer(
 
 
 async def _events(
-    service: Service, record: Record, events: AsyncIterator[b.Event], body: s.ImageOptions
+    service: Service, record: Record, events: AsyncIterator[Event], body: s.ImageOptions
 ) -> AsyncIterator[bytes]:
     """OpenAI's image stream: partial pictures, then the finished ones."""
     name = "image_generation" if record.request.task == b.GENERATE else "image_edit"
@@ -194,15 +195,15 @@ async def _events(
     async with service.bound(record, events) as bound:
         async for happened in bound:
             # A backend may show more rows than were asked for.
-            asked = isinstance(happened, b.RowDone) and wants(happened.row, happened.rows)
-            if isinstance(happened, b.RowDone) and asked and happened.preview is not None:
-                picture = happened.preview
+            asked = happened.kind == "row" and wants(happened.row, happened.rows)
+            if happened.kind == "row" and asked and happened.shown is not None:
+                picture = happened.shown
                 number = sent[happened.index] = sent.get(happened.index, -1) + 1
                 png = await run_in_threadpool(png_of, picture)
                 data = await run_in_threadpool(base64_of, png, form, quality)
                 size = f"{picture.width}x{picture.height}"
                 yield told("partial_image", data, size, happened.index, partial_image_index=number)
-            elif isinstance(happened, b.LAST):
+            elif happened.kind in LAST:
                 try:
                     done = raise_for(happened)
                 except ApiError as error:
@@ -212,7 +213,7 @@ async def _events(
                     data = await run_in_threadpool(base64_of, part.png, form, quality)
                     # The whole request's tokens, told once: with the last picture.
                     last = index + 1 == len(done.parts)
-                    cost = usage(done.usage if last else b.Usage())
+                    cost = usage(done.usage if last else Usage())
                     size, said = size_of(part.settings), list(record.request.warnings)
                     yield told("completed", data, size, index, usage=cost, warnings=said)
 
@@ -226,7 +227,7 @@ def evenly(count: int) -> PreviewDemands:
     return wants
 
 
-def usage(used: b.Usage) -> dict[str, Any]:
+def usage(used: Usage) -> dict[str, Any]:
     """Tokens as OpenAI's image answers count them."""
     read = used.text_in + used.image_in
     return {

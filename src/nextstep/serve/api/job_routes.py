@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from nextstep.engine.events import Event
 from nextstep.serve.api import job_schema as s
 from nextstep.serve.api.chat import story_parts
 from nextstep.serve.api.images import png_of, usage
@@ -24,17 +25,6 @@ from nextstep.serve.problems import JOB_ID, not_found
 from nextstep.text.vocabulary import CheckedPrompt
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
-NAMES: dict[type, str] = {
-    b.Queued: "queued",
-    b.Started: "started",
-    b.RowDone: "row",
-    b.TextGrown: "text",
-    b.PartDone: "part",
-    b.Done: "done",
-    b.Failed: "failed",
-    b.Cancelled: "cancelled",
-    b.Stopping: "stopping",
-}
 PNG = {"type": "string", "format": "binary"}
 JobId = Annotated[str, Path(pattern=JOB_ID, description="As `POST /jobs` gave it.")]
 
@@ -213,31 +203,19 @@ async def _events(service: Service, record: Record, previews: bool) -> AsyncIter
     watched = service.jobs.watch(record, every_row if previews else no_previews)
     try:
         async for happened in watched:
-            yield event(await _told(service, record, happened), NAMES[type(happened)])
+            yield event(await _told(service, record, happened), happened.kind)
     finally:
         await watched.aclose()  # type: ignore[attr-defined]
 
 
-async def _told(service: Service, record: Record, happened: b.Event) -> dict[str, Any]:
+async def _told(service: Service, record: Record, happened: Event) -> dict[str, Any]:
     """An event's data."""
-    if isinstance(happened, b.RowDone):
-        told: dict[str, Any] = {"index": happened.index, "row": happened.row, "rows": happened.rows}
-        if happened.preview is not None:
-            png = await run_in_threadpool(png_of, happened.preview)
-            told["preview"] = base64.b64encode(png).decode()
-        return told
-    if isinstance(happened, b.PartDone):
-        part = happened.part
-        if part.png:
-            return {"index": happened.index, "picture": base64.b64encode(part.png).decode(),
-                    "settings": part.settings}  # fmt: skip
-        return {"index": happened.index, "text": part.text}
-    if isinstance(happened, b.Failed):
-        return {"error": happened.message, "bad_input": happened.bad_input}
-    if isinstance(happened, b.Done):
+    if happened.kind == "done":
         return {**answer(service, record), "usage": usage(happened.usage)}
-    # What is left are plain numbers: a position, the size of a batch, a text, or nothing.
-    return dict(vars(happened))
+    if happened.shown is not None:
+        png = await run_in_threadpool(png_of, happened.shown)
+        happened = replace(happened, preview=png)
+    return happened.to_json()
 
 
 def answer(service: Service, record: Record) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from nextstep.engine.events import Part, Usage
 from nextstep.serve.api import response_schema as s
 from nextstep.serve.api.images import QUALITY, base64_of, png_of, size_of
 from nextstep.serve.api.response_input import ANSWER, CALL, MESSAGE
@@ -77,7 +78,7 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-async def item(answer: ResponseAnswer, parts: tuple[b.Part, ...]) -> dict[str, Any]:
+async def item(answer: ResponseAnswer, parts: tuple[Part, ...]) -> dict[str, Any]:
     """The finished item of an answer."""
     if not answer.picture:
         text = "".join(part.text for part in parts)
@@ -109,7 +110,7 @@ def response(
     answer: ResponseAnswer,
     status: str,
     output: list[dict[str, Any]],
-    used: b.Usage | None = None,
+    used: Usage | None = None,
     error: str | None = None,
 ) -> dict[str, Any]:
     """An answer as clients see it."""
@@ -143,7 +144,7 @@ def response(
     }
 
 
-def _usage(used: b.Usage) -> dict[str, Any]:
+def _usage(used: Usage) -> dict[str, Any]:
     read, written = used.text_in + used.image_in, used.text_out + used.image_out
     return {
         "input_tokens": read,

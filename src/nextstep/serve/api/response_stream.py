@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+from nextstep.engine.events import LAST, Event
 from nextstep.serve.api.images import evenly
 from nextstep.serve.api.response_answer import (
     ResponseAnswer,
@@ -18,7 +19,6 @@ from nextstep.serve.api.response_answer import (
     text_part,
 )
 from nextstep.serve.api.streams import event
-from nextstep.serve.jobs import backend as b
 from nextstep.serve.problems import ApiError, raise_for
 
 
@@ -36,13 +36,13 @@ class ResponseStream:
         self._numbers, self._partials = itertools.count(), itertools.count()
         self._sent = ""
 
-    async def events(self, happening: AsyncIterator[b.Event]) -> AsyncIterator[bytes]:
+    async def events(self, happening: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         """What is sent for a job's events."""
         async with self.answer.service.bound(self.answer.record, happening) as bound:
             for piece in self._opening():
                 yield piece
             async for happened in bound:
-                if not isinstance(happened, b.LAST):
+                if happened.kind not in LAST:
                     for piece in await self._growing(happened):
                         yield piece
                     continue
@@ -73,18 +73,18 @@ class ResponseStream:
         part = self._told("content_part.added", **self._place, content_index=0, part=text_part(""))
         return [*told, part]
 
-    async def _growing(self, happened: b.Event) -> list[bytes]:
+    async def _growing(self, happened: Event) -> list[bytes]:
         """What is new of the item."""
-        if isinstance(happened, b.Started) and self.answer.picture:
+        if happened.kind == "started" and self.answer.picture:
             return [self._told("image_generation_call.generating", **self._place)]
-        if isinstance(happened, b.TextGrown):
+        if happened.kind == "text":
             return self._more(happened.text)
-        if not isinstance(happened, b.RowDone) or happened.preview is None:
+        if happened.kind != "row" or happened.shown is None:
             return []
         # A backend may show more rows than were asked for.
         if not self.wants(happened.row, happened.rows):
             return []
-        shown = await partial(self.answer, happened.preview)
+        shown = await partial(self.answer, happened.shown)
         number = next(self._partials)
         return [
             self._told("image_generation_call.partial_image", **self._place, **shown,
@@ -99,7 +99,7 @@ class ResponseStream:
         return [self._told("output_text.delta", **self._place, content_index=0, delta=delta,
                            logprobs=[])]  # fmt: skip
 
-    async def _closing(self, done: b.Done) -> list[bytes]:
+    async def _closing(self, done: Event) -> list[bytes]:
         """The finished item and the answer with it."""
         made = await item(self.answer, done.parts)
         if self.answer.picture:

@@ -59,7 +59,7 @@ async def fetch(response: ResponseId, request: Request) -> Any:
     service = service_of(request)
     answer = ResponseAnswer(service, response_job(service, request, response))
     end = await run_in_threadpool(service.jobs.outcome, answer.record)
-    if isinstance(end, b.Done):
+    if end.kind == "done":
         return shape(answer, "completed", [await item(answer, end.parts)], end.usage)
     status = STATUS.get(answer.record.state, "in_progress")
     return shape(answer, status, [], error=answer.record.error)

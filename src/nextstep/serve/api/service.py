@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from nextstep.engine.events import Event
 from nextstep.serve.api.streams import while_connected
 from nextstep.serve.api.uploads import bytes_of_uri, check_pictures, safe_mask, safe_picture
 from nextstep.serve.jobs import backend as b
@@ -142,16 +143,16 @@ class Service:
         return introduction(own, self.facts.name)
 
     async def finished(
-        self, request: Request, record: Record, events: AsyncIterator[b.Event] | None = None
-    ) -> b.Event:
+        self, request: Request, record: Record, events: AsyncIterator[Event] | None = None
+    ) -> Event:
         """A job's end; the job is cancelled when the client goes first."""
         async with self.bound(record, events or self.jobs.watch(record)) as bound:
             return await while_connected(request, _last(bound))
 
     @contextlib.asynccontextmanager
     async def bound(
-        self, record: Record, events: AsyncIterator[b.Event]
-    ) -> AsyncIterator[AsyncIterator[b.Event]]:
+        self, record: Record, events: AsyncIterator[Event]
+    ) -> AsyncIterator[AsyncIterator[Event]]:
         """A job's events; leaving before its end cancels it, except while the service stops."""
         try:
             yield events
@@ -161,8 +162,8 @@ class Service:
                 self.jobs.cancel(record)
 
 
-async def _last(events: AsyncIterator[b.Event]) -> b.Event:
-    last: b.Event = b.Cancelled()
+async def _last(events: AsyncIterator[Event]) -> Event:
+    last: Event = Event("cancelled")
     async for event in events:
         last = event
     return last

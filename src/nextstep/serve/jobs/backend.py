@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nextstep.engine.events import Event
 from nextstep.image.sizes import SizeLimits
 from nextstep.text.vocabulary import Vocabulary
 from nextstep.utils import old_names
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from nextstep.engine.request import Request
 
 GENERATE, EDIT, CHAT = "generate", "edit", "chat"
@@ -95,109 +94,8 @@ class JobRequest:
         return cls(**{**raw, **lists})
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Tokens that a job read and wrote."""
-
-    text_in: int = 0
-    image_in: int = 0
-    text_out: int = 0
-    image_out: int = 0
-
-
-@dataclass(frozen=True)
-class Queued:
-    """Waiting; `position` 1 is next."""
-
-    position: int
-
-
-@dataclass(frozen=True)
-class Started:
-    """Being made, together with `batch` pictures in all."""
-
-    batch: int = 1
-
-
-@dataclass(frozen=True)
-class RowDone:
-    """A row of image tokens of picture `index` is there: `row` of `rows`.
-
-    `preview` is the picture so far, where somebody wanted it (undrawn places are grey).
-    """
-
-    index: int
-    row: int
-    rows: int
-    preview: Image.Image | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """One finished part of an outcome: text, or a PNG with its settings.
-
-    `state` is what `PictureState.to_bytes` gives; empty when the picture cannot be gone on from.
-    """
-
-    text: str = ""
-    png: bytes = b""
-    settings: dict[str, Any] = field(default_factory=dict)
-    state: bytes = b""
-
-
-@dataclass(frozen=True)
-class TextGrown:
-    """Part `index` of a chat is a text that so far reads `text`."""
-
-    index: int
-    text: str
-
-
-@dataclass(frozen=True)
-class PartDone:
-    """Part `index` of a chat is there."""
-
-    index: int
-    part: Part
-
-
-@dataclass(frozen=True)
-class Done:
-    """Finished: all parts in order, and what they took."""
-
-    parts: tuple[Part, ...]
-    usage: Usage = Usage()
-
-
-@dataclass(frozen=True)
-class Failed:
-    """It did not work: one sentence; `bad_input` when the request was at fault.
-
-    `code` is STORAGE_FULL, STORAGE_FAILED or empty.
-    """
-
-    message: str
-    bad_input: bool = False
-    code: str = ""
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """Stopped because somebody asked."""
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """The service stops: watchers hear no more; the job goes on at the next start."""
-
-    error: str = "the service is stopping; ask again later"
-
-
-Event = Queued | Started | RowDone | TextGrown | PartDone | Done | Failed | Cancelled | Stopping
-FINAL = (Done, Failed, Cancelled)
-"""Ends of a job."""
-LAST = (*FINAL, Stopping)
-"""What is told last to a watcher."""
+STOPPING = Event("stopping", message="the service is stopping; ask again later")
+"""What watchers hear last when the service stops; the job goes on at the next start."""
 
 
 class PreviewDemand(IntEnum):

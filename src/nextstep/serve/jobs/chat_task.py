@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from nextstep.engine.chat.conversation import Conversation, PictureTurn
 from nextstep.engine.chat.reasoning import LONGEST
+from nextstep.engine.events import Event, Part, Usage
 from nextstep.engine.text_sampling import Choose, text_choice
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.tasks import RowReporter, ServiceTask, TaskRunner
 
 if TYPE_CHECKING:
     from nextstep.engine.engine import Engine
-    from nextstep.engine.results import Event
 
 
 class ChatTask(ServiceTask):
@@ -26,7 +26,7 @@ class ChatTask(ServiceTask):
         super().__init__(host, job)
         self.talk = Conversation(host.engine, self.request.seed, **self.request.settings)
         self.read = self.talk.transcript
-        self.parts: list[b.Part] = []
+        self.parts: list[Part] = []
         self.left = self.request.draws
         self.usage = [0, 0, 0, 0]
         self.rows: RowReporter | None = None
@@ -66,7 +66,7 @@ class ChatTask(ServiceTask):
 
     def on(self, event: Event) -> None:
         """See `ServiceTask.on`."""
-        if event.kind == "admitted":
+        if event.kind == "started":
             self.tell_started()
         elif event.kind in ("token", "row"):
             if self.rows is not None:
@@ -75,19 +75,19 @@ class ChatTask(ServiceTask):
                 self._tell_text(list(event.ids))
         elif event.kind == "failed":
             del self.tickets[event.ticket]
-            self.end(b.Failed(event.message, bad_input=True))
+            self.end(Event("failed", message=event.message, bad_input=True))
         elif event.kind in ("finished", "stopped"):
             del self.tickets[event.ticket]
             self.stopped = event.kind == "stopped"
             try:
                 self._go_on(event)
             except ValueError as error:
-                self.end(b.Failed(str(error), bad_input=True))
+                self.end(Event("failed", message=str(error), bad_input=True))
 
     def stop_now(self) -> None:
         """See `ServiceTask.stop_now`."""
         if not self.tickets and not self.decoding:
-            self.end(b.Cancelled())
+            self.end(Event("cancelled"))
         for ticket in list(self.tickets):
             self.engine.stop(ticket)
 
@@ -110,8 +110,8 @@ class ChatTask(ServiceTask):
     def _tell_if_over(self) -> None:
         if not self.ended or self.decoding:
             return
-        done = b.Done(tuple(self.parts), b.Usage(*self.usage))
-        self.tell(done if self.parts or not self.stopped else b.Cancelled())
+        done = Event("done", parts=tuple(self.parts), usage=Usage(*self.usage))
+        self.tell(done if self.parts or not self.stopped else Event("cancelled"))
 
     def _write(self) -> None:
         """Queue a stretch of text; it may end at a picture where one may be drawn."""
@@ -138,16 +138,16 @@ class ChatTask(ServiceTask):
             return
         record = self.talk.keep_picture(event, grid)
         engine, place = self.engine, len(self.parts)
-        self.parts.append(b.Part())
+        self.parts.append(Part())
 
-        def make() -> b.Part:
+        def make() -> Part:
             made = engine.show(tokens, grid, record)
-            return b.Part("", made.png(), made.settings)
+            return Part("", made.png(), made.settings)
 
-        def keep(part: b.Part) -> None:
+        def keep(part: Part) -> None:
             self.decoding -= 1
             self.parts[place] = part
-            self.tell(b.PartDone(place, part))
+            self.tell(Event("part", index=place, parts=(part,)))
             self._tell_if_over()
 
         self.decoding += 1
@@ -157,9 +157,9 @@ class ChatTask(ServiceTask):
         ids, text = event.ids, self.talk.keep_text(event)
         self.usage[2] += len(ids)
         if not self.request.draws:
-            self._tell_part(b.Part(text.strip()))
+            self._tell_part(Part(text.strip()))
         elif ids:
-            self._tell_part(b.Part(text))
+            self._tell_part(Part(text))
 
     def _tell_text(self, ids: list[int]) -> None:
         """Tell what is written so far, without the half of a letter at its end.
@@ -172,8 +172,8 @@ class ChatTask(ServiceTask):
         if not self.request.draws:
             text = text.strip()
         if text:
-            self.tell(b.TextGrown(len(self.parts), text))
+            self.tell(Event("text", index=len(self.parts), text=text))
 
-    def _tell_part(self, part: b.Part) -> None:
+    def _tell_part(self, part: Part) -> None:
         self.parts.append(part)
-        self.tell(b.PartDone(len(self.parts) - 1, part))
+        self.tell(Event("part", index=len(self.parts) - 1, parts=(part,)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nextstep.engine.results import ENDS, Event
+from nextstep.engine.events import ENDS, Event, Part
 from nextstep.engine.runtime_info import RuntimeInfo
 from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
@@ -178,17 +178,17 @@ class EngineBackend:
         return self.engine.scheduler.running
 
     def decode(
-        self, task: ServiceTask, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+        self, task: ServiceTask, make: Callable[[], Part], then: Callable[[Part], None]
     ) -> None:
         """See `Host.decode`."""
 
-        def made(future: Future[b.Part]) -> None:
+        def made(future: Future[Part]) -> None:
             error = future.exception()
             if error is None:
                 self.post(lambda: then(future.result()))
                 return
             log.error("a picture could not be decoded", exc_info=error)
-            self.post(lambda: task.end(b.Failed(INTERNAL)))
+            self.post(lambda: task.end(Event("failed", message=INTERNAL)))
 
         self._decoder.submit(make).add_done_callback(made)
 
@@ -226,12 +226,12 @@ class EngineBackend:
         try:
             work()
         except ValueError as error:
-            failed = b.Failed(str(error), bad_input=True)
+            failed = Event("failed", message=str(error), bad_input=True)
         except (StoredFileError, StorageError) as error:
-            failed = b.Failed(str(error))
+            failed = Event("failed", message=str(error))
         except Exception:
             log.exception("a job could not be begun")
-            failed = b.Failed(INTERNAL)
+            failed = Event("failed", message=INTERNAL)
         else:
             return True
         self.post(lambda: task.end(failed))
@@ -267,7 +267,7 @@ class EngineBackend:
         except Exception:
             log.exception("a step failed")
             for task in list(self._live):
-                task.end(b.Failed(INTERNAL))
+                task.end(Event("failed", message=INTERNAL))
             return
         spent = time.monotonic() - begun
         self._credit = min(CREDIT, self._credit + self.preview_share * spent)
@@ -287,7 +287,7 @@ class EngineBackend:
             task.on(event)
         except Exception:
             log.exception("a job failed")
-            task.end(b.Failed(INTERNAL))
+            task.end(Event("failed", message=INTERNAL))
 
     def _closed(self) -> bool:
         """Leave out what has not begun; whether all else is done or, at the end, parked."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nextstep.engine.events import Event
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.records import Record
 
@@ -28,7 +29,7 @@ class Watcher:
     """Who follows a job: what it wants to see, and what it has not read yet."""
 
     wants: PreviewDemands
-    events: asyncio.Queue[b.Event] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
 
 @dataclass(eq=False)
@@ -38,8 +39,8 @@ class LiveJob:
     record: Record
     handle: b.Handle | None = None
     watchers: set[Watcher] = field(default_factory=set)
-    last: dict[int, b.RowDone] = field(default_factory=dict)
-    parts: list[b.PartDone] = field(default_factory=list)
+    last: dict[int, Event] = field(default_factory=dict)
+    parts: list[Event] = field(default_factory=list)
     late: asyncio.TimerHandle | None = None
     expired: bool = False
 
@@ -48,7 +49,7 @@ class LiveJob:
         wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
         return max(wanted, default=b.PreviewDemand.NO)
 
-    def forward(self, event: b.Event) -> None:
+    def forward(self, event: Event) -> None:
         """Tell everybody who watches."""
         for watcher in self.watchers:
             watcher.events.put_nowait(event)

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from nextstep.engine.events import LAST, OUTCOMES, Event, Part
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import ServiceLimits
@@ -115,7 +116,7 @@ class Jobs:
 
     def _tell_stopping(self) -> None:
         for live in self._live.values():
-            live.forward(b.Stopping())
+            live.forward(b.STOPPING)
 
     async def close(self) -> None:
         """Let running jobs finish; the rest stays in the store for the next start."""
@@ -179,7 +180,7 @@ class Jobs:
 
         def keep() -> Record:
             record = self.store.add(owner, request, [])
-            self.store.finish(record, b.Done((b.Part(text),)))
+            self.store.finish(record, Event("done", parts=(Part(text),)))
             return record
 
         return await asyncio.to_thread(keep)
@@ -254,7 +255,7 @@ class Jobs:
         except MissingFileError:
             raise ApiError(410, "what the picture was made of is gone", code="no_state") from None
 
-    def watch(self, record: Record, wants: PreviewDemands = no_previews) -> AsyncIterator[b.Event]:
+    def watch(self, record: Record, wants: PreviewDemands = no_previews) -> AsyncIterator[Event]:
         """What happens to a job from now on, beginning with how it stands; ends with its end.
 
         Watching begins with this call, not with the first step of the loop over it.
@@ -264,47 +265,49 @@ class Jobs:
             return self._past(record)
         watcher = Watcher(wants)
         position = self.position(live.record)
-        watcher.events.put_nowait(b.Queued(position) if position else b.Started())
-        past: list[b.Event] = [*live.parts, *live.last.values()]
+        watcher.events.put_nowait(
+            Event("queued", position=position) if position else Event("started")
+        )
+        past: list[Event] = [*live.parts, *live.last.values()]
         for event in past:
             watcher.events.put_nowait(event)
         live.watchers.add(watcher)
         return self._follow(live, watcher)
 
-    async def _past(self, record: Record) -> AsyncIterator[b.Event]:
+    async def _past(self, record: Record) -> AsyncIterator[Event]:
         kept = self.store.get(record.id) or record
         try:
             yield await asyncio.to_thread(self.outcome, kept)
         except StoredFileError as error:
-            yield b.Failed(str(error))
+            yield Event("failed", message=str(error))
         except StorageError as error:
-            yield b.Failed(str(error), code=b.STORAGE_FAILED)
+            yield Event("failed", message=str(error), code=b.STORAGE_FAILED)
 
-    async def _follow(self, live: LiveJob, watcher: Watcher) -> AsyncIterator[b.Event]:
+    async def _follow(self, live: LiveJob, watcher: Watcher) -> AsyncIterator[Event]:
         try:
             while True:
                 event = await watcher.events.get()
                 yield event
-                if isinstance(event, b.LAST):
+                if event.kind in LAST:
                     return
         finally:
             live.watchers.discard(watcher)
 
-    def outcome(self, record: Record) -> b.Event:
+    def outcome(self, record: Record) -> Event:
         """The end of a finished job, its pictures read from the store."""
         if record.error is not None:
-            return b.Failed(record.error, record.bad_input)
+            return Event("failed", message=record.error, bad_input=record.bad_input)
         if not record.over:
-            return b.Stopping()
+            return b.STOPPING
         if record.state != DONE:
-            return b.Cancelled()
+            return Event("cancelled")
         parts = []
         for part in record.parts:
             if "file" in part:
-                parts.append(b.Part("", self.store.load(part["file"]), part["settings"]))
+                parts.append(Part("", self.store.load(part["file"]), part["settings"]))
             else:
-                parts.append(b.Part(part["text"]))
-        return b.Done(tuple(parts), record.usage)
+                parts.append(Part(part["text"]))
+        return Event("done", parts=tuple(parts), usage=record.usage)
 
     def _begin(self, record: Record, checked: Request | None = None) -> None:
         live = self._live[record.id] = LiveJob(record)
@@ -324,52 +327,54 @@ class Jobs:
         try:
             live.handle = self.backend.submit(job)
         except ValueError as error:
-            self._tell(live, b.Failed(str(error)))
+            self._tell(live, Event("failed", message=str(error)))
 
     def _expire(self, live: LiveJob) -> None:
         live.expired = True
         if live.handle is not None:
             live.handle.cancel()
 
-    def _tell(self, live: LiveJob, event: b.Event) -> None:
+    def _tell(self, live: LiveJob, event: Event) -> None:
         """Keep an end before anybody hears of it; pass everything on to the loop's thread."""
-        if isinstance(event, b.Cancelled) and live.expired:
-            event = b.Failed(f"the job took longer than {self.limits.deadline:.0f} s")
+        if event.kind == "cancelled" and live.expired:
+            event = Event(
+                "failed", message=f"the job took longer than {self.limits.deadline:.0f} s"
+            )
         try:
-            if isinstance(event, b.FINAL):
+            if event.kind in OUTCOMES:
                 event = self.store.finish(live.record, event)
-            elif isinstance(event, b.Started):
+            elif event.kind == "started":
                 self.store.start(live.record)
         except Exception:
             # Nobody is left waiting, whatever happens here.
             log.exception("a job could not be kept")
             live.record.state, live.record.error = FAILED, NOT_KEPT
-            event = b.Failed(NOT_KEPT)
+            event = Event("failed", message=NOT_KEPT)
         assert self._loop is not None
         # The loop may be gone when a job ends while the service stops: its record is kept.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._publish, live, event)
 
-    def _publish(self, live: LiveJob, event: b.Event) -> None:
-        if isinstance(event, b.RowDone):
+    def _publish(self, live: LiveJob, event: Event) -> None:
+        if event.kind == "row":
             self.metrics.rows.inc()
             live.last[event.index] = event
-        if isinstance(event, b.PartDone):
+        if event.kind == "part":
             live.parts.append(event)
         live.forward(event)
-        if isinstance(event, b.Started) and live.record.started is not None:
+        if event.kind == "started" and live.record.started is not None:
             self.metrics.waited.observe(live.record.started - live.record.created)
-        if isinstance(event, b.FINAL):
+        if event.kind in OUTCOMES:
             self._live.pop(live.record.id, None)
             if live.late is not None:
                 live.late.cancel()
             self._count(live.record)
-        if isinstance(event, (b.Started, *b.FINAL)):
+        if event.kind in ("started", *OUTCOMES):
             self._tell_positions()
 
     def _tell_positions(self) -> None:
         for place, other in enumerate(self._waiting(), 1):
-            other.forward(b.Queued(place))
+            other.forward(Event("queued", position=place))
 
     def _count(self, record: Record) -> None:
         self.metrics.jobs.labels(record.request.task, record.state).inc()

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nextstep.engine.events import OUTCOMES, Event
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
@@ -90,11 +91,11 @@ class Replica:
         request: b.JobRequest,
         files: dict[str, bytes],
         parked: dict[int, bytes],
-    ) -> AsyncIterator[b.Event | ReplicaState]:
+    ) -> AsyncIterator[Event | ReplicaState]:
         """Make a job; its events, the last one final."""
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[b.Event | ReplicaState]()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | ReplicaState]()
 
-        def tell(event: b.Event) -> None:
+        def tell(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         job = b.Job(
@@ -112,7 +113,7 @@ class Replica:
             while True:
                 event = await events.get()
                 yield event
-                if isinstance(event, b.FINAL):
+                if isinstance(event, Event) and event.kind in OUTCOMES:
                     return
         finally:
             # Also when the one who listens is gone.
@@ -120,7 +121,7 @@ class Replica:
             obeying.cancel()
 
     async def _obey(
-        self, key: str, handle: b.Handle, events: asyncio.Queue[b.Event | ReplicaState]
+        self, key: str, handle: b.Handle, events: asyncio.Queue[Event | ReplicaState]
     ) -> None:
         while True:
             command, index = await self.queue.next.remote(key)
@@ -148,7 +149,7 @@ class RayHandle:
         self.host.do(self._cancel())
 
     async def _cancel(self) -> None:
-        self.tell(b.Cancelled())
+        self.tell(Event("cancelled"))
         if self.running is not None:
             self.running.cancel()
 
@@ -170,7 +171,7 @@ class RayHandle:
         self.host.do(ask())
         return future
 
-    def tell(self, event: b.Event | ReplicaState) -> None:
+    def tell(self, event: Event | ReplicaState) -> None:
         """Pass an event on, nothing after a final one; on the backend's loop."""
         if self.over:
             return
@@ -181,7 +182,7 @@ class RayHandle:
                 else:
                     future.set_result(event.state)
             return
-        self.over = isinstance(event, b.FINAL)
+        self.over = event.kind in OUTCOMES
         if self.over:
             for index in list(self.states):
                 self.states[index], waiting = [], self.states[index]
@@ -266,11 +267,11 @@ class RayBackend:
                 stream.cancel()
             raise
         except (StoredFileError, StorageError) as error:
-            handle.tell(b.Failed(str(error), bad_input=True))
+            handle.tell(Event("failed", message=str(error), bad_input=True))
         except Exception:
             log.exception("a replica failed")
             if last:
-                handle.tell(b.Failed(INTERNAL))
+                handle.tell(Event("failed", message=INTERNAL))
         return handle.over
 
     def measure(self, state: bytes, noise_samples: int) -> Future[dict[str, Any]]:

@@ -13,6 +13,7 @@ import sqlite3
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from nextstep.engine.events import Usage
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.state_folder import is_own_name
 from nextstep.utils.old_names import RECORD, SETTINGS, renamed
@@ -44,7 +45,7 @@ class Record:
     started: float | None = None
     finished: float | None = None
     parts: list[dict[str, Any]] = field(default_factory=list)
-    usage: b.Usage = field(default_factory=b.Usage)
+    usage: Usage = field(default_factory=Usage)
     error: str | None = None
     bad_input: bool = False
 
@@ -93,7 +94,7 @@ def record_of(row: sqlite3.Row) -> Record:
         _time(row["started"]),
         _time(row["finished"]),
         _parts(row["parts"]),
-        _json_dataclass(b.Usage, row["usage"]),
+        _json_dataclass(Usage, row["usage"]),
         row["error"],
         bool(row["bad_input"]),
     )

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nextstep.engine.events import Event, Usage
 from nextstep.image.formats import is_whole_png
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs import salvage
@@ -148,7 +149,7 @@ class Store:
         record.state, record.started = RUNNING, time.time()
         self._save(record)
 
-    def finish(self, record: Record, event: b.Event) -> b.Event:
+    def finish(self, record: Record, event: Event) -> Event:
         """Keep the end of a job: its pictures first, then its record.
 
         Returns:
@@ -161,10 +162,10 @@ class Store:
             self._failing = True
             self._remove_files([part[kind] for part in parts for kind in part if kind in _FILES])
             parts, event = [], not_kept(error)
-        usage, reason, bad_input, now = b.Usage(), None, False, CANCELLED
-        if isinstance(event, b.Done):
+        usage, reason, bad_input, now = Usage(), None, False, CANCELLED
+        if event.kind == "done":
             usage, now = event.usage, DONE
-        elif isinstance(event, b.Failed):
+        elif event.kind == "failed":
             now, reason, bad_input = FAILED, event.message, event.bad_input
         record.finished = time.time()
         record.parts, record.usage, record.error = parts, usage, reason
@@ -174,9 +175,9 @@ class Store:
         self._prune()
         return event
 
-    def _keep_parts(self, record: Record, event: b.Event, parts: list[dict[str, Any]]) -> None:
+    def _keep_parts(self, record: Record, event: Event, parts: list[dict[str, Any]]) -> None:
         """Write the pictures of an outcome; `parts` grows by what is told of each."""
-        for place, part in enumerate(event.parts if isinstance(event, b.Done) else ()):
+        for place, part in enumerate(event.parts if event.kind == "done" else ()):
             if not part.png:
                 parts.append({"text": part.text})
                 continue
@@ -384,10 +385,10 @@ _FILES = ("file", "state")
 """Keys of a part that name files."""
 
 
-def not_kept(error: StorageError) -> b.Failed:
+def not_kept(error: StorageError) -> Event:
     """The end of a job whose outcome could not be kept."""
     code = b.STORAGE_FULL if error.full else b.STORAGE_FAILED
-    return b.Failed(_NOT_KEPT + str(error), code=code)
+    return Event("failed", message=_NOT_KEPT + str(error), code=code)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from nextstep.engine.results import Event
+from nextstep.engine.events import OUTCOMES, Event, Part, Usage
 from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image import masks, pictures
@@ -52,7 +52,7 @@ class TaskRunner(Protocol):
         """Pictures and texts being made."""
 
     def decode(
-        self, task: ServiceTask, make: Callable[[], b.Part], then: Callable[[b.Part], None]
+        self, task: ServiceTask, make: Callable[[], Part], then: Callable[[Part], None]
     ) -> None:
         """Make a part beside the steps; `then` gets it on the worker's thread."""
 
@@ -80,19 +80,19 @@ class ServiceTask(ABC):
         self.tickets: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def tell(self, event: b.Event) -> None:
+    def tell(self, event: Event) -> None:
         """Pass an event on, but nothing after a final one."""
         with self._lock:
             if self.over:
                 return
-            self.over = isinstance(event, b.FINAL)
+            self.over = event.kind in OUTCOMES
         self.job.tell(event)
         if self.over:
             self.host.ended(self)
 
     def cancel(self) -> None:
         """See `Handle.cancel`."""
-        self.host.post(lambda: self.end(b.Cancelled()))
+        self.host.post(lambda: self.end(Event("cancelled")))
 
     def stop(self) -> None:
         """See `Handle.stop`."""
@@ -113,7 +113,7 @@ class ServiceTask(ABC):
         self.host.post(answer)
         return future
 
-    def end(self, event: b.Event) -> None:
+    def end(self, event: Event) -> None:
         """Give up what is being made, and say why."""
         for ticket in list(self.tickets):
             self.host.engine.cancel(ticket)
@@ -164,7 +164,7 @@ class ServiceTask(ABC):
         """Once."""
         if not self.started:
             self.started = True
-            self.tell(b.Started(self.host.running()))
+            self.tell(Event("started", batch=self.host.running()))
 
     def open(self, name: str) -> Image.Image:
         """A stored source picture."""
@@ -193,7 +193,7 @@ class RowReporter:
                 want = self.task.job.wants_preview(row, rows)
                 if want:
                     preview = finish(self.task.host.show(self.growing, tokens, want))
-            self.task.tell(b.RowDone(self.index, row, rows, preview))
+            self.task.tell(Event("row", index=self.index, row=row, rows=rows, shown=preview))
         self.told = max(self.told, done)
 
 
@@ -204,7 +204,7 @@ class PictureTask(ServiceTask):
         super().__init__(host, job)
         self.states: list[PictureState] = []
         self.rows: list[RowReporter] = []
-        self.parts: dict[int, b.Part | None] = {}
+        self.parts: dict[int, Part | None] = {}
         self.decoding = 0
 
     def prepare(self) -> None:
@@ -262,7 +262,7 @@ class PictureTask(ServiceTask):
     def on(self, event: Event) -> None:
         """See `ServiceTask.on`."""
         index = self.tickets[event.ticket]
-        if event.kind == "admitted":
+        if event.kind == "started":
             self.tell_started()
         elif event.kind in ("token", "row"):
             self.rows[index].tell(event.tokens, self.states[index].request.finish)
@@ -272,7 +272,7 @@ class PictureTask(ServiceTask):
             self._decode(index, event.request, event.tokens)
         elif event.kind == "failed":
             del self.tickets[event.ticket]
-            self.end(b.Failed(event.message, bad_input=True))
+            self.end(Event("failed", message=event.message, bad_input=True))
 
     def _decode(self, index: int, request: Request, tokens: torch.Tensor) -> None:
         state = replace(self.states[index], request=request, tokens=tokens)
@@ -282,28 +282,28 @@ class PictureTask(ServiceTask):
             self._keep(index, None)
             return
 
-        def make() -> b.Part:
+        def make() -> Part:
             made = engine.picture(state.request, tokens)
             if self.request.given:
                 settings = {**made.settings, "prompt_given": self.request.given}
                 made = replace(made, settings=settings)
-            return b.Part("", made.png(), made.settings, state.to_bytes())
+            return Part("", made.png(), made.settings, state.to_bytes())
 
         self.decoding += 1
         self.host.decode(self, make, lambda part: self._keep(index, part))
 
-    def _keep(self, index: int, part: b.Part | None) -> None:
+    def _keep(self, index: int, part: Part | None) -> None:
         self.decoding -= part is not None
         self.parts[index] = part
         if len(self.parts) < len(self.states):
             return
         parts = tuple(part for i in range(len(self.states)) if (part := self.parts[i]))
-        self.tell(b.Done(parts, self._usage()) if parts else b.Cancelled())
+        self.tell(Event("done", parts=parts, usage=self._usage()) if parts else Event("cancelled"))
 
     def stop_now(self) -> None:
         """See `ServiceTask.stop_now`."""
         if not self.tickets and not self.decoding:
-            self.end(b.Cancelled())
+            self.end(Event("cancelled"))
         for ticket in list(self.tickets):
             self.host.engine.stop(ticket)
 
@@ -321,8 +321,8 @@ class PictureTask(ServiceTask):
             if len(state.tokens):
                 self.job.park(index, state.to_bytes())
 
-    def _usage(self) -> b.Usage:
+    def _usage(self) -> Usage:
         asked = self.states[0].request
         read = sum(len(source.tokens) for source in asked.sources)
         drawn = sum(len(state.tokens) for state in self.states)
-        return b.Usage(self.count_text(asked.prompt), read, 0, drawn)
+        return Usage(self.count_text(asked.prompt), read, 0, drawn)
