@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nextstep.lab.paradigms.study import QUANTIZER, Paradigms, positions_drawn
+from nextstep.lab.paradigms.measuring import QUANTIZER, positions_drawn
+from nextstep.lab.paradigms.study import Paradigms
 from nextstep.lab.study import Scale
 
 

@@ -16,9 +16,9 @@ from nextstep.errors import NextStepError
 from nextstep.estimate.counting import step_flops, step_positions
 from nextstep.lab import run as lab
 from nextstep.lab.recipe_study import RecipeStudy
-from nextstep.lab.registry import STUDIES, study
 from nextstep.lab.report import write_csv
 from nextstep.lab.study import (
+    STUDIES,
     Arm,
     Claim,
     Conclusion,
@@ -29,6 +29,7 @@ from nextstep.lab.study import (
     StudyResults,
     StudyUnit,
     Table,
+    study,
 )
 from nextstep.recipe.load import load_recipe
 from nextstep.recipe.places import recipe_file

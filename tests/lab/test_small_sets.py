@@ -9,8 +9,9 @@ import numpy as np
 from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.finetune.data import captioned
-from nextstep.lab.small_sets import JUDGED, WORD, SmallSets, shots, write_set
+from nextstep.lab.small_sets import JUDGED, SmallSets
 from nextstep.lab.study import Scale
+from nextstep.lab.style_set import WORD, shots, write_set
 from nextstep.world.scenes import render
 
 

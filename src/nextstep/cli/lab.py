@@ -47,7 +47,7 @@ def command(
 
     Example: nextstep lab scaling -o runs/lab/scaling
     """
-    from nextstep.lab.registry import STUDIES, study
+    from nextstep.lab.study import STUDIES, study
 
     if name == LIST:
         for one in STUDIES:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nextstep.evaluate.world.run import Plan
-from nextstep.lab.drawing import world_items
-from nextstep.lab.plots import colours, with_intervals
 from nextstep.lab.recipe_study import RecipeStudy, items_of, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -34,7 +33,7 @@ from nextstep.lab.study import (
     Table,
     Verdict,
 )
-from nextstep.lab.world_scores import EDITION
+from nextstep.lab.world_scores import EDITION, world_items
 from nextstep.model.folder import SHIPPED
 from nextstep.recipe.run import MODEL
 from nextstep.utils.files import new_folder, read_json, write_json
@@ -234,8 +233,7 @@ def _table(results: StudyResults) -> Table:
     for title, arm, mark in _conditions(results):
         found = [_known(results, arm, f"score {part}{mark}") for part in parts]
         rows.append((title, *(
-            "none" if math.isnan(one.value) else
-            f"{100 * one.value:.1f} ({100 * one.low:.0f} to {100 * one.high:.0f})" for one in found
+            "none" if math.isnan(one.value) else f"{one * 100:.1f}" for one in found
         )))  # fmt: skip
     head = ("arm", "4 pictures ago", "6 or more ago", "up to 5 pictures", "7 or more")
     return Table("Characters drawn right, %", head, rows)

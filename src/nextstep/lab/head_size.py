@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from nextstep.estimate.counting import count_parameters
-from nextstep.lab.drawing import held_out_loss, world_items
-from nextstep.lab.plots import colours, with_intervals
+from nextstep.lab.heldout import held_out_loss
 from nextstep.lab.recipe_study import RecipeStudy, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -26,6 +26,7 @@ from nextstep.lab.study import (
     Table,
     Verdict,
 )
+from nextstep.lab.world_scores import world_items
 from nextstep.recipe.run import MODEL
 from nextstep.recipe.shapes import model_config
 
@@ -123,12 +124,10 @@ class HeadSize(RecipeStudy):
         return Conclusion(
             verdict,
             f"From the small to the large head, fresh on the frozen backbone, the held-out loss "
-            f"falls by {frozen.value:.4f} ({frozen.low:.4f} to {frozen.high:.4f}) and the score "
-            f"changes by {100 * score.value:+.1f} points ({100 * score.low:+.1f} to "
-            f"{100 * score.high:+.1f}); trained jointly the loss falls by {joint.value:.4f} "
-            f"({joint.low:.4f} to {joint.high:.4f}). From half to double the backbone it falls by "
-            f"{backbone.value:.4f} ({backbone.low:.4f} to {backbone.high:.4f}). Reproduced means "
-            "that the head is worth clearly less than half of what the backbone is.",
+            f"falls by {frozen:.4f} and the score changes by {score * 100:+.1f} points; trained "
+            f"jointly the loss falls by {joint:.4f}. From half to double the backbone it falls by "
+            f"{backbone:.4f}. Reproduced means that the head is worth clearly less than half of "
+            "what the backbone is.",
             [_table(results)],
             [
                 Plot("loss", "Held-out flow-matching loss against parameters of head and backbone.",
@@ -162,8 +161,7 @@ def _table(results: StudyResults) -> Table:
         backbone = results.values(arm.name, "backbone parameters")[0]
         rows.append((
             arm.title, f"{head / 1e6:.2f} M", f"{backbone / 1e6:.2f} M",
-            f"{loss.value:.4f} ({loss.low:.4f} to {loss.high:.4f})",
-            f"{100 * score.value:.1f} ({100 * score.low:.0f} to {100 * score.high:.0f})",
+            f"{loss:.4f}", f"{score * 100:.1f}",
         ))  # fmt: skip
     head_of = ("arm", "head", "backbone", "held-out flow-matching loss", "score, %")
     return Table("Every arm", head_of, rows)

@@ -10,7 +10,7 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +19,24 @@ import torch
 from torch import Tensor
 
 from nextstep.data.documents import Document, derived_seed
-from nextstep.lab.study import MeasuredUnit
+from nextstep.engine.pretrained import load_parts
+from nextstep.lab.study import MeasuredUnit, Scale, StudyUnit
 from nextstep.recipe import build
 from nextstep.recipe.data_schema import Live
+from nextstep.recipe.run import MODEL
+from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.parallel import Ranks
 from nextstep.train.stages.pretrain import PretrainStage, states
 
 if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
     from nextstep.recipe.schema import Recipe
-    from nextstep.text.tokenizer import TextTokenizer
     from nextstep.vae.tokenizer import ImageTokenizer
 
 LEVELS = 8
 """Noise levels of every image token: twice the published number, for steadier values."""
+DOCUMENTS = 4
+"""For every item of a task."""
 ROWS = 16
 """Documents that go through the model together."""
 
@@ -120,3 +124,29 @@ def _means(values: Tensor, owners: Tensor, first: int) -> dict[str, float]:
         f"{first + int(owner):05d}": round(float(values[owners == owner].mean()), 6)
         for owner in owners.unique()
     }
+
+
+def documents(scale: Scale) -> int:
+    """Held-out documents."""
+    return 8 if scale.tiny else DOCUMENTS * scale.items
+
+
+def held_out_of(recipe: Recipe, unit: StudyUnit, model: Path | None = None) -> HeldOut:
+    """The held-out documents of a unit's recipe.
+
+    Args:
+        recipe: whose sources they come from.
+        unit: how many.
+        model: folder with the text tokenizer; default the unit's own model.
+
+    Raises:
+        NextStepError: when its source or its image tokenizer cannot be had.
+    """
+    tokenizer = TextTokenizer.from_folder(model or unit.run / MODEL)
+    return held_out(recipe, unit.run, tokenizer, documents(unit.scale))
+
+
+def held_out_loss(recipe: Recipe, unit: StudyUnit) -> Mapping[str, Mapping[str, float]]:
+    """`im_loss` and `lm_loss` of a unit's model, item by item."""
+    model = load_parts(unit.run / MODEL, keep_dtype=True).model.float()
+    return losses(model, held_out_of(recipe, unit)).items

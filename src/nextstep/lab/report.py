@@ -10,12 +10,17 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextstep.engine.metadata import write_file
 from nextstep.lab.study import Conclusion, Plot, Study, StudyResults, Table
 from nextstep.utils.files import writing
 from nextstep.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from nextstep.evaluate.benchmarks.statistics import Estimate
 
 TINY_NOTE = (
     "**A tiny run: it shows that the study runs from data to card, and says nothing about the "
@@ -153,3 +158,19 @@ def markdown_table(table: Table) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return f"**{table.title}**\n\n{body}"
+
+
+def with_intervals(
+    axes: Axes, x: Sequence[float], found: Sequence[Estimate], label: str, colour: str
+) -> None:
+    """A line through estimates with bars to the ends of their intervals."""
+    values = [one.value for one in found]
+    below = [one.value - one.low for one in found]
+    above = [one.high - one.value for one in found]
+    axes.errorbar(x, values, yerr=[below, above], label=label, color=colour, marker="o", capsize=3)
+
+
+def colours(count: int) -> list[str]:
+    """As many colours that can be told apart, also by the colour-blind (Okabe and Ito 2008)."""
+    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+    return [known[place % len(known)] for place in range(count)]

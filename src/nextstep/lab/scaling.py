@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nextstep.engine.pretrained import load_parts
-from nextstep.lab.drawing import held_out_of
-from nextstep.lab.heldout import losses
-from nextstep.lab.plots import colours
+from nextstep.lab.heldout import held_out_of, losses
 from nextstep.lab.recipe_study import RecipeStudy, spent
+from nextstep.lab.report import colours
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -256,8 +255,7 @@ def _table(results: StudyResults) -> Table:
         rows.append((
             arm.title, f"{parameters / 1e6:.2f} M",
             f"{points[-1]['positions'] / 1e6:.2f} M" if points else "see its card",
-            f"{image.value:.4f} ({image.low:.4f} to {image.high:.4f})",
-            f"{text.value:.4f} ({text.low:.4f} to {text.high:.4f})",
+            f"{image:.4f}", f"{text:.4f}",
         ))  # fmt: skip
     head = ("size", "parameters without embeddings", "positions", "flow-matching loss", "text loss")
     return Table("Held-out loss at the end", head, rows)

@@ -7,30 +7,25 @@ know. Asked for are other objects under that word (what was learned), the very p
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from PIL import Image
 
 from nextstep.data.documents import Document, derived_seed
-from nextstep.engine.metadata import write_file
 from nextstep.engine.pretrained import Parts, load_parts, merge_adapter_folder
 from nextstep.evaluate.world.answering import ModelAnswerer
 from nextstep.evaluate.world.detector import shipped_detector
-from nextstep.evaluate.world.questions import WorldQuestion
 from nextstep.evaluate.world.scoring import Scorer
 from nextstep.finetune.run import ADAPTER, MODEL, RUN, SHEET, finetune
 from nextstep.finetune.settings import FinetuneSettings
-from nextstep.image.encode import encode
 from nextstep.image.pictures import to_pixels
 from nextstep.lab.heldout import HeldOut, losses
-from nextstep.lab.plots import colours, with_intervals
 from nextstep.lab.recipe_study import items_of, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -44,33 +39,23 @@ from nextstep.lab.study import (
     Table,
     Verdict,
 )
+from nextstep.lab.style_set import Shot, shots, write_set
 from nextstep.lab.world_scores import by_task, score_world
 from nextstep.pipeline import NextStepPipeline
 from nextstep.text.sequence import build_sequence, text_to_image
 from nextstep.train.flops import Work, train_flops
-from nextstep.world.editions import edition
-from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lexicon import world_objects
-from nextstep.world.scenes import FILL, Background, Scene, SceneItem, render
-from nextstep.world.spec import Constraint, Spec
-from nextstep.world.vocabulary import background_allowed
+from nextstep.world.scenes import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASE = "nano"
-STYLE, WORD = "flat", "zigzag style"
-"""The style of the drawings, and the word that stands for it in captions."""
 JUDGED = "core-144"
 """Edition whose styles the scorer tells apart."""
-KEPT = "core-48"
 KEPT_TASKS = ("single", "two_objects")
 SIZES = (10, 100, 1000)
 SHORT = 0.3
 """Share of the default number of steps that the short arms take."""
-HELD_OUT_OBJECTS = 8
-SMALLEST = 0.6
-"""Least size of an object as a share of the picture's side."""
 TINY_SIZES, TINY_STEPS = (3,), 2
 LOSS_PICTURES = 64
 LOST, LEARNED = 0.05, 0.1
@@ -106,67 +91,6 @@ class _Way:
             return "untrained"
         steps = f", {SHORT:.0%} of the steps" if self.short else ""
         return f"{'all weights' if self.full else 'LoRA'}, {self.pictures:,} pictures{steps}"
-
-
-@dataclass(frozen=True)
-class _Shot:
-    """A picture of one object, and what is asked for it."""
-
-    scene: Scene
-    label: str
-    background: str
-
-    @property
-    def caption(self) -> str:
-        """As it is trained and asked."""
-        return f"{world_objects()[self.label].a()}, {WORD}, {self.background} background"
-
-    def question(self, index: int) -> WorldQuestion:
-        """Draw it."""
-        spec = Spec((Constraint(self.label),), background=(self.background,), style=STYLE)
-        example = Example("single", (TextPart(self.caption), ImagePart(self.scene, spec=spec)))
-        seed = derived_seed("lab small sets", self.caption, index)
-        return WorldQuestion("single", "seen", index, example, (1,), seed)
-
-
-def shots(count: int, seed: int, held_out: bool) -> list[_Shot]:
-    """Pictures of the set, or of objects that are kept out of it.
-
-    Args:
-        count: how many; one after another they go through all objects and backgrounds, in places
-            and sizes of their own.
-        seed: of their order. A smaller set is the beginning of a larger one.
-        held_out: of the last objects of the edition, which no set shows.
-    """
-    known = edition(KEPT)
-    objects = known.objects[-HELD_OUT_OBJECTS:] if held_out else known.objects[:-HELD_OUT_OBJECTS]
-    every = [
-        (label, colour)
-        for label in objects
-        for colour in known.backgrounds
-        if background_allowed(STYLE, colour)
-    ]
-    rng = random.Random(derived_seed("lab small sets", seed, held_out))
-    rng.shuffle(every)
-    found = []
-    for place in range(count):
-        label, colour = every[place % len(every)]
-        size = rng.uniform(SMALLEST, FILL)
-        x, y = (0.5 + (1 - size) * rng.uniform(-0.5, 0.5) for _ in range(2))
-        scene = Scene(Background(colour), (SceneItem(label, STYLE, x, y, size),))
-        found.append(_Shot(scene, label, colour))
-    return found
-
-
-def write_set(folder: Path, found: Sequence[_Shot], size: int) -> None:
-    """Write pictures with their captions beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, shot in enumerate(found):
-        path = folder / f"{number:04d}"
-        if not path.with_suffix(".txt").exists():
-            picture = Image.fromarray(render(shot.scene, size))
-            write_file(path.with_suffix(".png"), encode(picture))
-            write_file(path.with_suffix(".txt"), shot.caption.encode())
 
 
 class SmallSets:
@@ -256,10 +180,10 @@ class SmallSets:
     def conclude(self, results: StudyResults) -> Conclusion:
         """Stable where a set teaches the style and costs little of what was known."""
         ways = [way for way in _ways(results.scale) if way.pictures]
-        told, gains, lost = [], dict[str, Any](), dict[str, Any]()
-        for way in ways:
-            gains[way.name] = results.difference(way.name, UNTRAINED, "score new objects")
-            lost[way.name] = results.difference(way.name, UNTRAINED, "score kept")
+        gains, lost = (
+            {way.name: results.difference(way.name, UNTRAINED, figure) for way in ways}
+            for figure in ("score new objects", "score kept")
+        )
         good = [
             way for way in ways
             if gains[way.name].low > LEARNED and lost[way.name].low > -LOST
@@ -273,8 +197,7 @@ class SmallSets:
             verdict = "reproduced"
         elif good:
             verdict = "contradicted"
-        for way in ways:
-            told.append(f"{way.title}: {_signed(gains[way.name])} and {_signed(lost[way.name])}")
+        told = [f"{way.title}: {gains[way.name]:+.2f} and {lost[way.name]:+.2f}" for way in ways]
         reason = (
             "Score of new objects in the new style, and of what was known, less the untrained "
             f"model's: {'; '.join(told)}. A set is learned well when the first gains {LEARNED} and "
@@ -323,7 +246,7 @@ def _trained(unit: StudyUnit, way: _Way) -> Parts:
 
 
 def _scores(
-    pipeline: NextStepPipeline, pool: Sequence[_Shot]
+    pipeline: NextStepPipeline, pool: Sequence[Shot]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Of every picture asked for: all right; and the object right, whatever its style."""
     size = pipeline.defaults.height
@@ -340,7 +263,7 @@ def _scores(
     return right, named
 
 
-def _documents(parts: Parts, pool: Sequence[_Shot]) -> HeldOut:
+def _documents(parts: Parts, pool: Sequence[Shot]) -> HeldOut:
     """Captions with the image tokens of their pictures."""
     size, tokenizer = parts.defaults.height, parts.image_tokenizer.float()
     grid = tokenizer.grid(size, size)
@@ -353,10 +276,6 @@ def _documents(parts: Parts, pool: Sequence[_Shot]) -> HeldOut:
     return HeldOut(found, tokenizer)
 
 
-def _signed(found: Any) -> str:
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-
-
 FIGURES = (
     "score new objects", "score own objects", "score kept", "loss own pictures", "loss new objects",
 )  # fmt: skip
@@ -365,10 +284,7 @@ FIGURES = (
 def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
-        cells = []
-        for figure in FIGURES:
-            found = results.estimate(arm.name, figure)
-            cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        cells = [f"{results.estimate(arm.name, figure):.3f}" for figure in FIGURES]
         gap = statistics.fmean(results.values(arm.name, "loss new objects")) - statistics.fmean(
             results.values(arm.name, "loss own pictures")
         )

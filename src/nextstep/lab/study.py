@@ -7,11 +7,13 @@ Every unit has a folder of its own, and what is finished there is not done again
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.statistics import Estimate, Means, Row, estimates
 
 if TYPE_CHECKING:
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 
 Verdict = Literal["reproduced", "not reproduced", "contradicted"]
 TINY_ITEMS = 2
+STUDIES: dict[str, str] = {
+    "token-norm": "nextstep.lab.token_norm:TokenNorm",
+    "head-size": "nextstep.lab.head_size:HeadSize",
+    "context": "nextstep.lab.context:Context",
+    "paradigms": "nextstep.lab.paradigms.study:Paradigms",
+    "tokenizer": "nextstep.lab.tokenizer:Tokenizers",
+    "small-sets": "nextstep.lab.small_sets:SmallSets",
+    "scaling": "nextstep.lab.scaling:Scaling",
+}
+"""Name -> class."""
 VALUE = "value"
 """Column of an item's value in the bootstrap."""
 
@@ -310,3 +322,16 @@ class StudyResults:
 
 def _mean_of_seeds(means: Means) -> dict[str, Any]:
     return {VALUE: means.mean_of_groups(VALUE)}
+
+
+def study(name: str) -> Study:
+    """The study of a name.
+
+    Raises:
+        NextStepError: when there is none.
+    """
+    if name not in STUDIES:
+        raise NextStepError(f"the lab has no study '{name}'; choose from {', '.join(STUDIES)}")
+    module, _, kind = STUDIES[name].partition(":")
+    made: Study = getattr(importlib.import_module(module), kind)()
+    return made

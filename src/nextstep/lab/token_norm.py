@@ -30,10 +30,9 @@ from nextstep.engine.engine import Engine
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.evaluate.world.run import Plan
 from nextstep.flow.noise import KeyedNoise
-from nextstep.lab.drawing import held_out_of, world_items
-from nextstep.lab.heldout import HeldOut
-from nextstep.lab.plots import colours, with_intervals
+from nextstep.lab.heldout import HeldOut, held_out_of
 from nextstep.lab.recipe_study import RecipeStudy, decoder_recipe, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -47,7 +46,7 @@ from nextstep.lab.study import (
     Table,
     Verdict,
 )
-from nextstep.lab.world_scores import EDITION
+from nextstep.lab.world_scores import EDITION, world_items
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.run import MODEL, run_recipe
 from nextstep.vae.latents import token_norm
@@ -275,10 +274,9 @@ class TokenNorm(RecipeStudy):
         )
         return Conclusion(
             verdict,
-            f"At a guidance of {JUDGED:g} the drift along the raster is {drift.value:.3f} larger "
-            f"({drift.low:.3f} to {drift.high:.3f}) with one scale for all than with the norm, and "
-            f"the norm scores {100 * score.value:+.1f} points ({100 * score.low:+.1f} to "
-            f"{100 * score.high:+.1f}); both must be clear for the claim to count as reproduced. "
+            f"At a guidance of {JUDGED:g} the drift along the raster is larger by {drift:.3f} with "
+            f"one scale for all than with the norm, and the norm scores {score * 100:+.1f} points "
+            "more; both must be clear for the claim to count as reproduced. "
             f"At 15 normalised tokens lie {off[1]:.2f} from the nearest true token, at 1.5 "
             f"{off[0]:.2f}: the norm holds mean and length, not direction. Four times the solver "
             f"steps change the score at 15 from {100 * last:.1f} to {100 * more:.1f} %.",
@@ -337,8 +335,7 @@ def _table(results: StudyResults) -> Table:
         for name, factor, digits in (("score", 100, 1), ("drift", 1, 3), ("off", 1, 3)):
             for arm in (NORMED, SCALED):
                 found = results.estimate(arm, f"{name}@{guidance:g}")
-                low, high = (f"{factor * one:.{digits}f}" for one in (found.low, found.high))
-                cells.append(f"{factor * found.value:.{digits}f} ({low} to {high})")
+                cells.append(f"{found * factor:.{digits}f}")
         rows.append(cells)
     head = ("guidance", "score, %, norm", "global scale", "drift, norm", "global scale",
             "distance to true tokens, norm", "global scale")  # fmt: skip

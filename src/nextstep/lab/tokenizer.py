@@ -23,8 +23,8 @@ from nextstep.evaluate.reconstruction import compared
 from nextstep.evaluate.world.run import Plan
 from nextstep.image.pictures import to_pixels
 from nextstep.lab.paradigms.answering import true_picture
-from nextstep.lab.plots import colours
 from nextstep.lab.recipe_study import RecipeStudy, items_of, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -186,8 +186,8 @@ class Tokenizers(RecipeStudy):
         elif worse.low > 0 or mended.high < 0:
             verdict = "contradicted"
         reason = (
-            f"16 channels less 4, both without noise: PSNR {_signed(sharper, 1)} dB, score "
-            f"{_signed(worse)}. 16 channels, noise 0.5 less none: score {_signed(mended)}. All "
+            f"16 channels less 4, both without noise: PSNR {sharper:+.1f} dB, score "
+            f"{worse:+.3f}. 16 channels, noise 0.5 less none: score {mended:+.3f}. All "
             "three must be clear in the claimed direction."
         )
         return Conclusion(
@@ -270,11 +270,6 @@ def effective_rank(shares: np.ndarray) -> float:
     return math.exp(-float((kept * np.log(kept)).sum()))
 
 
-def _signed(found: Any, digits: int = 3) -> str:
-    low, value, high = (f"{n:+.{digits}f}" for n in (found.low, found.value, found.high))
-    return f"{value} [{low}, {high}]"
-
-
 def _table(results: StudyResults) -> Table:
     rows = []
     for arm in results.arms:
@@ -287,8 +282,7 @@ def _table(results: StudyResults) -> Table:
             )
         ]  # fmt: skip
         rank = statistics.fmean(results.values(arm.name, "effective rank"))
-        told = f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
-        rows.append((arm.title, *cells, f"{rank:.1f}", told))
+        rows.append((arm.title, *cells, f"{rank:.1f}", f"{score:.2f}"))
     head = (
         "tokenizer", "PSNR (dB)", "SSIM", "feature distance", f"PSNR, noise {DISTURBED}",
         f"SSIM, noise {DISTURBED}", f"feature distance, noise {DISTURBED}", "effective rank",
@@ -304,14 +298,9 @@ def _dilemma(results: StudyResults) -> Plot:
             ways = [way for way in _ways(results.scale) if way.channels == channels]
             psnr = [results.estimate(way.name, "psnr").value for way in ways]
             scores = [results.estimate(way.name, "score") for way in ways]
-            bars = [
-                [one.value - one.low for one in scores], [one.high - one.value for one in scores],
-            ]  # fmt: skip
-            values = [one.value for one in scores]
-            axes.errorbar(psnr, values, yerr=bars, marker="o", capsize=3, color=colour,
-                          label=f"{channels} channels")  # fmt: skip
-            for way, x, y in zip(ways, psnr, values, strict=True):
-                axes.annotate(f" noise {way.noise:g}", (x, y), fontsize=8)
+            with_intervals(axes, psnr, scores, f"{channels} channels", colour)
+            for way, x, score in zip(ways, psnr, scores, strict=True):
+                axes.annotate(f" noise {way.noise:g}", (x, score.value), fontsize=8)
         axes.set_xlabel("PSNR of reconstruction (dB)")
         axes.set_ylabel("drawing score of the generator")
         axes.legend()
@@ -333,6 +322,3 @@ def _spectra(results: StudyResults) -> Plot:
         axes.legend(fontsize=8)
 
     return Plot("spectrum", "Variance held by the first principal components, seed 0.", paint)
-
-
-__all__ = ["Tokenizers", "effective_rank", "reconstructions", "statistics_of", "variance_shares"]

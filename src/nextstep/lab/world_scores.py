@@ -13,9 +13,12 @@ from nextstep.evaluate.world.answering import ModelAnswerer, round_trip
 from nextstep.evaluate.world.detector import shipped_detector
 from nextstep.evaluate.world.run import Plan
 from nextstep.evaluate.world.scoring import Scorer
+from nextstep.lab.recipe_study import items_of
+from nextstep.pipeline import NextStepPipeline
+from nextstep.recipe.run import MODEL
 
 if TYPE_CHECKING:
-    from nextstep.pipeline import NextStepPipeline
+    from nextstep.lab.study import StudyUnit
 
 EDITION = "core-48"
 BATCH = 16
@@ -72,3 +75,26 @@ def by_task(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
         for name in ("score", f"score {task}"):
             found.setdefault(name, {})[one.item.key] = score
     return found
+
+
+def world_items(
+    unit: StudyUnit,
+    tasks: Sequence[str],
+    condition: str = "",
+    settings: Mapping[str, Any] | None = None,
+    model: Path | None = None,
+) -> dict[str, Mapping[str, float]]:
+    """Scores of a unit's model, item by item, as "score" and "score TASK", "@condition" behind.
+
+    Args:
+        unit: whose model it is and which items are asked.
+        tasks: of the world.
+        condition: name of this measurement among several of the unit.
+        settings: generation settings that differ from the model's.
+        model: folder in place of the unit's own model.
+    """
+    pipeline = NextStepPipeline.from_pretrained(model or unit.run / MODEL)
+    folder = unit.folder / "answers" / (condition or "plain")
+    results = score_world(pipeline, folder, tasks, items_of(unit.scale), settings)
+    behind = f"@{condition}" if condition else ""
+    return {f"{name}{behind}": items for name, items in by_task(results).items()}

@@ -51,6 +51,14 @@ class Estimate:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Value and interval in the form of a number: "0.53 [0.47, 0.60]" for ".2f"."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __mul__(self, factor: float) -> Estimate:
+        """In another unit, such as percent."""
+        return Estimate(factor * self.value, factor * self.low, factor * self.high)
+
     def rounded(self) -> dict[str, float | None]:
         """For JSON, where NaN has no place."""
         return {k: None if np.isnan(v) else round(v, 6) for k, v in asdict(self).items()}

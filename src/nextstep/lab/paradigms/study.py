@@ -5,46 +5,29 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 
-from nextstep.errors import ModelFileError
 from nextstep.estimate.counting import mixture, on_meta, step_flops, step_positions
-from nextstep.evaluate.benchmarks.scoring import Scored
-from nextstep.evaluate.benchmarks.world import evaluate
-from nextstep.evaluate.fidelity import Moments, frechet_distance
-from nextstep.evaluate.world.detector import shipped_detector
-from nextstep.evaluate.world.questions import WorldQuestion
-from nextstep.evaluate.world.run import Plan
-from nextstep.evaluate.world.scoring import Scorer
-from nextstep.flow.solvers import SolverSettings, request_times
-from nextstep.image.pictures import to_pixels
-from nextstep.lab.heldout import HeldOut, held_out
-from nextstep.lab.paradigms.answering import Ceiling, ParadigmAnswers, true_picture
+from nextstep.lab.heldout import held_out
 from nextstep.lab.paradigms.discrete import softmax_flops
 from nextstep.lab.paradigms.fsq import (
     LEVELS,
-    QuantizedTokenizer,
     QuantizerConfig,
     token_flops,
 )
+from nextstep.lab.paradigms.measuring import DRAWING, QUANTIZER, ParadigmMeasurement
 from nextstep.lab.paradigms.parts import (
     CODED,
-    DIFFUSION,
     Kind,
     ParadigmParts,
-    load_paradigm,
-    load_quantizer,
     network,
     parts_of,
 )
-from nextstep.lab.paradigms.sampling import DrawSettings
-from nextstep.lab.plots import colours
 from nextstep.lab.recipe_study import RecipeStudy, items_of, spent
+from nextstep.lab.report import colours, with_intervals
 from nextstep.lab.study import (
     Arm,
     Claim,
@@ -58,25 +41,16 @@ from nextstep.lab.study import (
     Table,
     Verdict,
 )
-from nextstep.lab.world_scores import EDITION, by_task, score_world
-from nextstep.pipeline import NextStepPipeline
-from nextstep.recipe.run import MODEL, run_recipe
+from nextstep.recipe.run import run_recipe
 from nextstep.recipe.shapes import model_config
 from nextstep.train.parallel import Ranks
-from nextstep.vae.perceptual import FeatureNet
-from nextstep.vae.tokenizer import ImageTokenizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nextstep.recipe.schema import Recipe
 
-QUANTIZER = "quantizer"
 QUANTIZER_STEPS = 3000
-DRAWING, READING = ("single", "two_objects"), ("read_style", "read_count", "read_where")
-GUIDANCE, SOLVER = 2.5, SolverSettings("ab2", 12)
-CODE_GUIDANCE = 1.5
-"""Of codes, whose logits answer to guidance more than velocities do."""
 NO_CONTEXT_NOISE = ("loss.context_noise=0", "loss.context_noise_picture_prob=0")
 DRAWS = "loss.head_batch_mul=3"
 """Diffusion draws a level, a share of clean tokens and a choice for every token."""
@@ -177,7 +151,7 @@ class Paradigms(RecipeStudy):
         """Train the arm's recipe, or go on with it."""
         kind = _kind(unit.arm)
         recipe = self.recipe(unit.arm, unit.scale, unit.seed)
-        quantizer = _quantizer(unit) if kind in CODED else None
+        quantizer = self._measurement(unit).quantizer
         return run_recipe(
             recipe, unit.run, where=f"lab {self.name}, {unit.arm.name}",
             make_parts=parts_of(kind, quantizer),
@@ -185,23 +159,25 @@ class Paradigms(RecipeStudy):
 
     def measure(self, unit: StudyUnit) -> MeasuredUnit:
         """Scores, losses and costs of a trained unit."""
-        kind = _kind(unit.arm)
         recipe = self.recipe(unit.arm, unit.scale, unit.seed)
-        ranks = Ranks()
-        parts = ParadigmParts(
-            kind, _quantizer(unit) if kind in CODED else None, recipe, unit.run, ranks, self.name
-        )
+        asked = self._measurement(unit)
+        parts = ParadigmParts(asked.kind, asked.quantizer, recipe, unit.run, Ranks(), self.name)
         try:
             tokenizer, image_tokenizer = parts.text_tokenizer, parts.image_tokenizer.float()
         finally:
             parts.close()
-        documents = held_out(recipe, unit.run, tokenizer, _documents(unit.scale))
-        if kind == QUANTIZER:
-            found = _ceilings(unit, image_tokenizer)
-        else:
-            found = _drawn(unit, kind, tokenizer, image_tokenizer, recipe)
-            found.items["lm_loss"] = _text_losses(parts, unit, kind, documents)  # type: ignore[index]
-        return replace(found, spent=spent(unit.run / "log.jsonl"))
+        took = spent(unit.run / "log.jsonl")
+        if asked.kind == QUANTIZER:
+            return replace(asked.ceilings(image_tokenizer), spent=took)
+        count = 4 if unit.scale.tiny else DOCUMENTS
+        documents = held_out(recipe, unit.run, tokenizer, count)
+        found = asked.drawn(tokenizer, image_tokenizer)
+        losses = {"lm_loss": asked.text_losses(parts, documents)}
+        return replace(found, items={**found.items, **losses}, spent=took)
+
+    def _measurement(self, unit: StudyUnit) -> ParadigmMeasurement:
+        size = max(self.recipe(unit.arm, unit.scale).data.areas)
+        return ParadigmMeasurement(unit, _kind(unit.arm), size)
 
     def conclude(self, results: StudyResults) -> Conclusion:
         """A trade-off, unless one arm leads every column."""
@@ -220,9 +196,9 @@ class Paradigms(RecipeStudy):
             verdict = "not reproduced"  # nothing was learned that could be traded
         told = "; ".join(f"{column}: {leader}" for column, leader in leaders.items())
         reason = (
-            f"Best in each column: {told}. Drawing, continuous less Transfusion: {_signed(ours)}; "
-            f"intra-image attention in Transfusion: {_signed(both)}; LM loss on image tokens: "
-            f"{_signed(language)}."
+            f"Best in each column: {told}. Drawing, continuous less Transfusion: {ours:+.3f}; "
+            f"intra-image attention in Transfusion: {both:+.3f}; LM loss on image tokens: "
+            f"{language:+.3f}."
         )
         return Conclusion(verdict, reason, _tables(results, means), (_plot(results, means),))
 
@@ -233,10 +209,6 @@ LEAST = 0.2
 
 def _kind(arm: Arm) -> Kind:
     return next(way.kind for way in WAYS if way.kind == arm.name)
-
-
-def _quantizer(unit: StudyUnit) -> Path:
-    return unit.beside(QUANTIZER) / MODEL
 
 
 def _codes() -> int:
@@ -258,155 +230,6 @@ def _with_levels(recipe: Recipe, count: int) -> Recipe:
     return recipe.model_copy(update={"loss": loss})
 
 
-def _documents(scale: Scale) -> int:
-    return 4 if scale.tiny else DOCUMENTS
-
-
-def _ceilings(unit: StudyUnit, image_tokenizer: ImageTokenizer) -> MeasuredUnit:
-    """What drawings can score at most, with and without codes."""
-    items: dict[str, Mapping[str, float]] = {}
-    quantized = QuantizedTokenizer(image_tokenizer, load_quantizer(unit.run / MODEL))
-    for name, given in (("continuous tokens", None), ("codes", quantized)):
-        found = _asked(unit, Ceiling(image_tokenizer, _side(unit), given), f"ceiling {name}")
-        items[f"ceiling of {name}"] = by_task(found)["score"]
-    return MeasuredUnit({}, items)
-
-
-def _side(unit: StudyUnit) -> int:
-    return max(Paradigms().recipe(unit.arm, unit.scale).data.areas)
-
-
-def _tasks(scale: Scale, tasks: Sequence[str]) -> Sequence[str]:
-    """Of a tiny run the first alone."""
-    return tasks[:1] if scale.tiny else tasks
-
-
-def _asked(
-    unit: StudyUnit, answerer: Any, folder: str, tasks: Sequence[str] = DRAWING
-) -> list[Scored]:
-    """Ask and judge; what is answered already is kept."""
-    scorer = Scorer(shipped_detector(EDITION), _side(unit))
-    return evaluate(_plan(unit, tasks), answerer, scorer, unit.folder / folder, folder)
-
-
-def _plan(unit: StudyUnit, tasks: Sequence[str]) -> Plan:
-    count, size = items_of(unit.scale), _side(unit)
-    return Plan.of(_tasks(unit.scale, tasks), ["seen"], count, size=size, edition=EDITION)
-
-
-def _drawn(
-    unit: StudyUnit, kind: Kind, tokenizer: Any, image_tokenizer: ImageTokenizer, recipe: Recipe
-) -> MeasuredUnit:
-    """Scores of drawing and reading, distance of features, cost of a picture."""
-    size, model = _side(unit), unit.run / MODEL
-    grid = (size // 16, size // 16)
-    if kind in ("continuous", "continuous-lm"):
-        # The product's engine draws and reads.
-        pipeline = NextStepPipeline.from_pretrained(str(model))
-        settings = {"guidance": GUIDANCE, "solver": SOLVER.name, "steps": SOLVER.steps}
-        both = [
-            score_world(
-                pipeline,
-                unit.folder / name,
-                _tasks(unit.scale, tasks),
-                items_of(unit.scale),
-                settings,
-            )
-            for name, tasks in (("drawing", DRAWING), ("reading", READING))
-        ]
-        computed = 2 * grid[0] * grid[1]
-    else:
-        quantizer = _quantizer(unit) if kind == "discrete" else None
-        guidance = CODE_GUIDANCE if kind == "discrete" else GUIDANCE
-        answers = ParadigmAnswers(
-            load_paradigm(model, quantizer), tokenizer, image_tokenizer, size,
-            DrawSettings(grid, SOLVER, guidance),
-        )  # fmt: skip
-        both = [
-            _asked(unit, answers, "drawing"),
-            _asked(unit, answers, "reading", READING),
-        ]
-        computed = 2 * positions_drawn(kind, grid[0] * grid[1])
-    drawing, reading = both
-    items: dict[str, Mapping[str, float]] = {**by_task(drawing)}
-    items["score reading"] = by_task(reading)["score"]
-    values = {
-        "seconds a picture": statistics.fmean(one.measured.evidence["seconds"] for one in drawing),
-        "positions a picture": float(computed),
-        "cache reuse": 1 - (computed - 2 * grid[0] * grid[1]) / computed,
-    }
-    distance = _feature_distance(unit)
-    return MeasuredUnit(
-        values | ({} if distance is None else {"feature distance": distance}), items
-    )
-
-
-def positions_drawn(kind: Kind, tokens: int) -> int:
-    """Positions of one branch that the backbone computes for a picture: `CacheRows.computed`."""
-    if kind not in DIFFUSION:
-        return tokens
-    return tokens * (len(request_times(SOLVER)) + 1)
-
-
-def _feature_distance(unit: StudyUnit) -> float | None:
-    """Frechet distance of EfficientNet-Lite0 features of the drawings to those of the truth.
-
-    None where its weights are not installed.
-    """
-    try:
-        network = FeatureNet.from_package()
-    except ModelFileError:
-        return None
-    size, made, true = _side(unit), Moments(), Moments()
-    plan = _plan(unit, DRAWING)
-    for task, split in plan.pairs:
-        for question in plan.questions(task, split):
-            made.add(_features(network, _kept(unit, question)))
-            true.add(_features(network, true_picture(question, size)))
-    return frechet_distance(made, true)
-
-
-@torch.no_grad()
-def _features(network: FeatureNet, picture: np.ndarray) -> torch.Tensor:
-    """[1, D]: the deepest features, averaged over the picture."""
-    return network(to_pixels([picture]))[-1].mean((2, 3)).double()
-
-
-def _kept(unit: StudyUnit, question: WorldQuestion) -> np.ndarray:
-    """The picture that was drawn for a question, uint8 [H, W, 3]."""
-    path = unit.folder / "drawing" / "images" / f"{question.key}-0.png"
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-@torch.no_grad()
-def _text_losses(
-    parts: ParadigmParts, unit: StudyUnit, kind: Kind, documents: HeldOut
-) -> dict[str, float]:
-    """Cross-entropy of the learned text of every document, in nats a position."""
-    model = _trained(parts, unit, kind)
-    found = {}
-    for number, one in enumerate(documents.documents):
-        batch = parts.stage.prepare(parts.stage.batch_of([[one]]), "cpu")
-        count = parts.stage.counts(batch)["lm_loss"]
-        if count:
-            total = float(parts.stage.losses(model, batch)["lm_loss"])
-            found[f"{number:05d}"] = round(total / count, 6)
-    return found
-
-
-def _trained(parts: ParadigmParts, unit: StudyUnit, kind: Kind) -> Any:
-    """The trained model of an arm, to ask its stage for losses."""
-    parts.stage.compile = False
-    if kind in ("continuous", "continuous-lm"):
-        pipeline = NextStepPipeline.from_pretrained(str(unit.run / MODEL))
-        own = parts.model
-        own.load_state_dict(pipeline.model.state_dict(), strict=False)
-        return own.eval()
-    quantizer = _quantizer(unit) if kind == "discrete" else None
-    return load_paradigm(unit.run / MODEL, quantizer).model
-
-
 def _means(results: StudyResults, kind: Kind) -> dict[str, float]:
     found = {}
     for column in (*COLUMNS, "cache reuse"):
@@ -420,10 +243,6 @@ def _rank(column: str, value: float) -> float:
     return -value if column.startswith("score") else value
 
 
-def _signed(found: Any) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
 def _tables(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) -> Sequence[Table]:
     titles = {arm.name: arm.title for arm in results.arms}
     rows = []
@@ -431,8 +250,8 @@ def _tables(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) ->
         drawing, reading = (results.estimate(kind, n) for n in ("score", "score reading"))
         rows.append((
             titles[kind],
-            f"{drawing.value:.2f} [{drawing.low:.2f}, {drawing.high:.2f}]",
-            f"{reading.value:.2f} [{reading.low:.2f}, {reading.high:.2f}]",
+            f"{drawing:.2f}",
+            f"{reading:.2f}",
             f"{found['lm_loss']:.3f}",
             f"{found['feature distance']:.3g}" if "feature distance" in found else "not measured",
             f"{found['seconds a picture']:.3f}",
@@ -444,9 +263,8 @@ def _tables(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) ->
         "seconds a picture", "backbone positions a picture", "share computed once",
     )  # fmt: skip
     ceilings = [
-        (name, f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
+        (name, f"{results.estimate(QUANTIZER, name):.2f}")
         for name in ("ceiling of continuous tokens", "ceiling of codes")
-        for one in [results.estimate(QUANTIZER, name)]
     ]
     return (
         Table("The paradigms", head, rows),
@@ -461,9 +279,9 @@ def _plot(results: StudyResults, means: Mapping[Kind, Mapping[str, float]]) -> P
         axes = figure.subplots()
         for kind, colour in zip(means, colours(len(means)), strict=True):
             found = results.estimate(kind, "score")
-            bars = [[found.value - found.low], [found.high - found.value]]
-            axes.errorbar([means[kind]["positions a picture"]], [found.value], yerr=bars,
-                          marker="o", capsize=3, color=colour, label=titles[kind])  # fmt: skip
+            with_intervals(
+                axes, [means[kind]["positions a picture"]], [found], titles[kind], colour
+            )
         axes.set_xscale("log")
         axes.set_xlabel("backbone positions computed for a picture, both branches of guidance")
         axes.set_ylabel("drawing score")
