@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.backends import backend_of
-from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.base import ROWS
 from nextstep.engine.engine import Engine
 from nextstep.engine.pretrained import load_parts
 from nextstep.engine.request import Request

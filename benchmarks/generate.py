@@ -46,8 +46,8 @@ from nextstep.engine.scheduler import draw
 from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, request_times
+from nextstep.kernels import formats
 from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes, release_heap
-from nextstep.kernels.names import formats
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.quantization import (
     MODULATION,

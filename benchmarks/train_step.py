@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nextstep.config import PRECISIONS, SIZES, NextStepConfig
 from nextstep.data.documents import Document, derived_seed
-from nextstep.data.packing import pack_window
+from nextstep.data.planning import pack_window
 from nextstep.data.steps import Step
 from nextstep.model.folder import SHIPPED, find_folder
 from nextstep.model.nextstep import NextStepModel

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from nextstep.engine import pretrained as folders
 from nextstep.engine.backends import backend_of
-from nextstep.engine.backends.base import Backend
-from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.base import ROWS, Backend
 from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.chat.conversation import Conversation, Part
 from nextstep.engine.chat.conversations import Conversations
@@ -30,7 +29,7 @@ from nextstep.errors import NextStepError
 from nextstep.flow.noise import NoiseSource, OnePicture
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
-from nextstep.kernels.names import formats
+from nextstep.kernels import formats
 from nextstep.model import quantization as quantising
 from nextstep.text.introduction import check_conversation
 from nextstep.text.vocabulary import Vocabulary, checked_prompts

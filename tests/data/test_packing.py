@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextstep.data.packing import pack_window, padding_share
+from nextstep.data.planning import pack_window, padding_share
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 

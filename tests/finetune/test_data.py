@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nextstep.data.documents import SampleError
+from nextstep.data.prepare.contact_sheet import comparison
 from nextstep.data.shard_writer import RawSample
 from nextstep.data.shards import ShardSet
 from nextstep.data.sources import ShardSource
@@ -19,7 +20,6 @@ from nextstep.engine.pretrained import Parts
 from nextstep.engine.request import SourceLimits
 from nextstep.engine.settings import ModelDefaults
 from nextstep.errors import NextStepError
-from nextstep.finetune.comparison import comparison
 from nextstep.finetune.data import (
     SET_NAME,
     build_samples,

@@ -20,9 +20,8 @@ from nextstep.engine.backends.base import CacheRow, Place
 from nextstep.engine.backends.cpu_kernels import core_of
 from nextstep.engine.pretrained import Parts, save_parts
 from nextstep.errors import ModelFileError, NextStepError
-from nextstep.kernels import build, linear
+from nextstep.kernels import build, formats, linear
 from nextstep.kernels.linear import PackedLinear, WeightBuffer, packed_bytes
-from nextstep.kernels.names import formats
 from nextstep.kernels.packing import FORMATS, pack, quantise, unpack
 from nextstep.model.cache import KVCache
 from nextstep.model.checkpoints import load_model

@@ -249,8 +249,7 @@ def rollouts(place: Path, tiny_folder: Path) -> Path:
     from nextstep.rollout.prompts import ListedPrompts, read_prompts
     from nextstep.rollout.reward_kinds import open_reward
     from nextstep.rollout.rewards import Rewards
-    from nextstep.rollout.run import make_rollouts
-    from nextstep.rollout.sampler import Sampler, SamplingOptions
+    from nextstep.rollout.sampler import Sampler, SamplingOptions, make_rollouts
     from nextstep.rollout.store import RolloutStore
 
     rewards = Rewards([(open_reward("python", f"{place / 'rewards.py'}:red"), 1.0)])

@@ -19,9 +19,8 @@ from nextstep.world.lines import (
     with_lines,
     with_regions,
 )
-from nextstep.world.scenes import Background, Scene, SceneItem, grid_sign
+from nextstep.world.scenes import Background, Scene, SceneItem, changed_region, grid_sign
 from nextstep.world.tasks import TASKS, example
-from nextstep.world.truth import changed_region
 
 GRID = (8, 8)
 CORE = [name for name, task in TASKS.items() if task.core and task.kind != "text"]

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.lexicon import join_words, object_of, world_objects
-from nextstep.world.scenes import Background, Scene, SceneItem, Sign, render, single
+from nextstep.world.scenes import (
+    Background,
+    Scene,
+    SceneItem,
+    Sign,
+    changed_region,
+    overlaps,
+    render,
+    single,
+    visible_shares,
+)
 from nextstep.world.signs import WORDS, is_held_out_word
 from nextstep.world.spec import (
     REGIONS,
@@ -26,7 +36,6 @@ from nextstep.world.spec import (
     is_related,
     region_of,
 )
-from nextstep.world.truth import changed_region, overlaps, visible_shares
 from nextstep.world.vocabulary import COLOURS
 
 DOG = SceneItem("dog face", "noto", 0.3, 0.4, 0.4)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +16,13 @@ import typer
 
 from nextstep.cli import options as o
 from nextstep.cli.groups import EditOptions, ModelOptions, with_groups
-from nextstep.cli.sharing import run_on_ray, start_others
 
 if TYPE_CHECKING:
     from nextstep.evaluate.benchmarks.base import Benchmark
     from nextstep.evaluate.benchmarks.generation import Run, Settings
     from nextstep.evaluate.judges.protocol import Judge
     from nextstep.pipeline import NextStepPipeline
+
 
 PRESETS = ("released", "model")
 
@@ -317,3 +320,44 @@ def bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     with bars.Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task(what, total=total)
         yield lambda count: bar.update(line, advance=count)
+
+
+ALONE = ("--workers", "1", "--json")
+"""Options that each of the processes gets besides."""
+
+
+def start_others(count: int) -> list[subprocess.Popen[Any]]:
+    """The same command in more processes of this machine."""
+    command = [sys.executable, "-m", "nextstep", *sys.argv[1:], *ALONE]
+    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
+
+
+def run_on_ray(processes: int, cuda: bool) -> None:
+    """The same command in processes that Ray places on its machines; waits for all of them.
+
+    Every machine needs this package, and sees the folders under the same paths.
+
+    Args:
+        processes: how many, each with one GPU when `cuda`.
+        cuda: whether they compute on GPUs.
+
+    Raises:
+        NextStepError: when Ray is not installed.
+    """
+    from nextstep.train import launch
+
+    arguments = [*(one for one in sys.argv[1:] if one != "--ray"), *ALONE]
+    launch.launch_on_ray(run_again, (arguments, str(Path.cwd())), processes, cuda)
+
+
+def run_again(arguments: Sequence[str], folder: str) -> None:
+    """Run a command in this process.
+
+    Args:
+        arguments: of `nextstep`.
+        folder: that paths among them start from.
+    """
+    from nextstep.cli.main import app
+
+    os.chdir(folder)
+    app(list(arguments), standalone_mode=False)

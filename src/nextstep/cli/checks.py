@@ -100,7 +100,7 @@ def check_quantize(name: str | None) -> None:
     Raises:
         NextStepError: for one.
     """
-    from nextstep.kernels.names import formats
+    from nextstep.kernels import formats
 
     if name is not None:
         formats(name)

@@ -142,8 +142,7 @@ def command(
     """
     from nextstep.cli import report
     from nextstep.engine.engine import Engine
-    from nextstep.rollout.run import make_rollouts
-    from nextstep.rollout.sampler import Sampler, SamplingOptions
+    from nextstep.rollout.sampler import Sampler, SamplingOptions, make_rollouts
     from nextstep.rollout.store import RolloutStore
 
     asked.check()

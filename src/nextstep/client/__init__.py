@@ -11,8 +11,7 @@
 
 from __future__ import annotations
 
-from nextstep.client.async_client import AsyncClient
-from nextstep.client.client import Client
+from nextstep.client.client import AsyncClient, Client
 from nextstep.client.protocol import (
     BusyError,
     JobState,

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from nextstep.data.augment import check_share
 from nextstep.data.documents import Document, SampleError, Source
 from nextstep.data.mixing import Mixture
-from nextstep.data.packing import pack_window
 from nextstep.data.planning import (
     ENOUGH_TO_JUDGE,
     Pack,
@@ -25,6 +24,7 @@ from nextstep.data.planning import (
     Planner,
     Skipped,
     StepPlan,
+    pack_window,
     too_many_broken,
 )
 from nextstep.data.steps import Step

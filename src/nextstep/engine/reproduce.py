@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from nextstep.engine import metadata as provenance
-from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.base import ROWS
 from nextstep.engine.backends.torch import SMALLER
 from nextstep.engine.engine import Engine
 from nextstep.engine.results import GeneratedPicture

@@ -27,10 +27,10 @@ from PIL import Image
 
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.planning import one_per_row
+from nextstep.data.prepare.contact_sheet import comparison
 from nextstep.engine import pretrained as folders
 from nextstep.engine.metadata import write_file
 from nextstep.errors import NextStepError
-from nextstep.finetune.comparison import comparison
 from nextstep.finetune.data import (
     FinetuneSamples,
     build_samples,

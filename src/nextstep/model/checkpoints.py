@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.errors import ModelFileError
+from nextstep.kernels import formats
 from nextstep.kernels.linear import packed_weights, release_heap
-from nextstep.kernels.names import formats
 from nextstep.model.folder import read_model_config
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.quantization import Packer, is_large, quantised

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextstep.errors import NextStepError
-from nextstep.kernels import build
+from nextstep.kernels import build, formats
 from nextstep.kernels.linear import MULTIPLE, PackedLinear, WeightBuffer
-from nextstep.kernels.names import formats
 from nextstep.kernels.packing import check_format
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from nextstep.data.documents import derived_seed
 from nextstep.engine.engine import Engine
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.errors import NextStepError
-from nextstep.kernels.names import formats
+from nextstep.kernels import formats
 from nextstep.model.quantization import pack_model
 from nextstep.recipe.live import open_live
 from nextstep.recipe.load import RecipeError

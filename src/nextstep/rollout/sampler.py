@@ -1,12 +1,13 @@
 """Groups of samples through the engine: all pictures and texts of a call share its batches.
 
 A sample depends on weights, prompt, settings, seed and index alone, so it does not matter how many
-are drawn together, nor by which process.
+are drawn together, nor by which process. `make_rollouts` writes them into a folder, whole shards at
+a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from nextstep.engine.events import Event
 from nextstep.engine.request import Request
 from nextstep.engine.sequence import TextSequence
 from nextstep.engine.text_sampling import NucleusChoice
-from nextstep.rollout.prompts import RolloutPrompt
+from nextstep.rollout.prompts import PromptStream, RolloutPrompt
+from nextstep.rollout.rewards import Rewards
 from nextstep.rollout.samples import RolloutGroup, RolloutSample, before_line
+from nextstep.rollout.store import RolloutStore
 from nextstep.text import sequence as grammar
 
 MOST_WORDS = 64
@@ -165,3 +168,40 @@ class Sampler:
 def _none(logits: object) -> int:
     """Stands for a choice that is put in later."""
     raise AssertionError("no choice was put in")
+
+
+def make_rollouts(
+    store: RolloutStore,
+    prompts: PromptStream,
+    sampler: Sampler,
+    rewards: Rewards,
+    count: int,
+    seed: int = 0,
+    per_shard: int = 8,
+    on_shard: Callable[[list[RolloutGroup]], None] | None = None,
+) -> None:
+    """Draw and judge samples of the first `count` prompts; shards that are there are left alone.
+
+    Args:
+        store: where they go.
+        prompts, sampler, rewards: what is drawn, how, and what it is worth.
+        count: of prompts.
+        seed: of the noise.
+        per_shard: prompts of a shard, whose samples are drawn together.
+        on_shard: told the groups of every shard, new or there already.
+
+    Raises:
+        NextStepError: when a sample cannot be drawn or judged.
+    """
+    policy = sampler.engine.fingerprint.model
+    for shard, first in enumerate(range(0, count, per_shard)):
+        if not store.has(shard):
+            numbers = range(first, min(first + per_shard, count))
+            asked = [
+                (prompts.prompt(number), derived_seed(seed, "rollout", number))
+                for number in numbers
+            ]
+            groups = rewards.judge([prompt for prompt, _ in asked], sampler.draw(asked))
+            store.write(shard, [replace(group, policy=policy) for group in groups])
+        if on_shard is not None:
+            on_shard(store.read(shard))

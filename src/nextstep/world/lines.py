@@ -12,8 +12,7 @@ from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import with_reasoning
 from nextstep.world.descriptions import changes_between, describe, name_with_places
 from nextstep.world.examples import ImagePart, TextPart
-from nextstep.world.scenes import Scene, SceneItem, Sign
-from nextstep.world.truth import changed_region
+from nextstep.world.scenes import Scene, SceneItem, Sign, changed_region
 
 Grid = tuple[int, int]
 

@@ -13,9 +13,8 @@ from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.base import ItemOutput
 from nextstep.evaluate.benchmarks.files import cells_of, grid_of
 from nextstep.evaluate.benchmarks.oneig import OneIG, OneIGZh
-from nextstep.evaluate.benchmarks.oneig_text import Match, match, tidied
 from nextstep.evaluate.benchmarks.statistics import Row, estimates
-from nextstep.evaluate.distance import edit_distance
+from nextstep.evaluate.text_match import Match, edit_distance, match, tidied
 from tests.evaluate.benchmarks.fakes import FakeJudge
 from tests.evaluate.benchmarks.official import SETS, picture, write_csv
 

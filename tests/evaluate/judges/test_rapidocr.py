@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nextstep.evaluate.benchmarks.base import ItemOutput
 from nextstep.evaluate.benchmarks.oneig import OneIG
-from nextstep.evaluate.benchmarks.oneig_text import match
 from nextstep.evaluate.benchmarks.statistics import Row, estimates
 from nextstep.evaluate.judges.protocol import Judge
 from nextstep.evaluate.judges.rapidocr import RapidOcrJudge
+from nextstep.evaluate.text_match import match
 from tests.evaluate.benchmarks.official import SETS
 
 pytest.importorskip("rapidocr")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nextstep.evaluate.distance import edit_distance
+from nextstep.evaluate.text_match import edit_distance
 from nextstep.evaluate.world.dense import dense_score, detections_of_line, requirements, text_share
 from nextstep.world.descriptions import describe
 from nextstep.world.examples import ImagePart

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nextstep.data.batch import collate, pack_rows
 from nextstep.data.documents import Document
-from nextstep.data.packing import pack_window
+from nextstep.data.planning import pack_window
 from nextstep.model.nextstep import NextStepModel
 from nextstep.text.sequence import (
     Part,

@@ -1,9 +1,9 @@
-"""Pictures for people: contact sheets of samples and charts of histograms."""
+"""Pictures for people: contact sheets, charts of histograms, comparisons."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Sequence as Seq
 from contextlib import suppress
 from math import ceil, sqrt
@@ -183,3 +183,36 @@ def tiled(pictures: Seq[Image.Image], side: int) -> Image.Image:
         top = number // across * each + (each - small.height) // 2
         square.paste(small, (left, top))
     return square
+
+
+GAP, LINES, LABEL = 6, 3, 64
+
+
+def comparison(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], texts: Sequence[str], across: int = 8
+) -> Image.Image:
+    """Pictures of one size under and beside each other.
+
+    Args:
+        rows: label of a state and its picture for every text.
+        texts: what was asked for.
+        across: texts side by side before the next band of rows begins.
+    """
+    width, height = rows[0][1][0].size
+    across = min(across, len(texts))
+    bands = -(-len(texts) // across)
+    band = len(rows) * (height + GAP) + LINES * LINE + GAP
+    sheet = Image.new("RGB", (LABEL + across * (width + GAP), bands * band + GAP), PAPER)
+    draw, font = ImageDraw.Draw(sheet), load_font(None)
+    for place, text in enumerate(texts):
+        left = LABEL + place % across * (width + GAP)
+        top = GAP + place // across * band
+        for label, pictures in rows:
+            if place % across == 0:
+                draw.text((GAP, top + height // 2), label, INK, font)
+            sheet.paste(pictures[place].resize((width, height)), (left, top))
+            top += height + GAP
+        for line in wrapped(text, font, width, LINES):
+            draw.text((left, top), line, INK, font)
+            top += LINE
+    return sheet

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nextstep.engine.backends.base import Backend
-from nextstep.engine.backends.blocks import ROWS
+from nextstep.engine.backends.base import ROWS, Backend
 from nextstep.engine.backends.cpu_kernels import CpuKernels, core_of
 from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend

@@ -1,17 +1,20 @@
 """What computes a step of the engine, as the scheduler sees it.
 
 Three backends implement the protocol: `torch` (plain, on any device), `cpu_kernels` and
-`cuda_graphs`.
+`cuda_graphs`. Where a library's products depend on the number of rows, rows go in blocks of one
+size (`blockwise`).
 
-Legend: n rows, b branches, S prompt positions, D values per token, E hidden size, V vocabulary.
+Legend: n rows, b branches, S prompt positions, D values per token, E hidden size, V vocabulary, R
+rows of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from nextstep.flow.solvers import SolverSettings
@@ -117,3 +120,21 @@ class Backend(Protocol):
 
     def release(self, slot: CacheRow) -> None:
         """Give a row's memory back."""
+
+
+ROWS = 8
+"""R. Pictures are byte-equal for one R; another one gives other roundings."""
+
+
+def filled(rows: Tensor, size: int = ROWS) -> Tensor:
+    """Rows [n, ...] with zeros behind, up to a multiple of `size`."""
+    missing = -len(rows) % size
+    if not missing:
+        return rows.contiguous()
+    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:])))
+
+
+def blockwise(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = ROWS) -> Tensor:
+    """A function of [R, ...] applied to [n, ...] in blocks."""
+    blocks = filled(rows, size).split(size)
+    return torch.cat([function(block) for block in blocks])[: len(rows)]

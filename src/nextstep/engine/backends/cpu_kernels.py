@@ -3,8 +3,13 @@
 A row's result depends on that row alone: not on its neighbours, nor on their number, nor on the
 number of threads. So rows need no blocks of a fixed size here, unlike in `torch`.
 
+Rotary angles and embedded times are rounded from fp64, so that every processor computes them alike:
+torch's own exponentials, sines and powers in fp32 differ in the last bit from one instruction set
+to another. Those of fp64 differ too, but 29 bits lower, where rounding hides it. They are computed
+once a process, so they may be slow.
+
 Legend: n rows, E hidden size, H query heads, G key/value heads, d head size, W head width, D values
-per token, K times.
+per token, K times, P positions.
 """
 
 from __future__ import annotations
@@ -17,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
-from nextstep.engine.backends.exact import embed_times, rotary_angles
 from nextstep.engine.backends.kernel_structs import describe_backbone, describe_head
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, request_rows, request_times, velocity_requests
 from nextstep.kernels import build
 from nextstep.kernels.linear import PackedLinear, WeightBuffer
 from nextstep.model.cache import KVCache
+from nextstep.model.flow_head import MAX_PERIOD, TIME_SIZE
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.quantization import OWN, kernels_fit, quantised
 from nextstep.vae.latents import raster_coordinates
@@ -290,3 +295,28 @@ def coefficients(solver: SolverSettings) -> tuple[int, int, Tensor]:
     except StopIteration as end:
         rows.append(end.value)
     return draws, calls, torch.stack(rows).float().contiguous()
+
+
+def rotary_angles(positions: int, head_dim: int, theta: float) -> Tensor:
+    """Cosines and sines of positions from 0 on, [P, 2, d]; see `model.backbone.rotary_angles`."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    frequencies = (theta**-exponent).float()
+    return _waves(torch.arange(positions).float()[:, None] * frequencies).repeat(1, 1, 2)
+
+
+def time_sinusoid(t: Tensor) -> Tensor:
+    """[M] -> [M, 256]; see `model.flow_head.time_sinusoid`."""
+    steps = torch.arange(TIME_SIZE // 2, dtype=torch.float64)
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * steps / (TIME_SIZE // 2)).float()
+    return _waves(t.float()[:, None] * frequencies).flatten(1)
+
+
+def embed_times(t: Tensor, first: PackedLinear, second: PackedLinear) -> Tensor:
+    """[M] -> [M, W]: sinusoid, Linear, SiLU, Linear."""
+    inner = first(time_sinusoid(t)).double()
+    return second((inner / (1 + torch.exp(-inner))).float())
+
+
+def _waves(angles: Tensor) -> Tensor:
+    """[n, k] -> [n, 2, k]: cosines and sines."""
+    return torch.stack((angles.double().cos(), angles.double().sin()), dim=1).float()

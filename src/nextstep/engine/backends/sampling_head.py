@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nextstep.engine.backends.base import SampleRequest
-from nextstep.engine.backends.blocks import ROWS, blockwise, filled
+from nextstep.engine.backends.base import ROWS, SampleRequest, blockwise, filled
 from nextstep.errors import NextStepError
 from nextstep.flow.guidance import combine
 from nextstep.flow.solvers import SolverSettings, VelocityRequests, request_rows, velocity_requests

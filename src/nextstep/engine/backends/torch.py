@@ -21,8 +21,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
-from nextstep.engine.backends.blocks import ROWS, blockwise, filled
+from nextstep.engine.backends.base import (
+    ROWS,
+    CacheRow,
+    Place,
+    Prefilled,
+    Prompt,
+    SampleRequest,
+    blockwise,
+    filled,
+)
 from nextstep.engine.backends.cache_pool import CachePool
 from nextstep.engine.backends.sampling_head import SamplingHead
 from nextstep.errors import NextStepError

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.benchmarks import oneig_text
+from nextstep.evaluate import text_match
 from nextstep.evaluate.benchmarks.base import (
     Benchmark,
     Item,
@@ -154,7 +154,7 @@ class OneIG(Benchmark):
         if item.record["questions"]:
             values["alignment"] = 0.0
         if item.record["text"] is not None:
-            values |= _text_values([oneig_text.match("", item.record["text"])] * self.repeats)
+            values |= _text_values([text_match.match("", item.record["text"])] * self.repeats)
         if item.record["answer"] is not None:
             values["reasoning"] = 0.0
         if item.record["style"] is not None:
@@ -177,7 +177,7 @@ class OneIG(Benchmark):
         if record["text"] is not None and "text" in judges:
             read = [self._read(one, judges, measured) for one in pictures]
             measured.evidence["read"] = read
-            matches = [oneig_text.match(one, record["text"]) for one in read]
+            matches = [text_match.match(one, record["text"]) for one in read]
             measured.values |= _text_values(matches)
         if record["answer"] is not None and "reasoning" in judges:
             measured.values["reasoning"] = _reasoned(record["answer"], pictures, judges)
@@ -260,7 +260,7 @@ def aligned_share(answers: Mapping[int, bool], parents: Mapping[int, Sequence[in
     return sum(holds) / len(holds)
 
 
-def _text_values(matches: Sequence[oneig_text.Match]) -> dict[str, float]:
+def _text_values(matches: Sequence[text_match.Match]) -> dict[str, float]:
     return {
         "distance": column_mean([one.distance for one in matches]),
         "exact": column_mean([float(one.exact) for one in matches]),
@@ -327,7 +327,7 @@ def _import(measured: Measurement, part: str, cell: str, item: Item) -> None:
         measured.values |= {name: lowest[name] for name in names if name in lowest}
     elif part == "text":
         distance, exact, share = json.loads(cell)
-        asked = oneig_text.match("", item.record["text"]).asked
+        asked = text_match.match("", item.record["text"]).asked
         measured.values |= {
             "distance": distance, "exact": exact, "found": share * asked, "asked": float(asked),
         }  # fmt: skip

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from nextstep.errors import NextStepError
-from nextstep.evaluate.distance import edit_distance
 from nextstep.evaluate.judges import load_judge
 from nextstep.evaluate.judges.protocol import Judge
+from nextstep.evaluate.text_match import edit_distance
 from nextstep.rollout.rewards import Candidate, Score
 
 QUOTED = re.compile(r"[\"“](.+?)[\"”]")

@@ -11,7 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable
 
-from nextstep.evaluate.distance import edit_distance
+from nextstep.evaluate.text_match import edit_distance
 from nextstep.world.lexicon import world_objects
 from nextstep.world.spec import REGIONS, Constraint, Detection, Detections, Spec, is_related
 from nextstep.world.vocabulary import COLOURS, STYLES
@@ -96,7 +96,7 @@ def text_share(said: str, wanted: str) -> float:
 
 
 def detections_of_line(line: str) -> Detections:
-    """A line of words as what it says is there; see `world.descriptions` for its form."""
+    """A line of words as what it says is there; see `world.captions.describe` for its form."""
     seen: list[Detection] = []
     background: tuple[str, ...] = ()
     style, text = None, None

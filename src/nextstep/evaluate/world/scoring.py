@@ -23,10 +23,9 @@ from nextstep.evaluate.world.reading import is_right
 from nextstep.world.draw import CHARACTERS
 from nextstep.world.examples import ImagePart, TextPart
 from nextstep.world.lexicon import world_objects
-from nextstep.world.scenes import Scene, render
+from nextstep.world.scenes import Scene, changed_region, render
 from nextstep.world.spec import Detections, Spec, detections_of
 from nextstep.world.tasks import TASKS
-from nextstep.world.truth import changed_region
 
 KEPT_DB = 25.0
 """Peak signal-to-noise ratio that an edit must leave outside of what it changes."""

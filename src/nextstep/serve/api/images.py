@@ -21,8 +21,7 @@ from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.api.uploads import has_hole, in_form
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.live import PreviewDemands
-from nextstep.serve.jobs.records import Record
+from nextstep.serve.jobs.records import PreviewDemands, Record
 from nextstep.serve.jobs.state_folder import StorageError
 from nextstep.serve.problems import ApiError, bad, from_validation, raise_for
 

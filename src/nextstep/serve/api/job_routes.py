@@ -19,8 +19,7 @@ from nextstep.serve.api.service import Service, new_seed, parse_size, service_of
 from nextstep.serve.api.streams import STREAMED, EventStream, event
 from nextstep.serve.api.uploads import bytes_of_uri, in_form
 from nextstep.serve.jobs import backend as b
-from nextstep.serve.jobs.live import every_row, no_previews
-from nextstep.serve.jobs.records import Record
+from nextstep.serve.jobs.records import Record, every_row, no_previews
 from nextstep.serve.problems import JOB_ID, not_found
 from nextstep.text.vocabulary import CheckedPrompt
 

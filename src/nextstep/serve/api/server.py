@@ -1,7 +1,12 @@
-"""Run the application: uvicorn, logs as lines of JSON, an orderly stop."""
+"""Run the application: uvicorn, logs as lines of JSON, an orderly stop.
+
+Connections that have not sent a whole head yet are bounded in time and number: a head that never
+ends would hold its connection for ever, and some hundred of them all there are.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -10,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nextstep.engine.engine import Engine
 from nextstep.engine.scheduler import EngineLimits
 from nextstep.serve.api.app import create_app
-from nextstep.serve.api.connections import bounded_protocol
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.jobs.backend import ServiceBackend
 from nextstep.serve.jobs.engine_backend import EngineBackend
@@ -26,6 +32,54 @@ from nextstep.serve.jobs.store import Store
 
 if TYPE_CHECKING:
     from nextstep.pipeline import NextStepPipeline
+
+
+def bounded_protocol(seconds: float, most: int) -> type[H11Protocol]:
+    """A protocol for one server.
+
+    Args:
+        seconds: that the head of a request may take, from the connection's start or from the end
+            of the answer before it.
+        most: connections that may wait for a head at once; of more the oldest are closed.
+    """
+    # In the order in which they began to wait.
+    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}
+
+    class BoundedProtocol(H11Protocol):
+        """HTTP/1.1 whose requests begin in time."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """A connection is there."""
+            super().connection_made(transport)
+            self._watch_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """It is gone."""
+            super().connection_lost(exc)
+            self._forget()
+
+        def handle_events(self) -> None:
+            """Something arrived, or an answer was sent."""
+            super().handle_events()
+            self._watch_head()
+
+        def _watch_head(self) -> None:
+            if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+                self._forget()
+            elif self not in waiting:
+                waiting[self] = self.loop.call_later(seconds, self.transport.close)
+                if len(waiting) > most:
+                    oldest = next(iter(waiting))
+                    waiting.pop(oldest).cancel()
+                    oldest.transport.close()
+
+        def _forget(self) -> None:
+            timer: Any = waiting.pop(self, None)
+            if timer is not None:
+                timer.cancel()
+
+    return BoundedProtocol
+
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 

@@ -23,8 +23,7 @@ from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
 from nextstep.serve.jobs.state_folder import StorageError, StoredFileError
 from nextstep.serve.jobs.tasks import INTERNAL, PictureTask, ServiceTask
-from nextstep.vae.linear_preview import LinearPreview
-from nextstep.vae.progressive_preview import GrowingPicture
+from nextstep.vae.preview import GrowingPicture, LinearPreview
 
 if TYPE_CHECKING:
     from PIL import Image

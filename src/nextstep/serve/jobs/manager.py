@@ -16,9 +16,17 @@ from nextstep.engine.events import LAST, OUTCOMES, Event, Part
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.limits import ServiceLimits
-from nextstep.serve.jobs.live import LiveJob, PreviewDemands, Watcher, no_previews
 from nextstep.serve.jobs.metrics import Metrics
-from nextstep.serve.jobs.records import DONE, FAILED, QUEUED, Record
+from nextstep.serve.jobs.records import (
+    DONE,
+    FAILED,
+    QUEUED,
+    LiveJob,
+    PreviewDemands,
+    Record,
+    Watcher,
+    no_previews,
+)
 from nextstep.serve.jobs.state_folder import MissingFileError, StorageError, StoredFileError
 from nextstep.serve.jobs.store import Store
 from nextstep.serve.problems import ApiError, not_found, stopping, too_busy

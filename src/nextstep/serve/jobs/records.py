@@ -1,19 +1,21 @@
 """A job as it is kept, and how a stored row becomes one again.
 
 A row may come from a newer version, from a damaged disk, or from somebody who changed the file:
-nothing in it is taken without a look.
+nothing in it is taken without a look. While a job is not over it has watchers (`LiveJob`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nextstep.engine.events import Usage
+from nextstep.engine.events import Event, Usage
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.state_folder import is_own_name
 from nextstep.utils.old_names import RECORD, SETTINGS, renamed
@@ -170,3 +172,48 @@ def _time(value: Any) -> float | None:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"a time is {value!r:.50}")
     return float(value)
+
+
+PreviewDemands = Callable[[int, int], b.PreviewDemand]
+"""How much a watcher wants to see the picture after row k of n."""
+
+
+def no_previews(row: int, rows: int) -> b.PreviewDemand:
+    """Rows are told without pictures."""
+    return b.PreviewDemand.NO
+
+
+def every_row(row: int, rows: int) -> b.PreviewDemand:
+    """Every row but the last, which is the finished picture, as far as there is time."""
+    return b.PreviewDemand.IF_CHEAP if row < rows else b.PreviewDemand.NO
+
+
+@dataclass(eq=False)
+class Watcher:
+    """Who follows a job: what it wants to see, and what it has not read yet."""
+
+    wants: PreviewDemands
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(eq=False)
+class LiveJob:
+    """A job that is not over."""
+
+    record: Record
+    handle: b.Handle | None = None
+    watchers: set[Watcher] = field(default_factory=set)
+    last: dict[int, Event] = field(default_factory=dict)
+    parts: list[Event] = field(default_factory=list)
+    late: asyncio.TimerHandle | None = None
+    expired: bool = False
+
+    def wants_preview(self, row: int, rows: int) -> b.PreviewDemand:
+        """What the keenest watcher wants; asked by the backend's thread."""
+        wanted = [watcher.wants(row, rows) for watcher in tuple(self.watchers)]
+        return max(wanted, default=b.PreviewDemand.NO)
+
+    def forward(self, event: Event) -> None:
+        """Tell everybody who watches."""
+        for watcher in self.watchers:
+            watcher.events.put_nowait(event)

@@ -21,7 +21,7 @@ from nextstep.engine.state import PictureState
 from nextstep.errors import NextStepError
 from nextstep.image import masks, pictures
 from nextstep.serve.jobs import backend as b
-from nextstep.vae.progressive_preview import GrowingPicture
+from nextstep.vae.preview import GrowingPicture
 
 if TYPE_CHECKING:
     from PIL import Image

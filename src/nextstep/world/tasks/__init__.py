@@ -11,7 +11,7 @@ from nextstep.world import editions
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example
 from nextstep.world.splits import SPLITS
-from nextstep.world.tasks import drawing, editing, lookup, next_state, plain, reading, stories
+from nextstep.world.tasks import drawing, editing, next_state, plain, reading, stories
 
 __all__ = [
     "GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples", "splits_of",
@@ -90,7 +90,7 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("read_style", "reading", reading.read_style, _ONE, 1),
     ("read_yes_no", "reading", reading.read_yes_no, _ALL, 1),
     ("plain", "plain", plain.plain, (_PHRASES,), 1),
-    ("lookup", "lookup", lookup.lookup, (), 1),
+    ("lookup", "lookup", plain.lookup, (), 1),
 ]
 
 

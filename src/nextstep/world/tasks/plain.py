@@ -1,4 +1,4 @@
-"""Plain text: what objects are, how they compare, what follows; and glosses of a dictionary."""
+"""Plain text: what objects are, how they compare, what follows; glosses; what stood before."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 from pathlib import Path
 
 from nextstep.errors import NextStepError
+from nextstep.world.colours import TINTS
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, TextPart
 from nextstep.world.lexicon import NUMBERS, Word, WorldObject
-from nextstep.world.spec import RELATIONS
+from nextstep.world.spec import REGIONS, RELATIONS
 from nextstep.world.splits import Phrasings
 from nextstep.world.vocabulary import STYLES
 
@@ -184,3 +185,26 @@ def _wordnet(file: Path) -> list[str]:
             definition = gloss.strip().split('; "')[0]
             found.append(f"{name}: {definition}.")
     return found
+
+
+ASKED = 12
+"""Pairs that are asked for in one sample; the same ones come back until then."""
+
+
+def lookup(draw: Draw) -> Example:
+    """Two to six pairs on a line, and behind it pairs of which the second word is learned.
+
+    Edits, questions and next states need it: the instruction names an object, and the line about
+    the picture says where that one is. Scenes ask for it once a sample, which teaches it slowly.
+    """
+    words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 6))
+    values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
+    pairs = [(word, draw.one_of(values)) for word in words]
+    line = ", ".join(f"{word} {value}" for word, value in pairs)
+    parts = [TextPart(f"{line}\n", trained=False)]
+    between = ""
+    for _ in range(-(-ASKED // len(pairs))):
+        for word, value in draw.rng.sample(pairs, len(pairs)):
+            parts += [TextPart(f"{between}{word}", trained=False), TextPart(f" {value}")]
+            between = ", "
+    return Example("lookup", tuple(parts))

@@ -10,7 +10,17 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from nextstep.evaluate.distance import edit_distance
+
+def edit_distance(one: str, other: str) -> int:
+    """Insertions, deletions and replacements that make one text of another (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for place, letter in enumerate(one, 1):
+        diagonal, row[0] = row[0], place
+        for column, mate in enumerate(other, 1):
+            least = min(row[column] + 1, row[column - 1] + 1, diagonal + (letter != mate))
+            diagonal, row[column] = row[column], least
+    return row[-1]
+
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 KEPT = "\u4e00-\u9fa5a-zA-Z0-9àâäéèêëîïôöùûüçÀÂÄÉÈÊËÎÏÔÖÙÛÜÇ"

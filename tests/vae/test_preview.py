@@ -8,8 +8,7 @@ import torch
 
 from nextstep.engine.pretrained import load_parts
 from nextstep.image import pictures
-from nextstep.vae.linear_preview import LinearPreview, _drawn
-from nextstep.vae.progressive_preview import BLANK, GrowingPicture
+from nextstep.vae.preview import BLANK, GrowingPicture, LinearPreview, _drawn
 from nextstep.vae.tokenizer import ImageTokenizer
 
 
