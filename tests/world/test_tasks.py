@@ -17,7 +17,7 @@ from nextstep.errors import NextStepError
 from nextstep.world.editions import editions
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, world_objects
-from nextstep.world.scenes import Scene, changed_region, overlaps, render, visible_shares
+from nextstep.world.scenes import Scene, changed_region, render
 from nextstep.world.spec import detections_of, is_related, region_of
 from nextstep.world.splits import (
     SPLITS,
@@ -37,6 +37,7 @@ from nextstep.world.tasks import (
 from nextstep.world.tasks.next_state_wording import BACK
 from nextstep.world.tasks.plain import common_colour, read_glosses
 from nextstep.world.tasks.wording import AT
+from tests.world.facts import overlaps, visible_shares
 
 SAMPLES = 12
 CASES = [

@@ -106,11 +106,6 @@ class SequenceBatch:
         """Positions that hold a document."""
         return int((self.documents >= 0).sum())
 
-    @property
-    def padding_share(self) -> float:
-        """Share of the positions that hold none."""
-        return 1 - self.tokens / self.documents.numel()
-
     def owners(self, places: Tensor) -> Tensor:
         """Numbers of the documents, in the order of `keys`, that flat positions [n] lie in."""
         first = self.documents.amax(1).add(1).cumsum(0).roll(1)

@@ -266,9 +266,3 @@ def pack_window(lengths: Sequence[int], row_length: int) -> list[list[int]]:
         if free > length:
             insort(room, (free - length, row))
     return sorted(sorted(row) for row in rows)
-
-
-def padding_share(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int) -> float:
-    """Share of the rows' positions that hold no document."""
-    used = sum(lengths[index] for row in rows for index in row)
-    return 1 - used / (row_length * len(rows)) if rows else 0.0

@@ -18,9 +18,6 @@ from nextstep.image.encode import encode
 CORRUPT_PICTURE = "corrupt picture"
 BOMB = "decompression bomb"
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""Endings of pictures in a shard; the bytes may hold any format that is read."""
-
 
 def stored_suffix(data: bytes) -> str | None:
     """The ending that belongs to encoded bytes, or None when a shard does not hold their format."""

@@ -12,9 +12,6 @@ from itertools import product
 
 from nextstep.errors import NextStepError
 
-BASE_SIDE = 16
-"""Side in tokens of the square bucket at base area (256 px)."""
-
 _TALL = ((32, 8), (28, 9), (25, 10), (23, 11), (21, 12), (19, 13), (18, 14), (17, 15))
 
 ASPECT_BUCKETS: tuple[tuple[int, int], ...] = (

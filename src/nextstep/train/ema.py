@@ -15,20 +15,6 @@ from torch import Tensor, nn
 from nextstep.train.parallel import is_sharded, let_go, whole
 
 
-def load_average(model: nn.Module, shadow: dict[str, Tensor]) -> None:
-    """Put averaged weights into a model of the same shape.
-
-    Raises:
-        ValueError: when names differ; a tied parameter has one name.
-    """
-    wanted = {name for name, _ in model.named_parameters()}
-    if wanted != shadow.keys():
-        raise ValueError(f"the average is of another model: {sorted(wanted ^ shadow.keys())[:4]}")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(shadow[name])
-
-
 def local(tensor: Tensor) -> Tensor:
     """The memory of this rank's part of a tensor that may be sharded."""
     inner = getattr(tensor, "_local_tensor", None)

@@ -242,16 +242,6 @@ def world_objects() -> dict[str, WorldObject]:
     return {label: found[label] for label in (*OBJECTS, *extended)}
 
 
-def object_of(word: str) -> WorldObject | None:
-    """The object that is called `word`, by everyday word or by label."""
-    return world_objects().get(word) or _by_word().get(word)
-
-
-@functools.cache
-def _by_word() -> dict[str, WorldObject]:
-    return {obj.word: obj for obj in world_objects().values()}
-
-
 def join_words(phrases: list[str]) -> str:
     """Phrases as a list in words: "a cat, a dog and a fox"."""
     if len(phrases) < 2:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
-from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.examples import Example, ImagePart
 from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import TASKS, choose_tasks, examples, splits_of
 
@@ -121,15 +121,3 @@ def questions(
         )
         for index, example in enumerate(made)
     ]
-
-
-def given_text(question: WorldQuestion, place: int) -> str:
-    """The text of a part.
-
-    Raises:
-        TypeError: when it is a picture.
-    """
-    part = question.example.parts[place]
-    if not isinstance(part, TextPart):
-        raise TypeError(f"part {place} of {question.key} is a picture")
-    return part.text

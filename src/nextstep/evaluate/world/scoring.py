@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image
 
 from nextstep.evaluate.world.answering import Output
 from nextstep.evaluate.world.detector import Detector
@@ -237,8 +236,3 @@ def _part_of(question: WorldQuestion) -> str:
         names = [scene.items[0].name for scene in scenes]
         return f"distance {len(scenes) - 1 - names.index(names[-1])}"
     return ""
-
-
-def as_picture(output: np.ndarray) -> Image.Image:
-    """An output for people to look at."""
-    return Image.fromarray(output)

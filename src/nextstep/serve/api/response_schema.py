@@ -26,7 +26,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "truncation": ("auto", "disabled", None),
 }  # fmt: skip
 """OpenAI's fields that are taken with a value that changes nothing, and refused with any other."""
-IMAGE_TOOL = "image_generation"
 
 
 class Echo(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nextstep.world.draw import Draw
-from nextstep.world.lexicon import NUMBERS, Word, WorldObject
+from nextstep.world.lexicon import Word, WorldObject
 from nextstep.world.scenes import Background
 from nextstep.world.spec import Spec
 from nextstep.world.splits import Phrasings
@@ -272,11 +272,6 @@ def framed(draw: Draw, phrase: str, style: str | None, background: Background) -
         return draw.say(STYLE_FRAMES, p=phrase, style=Word(style)), Spec(style=style)
     caption = draw.say(FRAMES, p=phrase, style=Word(style), bg=bg)
     return caption, Spec(style=style, background=background.colours)
-
-
-def number_word(number: int) -> str:
-    """A number from 0 to 10 in words."""
-    return NUMBERS[number]
 
 
 def is_or_are(obj: WorldObject) -> str:
