@@ -128,3 +128,22 @@ def test_recipes_and_shipped_settings_use_the_keys_of_today() -> None:
         if re.search(rf"(?m)^\s*{key}:", path.read_text(encoding="utf-8"))
     ]
     assert not found
+
+
+def test_modules_that_handle_tensors_open_with_a_legend_of_dimensions() -> None:
+    lacking = []
+    for path, tree in modules():
+        signatures = (
+            part
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for part in [*ast.walk(node.args), *(ast.walk(node.returns) if node.returns else ())]
+        )
+        handles = any(
+            (isinstance(part, ast.Name) and part.id == "Tensor")
+            or (isinstance(part, ast.Attribute) and part.attr in ("Tensor", "ndarray"))
+            for part in signatures
+        )
+        if handles and "Legend:" not in (ast.get_docstring(tree) or ""):
+            lacking.append(str(path.relative_to(SOURCE)))
+    assert not lacking

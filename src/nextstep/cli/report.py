@@ -143,6 +143,7 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
         made = 0
 
         def told(progress: Progress) -> None:
+            """Move the bar and say the rate so far."""
             nonlocal made
             made += progress.batch
             rate = f"{made / (time.monotonic() - begun):.1f} tokens/s"

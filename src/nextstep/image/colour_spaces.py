@@ -3,6 +3,8 @@
 Cameras mark Adobe RGB in EXIF, PNG has the chunks cICP, gAMA and cHRM, AVIF and HEIF the box nclx.
 Code points are those of ITU-T H.273, curves those of IEC 61966-2-1 (sRGB), Adobe RGB (1998) and
 ITU-R BT.2100 (PQ, HLG).
+
+Legend: values of pixels in 0..1 after any leading shape, channels (RGB) last.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ without a compiler, or with `NEXTSTEP_KERNELS=off`, everything runs through torc
 with other roundings. A process on a machine that could use them and cannot warns of it once and
 says why. `NEXTSTEP_KERNELS` may also name one of `targets.TARGETS`, such as avx2, to leave faster
 ones out.
+
+Legend: tensors of any shape are given to C by their address; they must be contiguous.
 """
 
 from __future__ import annotations

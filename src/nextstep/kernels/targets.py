@@ -195,6 +195,7 @@ def compile_into(folder: Path, wanted: Sequence[Target]) -> list[str]:
         old.unlink()
 
     def compiled(target: Target) -> str:
+        """Compile one library, unless it is there; why it could not be, or nothing."""
         try:
             if not (folder / target.file).exists():
                 compile_library(target, folder / target.file)

@@ -134,6 +134,7 @@ def check_extent(raw: Any, where: str) -> None:
     open_: set[int] = set()
 
     def size_of(value: Any, depth: int) -> int:
+        """Values inside a value; what an alias repeats is counted each time, but visited once."""
         if not isinstance(value, dict | list):
             return 1
         if depth > MAX_DEPTH or id(value) in open_:

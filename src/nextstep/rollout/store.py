@@ -4,6 +4,8 @@
     FOLDER/shard-00000.safetensors   some groups: tokens, and as metadata all the rest
 
 A run that is killed leaves whole shards, and goes on with the first that is missing.
+
+Legend: N tokens of a sample, D values per token; rewards are scalars.
 """
 
 from __future__ import annotations

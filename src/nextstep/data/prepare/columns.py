@@ -139,6 +139,7 @@ def read_beside(folder: Path) -> ReadFile:
     """Reads regular files by path, relative ones from a folder, also as Windows writes them."""
 
     def read(name: str) -> bytes:
+        """Contents of a file that a row names."""
         path = folder / name
         if not path.is_file():  # a pipe or a device would be waited for without end
             path = folder / name.replace("\\", "/")

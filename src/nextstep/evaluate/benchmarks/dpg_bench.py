@@ -1,6 +1,8 @@
 """DPG-Bench: yes-or-no questions about long prompts, each of use only where its parents hold.
 
 Hu et al. 2024 (arXiv 2403.05135) and its scorer in TencentQQGYLab/ELLA.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

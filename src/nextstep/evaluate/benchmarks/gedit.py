@@ -1,6 +1,8 @@
 """GEdit-Bench: edits graded for meaning and for quality, in English and Chinese.
 
 Liu et al. 2025 (arXiv 2504.17761), graded by VIEScore (Ku et al. 2023, arXiv 2312.14867).
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

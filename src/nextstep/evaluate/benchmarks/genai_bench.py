@@ -1,6 +1,8 @@
 """GenAI-Bench: the probability that a model answers Yes when asked whether a prompt is shown.
 
 VQAScore (Lin et al. 2024, arXiv 2404.01291) on 1,600 prompts by skill (arXiv 2406.13743).
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

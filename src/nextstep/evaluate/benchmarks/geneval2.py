@@ -1,6 +1,8 @@
 """GenEval 2: how likely a vision-language model finds every atom of a prompt (Soft-TIFA).
 
 Kamath et al. 2025 (arXiv 2512.16853). The set is CC BY-NC 4.0, so none of it ships here.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """ImgEdit-Bench: three grades from 1 to 5 for every edit, by its type.
 
 Ye et al. 2025 (arXiv 2505.20275) and its scorer, PKU-YuanGroup/ImgEdit, Benchmark/Basic.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Li et al. 2026 (arXiv 2601.22155) and its scorer, zlab-princeton/UEval (MIT). Among the rubrics are
 those that ask whether pictures agree with one another and with their steps.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """UniGenBench++: 600 prompts, each with one to ten points that hold or do not.
 
 Wang et al. 2025 (arXiv 2510.18701) and its scorer, CodeGoat24/UniGenBench.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

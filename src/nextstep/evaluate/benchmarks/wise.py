@@ -3,6 +3,8 @@
 Niu et al. 2025 (arXiv 2503.07265) and its scorer, PKU-YuanGroup/WISE. The paper's number and the
 later "verified" set have other prompts, other grades and other weights: two benchmarks here, whose
 numbers are never put into one table.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 RUN/images/TASK/SPLIT/00000.json     texts, names of picture files and seconds of one answer
 RUN/images/TASK/SPLIT/00000-0.png    its pictures
 RUN/card.json                        the scores by task, split and group
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Where the detector sees objects in a picture, and what it takes each of them for."""
+"""Where the detector sees objects in a picture, and what it takes each of them for.
+
+Legend: B pictures, h w places of the detector's maps; boxes are [4]: left, top, right, bottom in
+pixels; pictures are uint8 [H, W, 3].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The result of an evaluation: a card for programs, tables for people."""
+"""The result of an evaluation: a card for programs, tables for people.
+
+Legend: R rows of a bootstrap (the set itself and its resamples).
+"""
 
 from __future__ import annotations
 

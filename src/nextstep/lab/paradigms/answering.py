@@ -1,4 +1,7 @@
-"""Letting a paradigm answer the world's questions: captions by pictures, questions by text."""
+"""Letting a paradigm answer the world's questions: captions by pictures, questions by text.
+
+Legend: H W pixels, uint8, RGB; N tokens of a picture, D values per token.
+"""
 
 from __future__ import annotations
 

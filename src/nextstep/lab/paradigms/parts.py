@@ -2,6 +2,8 @@
 
 RUN/model/            of the continuous arms: a model folder as any other
 RUN/model/            of the others: model.safetensors, config.json (shape and kind)
+
+Legend: weights of any shape by their names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The engine as a backend: one worker thread, all jobs made together token by token."""
+"""The engine as a backend: one worker thread, all jobs made together token by token.
+
+Legend: k tokens that are known, D values per token.
+"""
 
 from __future__ import annotations
 
@@ -128,6 +131,7 @@ class EngineBackend:
         future: Future[dict[str, Any]] = Future()
 
         def work() -> Iterator[None]:
+            """Measure a little at a time, between the steps of the engine."""
             if not future.set_running_or_notify_cancel():
                 return
             try:
@@ -182,6 +186,7 @@ class EngineBackend:
         """See `Host.decode`."""
 
         def made(future: Future[Part]) -> None:
+            """Give the part to its task, on the worker's thread."""
             error = future.exception()
             if error is None:
                 self.post(lambda: then(future.result()))

@@ -162,6 +162,7 @@ class RayHandle:
         future: Future[bytes] = Future()
 
         async def ask() -> None:
+            """Ask the replica, which answers with a `ReplicaState`."""
             if self.over:
                 future.set_exception(NextStepError("the job is over"))
                 return
@@ -278,6 +279,7 @@ class RayBackend:
         """See `Backend.measure`."""
 
         async def measured() -> dict[str, Any]:
+            """What a replica measures; its error is one of ours."""
             try:
                 told: dict[str, Any] = await self._replicas.measure.remote(state, noise_samples)
             except Exception as error:

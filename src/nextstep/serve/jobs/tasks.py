@@ -103,6 +103,7 @@ class ServiceTask(ABC):
         future: Future[bytes] = Future()
 
         def answer() -> None:
+            """Put the state into the future, on the worker's thread."""
             if not future.set_running_or_notify_cancel():
                 return
             try:

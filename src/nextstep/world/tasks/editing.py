@@ -147,6 +147,7 @@ def add(draw: Draw) -> Example:
     *here, new = found if draw.split != "held_out_styles" else found[::-1]
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         scene = in_cells(draw, here, style, [new])
         change = changes.add(draw, scene, new)
         return None if change is None else _example("add", scene, change)
@@ -176,6 +177,7 @@ def move(draw: Draw) -> Example:
     found, style = draw.cast(_number(draw, 1, 2, 2))
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         scene = in_cells(draw, found, style)
         change = changes.move(draw, scene)
         return None if change is None else _example("move", scene, change)
@@ -211,6 +213,7 @@ def recolour(draw: Draw) -> Example:
     """One object gets another colour."""
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         found, style = draw.cast(_number(draw, 1, 1, 2), lambda obj: not obj.names_a_colour)
         scene = _strewn(draw, found, style)
         if draw.chance(0.2):
@@ -227,6 +230,7 @@ def background(draw: Draw) -> Example:
     """Another background."""
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         found, style = draw.cast(_number(draw, 1, 1, 2))
         scene = _strewn(draw, found, style)
         change = changes.background(draw, scene)
@@ -239,6 +243,7 @@ def style(draw: Draw) -> Example:
     """Another style; in the split of styles it is the one that objects never had."""
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         found, (new, old) = draw.cast_in_styles(_number(draw, 1, 1, 2), 2)
         scene = _strewn(draw, found, old)
         change = changes.style(draw, scene, new)
@@ -295,6 +300,7 @@ def change_word(draw: Draw) -> Example:
     """Another word on a sign."""
 
     def attempt() -> Example | None:
+        """One draw; None where it allows no such change."""
         text = draw.sign_text()
         lone = grid_sign(text, 3) if draw.edition.on_grid else Sign(text)
         scene = Scene(draw.background([]), sign=lone)
