@@ -96,7 +96,7 @@ def text_share(said: str, wanted: str) -> float:
 
 
 def detections_of_line(line: str) -> Detections:
-    """A line of words as what it says is there; see `world.captions.describe` for its form."""
+    """A line of words as what it says is there; see `world.descriptions` for its form."""
     seen: list[Detection] = []
     background: tuple[str, ...] = ()
     style, text = None, None
