@@ -4,12 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs wheel clean
+.PHONY: demo test coverage lint docs minimal wheel clean
 demo: $(INSTALLED)
 	$(BIN)/nextstep generate "red apple, noto style, white background" --seed 1 -o demo.png
 
 test: $(INSTALLED)
 	$(BIN)/pytest -q tests $(PYTEST_ARGS)
+
+coverage: $(INSTALLED)
+	$(BIN)/coverage run -m pytest -q tests $(PYTEST_ARGS)
+	$(BIN)/coverage xml -q
+	$(BIN)/coverage report --skip-covered
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -33,9 +38,15 @@ $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(BIN)/python src/nextstep/kernels/targets.py
 	touch $@
 
+# Every module, as it is installed without an extra.
+minimal:
+	$(PYTHON) -m venv build/minimal
+	build/minimal/bin/pip install -q --disable-pip-version-check $(TORCH_FROM) -c constraints.txt .
+	build/minimal/bin/python scripts/import_modules.py
+
 # With compiled kernels; for other machines than this one see tool.cibuildwheel in pyproject.toml.
 wheel: $(INSTALLED)
 	$(BIN)/pip wheel -q --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) build dist site demo.png src/nextstep/kernels/lib
+	rm -rf $(VENV) build dist site demo.png .coverage coverage.xml src/nextstep/kernels/lib
