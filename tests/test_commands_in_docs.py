@@ -84,6 +84,20 @@ def wrong_options(words: list[str]) -> str:
     return ""
 
 
+def wrong_script(words: list[str]) -> str:
+    """What is wrong with a call of a program of the repository; empty if nothing is."""
+    files = [one for one in words[1:] if re.match(r"(scripts|benchmarks|examples|tests)/", one)]
+    missing = [one for one in files if not (ROOT / one.partition("::")[0]).exists()]
+    if missing:
+        return f"no file {missing}"
+    if words[0] == "python" and files and words[1] == files[0]:
+        text = (ROOT / files[0]).read_text(encoding="utf-8")
+        for word in words[2:]:
+            if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text:
+                return f"{files[0]} has no option {word}"
+    return ""
+
+
 def wrong(words: list[str]) -> str:
     """What is wrong with a command of this project; empty if nothing is, or it is another's."""
     program = words[0].removeprefix("./")
@@ -99,9 +113,7 @@ def wrong(words: list[str]) -> str:
     if program.startswith(("scripts/", ".ci/")) and not (ROOT / program).is_file():
         return f"no file {program}"
     if program in {"python", "pytest", "torchrun", "bash"}:
-        files = [one for one in words[1:] if re.match(r"(scripts|benchmarks|examples|tests)/", one)]
-        missing = [one for one in files if not (ROOT / one.partition("::")[0]).exists()]
-        return f"no file {missing}" if missing else ""
+        return wrong_script(words)
     asked = re.findall(r"(?:open-nextstep|\.)\[([\w,]+)\]", " ".join(words))
     unknown = [one for line in asked for one in line.split(",") if one not in EXTRAS]
     return f"no extra {unknown}" if unknown else ""
@@ -117,6 +129,17 @@ def test_commands_of_a_page_exist(page: Path) -> None:
     assert problems(shell_blocks(page)) == []
 
 
+def test_every_figure_of_the_benchmarks_names_a_command_that_exists() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = page.split("\n\n", 2)[2].partition("\n\n")[0]
+    rows = [row.split(" | ") for row in table.splitlines()[2:] if not row.startswith("| **")]
+    assert len(rows) > 20
+    how = [re.findall(r"`((?:python|nextstep) [^`]+)`", row[2]) for row in rows]
+    assert problems(iter([one for found in how for one in found])) == []
+    for row, found in zip(rows, how, strict=True):
+        assert found or row[2].startswith("the same"), row[0]
+
+
 def test_wrong_commands_are_found() -> None:
     text = """
     nextstep generate "a --b" --seed 1 --no-such 2   # a comment with --other
@@ -124,6 +147,7 @@ def test_wrong_commands_are_found() -> None:
     A=1 nextstep world show --lines | python scripts/none.py
     .venv/bin/black . ; pip install '.[all,none]'
     nextstep generate x --lookahead 8
+    python benchmarks/generate.py --cold --warm
     """
     assert [line.rpartition(": ")[2] for line in problems(iter([text]))] == [
         "nextstep generate has no option --no-such",
@@ -134,6 +158,7 @@ def test_wrong_commands_are_found() -> None:
         "no program black",
         "no extra ['none']",
         "--lookahead is called --jacobi-window",
+        "benchmarks/generate.py has no option --warm",
     ]
 
 
