@@ -147,3 +147,11 @@ def test_modules_that_handle_tensors_open_with_a_legend_of_dimensions() -> None:
         if handles and "Legend:" not in (ast.get_docstring(tree) or ""):
             lacking.append(str(path.relative_to(SOURCE)))
     assert not lacking
+
+
+def test_kernels_use_the_terms_of_the_field() -> None:
+    left = re.compile(r"\b(?:[Ss]queez\w*|[Uu]nfold\w*|ask_near|ask_far|Pieces|Part[FIUSB])\b")
+    sources = [*(SOURCE / "kernels").glob("*.h"), *(SOURCE / "kernels").glob("*.cpp")]
+    assert len(sources) > 5
+    assert not [(path.name, left.findall(path.read_text())) for path in sources
+                if left.search(path.read_text())]  # fmt: skip

@@ -30,28 +30,28 @@ bf16 upper(float x) {
   return bits >> 16;
 }
 
-Matrix matrix(Format format, int64_t outputs, int64_t inputs, bool squeezed = false, bool halved = false) {
+Matrix matrix(Format format, int64_t outputs, int64_t inputs, bool compressed = false, bool halved = false) {
   Matrix m{format, outputs, inputs};
   const int64_t blocks = up(outputs, 32) / 32;
   const float near = 2.0f / float(inputs);
   m.bias = numbers(outputs);
-  if (squeezed) {
+  if (compressed) {
     const uint8_t high[] = {0x3c, 0xbc, 0x3d, 0xbd, 0x3b, 0xbb, 0x3a, 0xba, 0x39, 0xb9, 0x3e, 0xbe, 0x38, 0xb8, 0, 0x80};
     int place = -1;
     m.high = filled<uint8_t>(16, [&] { return high[++place]; });
-    m.data = filled<uint8_t>(blocks * m.steps() * 1536 + FAR, next);
-    m.patches = filled<Patch>(blocks, [&] { return Patch{uint32_t(next() % (32 * inputs)), upper(number())}; });
+    m.data = filled<uint8_t>(blocks * m.steps() * 1536 + L2_PREFETCH, next);
+    m.outliers = filled<Outlier>(blocks, [&] { return Outlier{uint32_t(next() % (32 * inputs)), upper(number())}; });
     int64_t block = 0;
     m.first = filled<int64_t>(blocks + 1, [&] { return block++; });
   } else if (halved) {
     m.halved = 1;
-    m.data = filled<bf16>(blocks * 32 * inputs + FAR, [] { return upper(number()); });
+    m.data = filled<bf16>(blocks * 32 * inputs + L2_PREFETCH, [] { return upper(number()); });
   } else if (format == FP32) {
-    m.data = numbers(blocks * 32 * inputs + FAR);
+    m.data = numbers(blocks * 32 * inputs + L2_PREFETCH);
   } else if (format == BF16) {
-    m.data = filled<bf16>(blocks * m.steps() * 1024 + FAR, [] { return upper(number()); });
+    m.data = filled<bf16>(blocks * m.steps() * 1024 + L2_PREFETCH, [] { return upper(number()); });
   } else {
-    m.data = filled<uint8_t>(blocks * m.steps() * m.step() + FAR, next);
+    m.data = filled<uint8_t>(blocks * m.steps() * m.step() + L2_PREFETCH, next);
     if (format == INT8)
       m.scale = filled<float>(blocks * 32, [&] { return number() * near / 128; });
     else
@@ -74,15 +74,15 @@ void tell(const char* what, int64_t a, int64_t b, const float* x, int64_t count)
 void products() {
   const char* names[] = {"fp32", "bf16", "int8", "int4"};
   for (int64_t format = FP32; format <= INT4; format++)
-    for (int64_t squeezed = 0; squeezed < (format <= BF16 ? 2 : 1); squeezed++)
+    for (int64_t compressed = 0; compressed < (format <= BF16 ? 2 : 1); compressed++)
       for (int64_t inputs : {48, 1104}) {
-        const Matrix m = matrix(Format(format), 80, inputs, squeezed);
+        const Matrix m = matrix(Format(format), 80, inputs, compressed);
         for (int64_t rows : {1, 2, 3, 5, 20, 70}) {
           float* x = numbers(rows * inputs);
           x[0] = 1e-40f, x[1] = -3e30f, x[2] = 1.2e-38f;
           std::vector<float> out(rows * 80);
           nextstep_linear(&m, rows, x, out.data(), 2);
-          tell(names[format], rows, inputs + squeezed, out.data(), rows * 80);
+          tell(names[format], rows, inputs + compressed, out.data(), rows * 80);
         }
       }
 }
@@ -97,7 +97,7 @@ void halved() {
 }
 
 void layers(Format format, bool half) {
-  const int64_t E = 64, H = 4, G = 2, d = 16, M = 96, room = 40, count = 2;
+  const int64_t E = 64, H = 4, G = 2, d = 16, M = 96, thread_scratch = 40, count = 2;
   std::vector<Layer> own;
   for (int64_t l = 0; l < count; l++)
     own.push_back({matrix(format, H * d, E), matrix(format, G * d, E), matrix(format, G * d, E),
@@ -105,12 +105,12 @@ void layers(Format format, bool half) {
                    numbers(E), numbers(E)});
   const Backbone net{count, E, H, G, d, M, half, 1e-6, own.data(), numbers(E)};
   const int64_t size = half ? 2 : 4;
-  char* cache = filled<char>(count * 2 * G * room * d * size, [] { return 0; });
+  char* cache = filled<char>(count * 2 * G * thread_scratch * d * size, [] { return 0; });
   std::vector<Place> places;
   for (int64_t at = 0; at < 35; at++)
-    places.push_back({cache, room * d, G * room * d, 2 * G * room * d, at > 20 ? 3 : 0, at, numbers(2 * d)});
+    places.push_back({cache, thread_scratch * d, G * thread_scratch * d, 2 * G * thread_scratch * d, at > 20 ? 3 : 0, at, numbers(2 * d)});
   float* x = numbers(35 * E);
-  nextstep_advance(&net, 35, places.data(), x, 2);
+  nextstep_backbone_step(&net, 35, places.data(), x, 2);
   tell("layers", format, half, x, 35 * E);
 }
 
@@ -135,7 +135,7 @@ void maps() {
   for (int64_t kind : {POINT, SAME, DOUBLED, HALVED})
     for (int64_t C : {16, 48}) {
       const int64_t N = 64 - C, products = kind == SAME ? 16 : kind == DOUBLED ? 9 : 1;
-      const float* weights = numbers(products * up(N, 32) * (kind == HALVED ? 9 : 1) * C + FAR);
+      const float* weights = numbers(products * up(N, 32) * (kind == HALVED ? 9 : 1) * C + L2_PREFETCH);
       const Convolution c{kind, H, W, C, N, weights, numbers(N)};
       std::vector<float> out(4 * H * W * N);
       const float *x = numbers(H * W * C), *add = numbers(4 * H * W * N);
@@ -150,7 +150,7 @@ void maps() {
   }
   for (int64_t C : {16, 64}) {
     std::vector<float> out(H * W * C);
-    nextstep_attend_places(H * W, C, numbers(3 * H * W * C), out.data(), 2);
+    nextstep_spatial_attention(H * W, C, numbers(3 * H * W * C), out.data(), 2);
     tell("places", H * W, C, out.data(), out.size());
   }
 }

@@ -37,8 +37,8 @@ from nextstep.kernels.targets import (
 )  # fmt: skip
 
 NAMES = (
-    "linear", "advance", "sample", "count_bytes", "count_patches", "squeeze", "convolve",
-    "group_norm", "attend_places", "normalise",
+    "linear", "backbone_step", "sample", "count_bytes", "count_outliers", "compress", "convolve",
+    "group_norm", "spatial_attention", "layer_norm",
 )  # fmt: skip
 Argument = int | Tensor | ctypes.Structure | None
 

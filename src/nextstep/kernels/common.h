@@ -28,13 +28,13 @@
 enum Format : int64_t { FP32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-inline void ask_near(const char* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
-inline void ask_far(const char* p) { __builtin_prefetch(p, 0, 2); }   // into the second
+inline void prefetch_l1(const char* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
+inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }   // into the second
 
 // Scratch of the calling thread, which stays for its next call, in huge pages; one for each use that others are
 // called within.
 template <int USE = 0>
-inline char* room(int64_t bytes) {
+inline char* thread_scratch(int64_t bytes) {
   constexpr int64_t PAGE = 1 << 21;
   thread_local std::unique_ptr<char, decltype(&free)> memory = {nullptr, free};
   thread_local int64_t size = 0;
@@ -49,29 +49,29 @@ inline char* room(int64_t bytes) {
 }
 
 // Hands out aligned pieces of such memory; from nullptr on it only counts.
-struct Pieces {
+struct ScratchAllocator {
   char* next;
   template <typename T>
-  T* take(int64_t count) {
+  T* allocate(int64_t count) {
     T* piece = (T*)next;
     next += up(count * int64_t(sizeof(T)), 64);
     return piece;
   }
 };
 
-// What `lay` takes from such memory.
+// What `layout` takes from such memory.
 template <int USE = 0, typename F>
-inline auto laid(F lay) {
-  Pieces counted{nullptr};
-  lay(counted);
-  Pieces pieces{room<USE>((int64_t)counted.next)};
-  return lay(pieces);
+inline auto with_scratch(F layout) {
+  ScratchAllocator counted{nullptr};
+  layout(counted);
+  ScratchAllocator pieces{thread_scratch<USE>((int64_t)counted.next)};
+  return layout(pieces);
 }
 
 // What the threads of one parallel region share. Waiting for each other they spin for a moment, which is all it takes
 // where every thread has a core, and sleep then: where cores are shared, a thread that spins uses up the time that the one
 // it waits for needs. (The runtime's own barrier spins for milliseconds.)
-struct Team {
+struct Barrier {
   std::atomic<int32_t> arrived{0}, round{0}, sleeping{0};
   static constexpr int64_t SPIN = 20;  // microseconds
 
@@ -113,14 +113,14 @@ struct Team {
 };
 
 // One thread of a team.
-struct Member {
+struct Worker {
   int64_t index, count;
-  Team* team;
-  explicit Member(Team& team) : index(omp_get_thread_num()), count(omp_get_num_threads()), team(&team) {}
+  Barrier* barrier;
+  explicit Worker(Barrier& barrier) : index(omp_get_thread_num()), count(omp_get_num_threads()), barrier(&barrier) {}
   // This member's share of `items`.
   int64_t begin(int64_t items) const { return items * index / count; }
   int64_t end(int64_t items) const { return items * (index + 1) / count; }
   void wait() const {
-    if (count > 1) team->wait(count);
+    if (count > 1) barrier->wait(count);
   }
 };

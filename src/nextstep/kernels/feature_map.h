@@ -13,7 +13,7 @@
 
 // Tiles or pixels that go through a product together: a multiple of the rows that any processor holds sums for.
 constexpr int64_t STRIP_ROWS = 48;
-constexpr int64_t DEPTH = 256;  // inputs of a block of weights that stay in the first cache, 32 KB
+constexpr int64_t K_BLOCK = 256;  // inputs of a block of weights that stay in the first cache, 32 KB
 constexpr int64_t SUMMED = 128;  // pixels whose sums are made in one go
 
 enum Kind : int64_t { POINT = 0, SAME = 1, DOUBLED = 2, HALVED = 3 };
@@ -31,28 +31,29 @@ struct Convolution {
 };
 
 // out [n, up(N, 32)] = x [n, C], whose rows lie `apart`, by packed weights.
-inline void times(const float* x, int64_t apart, int64_t n, const float* w, int64_t C, int64_t N, float* out) {
-  const int64_t ld = up(N, WIDTH);
+inline void matmul_packed(const float* x, int64_t apart, int64_t n, const float* w, int64_t C, int64_t N, float* out) {
+  const int64_t ld = up(N, BLOCK_OUTPUTS);
   std::fill_n(out, n * ld, 0.0f);
-  for (int64_t j = 0; j < ld; j += WIDTH, w += C * WIDTH)
-    for (int64_t k = 0; k < C; k += DEPTH)
-      in_groups<ROWS>(0, n, [&](auto rows, auto first, int64_t r) {
-        sum_floats<rows, first>(x + r * apart + k, apart, w + k * WIDTH, std::min(DEPTH, C - k), out + r * ld + j, ld);
+  for (int64_t j = 0; j < ld; j += BLOCK_OUTPUTS, w += C * BLOCK_OUTPUTS)
+    for (int64_t k = 0; k < C; k += K_BLOCK)
+      in_row_groups<ROWS>(0, n, [&](auto rows, auto first, int64_t r) {
+        sum_floats<rows, first>(x + r * apart + k, apart, w + k * BLOCK_OUTPUTS, std::min(K_BLOCK, C - k),
+                                out + r * ld + j, ld);
       });
 }
 
 // One direction of a tile's inputs, and of its outputs.
 template <int SIZE>
-OP void turn_inputs(PartF& a, PartF& b, PartF& c, PartF& d) {
+SIMD void winograd_inputs(RegF& a, RegF& b, RegF& c, RegF& d) {
   if constexpr (SIZE == 4) {
-    const PartF own[] = {a - c, b + c, c - b, b - d};
+    const RegF own[] = {a - c, b + c, c - b, b - d};
     a = own[0], b = own[1], c = own[2], d = own[3];
   } else {
     a = a - b, c = b - c;
   }
 }
 template <int SIZE>
-OP void turn_outputs(PartF& a, PartF& b, PartF c, PartF d) {
+SIMD void winograd_outputs(RegF& a, RegF& b, RegF c, RegF d) {
   if constexpr (SIZE == 4) {
     a = a + b + c, b = b - c - d;
   } else {
@@ -65,11 +66,11 @@ struct Strip {
   float *from, *to, *nothing;       // [products, STRIP_ROWS, C], the same with up(N, 32), zeros [C]
   int64_t from_apart, to_apart;     // from product to product: off multiples of a page, which share lines of a cache
 
-  Strip(Pieces& p, const Convolution& c)
-      : from_apart(STRIP_ROWS * c.depth() + 16), to_apart(STRIP_ROWS * up(c.outputs, WIDTH) + 16) {
-    from = p.take<float>(c.products() * from_apart);
-    to = p.take<float>(c.products() * to_apart);
-    nothing = p.take<float>(c.inputs);
+  Strip(ScratchAllocator& p, const Convolution& c)
+      : from_apart(STRIP_ROWS * c.depth() + 16), to_apart(STRIP_ROWS * up(c.outputs, BLOCK_OUTPUTS) + 16) {
+    from = p.allocate<float>(c.products() * from_apart);
+    to = p.allocate<float>(c.products() * to_apart);
+    nothing = p.allocate<float>(c.inputs);
   }
 };
 
@@ -88,12 +89,12 @@ inline void read_tile(const Convolution& c, const Strip& s, const float* x, int6
   for (int y = 0; y < SIZE; y++)
     for (int z = 0; z < SIZE; z++) at[y][z] = pixel(c, s, x, row + y, column + z);
   for (int64_t k = 0; k < c.inputs; k += LANES) {
-    PartF d[4][4];
+    RegF d[4][4];
     for (int y = 0; y < SIZE; y++) {
-      for (int z = 0; z < SIZE; z++) d[y][z] = read<PartF>(at[y][z] + k);
-      turn_inputs<SIZE>(d[y][0], d[y][1], d[y][2], d[y][3]);
+      for (int z = 0; z < SIZE; z++) d[y][z] = read<RegF>(at[y][z] + k);
+      winograd_inputs<SIZE>(d[y][0], d[y][1], d[y][2], d[y][3]);
     }
-    for (int z = 0; z < SIZE; z++) turn_inputs<SIZE>(d[0][z], d[1][z], d[2][z], d[3][z]);
+    for (int z = 0; z < SIZE; z++) winograd_inputs<SIZE>(d[0][z], d[1][z], d[2][z], d[3][z]);
     for (int y = 0; y < SIZE; y++)
       for (int z = 0; z < SIZE; z++)
         write(s.from + (y * SIZE + z) * s.from_apart + i * c.inputs + k, d[y][z]);
@@ -102,39 +103,39 @@ inline void read_tile(const Convolution& c, const Strip& s, const float* x, int6
 
 template <int SIZE>
 inline void write_tile(const Convolution& c, const Strip& s, int64_t item, int64_t i, const float* add, float* out) {
-  const int64_t across = c.size(c.width), N = c.outputs, ld = up(N, WIDTH), each = SIZE == 4 ? 1 : 2;
+  const int64_t across = c.size(c.width), N = c.outputs, ld = up(N, BLOCK_OUTPUTS), each = SIZE == 4 ? 1 : 2;
   const int64_t row = item / across * 2, column = item % across * 2, width = c.width * each;
   for (int64_t k = 0; k < N; k += LANES) {
-    PartF m[4][4];
+    RegF m[4][4];
     for (int y = 0; y < SIZE; y++) {
-      for (int z = 0; z < SIZE; z++) m[y][z] = read<PartF>(s.to + (y * SIZE + z) * s.to_apart + i * ld + k);
-      turn_outputs<SIZE>(m[y][0], m[y][1], m[y][2], m[y][3]);
+      for (int z = 0; z < SIZE; z++) m[y][z] = read<RegF>(s.to + (y * SIZE + z) * s.to_apart + i * ld + k);
+      winograd_outputs<SIZE>(m[y][0], m[y][1], m[y][2], m[y][3]);
     }
     for (int z = 0; z < 2; z++) {
-      turn_outputs<SIZE>(m[0][z], m[1][z], m[2][z], m[3][z]);
+      winograd_outputs<SIZE>(m[0][z], m[1][z], m[2][z], m[3][z]);
       for (int y = 0; y < 2; y++) {
         if (row + y >= c.height * each || column + z >= width) continue;
         const int64_t to = ((row + y) * width + column + z) * N + k;
-        const PartF v = m[y][z] + read<PartF>(c.bias + k);
-        write(out + to, add ? v + read<PartF>(add + to) : v);
+        const RegF v = m[y][z] + read<RegF>(c.bias + k);
+        write(out + to, add ? v + read<RegF>(add + to) : v);
       }
     }
   }
 }
 
 // Inputs of one output of a convolution of 3 x 3 that halves a map; it is padded on the right and below alone.
-inline void read_taps(const Convolution& c, const Strip& s, const float* x, int64_t item, int64_t i) {
+inline void im2col(const Convolution& c, const Strip& s, const float* x, int64_t item, int64_t i) {
   const int64_t across = c.size(c.width), row = item / across * 2, column = item % across * 2;
   for (int64_t tap = 0; tap < 9; tap++)
     std::copy_n(pixel(c, s, x, row + tap / 3, column + tap % 3), c.inputs, s.from + i * c.depth() + tap * c.inputs);
 }
 
 inline void write_pixel(const Convolution& c, const Strip& s, int64_t item, int64_t i, const float* add, float* out) {
-  const float* own = s.to + i * up(c.outputs, WIDTH);
+  const float* own = s.to + i * up(c.outputs, BLOCK_OUTPUTS);
   const int64_t to = item * c.outputs;
   for (int64_t k = 0; k < c.outputs; k += LANES) {
-    const PartF v = read<PartF>(own + k) + read<PartF>(c.bias + k);
-    write(out + to + k, add ? v + read<PartF>(add + to + k) : v);
+    const RegF v = read<RegF>(own + k) + read<RegF>(c.bias + k);
+    write(out + to + k, add ? v + read<RegF>(add + to + k) : v);
   }
 }
 
@@ -142,24 +143,24 @@ inline void write_pixel(const Convolution& c, const Strip& s, int64_t item, int6
 inline void convolve(const Convolution& c, const float* x, const float* add, float* out, int64_t threads) {
   const int64_t items = c.items(), N = c.outputs;
   const int64_t each = std::min(STRIP_ROWS, std::max<int64_t>(1, items / threads)), strips = up(items, each) / each;
-  Team team;
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
-    const Strip s = laid<3>([&](Pieces& p) { return Strip(p, c); });
+    const Worker me(barrier);
+    const Strip s = with_scratch<3>([&](ScratchAllocator& p) { return Strip(p, c); });
     std::fill_n(s.nothing, c.inputs, 0.0f);
     const float* one = c.weights;
-    const int64_t product = up(N, WIDTH) * c.depth();
+    const int64_t product = up(N, BLOCK_OUTPUTS) * c.depth();
     for (int64_t strip = me.begin(strips); strip < me.end(strips); strip++) {
       const int64_t begin = strip * each, n = std::min(each, items - begin);
       for (int64_t i = 0; i < n; i++) {
         if (c.kind == SAME) read_tile<4>(c, s, x, begin + i, i);
         if (c.kind == DOUBLED) read_tile<3>(c, s, x, begin + i, i);
-        if (c.kind == HALVED) read_taps(c, s, x, begin + i, i);
+        if (c.kind == HALVED) im2col(c, s, x, begin + i, i);
       }
       const float* from = c.kind == POINT ? x + begin * c.inputs : s.from;
       for (int64_t p = 0; p < c.products(); p++)
-        times(from + p * s.from_apart, c.depth(), n, one + p * product, c.depth(), N, s.to + p * s.to_apart);
+        matmul_packed(from + p * s.from_apart, c.depth(), n, one + p * product, c.depth(), N, s.to + p * s.to_apart);
       for (int64_t i = 0; i < n; i++) {
         if (c.kind == SAME)
           write_tile<4>(c, s, begin + i, i, add, out);
@@ -181,7 +182,7 @@ struct GroupNorm {
 // Sums of pixels, and of their squares, less the first pixel of the map: squares of small numbers lose little.
 inline void chunk_sums(const float* x, const float* first, int64_t pixels, int64_t channels, float* to) {
   for (int64_t k = 0; k < channels; k += 16) {
-    V total = all(0.0f), square = all(0.0f);
+    V total = broadcast(0.0f), square = broadcast(0.0f);
     for (int64_t i = 0; i < pixels; i++) {
       const V v = load(x + i * channels + k) - load(first + k);
       total = total + v;
@@ -217,16 +218,16 @@ inline void group_moments(const GroupNorm& g, const float* first, const float* s
 
 inline void group_norm(const GroupNorm& g, const float* x, float* out, int64_t threads) {
   const int64_t C = g.channels, chunks = up(g.pixels, SUMMED) / SUMMED;
-  struct Own {
+  struct Buffers {
     float *sums, *mean, *scale;
   };
-  const Own own = laid([&](Pieces& p) {
-    return Own{p.take<float>(chunks * 2 * C), p.take<float>(C), p.take<float>(C)};
+  const Buffers own = with_scratch([&](ScratchAllocator& p) {
+    return Buffers{p.allocate<float>(chunks * 2 * C), p.allocate<float>(C), p.allocate<float>(C)};
   });
-  Team team;
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
+    const Worker me(barrier);
     for (int64_t i = me.begin(chunks); i < me.end(chunks); i++)
       chunk_sums(x + i * SUMMED * C, x, std::min(SUMMED, g.pixels - i * SUMMED), C, own.sums + 2 * i * C);
     me.wait();
@@ -241,36 +242,37 @@ inline void group_norm(const GroupNorm& g, const float* x, float* out, int64_t t
 }
 
 // exp(x - largest) / sum over `count` scores times `by`; zero behind them, up to `room`.
-inline void softmax(float* x, int64_t count, int64_t room, float by) {
-  V peak = all(-INFINITY), total = all(0.0f);
+inline void softmax(float* x, int64_t count, int64_t thread_scratch, float by) {
+  V peak = broadcast(-INFINITY), total = broadcast(0.0f);
   for (int64_t k = 0; k < count; k += 16) {
-    const V s = load(x + k) * all(by);
+    const V s = load(x + k) * broadcast(by);
     store(x + k, s);
-    peak = most(peak, before(count - k, s, all(-INFINITY)));
+    peak = vmax(peak, first_n(count - k, s, broadcast(-INFINITY)));
   }
-  const V top = all(largest(peak));
-  for (int64_t k = 0; k < room; k += 16) {
-    const V e = before(std::max<int64_t>(count - k, 0), exponential(load(x + k) - top));
+  const V top = broadcast(reduce_max(peak));
+  for (int64_t k = 0; k < thread_scratch; k += 16) {
+    const V e = first_n(std::max<int64_t>(count - k, 0), vexp(load(x + k) - top));
     store(x + k, e);
     total = total + e;
   }
-  const V share = all(1.0f / sum(total));
-  for (int64_t k = 0; k < room; k += 16) store(x + k, load(x + k) * share);
+  const V share = broadcast(1.0f / reduce_sum(total));
+  for (int64_t k = 0; k < thread_scratch; k += 16) store(x + k, load(x + k) * share);
 }
 
 // Every place looks at all: queries, keys and values stand side by side, [places, 3 C]; out [places, C].
-inline void attend_places(int64_t places, int64_t C, const float* qkv, float* out, int64_t threads) {
-  const int64_t P = up(places, WIDTH), apart = 3 * C, ld = up(C, WIDTH);
-  struct Own {
+inline void spatial_attention(int64_t places, int64_t C, const float* qkv, float* out, int64_t threads) {
+  const int64_t P = up(places, BLOCK_OUTPUTS), apart = 3 * C, ld = up(C, BLOCK_OUTPUTS);
+  struct Buffers {
     float *keys, *values;  // packed: [P / 32, C, 32], [ld / 32, P, 32]
   };
-  const Own own = laid([&](Pieces& p) { return Own{p.take<float>(P * C), p.take<float>(P * ld)}; });
+  const Buffers own =
+      with_scratch([&](ScratchAllocator& p) { return Buffers{p.allocate<float>(P * C), p.allocate<float>(P * ld)}; });
   const int64_t each = std::min(STRIP_ROWS, std::max<int64_t>(1, places / threads));
   const int64_t strips = up(places, each) / each;
-  Team team;
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
+    const Worker me(barrier);
     for (int64_t p = me.begin(P); p < me.end(P); p++)
       for (int64_t c = 0; c < ld; c++) {
         const bool is = p < places && c < C;
@@ -281,12 +283,13 @@ inline void attend_places(int64_t places, int64_t C, const float* qkv, float* ou
     struct Rooms {
       float *score, *made;
     };
-    const Rooms s = laid<3>([&](Pieces& p) { return Rooms{p.take<float>(each * P), p.take<float>(each * ld)}; });
+    const Rooms s = with_scratch<3>(
+        [&](ScratchAllocator& p) { return Rooms{p.allocate<float>(each * P), p.allocate<float>(each * ld)}; });
     for (int64_t strip = me.begin(strips); strip < me.end(strips); strip++) {
       const int64_t begin = strip * each, n = std::min(each, places - begin);
-      times(qkv + begin * apart, apart, n, own.keys, C, places, s.score);
+      matmul_packed(qkv + begin * apart, apart, n, own.keys, C, places, s.score);
       for (int64_t i = 0; i < n; i++) softmax(s.score + i * P, places, P, 1.0f / std::sqrt(float(C)));
-      times(s.score, P, n, own.values, P, C, s.made);
+      matmul_packed(s.score, P, n, own.values, P, C, s.made);
       for (int64_t i = 0; i < n; i++) std::copy_n(s.made + i * ld, C, out + (begin + i) * C);
     }
   }

@@ -19,45 +19,46 @@ struct Head {
 };
 
 // to = (norm(x) * weight + bias) * (1 + scale) + shift; without weight (and bias) the norm alone.
-inline void modulated(const float* x, int64_t width, float eps, const float* weight, const float* bias,
+inline void adaln(const float* x, int64_t width, float eps, const float* weight, const float* bias,
                       const float* shift, const float* scale, float* to) {
-  V total = all(0.0f), square = all(0.0f);
+  V total = broadcast(0.0f), square = broadcast(0.0f);
   for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
-  const V mean = all(sum(total) / float(width));
+  const V mean = broadcast(reduce_sum(total) / float(width));
   for (int64_t k = 0; k < width; k += 16) {
     const V v = load(x + k) - mean;
     square = fma(v, v, square);
   }
-  const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
+  const V by = broadcast(1.0f / std::sqrt(reduce_sum(square) / float(width) + eps));
   for (int64_t k = 0; k < width; k += 16) {
     V v = (load(x + k) - mean) * by;
     if (weight) v = fma(v, load(weight + k), load(bias + k));
-    store(to + k, fma(v, all(1.0f) + load(scale + k), load(shift + k)));
+    store(to + k, fma(v, broadcast(1.0f) + load(scale + k), load(shift + k)));
   }
 }
 
 // A row of modulations: one branch of a picture at one time.
-struct Moment {
+struct ModulationRow {
   const float *time, *condition;  // embedded, [W]
 };
 
 // Modulations of `rows` moments.
-inline void modulate(const Head& head, int64_t rows, const Moment* moments, float* out, int64_t threads) {
+inline void modulations_of(const Head& head, int64_t rows, const ModulationRow* moments, float* out, int64_t threads) {
   const int64_t W = head.width;
-  const Rows own = laid([&](Pieces& p) { return Rows(p, head.modulation.format, rows, W); });
-  Team team;
+  const Activations own =
+      with_scratch([&](ScratchAllocator& p) { return Activations(p, head.modulation.format, rows, W); });
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
+    const Worker me(barrier);
     for (int64_t r = me.begin(rows); r < me.end(rows); r++) {
-      const Moment& at = moments[r];
+      const ModulationRow& at = moments[r];
       for (int64_t k = 0; k < W; k += 16) store(own.row(r) + k, silu(load(at.time + k) + load(at.condition + k)));
       own.prepare(r);
     }
     me.wait();
     for (int64_t b = 0; b < head.count; b++)
-      product(me, own, head.blocks[b].modulation, out + b * rows * 3 * W, 3 * W);
-    product(me, own, head.modulation, out + head.count * rows * 3 * W, 2 * W);
+      matmul(me, own, head.blocks[b].modulation, out + b * rows * 3 * W, 3 * W);
+    matmul(me, own, head.modulation, out + head.count * rows * 3 * W, 2 * W);
   }
 }
 
@@ -74,34 +75,34 @@ struct Picture {
 };
 
 // Room for one evaluation of n rows.
-struct Pass {
-  Rows token, inner, outer, last;
+struct HeadScratch {
+  Activations token, inner, outer, last;
   float *state, *made, *velocity;
   int64_t *owner, *which;  // picture and row of the modulations of every row
 
-  Pass(Pieces& p, const Head& head, int64_t n)
+  HeadScratch(ScratchAllocator& p, const Head& head, int64_t n)
       : token(p, head.input.format, n, head.token),
         inner(p, head.blocks[0].inner.format, n, head.width),
         outer(p, head.blocks[0].outer.format, n, head.width),
         last(p, head.last.format, n, head.width) {
-    state = p.take<float>(n * head.width);
-    made = p.take<float>(n * head.width);
-    velocity = p.take<float>(n * head.token);
-    owner = p.take<int64_t>(n);
-    which = p.take<int64_t>(n);
+    state = p.allocate<float>(n * head.width);
+    made = p.allocate<float>(n * head.width);
+    velocity = p.allocate<float>(n * head.token);
+    owner = p.allocate<int64_t>(n);
+    which = p.allocate<int64_t>(n);
   }
   void shrink(int64_t n) { token.count = inner.count = outer.count = last.count = n; }
 };
 
 // Velocities of the pass' tokens, which are prepared; `rows` modulations.
-inline void network(const Member& me, const Head& head, const Pass& own, int64_t rows,
+inline void head_velocities(const Worker& me, const Head& head, const HeadScratch& own, int64_t rows,
                     const float* modulations) {
   const int64_t W = head.width, begin = me.begin(own.token.count), end = me.end(own.token.count);
-  product(me, own.token, head.input, own.state, W);
+  matmul(me, own.token, head.input, own.state, W);
   me.wait();
   for (int64_t b = 0; b <= head.count; b++) {
     const Block* block = b < head.count ? head.blocks + b : nullptr;
-    const Rows& to = block ? own.inner : own.last;
+    const Activations& to = block ? own.inner : own.last;
     for (int64_t r = begin; r < end; r++) {
       float* h = own.state + r * W;
       if (b) {
@@ -110,19 +111,19 @@ inline void network(const Member& me, const Head& head, const Pass& own, int64_t
           store(h + k, fma(load(gate + k), load(own.made + r * W + k), load(h + k)));
       }
       const float* shift = modulations + b * rows * 3 * W + own.which[r] * (block ? 3 : 2) * W;
-      modulated(h, W, float(head.eps), block ? block->weight : nullptr, block ? block->bias : nullptr,
+      adaln(h, W, float(head.eps), block ? block->weight : nullptr, block ? block->bias : nullptr,
                 shift, shift + W, to.row(r));
       to.prepare(r);
     }
     me.wait();
     if (!block) break;
-    product(me, own.inner, block->inner, own.made, W);
-    if (own.outer.format <= BF16 && !by_rows(me, own.inner, block->inner)) {
+    matmul(me, own.inner, block->inner, own.made, W);
+    if (own.outer.format <= BF16 && !split_by_rows(me, own.inner, block->inner)) {
       // What this member made lies in its cache: it prepares it itself, values standing alone.
-      const int64_t blocks = (W + WIDTH - 1) / WIDTH;
-      for (int64_t k = WIDTH * me.begin(blocks); k < WIDTH * me.end(blocks); k += 16)
+      const int64_t blocks = (W + BLOCK_OUTPUTS - 1) / BLOCK_OUTPUTS;
+      for (int64_t k = BLOCK_OUTPUTS * me.begin(blocks); k < BLOCK_OUTPUTS * me.end(blocks); k += 16)
         for (int64_t r = 0; r < own.outer.count; r++)
-          own.outer.put(r, k, k < W ? silu(load(own.made + r * W + k)) : all(0.0f));
+          own.outer.put(r, k, k < W ? silu(load(own.made + r * W + k)) : broadcast(0.0f));
     } else {
       me.wait();
       for (int64_t r = begin; r < end; r++) {
@@ -131,35 +132,35 @@ inline void network(const Member& me, const Head& head, const Pass& own, int64_t
       }
     }
     me.wait();
-    product(me, own.outer, block->outer, own.made, W);
+    matmul(me, own.outer, block->outer, own.made, W);
     me.wait();
   }
-  product(me, own.last, head.last, own.velocity, head.token);
+  matmul(me, own.last, head.last, own.velocity, head.token);
 }
 
 // The sum of what picture p knows that its solver asks at, or ends with, after `calls` velocities.
-inline void reached(const Picture& p, int64_t calls, int64_t token, float* x) {
+inline void solver_state(const Picture& p, int64_t calls, int64_t token, float* x) {
   const float* c = p.coefficients + calls * (p.draws + p.calls);
   for (int64_t k = 0; k < token; k += 16) {
-    V sum = all(0.0f);
+    V sum = broadcast(0.0f);
     for (int64_t i = 0; i < p.draws + calls; i++)
-      sum = fma(all(c[i]), load(p.known + i * token + k), sum);
+      sum = fma(broadcast(c[i]), load(p.known + i * token + k), sum);
     store(x + k, sum);
   }
 }
 
 // Calls from `from` up to `to` of all pictures that have so many. Modulations lie call by call, picture
 // by picture, branch by branch.
-inline void solve(const Head& head, int64_t count, const Picture* pictures, int64_t from, int64_t to,
+inline void solver_steps(const Head& head, int64_t count, const Picture* pictures, int64_t from, int64_t to,
                   int64_t rows, const float* modulations, int64_t threads) {
   int64_t most = 0;
   for (int64_t p = 0; p < count; p++) most += pictures[p].branches;
-  const Pass whole = laid([&](Pieces& p) { return Pass(p, head, most); });
-  Team team;
+  const HeadScratch whole = with_scratch([&](ScratchAllocator& p) { return HeadScratch(p, head, most); });
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
-    Pass own = whole;
+    const Worker me(barrier);
+    HeadScratch own = whole;
     for (int64_t call = from, first = 0; call < to; call++) {
       int64_t n = 0;
       for (int64_t p = 0; p < count; p++)
@@ -169,20 +170,20 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
       first += n;
       me.wait();
       for (int64_t r = me.begin(n); r < me.end(n); r++) {
-        reached(pictures[own.owner[r]], call, head.token, own.token.row(r));
+        solver_state(pictures[own.owner[r]], call, head.token, own.token.row(r));
         own.token.prepare(r);
       }
       me.wait();
-      network(me, head, own, rows, modulations);
+      head_velocities(me, head, own, rows, modulations);
       me.wait();
       for (int64_t p = 0, r = 0; p < count && !me.index; p++) {
         const Picture& picture = pictures[p];
         if (call >= picture.calls) continue;
         float* mixed = picture.known + (picture.draws + call) * head.token;
         for (int64_t k = 0; k < head.token; k += 16) {
-          V sum = all(0.0f);
+          V sum = broadcast(0.0f);
           for (int64_t b = 0; b < picture.branches; b++)
-            sum = fma(all(picture.weights[b]), load(own.velocity + (r + b) * head.token + k), sum);
+            sum = fma(broadcast(picture.weights[b]), load(own.velocity + (r + b) * head.token + k), sum);
           store(mixed + k, sum);
         }
         r += picture.branches;
@@ -193,18 +194,19 @@ inline void solve(const Head& head, int64_t count, const Picture* pictures, int6
 }
 
 // Embedded conditions [rows, W] of the states of all pictures' branches.
-inline void conditions(const Head& head, int64_t count, const Picture* pictures, int64_t rows, float* out,
+inline void embed_conditions(const Head& head, int64_t count, const Picture* pictures, int64_t rows, float* out,
                        int64_t threads) {
-  struct Both {
-    Rows first, second;
+  struct Stages {
+    Activations first, second;
   };
-  const Both own = laid([&](Pieces& p) {
-    return Both{Rows(p, head.output.format, rows, head.hidden), Rows(p, head.condition.format, rows, head.hidden)};
+  const Stages own = with_scratch([&](ScratchAllocator& p) {
+    return Stages{Activations(p, head.output.format, rows, head.hidden),
+                  Activations(p, head.condition.format, rows, head.hidden)};
   });
-  Team team;
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
+    const Worker me(barrier);
     for (int64_t p = 0, r = 0; p < count; p++)
       for (int64_t b = 0; b < pictures[p].branches; b++, r++)
         if (r >= me.begin(rows) && r < me.end(rows)) {
@@ -212,24 +214,24 @@ inline void conditions(const Head& head, int64_t count, const Picture* pictures,
           own.first.prepare(r);
         }
     me.wait();
-    product(me, own.first, head.output, own.second.values, own.second.apart);
+    matmul(me, own.first, head.output, own.second.values, own.second.apart);
     me.wait();
     for (int64_t r = me.begin(rows); r < me.end(rows); r++) own.second.prepare(r);
     me.wait();
-    product(me, own.second, head.condition, out, head.width);
+    matmul(me, own.second, head.condition, out, head.width);
   }
 }
 
 // LayerNorm without weights, in place.
-inline void normalised(float* x, int64_t width, float eps) {
-  V total = all(0.0f), square = all(0.0f);
+inline void layer_norm(float* x, int64_t width, float eps) {
+  V total = broadcast(0.0f), square = broadcast(0.0f);
   for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
-  const V mean = all(sum(total) / float(width));
+  const V mean = broadcast(reduce_sum(total) / float(width));
   for (int64_t k = 0; k < width; k += 16) {
     const V v = load(x + k) - mean;
     square = fma(v, v, square);
   }
-  const V by = all(1.0f / std::sqrt(sum(square) / float(width) + eps));
+  const V by = broadcast(1.0f / std::sqrt(reduce_sum(square) / float(width) + eps));
   for (int64_t k = 0; k < width; k += 16) store(x + k, (load(x + k) - mean) * by);
 }
 
@@ -243,13 +245,15 @@ inline void sample(const Head& head, int64_t count, const Picture* pictures, int
     moments += pictures[p].branches * pictures[p].calls;
   }
   moments = std::min(moments, most + branches);
-  struct Own {
+  struct Buffers {
     float* condition;
-    Moment* at;
+    ModulationRow* at;
   };
-  const Own own = laid<1>([&](Pieces& p) { return Own{p.take<float>(branches * head.width), p.take<Moment>(moments)}; });
-  float* modulations = (float*)room<2>(4 * moments * head.width * (3 * head.count + 2));
-  conditions(head, count, pictures, branches, own.condition, threads);
+  const Buffers own = with_scratch<1>([&](ScratchAllocator& p) {
+    return Buffers{p.allocate<float>(branches * head.width), p.allocate<ModulationRow>(moments)};
+  });
+  float* modulations = (float*)thread_scratch<2>(4 * moments * head.width * (3 * head.count + 2));
+  embed_conditions(head, count, pictures, branches, own.condition, threads);
   for (int64_t from = 0, to = 0; from < calls; from = to) {
     int64_t rows = 0;
     for (; to < calls && rows < most; to++) {
@@ -258,12 +262,12 @@ inline void sample(const Head& head, int64_t count, const Picture* pictures, int
         for (int64_t b = 0; b < pictures[p].branches && to < pictures[p].calls; b++)
           own.at[rows++] = {pictures[p].times + to * head.width, condition + b * head.width};
     }
-    modulate(head, rows, own.at, modulations, threads);
-    solve(head, count, pictures, from, to, rows, modulations, threads);
+    modulations_of(head, rows, own.at, modulations, threads);
+    solver_steps(head, count, pictures, from, to, rows, modulations, threads);
   }
   for (int64_t p = 0; p < count; p++) {
     float* token = tokens + p * head.token;
-    reached(pictures[p], pictures[p].calls, head.token, token);
-    if (pictures[p].normalise) normalised(token, head.token, float(head.token_eps));
+    solver_state(pictures[p], pictures[p].calls, head.token, token);
+    if (pictures[p].normalise) layer_norm(token, head.token, float(head.token_eps));
   }
 }

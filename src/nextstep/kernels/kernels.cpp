@@ -7,23 +7,24 @@ extern "C" {
 
 // out [n, outputs] of x [n, inputs].
 void nextstep_linear(const Matrix* matrix, int64_t n, const float* x, float* out, int64_t threads) {
-  const Rows own = laid([&](Pieces& p) { return Rows(p, matrix->format, n, matrix->inputs); });
-  Team team;
+  const Activations own =
+      with_scratch([&](ScratchAllocator& p) { return Activations(p, matrix->format, n, matrix->inputs); });
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me(team);
+    const Worker me(barrier);
     for (int64_t r = me.begin(n); r < me.end(n); r++) {
       std::copy_n(x + r * matrix->inputs, matrix->inputs, own.row(r));
       own.prepare(r);
     }
     me.wait();
-    product(me, own, *matrix, out, matrix->outputs);
+    matmul(me, own, *matrix, out, matrix->outputs);
   }
 }
 
-// One new position of n rows; see `advance`.
-void nextstep_advance(const Backbone* net, int64_t n, const Place* places, float* x, int64_t threads) {
-  advance(*net, n, places, x, threads);
+// One new position of n rows; see `backbone_step`.
+void nextstep_backbone_step(const Backbone* net, int64_t n, const Place* places, float* x, int64_t threads) {
+  backbone_step(*net, n, places, x, threads);
 }
 
 // The next token [count, D] of every picture; see `sample`.
@@ -41,18 +42,18 @@ void nextstep_group_norm(const GroupNorm* g, const float* x, float* out, int64_t
   group_norm(*g, x, out, threads);
 }
 
-void nextstep_attend_places(int64_t places, int64_t channels, const float* qkv, float* out, int64_t threads) {
-  attend_places(places, channels, qkv, out, threads);
+void nextstep_spatial_attention(int64_t places, int64_t channels, const float* qkv, float* out, int64_t threads) {
+  spatial_attention(places, channels, qkv, out, threads);
 }
 
 // LayerNorm without weights of each row, in place.
-void nextstep_normalise(int64_t rows, int64_t width, const double* eps, float* x, int64_t threads) {
+void nextstep_layer_norm(int64_t rows, int64_t width, const double* eps, float* x, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
-  for (int64_t r = 0; r < rows; r++) normalised(x + r * width, width, float(*eps));
+  for (int64_t r = 0; r < rows; r++) layer_norm(x + r * width, width, float(*eps));
 }
 
 // How often values have each high byte; counts[256]: how many are not bf16.
-void nextstep_count_bytes(const Squeezer* from, int64_t* counts, int64_t threads) {
+void nextstep_count_bytes(const Bf16Compressor* from, int64_t* counts, int64_t threads) {
 #pragma omp parallel num_threads(threads)
   {
     int64_t own[257] = {};
@@ -67,8 +68,8 @@ void nextstep_count_bytes(const Squeezer* from, int64_t* counts, int64_t threads
   }
 }
 
-// Sets where each block's patches begin.
-void nextstep_count_patches(const Squeezer* from, int64_t threads) {
+// Sets where each block's outliers begin.
+void nextstep_count_outliers(const Bf16Compressor* from, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
   for (int64_t n = 0; n < from->blocks; n++) {
     from->first[n + 1] = 0;
@@ -78,7 +79,7 @@ void nextstep_count_patches(const Squeezer* from, int64_t threads) {
   for (int64_t n = 0; n < from->blocks; n++) from->first[n + 1] += from->first[n];
 }
 
-void nextstep_squeeze(const Squeezer* from, int64_t threads) {
+void nextstep_compress(const Bf16Compressor* from, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
   for (int64_t n = 0; n < from->blocks; n++) from->block(n);
 }

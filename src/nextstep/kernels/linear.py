@@ -26,12 +26,12 @@ MULTIPLE = 16
 
 
 class Matrix(ctypes.Structure):
-    """`Matrix` of squeezing.h."""
+    """`Matrix` of lossless_bf16.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("format", "outputs", "inputs")),
         *((name, ctypes.c_void_p) for name in ("data", "scale", "bias")),
-        *((name, ctypes.c_void_p) for name in ("high", "patches", "first")),
+        *((name, ctypes.c_void_p) for name in ("high", "outliers", "first")),
         ("halved", ctypes.c_int64),
     )
 

@@ -34,7 +34,7 @@ STEP = 1024
 """Numbers of 32 inputs in a block of 32 outputs."""
 CODES = 16
 """High bytes that have a code."""
-MOST_PATCHES = 1 / 512
+MAX_OUTLIERS = 1 / 512
 """Share of numbers that may be kept whole; with more of them compression does not pay."""
 
 
@@ -44,23 +44,23 @@ class CompressedMatrix(NamedTuple):
     Attributes:
         data: uint8 [blocks, steps, 8, 192].
         high: uint8 [16]: the high bytes that have a code.
-        patches: int32 [n, 2]: place in its block and bits of every number kept whole, in order.
-        first: int64 [blocks + 1]: where a block's patches begin.
+        outliers: int32 [n, 2]: place in its block and bits of every number kept whole, in order.
+        first: int64 [blocks + 1]: where a block's outliers begin.
     """
 
     data: Tensor
     high: Tensor
-    patches: Tensor
+    outliers: Tensor
     first: Tensor
 
 
-class Squeezer(ctypes.Structure):
-    """`Squeezer` of squeezing.h."""
+class Bf16Compressor(ctypes.Structure):
+    """`Bf16Compressor` of lossless_bf16.h."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("wide", "blocks", "count")),
-        *((name, ctypes.c_void_p) for name in ("codes", "first", "data", "patches")),
+        *((name, ctypes.c_void_p) for name in ("codes", "first", "data", "outliers")),
     )
 
 
@@ -76,12 +76,12 @@ def compress(data: Tensor) -> CompressedMatrix | None:
         The compressed matrix; fp32 is filled up with zeros to whole steps.
     """
     blocks, count, wide = len(data), data[0].numel(), data.dtype == torch.float32
-    asked = Squeezer(data.data_ptr(), wide, blocks, count)
+    asked = Bf16Compressor(data.data_ptr(), wide, blocks, count)
     counts = torch.zeros(257, dtype=torch.int64)
     build.call("count_bytes", asked, counts)
     often, high = counts[:256].topk(CODES)
     missing = data.numel() - int(often.sum())
-    if counts[256] or missing > MOST_PATCHES * data.numel():
+    if counts[256] or missing > MAX_OUTLIERS * data.numel():
         return None
     codes = torch.full((256,), CODES, dtype=torch.uint8)
     codes[high] = torch.arange(CODES, dtype=torch.uint8)
@@ -92,9 +92,9 @@ def compress(data: Tensor) -> CompressedMatrix | None:
         torch.empty(blocks + 1, dtype=torch.int64),
     )
     asked.codes, asked.first = codes.data_ptr(), result.first.data_ptr()
-    asked.data, asked.patches = result.data.data_ptr(), result.patches.data_ptr()
-    build.call("count_patches", asked)
-    build.call("squeeze", asked)
+    asked.data, asked.outliers = result.data.data_ptr(), result.outliers.data_ptr()
+    build.call("count_outliers", asked)
+    build.call("compress", asked)
     return result
 
 
@@ -126,7 +126,7 @@ def decompress(compressed: CompressedMatrix, shape: torch.Size, dtype: torch.dty
     codes = torch.stack((both & 15, both >> 4), 2)
     bits = compressed.high.int()[codes.long()] << 8 | low
     bits = bits.view(blocks, -1, 2, 4, 2, 8).transpose(3, 4).reshape(blocks, -1)
-    place, value = compressed.patches.long().unbind(1)
+    place, value = compressed.outliers.long().unbind(1)
     block = torch.repeat_interleave(torch.arange(blocks), compressed.first.diff())
     bits[block, place] = value.int()
     if dtype == torch.float32:

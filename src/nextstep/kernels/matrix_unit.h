@@ -9,7 +9,7 @@
 
 #include "vector_product.h"
 
-constexpr int64_t CHUNK = 1 << 20;  // bytes of prepared rows that stay in the second cache
+constexpr int64_t L2_BYTES = 1 << 20;  // bytes of prepared rows that stay in the second cache
 
 // The unit of this thread while it lives. Rows of left factors and sums are as few as there are.
 struct Tiles {
@@ -109,8 +109,8 @@ inline void sum_tiles(const char* a, int64_t apart, const char* b, int64_t steps
   }
   for (int64_t k = 0; k < steps; k++, a += 1024, b += 2048) {
     for (int64_t i = 0; i < lines; i++, soon += 64) {
-      LATE ? ask_far(soon) : ask_near(soon);
-      if constexpr (!LATE) ask_far(soon + FAR - AHEAD);
+      LATE ? prefetch_l2(soon) : prefetch_l1(soon);
+      if constexpr (!LATE) prefetch_l2(soon + L2_PREFETCH - L1_PREFETCH);
     }
     READ_TILE(6, b);
     READ_TILE(4, a);
@@ -126,16 +126,16 @@ inline void sum_tiles(const char* a, int64_t apart, const char* b, int64_t steps
   store_sums<T>(sums);
 }
 
-// The same sums from first to last step with weights that are unfolded some steps before their use.
+// The same sums from first to last step with weights that are decompressed some steps before their use.
 template <int T>
-inline void sum_unfolded(const char* a, int64_t apart, Unfolder& weights, int64_t steps, void* sums) {
+inline void sum_decompressed(const char* a, int64_t apart, Bf16Decompressor& weights, int64_t steps, void* sums) {
   constexpr int64_t BEFORE = 2, ROOM = 4;
-  alignas(64) char unfolded[ROOM * 2048];
+  alignas(64) char decompressed[ROOM * 2048];
   zero_sums<T>();
   for (int64_t k = -BEFORE; k < steps; k++) {
-    if (k + BEFORE < steps) weights.take(1, unfolded + (k + BEFORE) % ROOM * 2048);
+    if (k + BEFORE < steps) weights.decompress(1, decompressed + (k + BEFORE) % ROOM * 2048);
     if (k < 0) continue;
-    const char* b = unfolded + k % ROOM * 2048;
+    const char* b = decompressed + k % ROOM * 2048;
     READ_TILE(6, b);
     READ_TILE(4, a);
     READ_TILE(7, b + 1024);
@@ -152,10 +152,10 @@ inline void sum_unfolded(const char* a, int64_t apart, Unfolder& weights, int64_
 }
 
 // One step of nibbles as 16 times their value: bytes 0x?0 are what they stand for, times 16.
-inline void widen(const char* from, char* to) {
+inline void unpack_nibbles(const char* from, char* to) {
   for (int half = 0; half < 2; half++, from += 512, to += 1024)
     for (int i = 0; i < 512; i += BYTES) {
-      const PartI packed = read<PartI>(from + i);
+      const RegI packed = read<RegI>(from + i);
       write(to + i, (packed << 4) & 0xf0f0f0f0), write(to + 512 + i, packed & 0xf0f0f0f0);
     }
 }
@@ -177,9 +177,9 @@ inline void sum_groups(const char* a, int64_t apart, const char* from, const bf1
       }
   };
   for (int64_t k = 0; k < steps; k++, a += 1024, from += 1024) {
-    for (int64_t i = 0; i < 1024; i += 64) ask_near(from + AHEAD / 2 + i);
+    for (int64_t i = 0; i < 1024; i += 64) prefetch_l1(from + L1_PREFETCH / 2 + i);
     char* b = weights[k % 2];
-    widen(from, b);
+    unpack_nibbles(from, b);
     zero_sums<T>();
     STEP(0, 0, 2, 4) STEP(1, 1, 3, 5)
     store_sums<T>(part[k % 2]);
@@ -189,34 +189,35 @@ inline void sum_groups(const char* a, int64_t apart, const char* from, const bf1
 }
 
 // Sums of integers [rows, 32], high and low apart, as numbers: exact, then rounded once.
-inline void join(const Rows& x, int64_t first, int64_t rows, const Matrix& m, int64_t block, const void* sums,
-                 float* y) {
-  for (int64_t r = 0; r < rows; r++, y += WIDTH) {
+inline void dequantise_int8(const Activations& x, int64_t first, int64_t rows, const Matrix& m, int64_t block,
+                            const void* sums, float* y) {
+  for (int64_t r = 0; r < rows; r++, y += BLOCK_OUTPUTS) {
     const int32_t* c = (const int32_t*)sums + 64 * r;
-    for (int64_t j = 0; j < WIDTH; j++) y[j] = float(128.0 * c[j] + c[j + 32]);
-    for (int64_t j = 0; j < WIDTH; j += 16)
-      store(y + j, load(y + j) * load((const float*)m.scale + WIDTH * block + j) * all(x.scale[first + r]));
+    for (int64_t j = 0; j < BLOCK_OUTPUTS; j++) y[j] = float(128.0 * c[j] + c[j + 32]);
+    for (int64_t j = 0; j < BLOCK_OUTPUTS; j += 16)
+      store(y + j,
+            load(y + j) * load((const float*)m.scale + BLOCK_OUTPUTS * block + j) * broadcast(x.scale[first + r]));
   }
 }
 
 template <int T>
-inline void group_block(const Rows& x, int64_t tile, const Matrix& m, int64_t block, float* out, int64_t ld) {
+inline void group_block(const Activations& x, int64_t tile, const Matrix& m, int64_t block, float* out, int64_t ld) {
   alignas(64) float total[T * 256];
   const int64_t steps = x.steps(), apart = steps * 1024, first = tile * 8;
   const int64_t rows = std::min<int64_t>(T * 8, x.count - first);
-  std::fill_n(total, WIDTH * rows, 0.0f);
+  std::fill_n(total, BLOCK_OUTPUTS * rows, 0.0f);
   sum_groups<T>(x.factors + tile * apart, apart, (const char*)m.data + block * steps * 1024,
                 (const bf16*)m.scale + block * steps * 32, steps, rows, total);
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t j = 0; j < WIDTH; j += 16)
-      store(total + WIDTH * r + j, load(total + WIDTH * r + j) * all(x.scale[first + r]));
-  put(m, block, rows, total, out + first * ld, ld);
+    for (int64_t j = 0; j < BLOCK_OUTPUTS; j += 16)
+      store(total + BLOCK_OUTPUTS * r + j, load(total + BLOCK_OUTPUTS * r + j) * broadcast(x.scale[first + r]));
+  store_block(m, block, rows, total, out + first * ld, ld);
 }
 
 // INT4: blocks begin..end by all rows, three tiles of rows at a time.
-inline void group_blocks(const Rows& x, const Matrix& m, int64_t begin, int64_t end, float* out, int64_t ld) {
+inline void group_blocks(const Activations& x, const Matrix& m, int64_t begin, int64_t end, float* out, int64_t ld) {
   const Tiles tiles(x.stacked(), 6, 7);
-  const int64_t count = x.tile_count(), fit = std::max<int64_t>(1, CHUNK / (3072 * x.steps())) * 3;
+  const int64_t count = x.tile_count(), fit = std::max<int64_t>(1, L2_BYTES / (3072 * x.steps())) * 3;
   for (int64_t from = 0; from < count; from += fit)
     for (int64_t n = begin; n < end; n++)
       for (int64_t t = from; t < std::min(count, from + fit); t += 3) {
@@ -227,85 +228,85 @@ inline void group_blocks(const Rows& x, const Matrix& m, int64_t begin, int64_t 
       }
 }
 
-// Asks for the lines that `put` will write, so that it needs not wait for them.
-inline void expect_out(const float* out, int64_t rows, int64_t ld) {
+// Asks for the lines that `store_block` will write, so that it needs not wait for them.
+inline void prefetch_output(const float* out, int64_t rows, int64_t ld) {
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t j = 0; j < WIDTH; j += 16) __builtin_prefetch(out + r * ld + j, 1, 3);
+    for (int64_t j = 0; j < BLOCK_OUTPUTS; j += 16) __builtin_prefetch(out + r * ld + j, 1, 3);
 }
 
 // `pair` tiles of rows by one block: the part of the inputs from step k on, `count` steps, whose weights
 // lie at `b`.
-struct Turn {
+struct WeightPart {
   int64_t tile, pair, block, k, count;
   const char* b;
 };
 
 template <bool INTEGER, bool LATE>
-inline void take_turn(const Rows& x, const Matrix& m, const Turn& turn, const char* soon, int64_t lines,
-                      float* sums, float* out, int64_t ld) {
+inline void multiply_part(const Activations& x, const Matrix& m, const WeightPart& turn, const char* soon,
+                          int64_t lines, float* sums, float* out, int64_t ld) {
   const int64_t steps = x.steps(), apart = steps * 1024, each = INTEGER ? 8 : 16, first = turn.tile * each;
   const bool last = turn.k + turn.count == steps;
   const int64_t rows = std::min(turn.pair * each, x.count - first);
   const char* a = x.factors + turn.tile * apart + turn.k * 1024;
   const char* b = turn.b;
   float* to = out + first * ld;
-  if (last) expect_out(to + turn.block * WIDTH, rows, ld);
+  if (last) prefetch_output(to + turn.block * BLOCK_OUTPUTS, rows, ld);
   if (turn.pair == 2)
-    sum_tiles<2, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + AHEAD, lines, !turn.k, sums);
+    sum_tiles<2, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + L1_PREFETCH, lines, !turn.k, sums);
   else
-    sum_tiles<1, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + AHEAD, lines, !turn.k, sums);
+    sum_tiles<1, INTEGER, LATE>(a, apart, b, turn.count, soon ? soon : b + L1_PREFETCH, lines, !turn.k, sums);
   if (!last) return;
   alignas(64) float y[512];
-  if constexpr (INTEGER) join(x, first, rows, m, turn.block, sums, y);
-  put(m, turn.block, rows, INTEGER ? y : sums, to, ld);
+  if constexpr (INTEGER) dequantise_int8(x, first, rows, m, turn.block, sums, y);
+  store_block(m, turn.block, rows, INTEGER ? y : sums, to, ld);
 }
 
-// `pair` tiles of rows by a whole squeezed block.
-inline void squeezed_block(const Rows& x, int64_t tile, int64_t pair, const Matrix& m, int64_t block, float* out,
-                           int64_t ld) {
+// `pair` tiles of rows by a whole compressed block.
+inline void compressed_block(const Activations& x, int64_t tile, int64_t pair, const Matrix& m, int64_t block,
+                             float* out, int64_t ld) {
   const int64_t apart = x.steps() * 1024, first = tile * 16, rows = std::min(pair * 16, x.count - first);
   const char* a = x.factors + tile * apart;
   alignas(64) float sums[1024];
-  Unfolder weights(m, block);
-  expect_out(out + first * ld + block * WIDTH, rows, ld);
+  Bf16Decompressor weights(m, block);
+  prefetch_output(out + first * ld + block * BLOCK_OUTPUTS, rows, ld);
   if (pair == 2)
-    sum_unfolded<2>(a, apart, weights, x.steps(), sums);
+    sum_decompressed<2>(a, apart, weights, x.steps(), sums);
   else
-    sum_unfolded<1>(a, apart, weights, x.steps(), sums);
-  put(m, block, rows, sums, out + first * ld, ld);
+    sum_decompressed<1>(a, apart, weights, x.steps(), sums);
+  store_block(m, block, rows, sums, out + first * ld, ld);
 }
 
 // Row tiles from..to by blocks begin..end. With few rows the weights come from memory as fast as it gives
 // them. With many a part of a block stays in the first cache while all rows go by, and the next is asked for.
-// What is squeezed is unfolded step by step for few, part by part for many.
+// What is compressed is decompressed step by step for few, part by part for many.
 template <bool INTEGER>
-inline void tile_blocks_of(const Rows& x, int64_t from, int64_t to, const Matrix& m, int64_t begin, int64_t end,
+inline void tile_blocks_of(const Activations& x, int64_t from, int64_t to, const Matrix& m, int64_t begin, int64_t end,
                         float* out, int64_t ld) {
-  alignas(64) thread_local float sums[STRIP * 512];
-  alignas(64) char unfolded[PART * 2048];
-  const int64_t steps = x.steps(), fit = std::clamp<int64_t>(CHUNK / (steps * 1024) / 2 * 2, 4, STRIP);
+  alignas(64) thread_local float sums[ROW_BLOCK * 512];
+  alignas(64) char decompressed[L1_STEPS * 2048];
+  const int64_t steps = x.steps(), fit = std::clamp<int64_t>(L2_BYTES / (steps * 1024) / 2 * 2, 4, ROW_BLOCK);
   for (int64_t t0 = from; t0 < to; t0 += fit) {
     const int64_t t1 = std::min(to, t0 + fit);
     const bool few = t1 - t0 <= 3;
-    const int64_t part = few ? steps : PART;
+    const int64_t part = few ? steps : L1_STEPS;
     const int64_t pairs = (t1 - t0 + 1) / 2, lines = (m.step() / 64 + pairs - 1) / pairs;
     for (int64_t n = begin; n < end; n++) {
-      if (few && m.squeezed()) {
-        for (int64_t t = t0; t < t1; t += 2) squeezed_block(x, t, std::min<int64_t>(2, t1 - t), m, n, out, ld);
+      if (few && m.compressed()) {
+        for (int64_t t = t0; t < t1; t += 2) compressed_block(x, t, std::min<int64_t>(2, t1 - t), m, n, out, ld);
         continue;
       }
-      Unfolder weights(m, n);
+      Bf16Decompressor weights(m, n);
       for (int64_t k = 0; k < steps; k += part) {
         const int64_t count = std::min(part, steps - k);
         const char* b = (const char*)m.data + (n * steps + k) * m.step();
         const char* next = b + count * m.step();
-        if (m.squeezed()) weights.take(count, unfolded), b = unfolded;
+        if (m.compressed()) weights.decompress(count, decompressed), b = decompressed;
         for (int64_t t = t0; t < t1; t += 2, next += count * lines * 64) {
-          const Turn turn{t, std::min<int64_t>(2, t1 - t), n, k, count, b};
+          const WeightPart turn{t, std::min<int64_t>(2, t1 - t), n, k, count, b};
           if (part == steps)
-            take_turn<INTEGER, false>(x, m, turn, nullptr, t == t0 ? 32 : 0, sums, out, ld);
+            multiply_part<INTEGER, false>(x, m, turn, nullptr, t == t0 ? 32 : 0, sums, out, ld);
           else
-            take_turn<INTEGER, true>(x, m, turn, next, lines, sums + 512 * (t - t0), out, ld);
+            multiply_part<INTEGER, true>(x, m, turn, next, lines, sums + 512 * (t - t0), out, ld);
         }
       }
     }

@@ -194,7 +194,7 @@ class KernelMaps:
             self._packed[block] = PackedConvolution(weight, bias, POINT)
         qkv = self._packed[block](self._norm(block.group_norm, x, silu=False))
         seen = torch.empty_like(x)
-        build.call("attend_places", H * W, C, qkv, seen)
+        build.call("spatial_attention", H * W, C, qkv, seen)
         (out,) = block.to_out
         assert isinstance(out, nn.Linear)
         return self._convolve(out, seen, POINT, x)
@@ -224,5 +224,5 @@ def normalise_tokens(tokens: Tensor, eps: float) -> Tensor:
     """`latents.token_norm` of tokens [..., D] through the kernels; D a multiple of 16."""
     rows = tokens.float().clone(memory_format=torch.contiguous_format)
     eps_ = torch.tensor(eps, dtype=torch.float64)
-    build.call("normalise", rows.numel() // rows.shape[-1], rows.shape[-1], eps_, rows)
+    build.call("layer_norm", rows.numel() // rows.shape[-1], rows.shape[-1], eps_, rows)
     return rows

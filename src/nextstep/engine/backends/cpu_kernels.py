@@ -226,7 +226,7 @@ class Core:
             layer, value, row, head = store.stride()[:4]
             own = store.data_ptr() + slot.row * row * store.element_size()
             lines.append((own, head, value, layer, 0, position, start + position * step))
-        build.call("advance", self._backbone, len(x), torch.tensor(lines), x)
+        build.call("backbone_step", self._backbone, len(x), torch.tensor(lines), x)
         return x.to(self.model.embed_tokens.weight.dtype)
 
     @property
