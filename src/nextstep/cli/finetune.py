@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,143 +12,104 @@ from nextstep.cli import options as o
 from nextstep.cli.groups import ModelOptions
 
 DATA_PANEL, TRAINING_PANEL = "Data", "Training"
+_option = partial(o.option, panel=TRAINING_PANEL)
 
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of pictures with captions, or of tar shards.")
 ]
 Caption = Annotated[
     str | None,
-    typer.Option(
-        help="Caption template: {caption} is the text of the picture, {name} the words of the "
+    _option(
+        "Caption template: {caption} is the text of the picture, {name} the words of the "
         "file name.",
-        rich_help_panel=DATA_PANEL,
+        panel=DATA_PANEL,
     ),
 ]
 Encoding = Annotated[
     str | None,
-    typer.Option(
-        help="Encoding of captions in files, such as cp1252; default UTF-8.",
-        rich_help_panel=DATA_PANEL,
-    ),
+    _option("Encoding of captions in files, such as cp1252; default UTF-8.", panel=DATA_PANEL),
 ]
 Edits = Annotated[
     bool,
-    typer.Option(
+    _option(
+        "NAME.txt is an instruction, NAME-0 the source, NAME-1 the target.",
         "--edits",
-        help="NAME.txt is an instruction, NAME-0 the source, NAME-1 the target.",
-        rich_help_panel=DATA_PANEL,
+        panel=DATA_PANEL,
     ),
 ]
 Fit = Annotated[
     str | None,
-    typer.Option(
-        help="crop cuts pictures at the centre to the model's own shape; aspect keeps theirs. "
+    _option(
+        "crop cuts pictures at the centre to the model's own shape; aspect keeps theirs. "
         "Default: aspect for edits and for models of many shapes, else crop.",
-        rich_help_panel=DATA_PANEL,
-        show_default=False,
+        panel=DATA_PANEL,
     ),
 ]
 Full = Annotated[
     bool,
-    typer.Option(
-        "--full/--lora",
-        help="Train all weights instead of a LoRA adapter.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Train all weights instead of a LoRA adapter.", "--full/--lora"),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(
-        help="Training steps; default 50 uses of every picture, between 100 and 2000 steps.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Training steps; default 50 uses of every picture, between 100 and 2000 steps."),
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        help="Train for this many minutes instead of a number of steps.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Train for this many minutes instead of a number of steps."),
 ]
 Batch = Annotated[
     int | None,
-    typer.Option(
-        "--batch-size",
-        "--batch",
-        help="Samples per step; default at most 8.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Samples per step; default at most 8.", "--batch-size", "--batch"),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option(
-        help="Learning rate; the default depends on the width of the model.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Learning rate; the default depends on the width of the model."),
 ]
 Alpha = Annotated[
     float | None,
-    typer.Option(help="LoRA alpha; default twice the rank.", rich_help_panel=TRAINING_PANEL),
+    _option("LoRA alpha; default twice the rank."),
 ]
-Dropout = Annotated[
-    float, typer.Option(help="Dropout on the input of the adapter.", rich_help_panel=TRAINING_PANEL)
-]
+Dropout = Annotated[float, _option("Dropout on the input of the adapter.")]
 Parts = Annotated[
     str,
-    typer.Option(
-        help="Parts of the model that the adapter changes.", rich_help_panel=TRAINING_PANEL
-    ),
+    _option("Parts of the model that the adapter changes."),
 ]
 DropText = Annotated[
     float,
-    typer.Option(
-        help="Probability of training without the caption.", rich_help_panel=TRAINING_PANEL
-    ),
+    _option("Probability of training without the caption."),
 ]
 ContextNoise = Annotated[
     float,
-    typer.Option(
-        help="Noise on the image tokens of the context during training.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("Noise on the image tokens of the context during training."),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
-        help="auto, fp32 or bf16; auto chooses what the device computes faster.",
-        rich_help_panel=TRAINING_PANEL,
-    ),
+    _option("auto, fp32 or bf16; auto chooses what the device computes faster."),
 ]
 Prompts = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
+        "Prompt that is drawn before, during and after training; repeat for several; default "
+        "the captions of the first pictures.",
         "--prompt",
         "-p",
-        help="Prompt that is drawn before, during and after training; repeat for several; default "
-        "the captions of the first pictures.",
-        rich_help_panel=o.OUTPUT_PANEL,
+        panel=o.OUTPUT_PANEL,
     ),
 ]
 Sheets = Annotated[
     int,
-    typer.Option(
-        help="How often the prompts are drawn during training.", rich_help_panel=o.OUTPUT_PANEL
-    ),
+    _option("How often the prompts are drawn during training.", panel=o.OUTPUT_PANEL),
 ]
 Tensorboard = Annotated[
     bool,
-    typer.Option(
-        "--tensorboard",
-        help="Write event files to OUTPUT/run/tensorboard.",
-        rich_help_panel=o.OUTPUT_PANEL,
-    ),
+    _option("Write event files to OUTPUT/run/tensorboard.", "--tensorboard", panel=o.OUTPUT_PANEL),
 ]
 Merge = Annotated[
     bool,
-    typer.Option(
+    _option(
+        "Also write the whole model with the adapter merged into it.",
         "--merge",
-        help="Also write the whole model with the adapter merged into it.",
-        rich_help_panel=o.OUTPUT_PANEL,
+        panel=o.OUTPUT_PANEL,
     ),
 ]
 
@@ -167,16 +129,14 @@ def command(
     minutes: Minutes = None,
     batch: Batch = None,
     learning_rate: LearningRate = None,
-    rank: Annotated[int, typer.Option(help="LoRA rank.", rich_help_panel=TRAINING_PANEL)] = 16,
+    rank: Annotated[int, _option("LoRA rank.")] = 16,
     alpha: Alpha = None,
     dropout: Dropout = 0.0,
     parts: Parts = "attention,mlp,head,projectors",
     drop_text: DropText = 0.0,
     context_noise: ContextNoise = 0.0,
     precision: Precision = "auto",
-    seed: Annotated[
-        int, typer.Option(help="Seed of all random choices.", rich_help_panel=TRAINING_PANEL)
-    ] = 0,
+    seed: Annotated[int, _option("Seed of all random choices.")] = 0,
     prompts: Prompts = None,
     sheets: Sheets = 3,
     merge: Merge = False,

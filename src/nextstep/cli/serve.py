@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nextstep.cli import options as o
 from nextstep.cli.groups import ModelOptions, with_groups
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from nextstep.serve.jobs.ray_backend import RayBackend
 
 LIMITS, RAY = "Limits", "Several machines"
+_option = partial(o.option, panel=LIMITS)
 
 ServedName = Annotated[
     list[str] | None,
@@ -38,30 +40,21 @@ Ephemeral = Annotated[
 NewKey = Annotated[
     str | None, typer.Option(help="Make a key of that name in --keys, show it, and leave.")
 ]
-Queue = Annotated[
-    int, typer.Option(min=1, help="Jobs accepted and not yet finished.", rich_help_panel=LIMITS)
-]
-PerKey = Annotated[int, typer.Option(min=1, help="Of them by one key.", rich_help_panel=LIMITS)]
-Deadline = Annotated[
-    float, typer.Option(min=1, help="Seconds a job may take with waiting.", rich_help_panel=LIMITS)
-]
-Keep = Annotated[
-    int, typer.Option(min=1, help="Finished jobs that are kept.", rich_help_panel=LIMITS)
-]
+Queue = Annotated[int, _option("Jobs accepted and not yet finished.", min=1)]
+PerKey = Annotated[int, _option("Of them by one key.", min=1)]
+Deadline = Annotated[float, _option("Seconds a job may take with waiting.", min=1)]
+Keep = Annotated[int, _option("Finished jobs that are kept.", min=1)]
 Grace = Annotated[
     float,
-    typer.Option(min=1, help="Seconds for running jobs when it stops.", rich_help_panel=LIMITS),
+    _option("Seconds for running jobs when it stops.", min=1),
 ]
-PicturePixels = Annotated[
-    int, typer.Option(min=1, help="Most pixels of an uploaded picture.", rich_help_panel=LIMITS)
-]
+PicturePixels = Annotated[int, _option("Most pixels of an uploaded picture.", min=1)]
 DecodedPixels = Annotated[
     int,
-    typer.Option(
-        min=1,
-        help="Most pixels in memory while the pictures of a request are decoded; photos in JPEG "
+    _option(
+        "Most pixels in memory while the pictures of a request are decoded; photos in JPEG "
         "are shrunk on the way and count less.",
-        rich_help_panel=LIMITS,
+        min=1,
     ),
 ]
 PreviewShare = Annotated[
@@ -69,15 +62,11 @@ PreviewShare = Annotated[
 ]
 Ray = Annotated[
     bool,
-    typer.Option(
-        "--ray", help="Make the pictures in replicas on a Ray cluster.", rich_help_panel=RAY
-    ),
+    _option("Make the pictures in replicas on a Ray cluster.", "--ray", panel=RAY),
 ]
 Replicas = Annotated[
     str,
-    typer.Option(
-        help="Of the model: a number, or FEWEST-MOST to follow the load.", rich_help_panel=RAY
-    ),
+    _option("Of the model: a number, or FEWEST-MOST to follow the load.", panel=RAY),
 ]
 
 
