@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_commands import nextstep
-from tests.recipe.test_posttrain import REWARD
+from tests.recipe.conftest import REWARD
 
 
 def test_rollouts_from_the_command_line(

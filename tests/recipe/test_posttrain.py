@@ -22,29 +22,8 @@ from nextstep.text.sequence import IGNORE
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.launch import launch
 from nextstep.train.stages.rl import PolicyStage
+from tests.recipe.conftest import QUICK
 from tests.train.play import server
-
-REWARD = '''
-import numpy as np
-
-def red(image, text, line, facts):
-    """How much more red than blue; smooth, so that roundings change it little."""
-    pixels = np.asarray(image, float) / 255
-    return float(pixels[..., 0].mean() - pixels[..., 2].mean())
-
-def bright(image, text, line, facts):
-    return float(np.asarray(image, float).mean() / 255)
-'''
-QUICK = {"guidance": 1.0, "solver": "cps", "steps": 3}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with prompts and rewards."""
-    folder = tmp_path_factory.mktemp("posttrain")
-    (folder / "rewards.py").write_text(REWARD)
-    (folder / "prompts.txt").write_text("a red apple\ntwo cats\nmake it blue\n")
-    return folder
 
 
 def rl(place: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
@@ -241,25 +220,6 @@ def test_two_ranks_learn_as_one(
     assert told[0] == pytest.approx(told[1], abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def rollouts(place: Path, tiny_folder: Path) -> Path:
-    """What `nextstep rollout` writes."""
-    from nextstep.engine.engine import Engine
-    from nextstep.engine.pretrained import load_parts
-    from nextstep.rollout.prompts import ListedPrompts, read_prompts
-    from nextstep.rollout.reward_kinds import open_reward
-    from nextstep.rollout.rewards import Rewards
-    from nextstep.rollout.sampler import Sampler, SamplingOptions, make_rollouts
-    from nextstep.rollout.store import RolloutStore
-
-    rewards = Rewards([(open_reward("python", f"{place / 'rewards.py'}:red"), 1.0)])
-    sampler = Sampler(Engine.of_parts(load_parts(tiny_folder)), SamplingOptions(6, settings=QUICK))
-    store = RolloutStore(place / "rollouts", {"model": "tiny"})
-    stream = ListedPrompts(read_prompts(place / "prompts.txt"), None)
-    make_rollouts(store, stream, sampler, rewards, 3, per_shard=2)
-    return place / "rollouts"
-
-
 def dpo(rollouts: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "stage": "dpo", "steps": 6, "seed": 5, "model": {"folder": str(tiny)},
@@ -377,30 +337,3 @@ def test_wrong_recipes_are_refused(
         raw["rollouts"]["settings"] = changes["rollouts"]["settings"]
     with pytest.raises(RecipeError, match=told):
         check_recipe(raw, "test")
-
-
-@pytest.mark.parametrize("method", ["regression", "meanflow"])
-def test_a_distilled_model_draws_by_one_call_and_one_branch(
-    rollouts: Path, tiny_folder: Path, tmp_path: Path, method: str
-) -> None:
-    raw = dpo(rollouts, tiny_folder, stage="distill", steps=4, ema=0.0)
-    del raw["preference"]
-    raw["model"]["overrides"] = {"flow_map": True}
-    raw["distillation"] = {
-        "method": method, "calls": [1, 2], "guidance": [2.0, 3.0], "teacher_steps": 8, "batch": 64,
-    }  # fmt: skip
-    run_recipe(check_recipe({**raw, "steps": 2}, "test"), tmp_path / "run", device="cpu")
-    parts = sorted((tmp_path / "run" / "teacher").iterdir())
-    times = [path.stat().st_mtime_ns for path in parts]
-    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
-    assert [path.stat().st_mtime_ns for path in parts] == times
-    run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    pipeline = NextStepPipeline.from_pretrained(tmp_path / "run" / "model")
-    own = pipeline.defaults.generate
-    assert (own.solver, own.steps, own.guidance) == ("flow_map", 1, 2.0)
-    assert own.decoding((2, 2), False).branches == ["conditional"]
-    assert pipeline.generate("two cats")[0].settings["solver"] == "flow_map"
-    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run")
-    kept = [name for name in before if not name.startswith("image_head.")]
-    assert all(torch.equal(before[name], after[name]) for name in kept)

@@ -35,7 +35,6 @@ from nextstep.world.tasks import (
     splits_of,
 )
 from nextstep.world.tasks.next_state_wording import BACK
-from nextstep.world.tasks.plain import common_colour, read_glosses
 from nextstep.world.tasks.wording import AT
 from tests.world.facts import overlaps, visible_shares
 
@@ -373,36 +372,3 @@ def test_bad_requests_are_named() -> None:
     with pytest.raises(NextStepError, match="has no task 'skin_tone'"):
         example("skin_tone", 0, edition="core-48")
     assert set(SPLITS) >= {s for task in TASKS.values() for s in task.splits}
-
-
-def test_lookups_ask_for_what_the_line_says() -> None:
-    for one in examples("lookup", count=50, edition="core-48"):
-        line, *asked = one.parts
-        assert isinstance(line, TextPart) and not line.trained and line.text.endswith("\n")
-        told = line.text.strip().split(", ")
-        words, values = asked[::2], asked[1::2]
-        assert len(values) >= 12
-        for word, value in zip(words, values, strict=True):
-            assert isinstance(word, TextPart) and isinstance(value, TextPart)
-            assert not word.trained and value.trained
-            assert f"{word.text.removeprefix(', ')}{value.text}" in told
-        assert {w.text.removeprefix(", ") + v.text for w, v in zip(words, values, strict=True)} == {
-            *told
-        }
-
-
-def test_plain_text(tmp_path: object) -> None:
-    assert common_colour("lemon") == "yellow"
-    assert common_colour("rainbow") is None
-    lines = tmp_path / "lines.txt"  # type: ignore[operator]
-    lines.write_text("dog: a tame animal.\n\ncat: another.\n")
-    assert read_glosses(lines) == ("dog: a tame animal.", "cat: another.")
-    folder = tmp_path / "wordnet"  # type: ignore[operator]
-    folder.mkdir()
-    (folder / "data.noun").write_text(
-        "  1 This text stands before the synsets | and is no gloss\n"
-        '00001740 03 n 01 hot_dog 0 001 @ 00001930 n 0000 | a sausage; in a roll; "ate a hot dog"\n'
-    )
-    assert read_glosses(folder) == ("hot dog: a sausage; in a roll.",)
-    with pytest.raises(NextStepError, match="cannot be read as text"):
-        read_glosses(tmp_path / "none")  # type: ignore[operator]

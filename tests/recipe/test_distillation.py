@@ -1,4 +1,4 @@
-"""Distilling edits: the teacher's paths have three branches, and so has what learns from them."""
+"""Distillation: one call and one branch; edits have a third branch on the teacher's paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nextstep.rollout.store import RolloutStore
 from nextstep.rollout.teacher import TeacherOptions, make_parts
 from nextstep.train.stages.distill import teacher_path
 from nextstep.vae.latents import token_norm
-from tests.recipe.test_posttrain import dpo
+from tests.recipe.test_posttrain import dpo, same, weights
 
 
 def test_edits_are_distilled_with_their_third_branch(tiny_folder: Path, tmp_path: Path) -> None:
@@ -67,3 +67,30 @@ def test_edits_are_distilled_with_their_third_branch(tiny_folder: Path, tmp_path
     assert (edit.solver, edit.steps, edit.image_guidance) == ("flow_map", 1, 1.5)
     assert edit.decoding((2, 2), True).branches == ["conditional"]
     assert pipeline.edit(red, "make it blue")[0].settings["solver"] == "flow_map"
+
+
+@pytest.mark.parametrize("method", ["regression", "meanflow"])
+def test_a_distilled_model_draws_by_one_call_and_one_branch(
+    rollouts: Path, tiny_folder: Path, tmp_path: Path, method: str
+) -> None:
+    raw = dpo(rollouts, tiny_folder, stage="distill", steps=4, ema=0.0)
+    del raw["preference"]
+    raw["model"]["overrides"] = {"flow_map": True}
+    raw["distillation"] = {
+        "method": method, "calls": [1, 2], "guidance": [2.0, 3.0], "teacher_steps": 8, "batch": 64,
+    }  # fmt: skip
+    run_recipe(check_recipe({**raw, "steps": 2}, "test"), tmp_path / "run", device="cpu")
+    parts = sorted((tmp_path / "run" / "teacher").iterdir())
+    times = [path.stat().st_mtime_ns for path in parts]
+    run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    assert [path.stat().st_mtime_ns for path in parts] == times
+    run_recipe(check_recipe(raw, "test"), tmp_path / "whole", device="cpu")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    pipeline = NextStepPipeline.from_pretrained(tmp_path / "run" / "model")
+    own = pipeline.defaults.generate
+    assert (own.solver, own.steps, own.guidance) == ("flow_map", 1, 2.0)
+    assert own.decoding((2, 2), False).branches == ["conditional"]
+    assert pipeline.generate("two cats")[0].settings["solver"] == "flow_map"
+    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run")
+    kept = [name for name in before if not name.startswith("image_head.")]
+    assert all(torch.equal(before[name], after[name]) for name in kept)

@@ -1,0 +1,45 @@
+"""Plain text: looking up, facts about objects, glosses of dictionaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nextstep.errors import NextStepError
+from nextstep.world.examples import TextPart
+from nextstep.world.tasks import examples
+from nextstep.world.tasks.plain import common_colour, read_glosses
+
+
+def test_lookups_ask_for_what_the_line_says() -> None:
+    for one in examples("lookup", count=50, edition="core-48"):
+        line, *asked = one.parts
+        assert isinstance(line, TextPart) and not line.trained and line.text.endswith("\n")
+        told = line.text.strip().split(", ")
+        words, values = asked[::2], asked[1::2]
+        assert len(values) >= 12
+        for word, value in zip(words, values, strict=True):
+            assert isinstance(word, TextPart) and isinstance(value, TextPart)
+            assert not word.trained and value.trained
+            assert f"{word.text.removeprefix(', ')}{value.text}" in told
+        assert {w.text.removeprefix(", ") + v.text for w, v in zip(words, values, strict=True)} == {
+            *told
+        }
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    assert common_colour("lemon") == "yellow"
+    assert common_colour("rainbow") is None
+    lines = tmp_path / "lines.txt"
+    lines.write_text("dog: a tame animal.\n\ncat: another.\n")
+    assert read_glosses(lines) == ("dog: a tame animal.", "cat: another.")
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    (folder / "data.noun").write_text(
+        "  1 This text stands before the synsets | and is no gloss\n"
+        '00001740 03 n 01 hot_dog 0 001 @ 00001930 n 0000 | a sausage; in a roll; "ate a hot dog"\n'
+    )
+    assert read_glosses(folder) == ("hot dog: a sausage; in a roll.",)
+    with pytest.raises(NextStepError, match="cannot be read as text"):
+        read_glosses(tmp_path / "none")
