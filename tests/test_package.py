@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nextstep.recipe.places import RECIPES, recipe_file
+from nextstep.recipe.load import RECIPES, recipe_file
 
 ROOT = Path(__file__).parents[1]
 LARGE = shutil.ignore_patterns("weights", "atlas", "web", "lib", "__pycache__", "*.egg-info")
@@ -62,7 +62,7 @@ def test_a_wheel_from_the_source_archive_carries_the_recipes(archive: Path) -> N
     inside = archive / "built" / "nextstep" / "recipes"
     assert names(inside) == names(ROOT / "recipes")
     # The installed package finds them there, wherever it is started.
-    script = "from nextstep.recipe.places import recipe_file; print(recipe_file('pretrain-nano'))"
+    script = "from nextstep.recipe.load import recipe_file; print(recipe_file('pretrain-nano'))"
     found = run(archive.parent, "-c", script, PYTHONPATH=str(archive / "built"))
     assert Path(found.strip()) == inside / "pretrain-nano.yaml"
 

@@ -31,8 +31,7 @@ from nextstep.lab.study import (
     Table,
     study,
 )
-from nextstep.recipe.load import load_recipe
-from nextstep.recipe.places import recipe_file
+from nextstep.recipe.load import load_recipe, recipe_file
 from nextstep.utils.files import lock_folder
 
 

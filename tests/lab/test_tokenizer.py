@@ -14,8 +14,7 @@ from nextstep.lab.tokenizer import (
     statistics_of,
     variance_shares,
 )
-from nextstep.recipe.load import RecipeError, load_recipe
-from nextstep.recipe.places import recipe_file
+from nextstep.recipe.load import RecipeError, load_recipe, recipe_file
 from nextstep.recipe.shapes import autoencoder_config
 from nextstep.vae.config import AutoencoderConfig
 from nextstep.vae.tokenizer import ImageTokenizer

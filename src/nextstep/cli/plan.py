@@ -40,8 +40,7 @@ def command(
     from nextstep.errors import NextStepError
     from nextstep.estimate.printed import check_name
     from nextstep.evaluate.benchmarks import BENCHMARKS
-    from nextstep.recipe.load import load_recipe
-    from nextstep.recipe.places import recipe_file
+    from nextstep.recipe.load import load_recipe, recipe_file
 
     if str(recipe) in (*BENCHMARKS, PAPER) and not recipe.exists():
         _benchmarks(str(recipe), changes or [], device or "h100", ranks or 1, as_json)

@@ -43,8 +43,7 @@ def command(
     """
     from nextstep.cli import checks
     from nextstep.recipe import host
-    from nextstep.recipe.load import load_recipe
-    from nextstep.recipe.places import recipe_file
+    from nextstep.recipe.load import load_recipe, recipe_file
 
     if device is not None:
         checks.check_device_name(device)

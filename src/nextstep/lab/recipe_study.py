@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nextstep.estimate.counting import count_parameters, step_flops, step_positions
 from nextstep.lab.study import Arm, Claim, Scale, StudyCost, StudyUnit
-from nextstep.recipe.load import load_recipe
-from nextstep.recipe.places import recipe_file
+from nextstep.recipe.load import load_recipe, recipe_file
 from nextstep.recipe.shapes import model_config
 
 if TYPE_CHECKING:

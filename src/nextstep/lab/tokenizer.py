@@ -40,8 +40,7 @@ from nextstep.lab.study import (
 )
 from nextstep.lab.world_scores import EDITION, by_task, score_world
 from nextstep.pipeline import NextStepPipeline
-from nextstep.recipe.load import load_recipe
-from nextstep.recipe.places import recipe_file
+from nextstep.recipe.load import load_recipe, recipe_file
 from nextstep.recipe.run import MODEL, run_recipe
 from nextstep.recipe.shapes import autoencoder_config
 from nextstep.recipe.tokenizer_parts import tokenizer_stage

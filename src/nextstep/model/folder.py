@@ -103,3 +103,20 @@ def limits_of(config: NextStepConfig, token_pixels: int) -> SizeLimits:
     """Sizes of pictures of a model with an image tokenizer of this token side."""
     side = config.image_position_side * token_pixels or None
     return SizeLimits(token_pixels, side, config.max_position_embeddings - 1)
+
+
+def local_folder(name: str) -> Path | None:
+    """A folder here or a shipped model; None for what is not here (yet)."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    path = Path(name).expanduser()
+    return path if path.is_dir() else None
+
+
+def tokenizer_folder(name: str) -> Path | None:
+    """Folder of the image tokenizer in a tokenizer folder or model folder, if it is here."""
+    folder = local_folder(name)
+    if folder is None:
+        return None
+    inside = folder / "vae"
+    return inside if inside.is_dir() else folder

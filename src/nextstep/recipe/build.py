@@ -21,10 +21,9 @@ from nextstep.data.latents import CachedSource, LatentCache, build_cache, tokeni
 from nextstep.data.loader import Loader, LoaderConfig
 from nextstep.data.sources import ShardSource, SourceOptions
 from nextstep.data.steps import MakeCrop
-from nextstep.model.folder import find_folder
+from nextstep.model.folder import find_folder, tokenizer_folder
 from nextstep.recipe.live import open_live, open_live_crops
 from nextstep.recipe.load import RecipeError
-from nextstep.recipe.places import tokenizer_folder
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
 from nextstep.train.stages.crops import (

@@ -26,11 +26,30 @@ TYPE_WORDS = {
     "dict_type": "a mapping", "model_type": "a mapping", "finite_number": "a finite number",
 }  # fmt: skip
 
+_INSIDE = Path(__file__).parents[1] / "recipes"
+RECIPES = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[3] / "recipes"
+"""The recipes that ship: inside an installed package, else at the root of the repository."""
 NAMES_A_KEY = re.compile(r"[a-z_.]+: ")
 
 
 class RecipeError(NextStepError):
     """A recipe that cannot be used; the message names the file and the key."""
+
+
+def recipe_file(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of one that ships, such as pretrain-nano.
+
+    Raises:
+        NextStepError: when a bare name is neither.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix in (".yaml", ".yml") or path.name != str(path):
+        return path
+    shipped = RECIPES / f"{path}.yaml"
+    if not shipped.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise NextStepError(f"there is no recipe '{name}'; give a YAML file, or one of {known}")
+    return shipped
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

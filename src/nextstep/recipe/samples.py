@@ -26,7 +26,7 @@ def defaults_of(recipe: Recipe) -> ModelDefaults:
 
     Without any, the largest area it is trained at and the settings of the folder it starts from.
     """
-    from nextstep.recipe.places import local_folder
+    from nextstep.model.folder import local_folder
 
     start = recipe.model.folder if recipe.model else None
     folder = local_folder(start) if start else None

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from nextstep.config import HEADS, NextStepConfig
 from nextstep.errors import NextStepError
 from nextstep.image.sizes import scaled_buckets
-from nextstep.model.folder import find_folder, read_model_config
-from nextstep.recipe.places import local_folder, tokenizer_folder
+from nextstep.model.folder import find_folder, local_folder, read_model_config, tokenizer_folder
 from nextstep.vae.config import NANO_AUTOENCODER, AutoencoderConfig, read_config
 
 if TYPE_CHECKING:

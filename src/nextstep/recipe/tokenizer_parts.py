@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from nextstep.model.folder import tokenizer_folder
 from nextstep.recipe import build
 from nextstep.recipe.load import RecipeError
-from nextstep.recipe.places import tokenizer_folder
 from nextstep.recipe.shapes import autoencoder_config
 from nextstep.train.parallel import Ranks, build_mesh
 from nextstep.train.stages.tokenizer import TokenizerStage
