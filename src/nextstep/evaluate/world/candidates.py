@@ -40,15 +40,14 @@ Maps = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class FoundObject:
-    """What the detector found: how surely, box in pixels, log-probability of every drawing."""
+    """What the detector found: how surely, box in pixels, and whether it is a sign."""
 
     sure: float
     box: tuple[float, float, float, float]
     is_sign: bool
-    prior: np.ndarray
 
 
-def found_objects(maps: dict[str, Tensor], edition: str = "full") -> list[list[FoundObject]]:
+def found_objects(maps: dict[str, Tensor]) -> list[list[FoundObject]]:
     """Peaks of the detector's maps, surest first, each object once; one list a picture."""
     heat = maps["centre"][:, 0].sigmoid()
     highest = torch.nn.functional.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]
@@ -65,7 +64,6 @@ def found_objects(maps: dict[str, Tensor], edition: str = "full") -> list[list[F
                 float(heat[row, y, x]),
                 (left, top, right, bottom),
                 int(at["name"].argmax()) == SIGN,
-                log_prior(at, edition),
             )
         )
     return [_once(sorted(objects, key=lambda one: -one.sure)) for objects in found]

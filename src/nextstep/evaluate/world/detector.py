@@ -133,7 +133,7 @@ class Detector:
             part = sized[start : start + BATCH]
             pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
             maps = {name: values.float() for name, values in self.detector(pixels).items()}
-            found = found_objects(maps, self.edition)
+            found = found_objects(maps)
             looks = [
                 _Search.at(picture, found[row], {k: v[row] for k, v in maps.items()}, self.edition)
                 for row, picture in enumerate(part)
