@@ -1,4 +1,4 @@
-"""Thinking before an edit: the line that is written becomes the prompt, everywhere the same one."""
+"""Reasoning before an edit: the line becomes the prompt, everywhere the same one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from nextstep.engine.chat.conversation import PictureTurn, TextTurn
-from nextstep.engine.chat.reasoning import LONGEST
 from nextstep.engine.engine import Engine
 from nextstep.engine.pretrained import Parts
 from nextstep.engine.reproduce import replay
@@ -21,7 +20,15 @@ from nextstep.engine.results import GeneratedPicture
 from nextstep.errors import NextStepError
 from nextstep.pipeline import NextStepPipeline
 
+LONGEST = 48
 RED, BLUE = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 16), "blue")
+
+
+@pytest.fixture(autouse=True)
+def short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model never ends its line, and its bytes may take three times the room once read."""
+    for module in ("reasoning", "conversation"):
+        monkeypatch.setattr(f"nextstep.engine.chat.{module}.LONGEST", LONGEST)
 
 
 def test_the_line_becomes_part_of_the_prompt(tiny_pipeline: NextStepPipeline) -> None:

@@ -8,12 +8,14 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from nextstep.errors import NextStepError
+from nextstep.world.descriptions import describe
 from nextstep.world.editions import editions
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, world_objects
@@ -28,6 +30,7 @@ from nextstep.world.splits import (
 )
 from nextstep.world.tasks import (
     GROUPS,
+    PRACTICE,
     TASKS,
     choose_tasks,
     example,
@@ -69,7 +72,7 @@ def test_targets_satisfy_their_specs(task: object, split: str, edition: str) -> 
     name = task.name  # type: ignore[attr-defined]
     for one in made(name, split, 4, edition):
         assert one.task == name
-        assert one.targets or TASKS[name].kind == "text"
+        assert one.targets or TASKS[name].group in PRACTICE
         for place in one.targets:
             part = one.parts[place]
             if isinstance(part, ImagePart):
@@ -372,3 +375,19 @@ def test_bad_requests_are_named() -> None:
     with pytest.raises(NextStepError, match="has no task 'skin_tone'"):
         example("skin_tone", 0, edition="core-48")
     assert set(SPLITS) >= {s for task in TASKS.values() for s in task.splits}
+
+
+def test_practice_with_letters_says_where_each_one_stands() -> None:
+    repeated = 0
+    for one in examples("letters", count=40, edition="core-48"):
+        (scene,) = one.scenes
+        line, whole = describe(scene), render(scene, 64)
+        for sign in scene.signs:
+            place = {0.125: "top", 0.5: "middle", 0.875: "bottom"}[sign.y]
+            assert f'"{sign.text}"' in one.text
+            assert f'sign "{sign.text}" {place}, columns ' in line
+            alone = render(replace(scene, sign=sign, more_signs=()), 64)
+            top = round((sign.y - 0.125) * 64)
+            assert (whole[top : top + 16] == alone[top : top + 16]).all()
+        repeated += all(len(set(sign.text)) == 1 for sign in scene.signs)
+    assert 20 <= repeated <= 34

@@ -84,11 +84,11 @@ class Composer:
 
     def __call__(self, scene: Scene) -> Tensor:
         """Image tokens [N, D] of a scene, fp32."""
-        if scene.hole is not None or len(scene.items) + (scene.sign is not None) < 2:
+        parts: list[SceneItem | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
+        if scene.hole or scene.more_signs or len(parts) < 2:
             return self._encoded(scene).float()
         empty = self._encoded(replace(scene, items=(), sign=None)).float()
         tokens = empty.clone()
-        parts: list[SceneItem | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
         for part in parts:
             alone = (
                 replace(scene, items=(part,), sign=None)
@@ -110,7 +110,7 @@ class Composer:
         scaled = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
         tokens = self.tokenizer.encode_tokens(scaled)[0].to(torch.bfloat16)
         with self.lock:
-            if scene.hole is None and scene not in self._blocks:
+            if not scene.hole and not scene.more_signs and scene not in self._blocks:
                 self._blocks[scene] = tokens
                 self.held += tokens.nbytes
                 while self.held > self.remembered:

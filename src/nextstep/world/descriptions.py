@@ -22,9 +22,9 @@ def describe(scene: Scene) -> str:
     says no place. A sign on the grid says which columns of image tokens its letters take.
     """
     told = list(_told(scene).values())
-    if scene.sign is not None:
-        told.append(f"{_written(scene.sign)} {region_of(scene.sign.x, scene.sign.y)}")
-        told += _letters(scene.sign)
+    for sign in scene.signs:
+        told.append(f"{_written(sign)} {region_of(sign.x, sign.y)}")
+        told += _letters(sign)
     style = _style(scene)
     return ", ".join([*told, *([style] if style else []), _background(scene)])
 

@@ -30,7 +30,7 @@ from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 from nextstep.world.tasks.plain import plain, read_glosses
 
 _SPELLED = re.compile(r'"[A-Z]+"')
-_CONDITIONED = ("drawing", "editing", "story", "next_state", "recall")
+_CONDITIONED = ("drawing", "letters", "editing", "story", "next_state", "recall")
 _REASONED = (*_CONDITIONED, "reading")
 
 

@@ -141,6 +141,7 @@ class Scene:
         background: what is behind everything.
         items: drawings from back to front.
         sign: a board with a word, in front of the items.
+        more_signs: further boards, above that one.
         grey: whether the picture has lost its colours.
         hole: left, top, right, bottom of a missing part, in shares of the side.
     """
@@ -148,8 +149,14 @@ class Scene:
     background: Background = Background()
     items: tuple[SceneItem, ...] = ()
     sign: Sign | None = None
+    more_signs: tuple[Sign, ...] = ()
     grey: bool = False
     hole: tuple[float, float, float, float] | None = None
+
+    @property
+    def signs(self) -> tuple[Sign, ...]:
+        """All of its boards, from top to bottom."""
+        return (*self.more_signs, self.sign) if self.sign else self.more_signs
 
     def with_item(self, place: int, item: SceneItem) -> Scene:
         """The scene with one item changed."""
@@ -180,9 +187,9 @@ def render(scene: Scene, size: int = 128) -> np.ndarray:
     for item in scene.items:
         picture = item.sprite(size)
         canvas.paste(picture, item.box(size)[:2], picture)
-    if scene.sign is not None:
-        picture = scene.sign.picture(size)
-        canvas.paste(picture, scene.sign.box(size)[:2], picture)
+    for sign in scene.signs:
+        picture = sign.picture(size)
+        canvas.paste(picture, sign.box(size)[:2], picture)
     pixels = np.array(canvas)
     if scene.grey:
         pixels = as_grey(pixels)

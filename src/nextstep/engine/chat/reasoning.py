@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nextstep.engine.request import Request
     from nextstep.text.tokenizer import TextTokenizer
 
-LONGEST = 96
+LONGEST = 160
 """Ids of a line at most; less where the model's length leaves less beside the picture."""
 AROUND = 16
 """Positions kept free for what stands around a picture's tokens."""

@@ -9,7 +9,7 @@ from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
 from nextstep.world.examples import Example, ImagePart
 from nextstep.world.splits import SPLITS
-from nextstep.world.tasks import TASKS, choose_tasks, examples, splits_of
+from nextstep.world.tasks import PRACTICE, TASKS, choose_tasks, examples, splits_of
 
 TEST_SPLITS = tuple(split for split in SPLITS if split != "train")
 
@@ -89,7 +89,9 @@ def chosen(
         (name, split)
         for name, task in TASKS.items()
         for split in splits or TEST_SPLITS
-        if name in wanted and task.kind != "text" and split in ("seen", *splits_of(name, edition))
+        if name in wanted
+        and task.group not in PRACTICE
+        and split in ("seen", *splits_of(name, edition))
     ]
     if not pairs:
         raise NextStepError("none of these tasks has such a split or an answer that can be judged")

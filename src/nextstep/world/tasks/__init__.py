@@ -14,7 +14,7 @@ from nextstep.world.splits import SPLITS
 from nextstep.world.tasks import drawing, editing, next_state, plain, reading, stories
 
 __all__ = [
-    "GROUPS", "TASKS", "Task", "choose_tasks", "example", "examples", "splits_of",
+    "GROUPS", "PRACTICE", "TASKS", "Task", "choose_tasks", "example", "examples", "splits_of",
     "tasks_with_split",
 ]  # fmt: skip
 
@@ -47,14 +47,20 @@ class Task:
 
 
 GROUPS: dict[str, float] = {
-    "drawing": 0.41, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
-    "reading": 0.1, "plain": 0.03, "lookup": 0.01,
+    "drawing": 0.4, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
+    "reading": 0.1, "plain": 0.03, "lookup": 0.01, "letters": 0.01,
 }  # fmt: skip
 """Group -> its share of a mixture by default."""
 
+PRACTICE = ("plain", "lookup", "letters")
+"""Groups that are for training alone: nothing in them can be judged."""
+
 _ALL = (_STYLES, _PAIRS, _PHRASES)
 _ONE = (_STYLES, _PHRASES)
-_KINDS = {"drawing": "image_text", "editing": "image_to_image", "plain": "text", "lookup": "text"}
+_KINDS = {
+    "drawing": "image_text", "editing": "image_to_image", "plain": "text", "lookup": "text",
+    "letters": "image_text",
+}  # fmt: skip
 _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] = [
     ("single", "drawing", drawing.single, _ONE, 4),
     ("two_objects", "drawing", drawing.two_objects, _ALL, 3),
@@ -91,6 +97,7 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("read_yes_no", "reading", reading.read_yes_no, _ALL, 1),
     ("plain", "plain", plain.plain, (_PHRASES,), 1),
     ("lookup", "lookup", plain.lookup, (), 1),
+    ("letters", "letters", drawing.letters, (), 1),
 ]
 
 

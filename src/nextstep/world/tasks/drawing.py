@@ -8,12 +8,14 @@ from nextstep.world.captions import caption
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lexicon import WorldObject, join_words
+from nextstep.world.lexicon import Word, WorldObject, join_words
 from nextstep.world.scenes import FILL, Background, Scene, SceneItem, Sign, grid_sign
+from nextstep.world.signs import is_held_out_word, sign_text
 from nextstep.world.spec import RELATIONS, Constraint, Spec, region_of
 from nextstep.world.splits import Phrasings
 from nextstep.world.tasks.wording import (
     AT,
+    BACKGROUND_FRAMES,
     BIG_WORDS,
     RELATION_PHRASINGS,
     SMALL_WORDS,
@@ -322,6 +324,25 @@ def words(draw: Draw) -> Example:
     scene = Scene(draw.background([item]), (item,), sign)
     phrase = draw.say(ABOVE_SIGN, a=obj.a(), sign=phrase)
     return _finish(draw, "words", phrase, scene, [Constraint(obj.label)], text)
+
+
+def letters(draw: Draw) -> Example:
+    """One to three signs on the grid under each other, for practice: many letters at once.
+
+    In two of three samples every sign repeats one letter. Then a model can learn what the letters
+    look like, and which sign stands where, before it finds the letter of every column.
+    """
+    repeats = draw.chance(2 / 3)
+    rows = draw.one_of(((0,), (3,), (6,), (0, 3), (0, 3, 6), (0, 3, 6)))
+    signs = []
+    for row in rows:
+        text = sign_text(draw.rng, 4)
+        same = text[0] * len(text)
+        signs.append(grid_sign(same if repeats and not is_held_out_word(same) else text, row))
+    scene = Scene(draw.background([]), sign=signs[-1], more_signs=tuple(signs[:-1]))
+    words = join_words([f'"{sign.text}"' for sign in signs])
+    said = draw.say(BACKGROUND_FRAMES, p=f"signs with {words}", bg=Word(scene.background.words))
+    return Example("letters", (TextPart(said), ImagePart(scene)))
 
 
 def _lone_sign(draw: Draw, text: str) -> Sign:
