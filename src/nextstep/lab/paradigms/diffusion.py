@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextstep.config import NextStepConfig
 from nextstep.data.batch import Picture, SequenceBatch, pack_rows
@@ -31,8 +31,7 @@ from nextstep.flow.path import interpolate, logit_normal_time
 from nextstep.model.flow_head import TimeEmbedding
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.packed_attention import AttentionKind, Documents
-from nextstep.train.flops import Work, train_flops
-from nextstep.train.parallel import is_sharded
+from nextstep.train.flops import Work
 from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage
 from nextstep.vae.tokenizer import ImageTokenizer
 
@@ -156,29 +155,22 @@ class DiffusionStage(PretrainStage):
             batch, documents, context, targets, times, batch.image_places[rows], u, noise
         )
 
-    def losses(self, model: nn.Module, batch: PreparedBatch) -> dict[str, Tensor]:
-        """Sums over what `counts` counts."""
+    def hidden(self, model: NextStepModel, batch: PreparedBatch) -> Tensor:
+        """States of all positions, [B*S, E]."""
         assert isinstance(model, DiffusionModel) and isinstance(batch, NoisedBatch)
-        if self.compile and not is_sharded(model):
-            model.compile_training()
-        packed, hidden = batch.batch, noised_states(model, batch)
-        losses = {"lm_loss": model.text_loss_sum(hidden[packed.text_places], packed.text_targets)}
-        if len(batch.targets):
-            condition = model.image_condition(hidden[batch.places])
-            losses["im_loss"] = model.image_loss_sum(condition, batch.targets, batch.u, batch.noise)
-        return losses
+        return noised_states(model, batch)
 
-    def flops(self, batch: PreparedBatch) -> float:
-        """Operations of forward and backward, padding not counted; one noise level a token."""
-        packed = batch.batch
-        work = Work(
-            positions=packed.tokens,
-            looked_at=batch.documents.looked_at,
-            text_targets=len(packed.text_places),
-            image_inputs=len(packed.image_places),
-            image_targets=len(batch.targets),
-        )
-        return train_flops(self.config, work)
+    def image_losses(
+        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss of the noised tokens, each at its own level."""
+        assert isinstance(batch, NoisedBatch)
+        condition = model.image_condition(hidden[batch.places])
+        return {"im_loss": model.image_loss_sum(condition, batch.targets, batch.u, batch.noise)}
+
+    def work(self, batch: PreparedBatch) -> Work:
+        """What passes the model; one noise level a token."""
+        return replace(super().work(batch), levels=1.0)
 
 
 def noised_states(model: DiffusionModel, batch: NoisedBatch) -> Tensor:

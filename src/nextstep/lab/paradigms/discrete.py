@@ -13,7 +13,7 @@ E hidden size, C codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,9 +25,8 @@ from nextstep.data.batch import SequenceBatch
 from nextstep.lab.paradigms.fsq import TokenQuantizer, by_grid
 from nextstep.model.backbone import embedding
 from nextstep.model.nextstep import NextStepModel
-from nextstep.train.flops import TRAINING, Work, train_flops
-from nextstep.train.parallel import is_sharded
-from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage, states
+from nextstep.train.flops import TRAINING, Work
+from nextstep.train.stages.pretrain import PreparedBatch, PretrainStage
 
 
 class DiscreteModel(NextStepModel):
@@ -107,13 +106,12 @@ class CodedStage(PretrainStage):
         """Positions whose next id is text, and learned image tokens, twice."""
         return super().counts(batch) | {"code_loss": len(batch.targets)}
 
-    def losses(self, model: nn.Module, batch: PreparedBatch) -> dict[str, Tensor]:
-        """Sums over what `counts` counts."""
+    def image_losses(
+        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """As for `PretrainStage`, and the codes'."""
         assert isinstance(model, CodedModel) and isinstance(batch, CodedBatch)
-        if self.compile and not is_sharded(model):
-            model.compile_training()
-        hidden = states(model, batch)
-        return self.parts(model, batch, hidden) | {
+        return super().image_losses(model, batch, hidden) | {
             "code_loss": code_loss(model, hidden[batch.batch.condition_places], batch.codes)
         }
 
@@ -146,27 +144,22 @@ class DiscreteStage(PretrainStage):
         codes = codes_of(self.quantizer.to(device), made.batch)
         return PreparedBatch(made.batch, made.documents, codes, codes[made.batch.target_rows])
 
-    def losses(self, model: nn.Module, batch: PreparedBatch) -> dict[str, Tensor]:
-        """Sums over what `counts` counts."""
+    def image_losses(
+        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """The cross-entropy of the codes."""
         assert isinstance(model, DiscreteModel)
-        if self.compile and not is_sharded(model):
-            model.compile_training()
-        packed, hidden = batch.batch, states(model, batch)
-        losses = {"lm_loss": model.text_loss_sum(hidden[packed.text_places], packed.text_targets)}
-        if len(batch.targets):
-            losses["im_loss"] = code_loss(model, hidden[packed.condition_places], batch.targets)
-        return losses
+        return {"im_loss": code_loss(model, hidden[batch.batch.condition_places], batch.targets)}
 
     def flops(self, batch: PreparedBatch) -> float:
-        """Operations of forward and backward, padding not counted."""
-        packed = batch.batch
-        work = Work(
-            positions=packed.tokens,
-            looked_at=batch.documents.looked_at,
-            text_targets=len(packed.text_places),
+        """Operations of forward and backward, those of the softmax included."""
+        return super().flops(batch) + softmax_flops(
+            self.config, self.quantizer.fsq.codes, len(batch.targets)
         )
-        codes = softmax_flops(self.config, self.quantizer.fsq.codes, len(batch.targets))
-        return train_flops(self.config, work) + codes
+
+    def work(self, batch: PreparedBatch) -> Work:
+        """What passes the model without projector and flow head."""
+        return replace(super().work(batch), image_inputs=0.0, image_targets=0.0)
 
 
 def codes_of(quantizer: TokenQuantizer, batch: SequenceBatch) -> Tensor:

@@ -145,26 +145,34 @@ class PretrainStage:
         assert isinstance(model, NextStepModel)
         if self.compile and not is_sharded(model):
             model.compile_training()
-        return self.parts(model, batch, states(model, batch))
-
-    def parts(
-        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
-    ) -> dict[str, Tensor]:
-        """The losses from the states of all positions, [B*S, E]."""
-        packed = batch.batch
-        assert packed.u is not None and packed.noise is not None
+        packed, hidden = batch.batch, self.hidden(model, batch)
         losses = {"lm_loss": model.text_loss_sum(hidden[packed.text_places], packed.text_targets)}
         if len(batch.targets):
-            condition = model.image_condition(hidden[packed.condition_places])
-            losses["im_loss"] = model.image_loss_sum(
-                condition, batch.targets, packed.u.flatten(), packed.noise.flatten(0, 1)
-            )
+            losses |= self.image_losses(model, batch, hidden)
         return losses
+
+    def hidden(self, model: NextStepModel, batch: PreparedBatch) -> Tensor:
+        """States of all positions, [B*S, E]."""
+        return states(model, batch)
+
+    def image_losses(
+        self, model: NextStepModel, batch: PreparedBatch, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of the learned image tokens, of which there are some."""
+        packed = batch.batch
+        assert packed.u is not None and packed.noise is not None
+        condition = model.image_condition(hidden[packed.condition_places])
+        draws = packed.u.flatten(), packed.noise.flatten(0, 1)
+        return {"im_loss": model.image_loss_sum(condition, batch.targets, *draws)}
 
     def flops(self, batch: PreparedBatch) -> float:
         """Operations of forward and backward, padding not counted."""
+        return train_flops(self.config, self.work(batch))
+
+    def work(self, batch: PreparedBatch) -> Work:
+        """What passes the model."""
         packed = batch.batch
-        work = Work(
+        return Work(
             positions=packed.tokens,
             looked_at=batch.documents.looked_at,
             text_targets=len(packed.text_places),
@@ -172,4 +180,3 @@ class PretrainStage:
             image_targets=len(batch.targets),
             levels=0 if packed.u is None else len(packed.u),
         )
-        return train_flops(self.config, work)
