@@ -34,7 +34,7 @@ HELD_OUT_SAMPLES = 2
 SETTINGS = {"guided": [], "unguided": ["--guidance", "1.0", "--image-guidance", "1.0"]}
 """How held-out samples are drawn: as the model recommends, and by one branch."""
 
-SECONDS = {"draw": 0.16, "draw cps": 0.26, "judge guided": 0.33, "learn": 0.11, "look": 0.04}
+SECONDS = {"draw": 0.12, "draw cps": 0.23, "judge guided": 0.3, "learn": 0.06, "look": 0.02}
 """Seconds of one core with matrix units for one sample: drawn by four steps and one branch, or by
 eight; drawn as recommended; learned; looked at by other weights."""
 

@@ -271,7 +271,8 @@ class NextStepModel(Backbone):
 
     def image_loss_sum(self, condition: Tensor, tokens: Tensor, u: Tensor, noise: Tensor) -> Tensor:
         """As `image_loss`, but the sum over tokens of the mean over noise levels and values."""
-        repeats = len(noise) // len(tokens)
+        # Rows of text alone have no tokens: then all of it is empty, and keeps its gradient.
+        repeats = len(noise) // max(1, len(tokens))
         if self.flow_error is not None and torch.is_grad_enabled() and is_plain(self.image_head):
             net = self.image_head.net
             weights = head_weights(net, compute_dtype(net.cond_embed.weight))
@@ -290,7 +291,8 @@ class NextStepModel(Backbone):
         Returns:
             Both [K*M, D], fp32.
         """
-        repeats = len(noise) // len(tokens)
+        # Rows of text alone have no tokens: then all of it is empty, and keeps its gradient.
+        repeats = len(noise) // max(1, len(tokens))
         data = tokens.float().repeat(repeats, 1)
         t = logit_normal_time(u)
         x = interpolate(data, noise, t[:, None])

@@ -81,6 +81,19 @@ class PairBatch(OwnedBatch):
         """Q."""
         return self.documents // 2
 
+    @property
+    def with_pictures(self) -> Tensor:
+        """Which pairs have image tokens that were sampled, [Q] bool."""
+        return self._with(self.token_owners)
+
+    @property
+    def with_texts(self) -> Tensor:
+        """Which pairs have text that was written, [Q] bool."""
+        return self._with(self.text_owners)
+
+    def _with(self, owners: Tensor) -> Tensor:
+        return owners.bincount(minlength=self.documents).view(-1, 2).any(1)
+
 
 class DpoStage:
     """Losses of pairs; satisfies `nextstep.train.contracts.Stage`.
@@ -114,8 +127,9 @@ class DpoStage:
         )  # fmt: skip
 
     def counts(self, batch: PairBatch) -> dict[str, float]:
-        """Pairs, for every part."""
-        return dict.fromkeys(self.loss_weights, float(batch.pairs))
+        """Pairs with pictures, and for the text part those with text: answers have no picture."""
+        found = dict.fromkeys(self.loss_weights, float(batch.with_pictures.sum()))
+        return found | {"text_dpo_loss": float(batch.with_texts.sum())}
 
     def figures(self, model: nn.Module, batch: PairBatch) -> Tensor:
         """Error and log-probability of every document, [2Q, 2]: what a reference says."""
@@ -135,17 +149,18 @@ class DpoStage:
             held = loser
         margin = velocity_margin(winner, held, reference[0::2], reference[1::2])
         change = (look.errors - reference).detach()
+        drawn = batch.with_pictures
         out = {
-            "dpo_loss": velocity_dpo_loss(margin, settings.beta).sum(),
+            "dpo_loss": velocity_dpo_loss(margin, settings.beta)[drawn].sum(),
             "sft_loss": winner.sum(),
             "winner_change": change[0::2].sum(),
             "loser_change": change[1::2].sum(),
-            "accuracy": (margin.detach() > 0).float().sum(),
+            "accuracy": (margin.detach() > 0)[drawn].float().sum(),
         }
         if settings.text:
             gain = look.log_probs - text_reference
             text = text_dpo_loss(gain[0::2] - gain[1::2], settings.text_beta)
-            out["text_dpo_loss"] = text.sum()
+            out["text_dpo_loss"] = text[batch.with_texts].sum()
         return out
 
 

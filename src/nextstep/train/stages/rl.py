@@ -232,7 +232,8 @@ class PolicyStage:
         """Sums over image tokens and text ids."""
         assert isinstance(model, NextStepModel)
         hidden = states(model, batch.prepared)
-        out: dict[str, Tensor] = {}
+        # A batch may have nothing that was sampled: an answer that reads otherwise than written.
+        out = {"policy_loss": 0.0 * hidden.sum()}
         if len(batch.token_owners):
             image = self._nft if self.settings.method == "nft" else self._grpo
             out |= image(model, batch, hidden)
