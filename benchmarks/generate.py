@@ -2,12 +2,13 @@
 
 Prints a table and ends with one line of JSON. `--model` is a folder, "nano", or the name of a size
 (0.5b, 3b, 14b), which is filled with random numbers layer by layer; with `--head` it takes another
-flow head. Seconds are the least of several runs, because the machine may be shared; `--clock cpu`
-with one thread counts the processor's. The bound is the time to read every weight as often as
-sampling must, at the bandwidth measured in the same run: layers once a token, the head's modulation
-once a token, the rest of the head at every call. Weights that stay in the caches beat it. Random
-weights are numbers of bf16 in either dtype, as the released ones are. The peak of memory is that of
-the measured runs, loading left out. `--alike` shows what is left where memory is no limit.
+flow head. Several numbers of pictures at once print a line each. Seconds are the least of several
+runs, because the machine may be shared, and their median; `--clock cpu` with one thread counts the
+processor's. The bound is the time to read every weight as often as sampling must, at the bandwidth
+measured in the same run: layers once a token, the head's modulation once a token, the rest of the
+head at every call. Weights that stay in the caches beat it. Random weights are numbers of bf16 in
+either dtype, as the released ones are. The peak of memory is that of the measured runs, loading
+left out. `--alike` shows what is left where memory is no limit.
 `--direct` is the way to compare with: torch without kernels, and the whole head at every solver
 step, as the released code asks it.
 """
@@ -25,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from random_weights import make_alike, random_model
@@ -47,6 +48,7 @@ from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, request_times
 from nextstep.kernels.linear import huge_pages, packed_bytes
 from nextstep.model.nextstep import NextStepModel
+from nextstep.model.precision import matmul_rate
 from nextstep.model.quantization import (
     pack_for_sampling,
 )
@@ -100,6 +102,20 @@ def bytes_a_token(model: NextStepModel, calls: int) -> tuple[float, float]:
     once += size(head.net.final_layer.adaLN_modulation) + size(head.net.cond_embed)
     each = size(head) - once - size(head.net.time_embed)
     return float(size(model.layers)), float(once + calls * each)
+
+
+def flop_a_token(model: NextStepModel, calls: int, branches: int) -> float:
+    """Operations of the products for one token of one picture; a product and a sum are two."""
+
+    def size(module: nn.Module) -> int:
+        linear = (p for p in module.modules() if isinstance(p, nn.Linear | PackedLinear))
+        return sum(part.out_features * part.in_features for part in linear)
+
+    head = model.image_head
+    beside = size(head.net.cond_embed)
+    once = size(model.layers) + size(model.image_out_projector) + beside
+    each = size(head) - size(head.net.time_embed) - beside
+    return 2.0 * branches * (once + calls * each)
 
 
 def made_up_ids(config: NextStepConfig, length: int) -> list[int]:
@@ -208,12 +224,20 @@ def ahead(model: NextStepModel, asked: argparse.Namespace, seconds: float) -> di
     }  # fmt: skip
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    if asked.direct:
-        asked.plain, plain_backend.SamplingHead = True, DirectHead  # type: ignore[misc]
-    bandwidth = read_bandwidth(asked.clock)
-    model, tokenizer = load(asked)
+class Machine(NamedTuple):
+    """What the same process measured of the machine: bytes and operations per second."""
+
+    bandwidth: float
+    product: float
+
+
+def measure(
+    asked: argparse.Namespace,
+    machine: Machine,
+    model: NextStepModel,
+    tokenizer: ImageTokenizer,
+) -> dict[str, Any]:
+    """All figures of `asked.batch` pictures at once."""
     jacobi = JacobiDecoding(asked.jacobi_window, asked.jacobi_tolerance)
     call, solver = sampling(model, asked, jacobi), SolverSettings(asked.solver, asked.steps)
     calls = len(request_times(solver))
@@ -239,7 +263,9 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         decoding = min(
             _seconds(lambda: tokenizer.decode_tokens(pixels, grid), asked.clock) for _ in range(3)
         )
-    bound = tokens * (layers + head) / bandwidth
+    bound = tokens * (layers + head) / machine.bandwidth
+    branches = 2 if asked.guidance != 1 else 1
+    flop = asked.batch * tokens * flop_a_token(model, calls, branches)
     rest = seconds - sum(spent.values())
     return {
         "model": Path(asked.model).name, "head": asked.head or "own", "size": asked.size,
@@ -248,15 +274,17 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "quantize": asked.quantize or "none", "clock": asked.clock,
         "threads": torch.get_num_threads(),
         "kernels": core_of(model) is not None, "direct": asked.direct,
-        "sampling_s": round(seconds, 3), "picture_s": round(seconds / asked.batch, 4),
-        "pixels_s": round(decoding, 4),
+        "sampling_s": round(seconds, 3), "median_s": round(statistics.median(times), 4),
+        "gflops_per_s": round(flop / statistics.median(times) / 1e9, 1),
+        "matmul_gflops_per_s": round(machine.product / 1e9, 1),
+        "picture_s": round(seconds / asked.batch, 4), "pixels_s": round(decoding, 4),
         "pictures_per_s": round(asked.batch / (seconds + asked.batch * decoding), 3),
         "token_ms": round(seconds / tokens * 1e3, 3),
         **{f"{part}_ms": round(spent.get(part, 0.0) / tokens * 1e3, 3)
            for part in ("backbone", "head", "prompts")},
         "rest_ms": round(rest / tokens * 1e3, 3),
         "mb_a_token": round((layers + head) / 1e6, 1),
-        "bandwidth_gb_s": round(bandwidth / 1e9, 1), "bound_s": round(bound, 3),
+        "bandwidth_gb_s": round(machine.bandwidth / 1e9, 1), "bound_s": round(bound, 3),
         "share_of_bound": round(bound / seconds, 3),
         "weights_gb": round(weights, 3),
         "peak_gb": round(peak, 3),
@@ -296,7 +324,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--jacobi-window", type=int, default=1, help="tokens sampled in one pass")
     parser.add_argument("--jacobi-tolerance", type=float, default=DEFAULT_TOLERANCE)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--quantize", help="int8, int4, bf16 or backbone/head")
     parser.add_argument("--plain", action="store_true", help="through torch, without kernels")
@@ -318,15 +346,24 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="also the command's cold start")
     parser.add_argument("--json", action="store_true", help="only the line of JSON")
     asked = parser.parse_args()
+    if asked.alike and len(asked.batch) > 1:
+        parser.error("--alike changes the model: give one number of pictures")
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    row = measure(asked)
-    if asked.cold:
-        row["cold_start_s"] = round(cold_start(asked.model), 2)
-    if not asked.json:
-        for name, value in row.items():
-            print(f"{name:<20}{value!s:>12}")
-    print(json.dumps(row))
+    if asked.direct:
+        asked.plain, plain_backend.SamplingHead = True, DirectHead  # type: ignore[misc]
+    product = matmul_rate("cpu", torch.float32, clock=CLOCKS[asked.clock])
+    machine = Machine(read_bandwidth(asked.clock), product)
+    model, tokenizer = load(asked)
+    batches = asked.batch
+    for asked.batch in batches:
+        row = measure(asked, machine, model, tokenizer)
+        if asked.cold:
+            row["cold_start_s"] = round(cold_start(asked.model), 2)
+        if not asked.json:
+            for name, value in row.items():
+                print(f"{name:<20}{value!s:>12}")
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -43,6 +44,40 @@ def test_generate_tells_where_the_time_goes() -> None:
     assert direct["head_ms"] > 0
     parts = sum(row[f"{part}_ms"] for part in ("backbone", "head", "prompts", "rest"))
     assert parts == pytest.approx(row["token_ms"], abs=0.01)
+
+
+def test_generate_measures_several_numbers_of_pictures_with_one_model() -> None:
+    lines = _run("generate.py", *SMALL["generate.py"], "--json", "--batch", "1", "3").splitlines()
+    one, three = map(json.loads, lines)
+    assert (one["batch"], three["batch"]) == (1, 3)
+    work = [row["gflops_per_s"] * row["median_s"] for row in (one, three)]
+    assert work[1] == pytest.approx(3 * work[0], rel=0.05)
+
+
+def test_processors_compares_and_says_what_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told.json"
+    _run("processors.py", "--small", "--threads", "1", "--parts", "cold", "--json", str(told))
+    row = json.loads(told.read_text())
+    assert row["figures"]["cold start to the PNG, s"] == row["measured"]["cold"]["median_s"] > 0
+    monkeypatch.syspath_prepend(FOLDER)
+    processors = importlib.import_module("processors")
+    found = processors.figures(
+        {
+            "0.5b torch": {"median_s": 6.0},
+            "0.5b fp32 1": {"median_s": 2.0, "bound_s": 1.0},
+            "0.5b fp32 16": {"median_s": 8.0},
+        }
+    )
+    assert found["0.5b fp32, times as fast as torch"] == 3.0
+    assert found["0.5b fp32, share of the bandwidth"] == 0.5
+    assert found["0.5b fp32, 16 at once, of one's rate"] == 4.0
+    assert "14B int4, s a token" not in found
+    assert processors.held("nano picture, s", 0.2) and not processors.held("nano picture, s", 0.3)
+    assert processors.held("0.5b fp32, times as fast as torch", 3.0)
+    assert processors.held("0.5b torch fp32, s", 1.0) is None
+    assert "failed" in processors.Runner({}).row("processors.py", "--target", "abacus")
 
 
 def test_generate_runs_with_a_model_of_a_small_vocabulary(tiny_folder: Path) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from nextstep.kernels import build, targets
 
@@ -203,6 +205,18 @@ def test_compiled_training_code_lies_in_a_private_folder(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = "elsewhere"
     build.keep_compiled_code_private()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def test_default_folder_that_torch_writes_down_is_not_the_users_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    # Building an optimizer imports the compiler, which sets its default.
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    build.keep_compiled_code_private()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "nextstep" / "inductor")
 
 
 def test_compiled_training_code_of_others_is_not_used(

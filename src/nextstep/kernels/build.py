@@ -123,10 +123,15 @@ def own_folder(folder: Path) -> Path:
 def keep_compiled_code_private() -> None:
     """Have torch.compile keep its code where nobody else can plant any.
 
-    By default that is a folder in /tmp with a known name, which another user may have made. Where
-    the user's cache cannot be written, each process has a folder of its own.
+    By default that is a folder in /tmp with a known name, which another user may have made. torch
+    itself writes that default into the environment, as when an optimizer is built. Where the user's
+    cache cannot be written, each process has a folder of its own.
     """
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+    chosen = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    is_default = chosen.parent == Path(tempfile.gettempdir()) and chosen.name.startswith(
+        "torchinductor_"
+    )
+    if chosen.name and not is_default:
         return
     try:
         folder = own_folder(targets.cache_folder() / "inductor")

@@ -68,12 +68,17 @@ inline auto with_scratch(F layout) {
   return layout(pieces);
 }
 
+// Microseconds that a thread spins at a barrier; benchmarks/processors.py compares it with one that never sleeps.
+#ifndef NEXTSTEP_SPIN
+#define NEXTSTEP_SPIN 20
+#endif
+
 // What the threads of one parallel region share. Waiting for each other they spin for a moment, which is all it takes
 // where every thread has a core, and sleep then: where cores are shared, a thread that spins uses up the time that the one
 // it waits for needs. (The runtime's own barrier spins for milliseconds.)
 struct Barrier {
   std::atomic<int32_t> arrived{0}, round{0}, sleeping{0};
-  static constexpr int64_t SPIN = 20;  // microseconds
+  static constexpr int64_t SPIN = NEXTSTEP_SPIN;
 
   void wait(int64_t count) {
     const int32_t now = round.load();
