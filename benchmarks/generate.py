@@ -46,7 +46,7 @@ from nextstep.engine.scheduler import draw
 from nextstep.engine.sequence import ImageSequence
 from nextstep.flow.guidance import GuidanceSettings
 from nextstep.flow.solvers import SolverSettings, request_times
-from nextstep.kernels.linear import huge_pages, packed_bytes
+from nextstep.kernels.linear import PackedLinear, huge_pages, packed_bytes
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.precision import matmul_rate
 from nextstep.model.quantization import (
@@ -275,6 +275,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "kernels": core_of(model) is not None, "direct": asked.direct,
         "sampling_s": round(seconds, 3), "median_s": round(statistics.median(times), 4),
+        "gflop": round(flop / 1e9, 4),
         "gflops_per_s": round(flop / statistics.median(times) / 1e9, 1),
         "matmul_gflops_per_s": round(machine.product / 1e9, 1),
         "picture_s": round(seconds / asked.batch, 4), "pixels_s": round(decoding, 4),
