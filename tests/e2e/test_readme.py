@@ -18,6 +18,9 @@ import httpx2
 import pytest
 
 from nextstep.cli import main as cli
+from nextstep.flow.solvers import SOLVERS
+from nextstep.model.folder import SHIPPED
+from nextstep.world.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,7 +101,7 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     made: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), made)
-    assert (tmp_path / "fox.png").exists() and "flat" in made
+    assert (tmp_path / "pets.png").exists() and "dog" in made
 
 
 def test_installation_of_the_readme_names_what_exists() -> None:
@@ -107,3 +110,13 @@ def test_installation_of_the_readme_names_what_exists() -> None:
         assert re.search(rf"(?m)^{target}:", make), target
     for place in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / place).exists(), place
+
+
+def test_figures_of_the_readme_are_those_of_the_card_and_the_world() -> None:
+    card = (SHIPPED["nano"] / "README.md").read_text(encoding="utf-8")
+    (groups,) = re.findall(r"(?s)^Groups: (.+?) \(", card, re.M)
+    measured = dict(re.findall(r"([a-z]+(?: state)?) (\d+)", groups))
+    said = dict(re.findall(r"([a-z]+(?:\sstate)?)\s(\d+)\s%", README.partition("Of 50")[2]))
+    assert {name.replace("\n", " "): share for name, share in said.items()} == measured
+    assert f"{len(TASKS)} tasks" in README
+    assert "ten solvers" in README and len(SOLVERS) == 10
