@@ -18,19 +18,35 @@ struct Head {
   Matrix output, condition, input, modulation, last;
 };
 
+// Mean and scale of a LayerNorm over `width` numbers.
+struct Moments {
+  V mean, by;
+
+  Moments(const float* x, int64_t width, float eps) {
+    V total = broadcast(0.0f), square = broadcast(0.0f);
+    for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
+    mean = broadcast(reduce_sum(total) / float(width));
+    for (int64_t k = 0; k < width; k += 16) {
+      const V v = load(x + k) - mean;
+      square = fma(v, v, square);
+    }
+    by = broadcast(1.0f / std::sqrt(reduce_sum(square) / float(width) + eps));
+  }
+  V normalised(const float* x) const { return (load(x) - mean) * by; }
+};
+
+// LayerNorm without weights, in place.
+inline void layer_norm(float* x, int64_t width, float eps) {
+  const Moments own(x, width, eps);
+  for (int64_t k = 0; k < width; k += 16) store(x + k, own.normalised(x + k));
+}
+
 // to = (norm(x) * weight + bias) * (1 + scale) + shift; without weight (and bias) the norm alone.
 inline void adaln(const float* x, int64_t width, float eps, const float* weight, const float* bias,
                       const float* shift, const float* scale, float* to) {
-  V total = broadcast(0.0f), square = broadcast(0.0f);
-  for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
-  const V mean = broadcast(reduce_sum(total) / float(width));
+  const Moments own(x, width, eps);
   for (int64_t k = 0; k < width; k += 16) {
-    const V v = load(x + k) - mean;
-    square = fma(v, v, square);
-  }
-  const V by = broadcast(1.0f / std::sqrt(reduce_sum(square) / float(width) + eps));
-  for (int64_t k = 0; k < width; k += 16) {
-    V v = (load(x + k) - mean) * by;
+    V v = own.normalised(x + k);
     if (weight) v = fma(v, load(weight + k), load(bias + k));
     store(to + k, fma(v, broadcast(1.0f) + load(scale + k), load(shift + k)));
   }
@@ -220,19 +236,6 @@ inline void embed_conditions(const Head& head, int64_t count, const Picture* pic
     me.wait();
     matmul(me, own.second, head.condition, out, head.width);
   }
-}
-
-// LayerNorm without weights, in place.
-inline void layer_norm(float* x, int64_t width, float eps) {
-  V total = broadcast(0.0f), square = broadcast(0.0f);
-  for (int64_t k = 0; k < width; k += 16) total = total + load(x + k);
-  const V mean = broadcast(reduce_sum(total) / float(width));
-  for (int64_t k = 0; k < width; k += 16) {
-    const V v = load(x + k) - mean;
-    square = fma(v, v, square);
-  }
-  const V by = broadcast(1.0f / std::sqrt(reduce_sum(square) / float(width) + eps));
-  for (int64_t k = 0; k < width; k += 16) store(x + k, (load(x + k) - mean) * by);
 }
 
 // The next token of every picture, [count, D]; modulations of about `most` moments are kept at once.
