@@ -73,6 +73,24 @@ class Document:
         return sum(span.count for span in self.sequence.images)
 
 
+@dataclass(frozen=True)
+class DocumentHandle:
+    """A document that lies pickled where another process made it: what planning needs of it.
+
+    Attributes:
+        key: of the document.
+        length: its positions.
+        data: the document, pickled.
+    """
+
+    key: str
+    length: int
+    data: bytes
+
+    def __len__(self) -> int:
+        return self.length
+
+
 class Source(Protocol):
     """One data set. Both methods are pure: the same arguments give the same answer anywhere."""
 

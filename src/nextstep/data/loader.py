@@ -1,21 +1,22 @@
 """The loader: planned rows become the micro-batches of one rank, prepared ahead of the training.
 
 Order never depends on threads: a plan is made in one thread, pictures are decoded by many, and a
-step is put together from their results in the order of the plan.
+step is put together from their results in the order of the plan. With `processes` the documents and
+micro-batches are made by worker processes instead, see `worker_processes`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from nextstep.data.augment import check_share
-from nextstep.data.documents import Document, SampleError, Source
+from nextstep.data.documents import Document, DocumentHandle, SampleError, Source
 from nextstep.data.mixing import Mixture
 from nextstep.data.planning import (
     ENOUGH_TO_JUDGE,
@@ -28,6 +29,7 @@ from nextstep.data.planning import (
     too_many_broken,
 )
 from nextstep.data.steps import Step
+from nextstep.data.worker_processes import WorkerProcesses
 from nextstep.errors import NextStepError
 
 Row = list[tuple[Document, Seq[Any]]]
@@ -49,6 +51,7 @@ class LoaderConfig:
         seed: of order and of every random choice.
         window_rows: rows that are packed together; more leave less padding and take up longer.
         workers: threads that decode pictures.
+        processes: worker processes that make documents and batches in place of threads; 0 for none.
         ahead: steps prepared before they are asked for.
         max_broken_share: of the samples, above which the data are refused (after 100 of them).
     """
@@ -60,6 +63,7 @@ class LoaderConfig:
     seed: int = 0
     window_rows: int = 64
     workers: int = 2
+    processes: int = 0
     ahead: int = 2
     max_broken_share: float = 0.05
 
@@ -67,8 +71,9 @@ class LoaderConfig:
         for name in ("row_length", "rows_per_step", "micro_batch_rows", "window_rows", "workers"):
             if getattr(self, name) < 1:
                 raise NextStepError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.ahead < 0:
-            raise NextStepError(f"ahead must be at least 0, not {self.ahead}")
+        for name in ("ahead", "processes"):
+            if getattr(self, name) < 0:
+                raise NextStepError(f"{name} must be at least 0, not {getattr(self, name)}")
         check_share("max_broken_share", self.max_broken_share)
 
 
@@ -151,6 +156,11 @@ class Loader:
         self.sources, self.batch_of, self.config = list(sources), batch_of, config
         self.rank, self.world = rank, world
         mixture = Mixture(self.sources, weights, config.by, config.seed)
+        self._processes = (
+            WorkerProcesses(self.sources, batch_of, mixture, config.processes)
+            if config.processes
+            else None
+        )
         self.planner = Planner(
             self.sources,
             mixture,
@@ -158,6 +168,7 @@ class Loader:
             config.row_length,
             config.window_rows,
             config.max_broken_share,
+            self._processes.document if self._processes else None,
         )
         self.account = Account()
         self._state = self.planner.state_dict()
@@ -216,8 +227,10 @@ class Loader:
         }
 
     def close(self) -> None:
-        """Stop the threads; the loader gives no more steps."""
+        """Stop threads and processes; the loader gives no more steps."""
         self._forget()
+        if self._processes:
+            self._processes.close()
         for pool in (self._plans, self._assembly, self._decoders):
             pool.shutdown()
 
@@ -231,50 +244,108 @@ class Loader:
             plan = self._plans.submit(self._plan)
             self._pending.append(self._assembly.submit(self._ready, plan))
 
-    def _plan(self) -> tuple[StepPlan, list[list[tuple[Planned, Future[Any]]]]]:
+    def _plan(self) -> tuple[StepPlan, _Coming]:
         plan = self.planner.next_step(self.config.rows_per_step)
         own = plan.rows[self.rank :: self.world]
-        return plan, [
+        if self._processes:
+            return plan, _InProcesses(self._processes, self._split(own))
+        decoding = [
             [(planned, self._decoders.submit(self._pictures, planned)) for planned in row]
             for row in own
         ]
+        return plan, _InThreads(decoding, lambda rows: map(self.batch_of, self._split(rows)))
 
     def _pictures(self, planned: Planned) -> Seq[Any] | SampleError:
-        if not planned.document.images:
+        document = planned.document
+        assert isinstance(document, Document)
+        if not document.images:
             return []
         try:
-            return self.sources[planned.source].pictures(planned.document)
+            return self.sources[planned.source].pictures(document)
         except SampleError as error:
             return error
 
-    def _ready(self, planned: Future[Any]) -> _Ready:
-        """Put a step together from its plan and the pictures, both as they come."""
-        plan, own = planned.result()
-        rows: list[Row] = []
-        broken: list[Skipped] = []
-        for decoding in own:
-            row: Row = []
-            for item, future in decoding:
-                found = future.result()
-                if isinstance(found, SampleError):
-                    name = self.sources[item.source].name
-                    broken.append(Skipped(name, found.key, found.reason, True))
-                else:
-                    row.append((item.document, found))
-            rows.append(row)
-        documents = [document for row in rows for document, _ in row]
+    def _ready(self, planned: Future[tuple[StepPlan, _Coming]]) -> _Ready:
+        """Put a step together from its plan and what was made of it, both as they come."""
+        plan, coming = planned.result()
+        batches, used, wrong = coming.made()
+        broken = [
+            Skipped(self.sources[item.source].name, error.key, error.reason, True)
+            for item, error in wrong
+        ]
         step = Step(
-            self._micro_batches(rows),
-            [document.key for document in documents],
-            sum(len(document) for document in documents),
+            batches,
+            [item.document.key for item in used],
+            sum(len(item.document) for item in used),
             plan.state,
         )
-        return _Ready(step, plan, broken, len(documents) + len(broken))
+        return _Ready(step, plan, broken, len(used) + len(broken))
 
-    def _micro_batches(self, rows: list[Row]) -> list[Any]:
-        """As many of one size on every rank, the last filled up with empty rows."""
+    def _split(self, rows: list[list[Item]]) -> list[list[list[Item]]]:
+        """Micro-batches: as many of one size on every rank, the last filled up with empty rows."""
         share = -(-self.config.rows_per_step // self.world)
         size = min(self.config.micro_batch_rows, share)
         count = -(-share // size)
         rows = [*rows, *([] for _ in range(count * size - len(rows)))]
-        return [self.batch_of(rows[n * size : (n + 1) * size]) for n in range(count)]
+        return [rows[n * size : (n + 1) * size] for n in range(count)]
+
+
+Item = TypeVar("Item")
+Made = tuple[list[Any], list[Planned], list[tuple[Planned, SampleError]]]
+"""Micro-batches, what is in them, and what turned out broken."""
+
+
+class _Coming(Protocol):
+    """The micro-batches of a step, on their way."""
+
+    def made(self) -> Made:
+        """Wait for them."""
+
+
+@dataclass(frozen=True)
+class _InThreads:
+    decoding: list[list[tuple[Planned, Future[Any]]]]
+    batches_of: Callable[[list[Row]], Iterable[Any]]
+
+    def made(self) -> Made:
+        rows: list[Row] = []
+        used, wrong = list[Planned](), []
+        for decoding in self.decoding:
+            rows.append([])
+            for item, future in decoding:
+                found = future.result()
+                if isinstance(found, SampleError):
+                    wrong.append((item, found))
+                else:
+                    assert isinstance(item.document, Document)
+                    rows[-1].append((item.document, found))
+                    used.append(item)
+        return list(self.batches_of(rows)), used, wrong
+
+
+class _InProcesses:
+    def __init__(self, workers: WorkerProcesses, batches: list[list[list[Planned]]]) -> None:
+        self.workers, self.batches = workers, batches
+        self.coming = [
+            workers.micro_batch([[(item.source, _handle(item)) for item in row] for row in rows])
+            for rows in batches
+        ]
+
+    def made(self) -> Made:
+        batches, used, wrong = list[Any](), list[Planned](), []
+        for rows, future in zip(self.batches, self.coming, strict=True):
+            made = self.workers.made(future)
+            errors = {(row, place): error for row, place, error in made.broken}
+            batches.append(made.batch)
+            for number, row in enumerate(rows):
+                for place, item in enumerate(row):
+                    if error := errors.get((number, place)):
+                        wrong.append((item, error))
+                    else:
+                        used.append(item)
+        return batches, used, wrong
+
+
+def _handle(item: Planned) -> DocumentHandle:
+    assert isinstance(item.document, DocumentHandle)
+    return item.document

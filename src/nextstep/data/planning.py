@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
-from nextstep.data.documents import Document, SampleError, Source
+from nextstep.data.documents import Document, DocumentHandle, SampleError, Source
 from nextstep.data.mixing import Mixture, SampleUse
 from nextstep.errors import NextStepError
 
@@ -26,6 +26,8 @@ ENOUGH_TO_JUDGE = 100
 
 Pack = Callable[[Seq[int], int], list[list[int]]]
 """(lengths of documents, row length) -> rows of indices; every index once."""
+DocumentOf = Callable[[SampleUse], Document | DocumentHandle | None]
+"""The document of a draw, None when a filter leaves it out; raises SampleError."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Planned:
 
     source: int
     position: int
-    document: Document
+    document: Document | DocumentHandle
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Planner:
         row_length: positions of a row.
         window_rows: rows that a window's documents fill; more leave less padding.
         max_broken_share: of the samples, above which the data are refused.
+        document_of: gives the documents; default the sources themselves.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Planner:
         row_length: int,
         window_rows: int,
         max_broken_share: float,
+        document_of: DocumentOf | None = None,
     ) -> None:
+        self.document_of = document_of or self._from_source
         self.sources, self.mixture, self.pack = sources, mixture, pack
         self.row_length, self.window_rows = row_length, window_rows
         self.max_broken_share = max_broken_share
@@ -189,12 +194,15 @@ class Planner:
         waited = any(index < carried for index in rows[emptiest])
         return None if waited else emptiest
 
+    def _from_source(self, draw: SampleUse) -> Document | None:
+        return self.sources[draw.source].document(draw.index, draw.seed)
+
     def _document(self, draw: SampleUse) -> Planned | None:
         source = self.sources[draw.source]
         key, reason, broken = f"{source.name}/#{draw.index}", FILTERED, False
         self._drawn += 1
         try:
-            document = source.document(draw.index, draw.seed)
+            document = self.document_of(draw)
             if document is not None and len(document) <= self.row_length:
                 self._fruitless[draw.source] = 0
                 return Planned(draw.source, draw.position, document)

@@ -50,6 +50,7 @@ def train_config(recipe: Recipe, progress: bool = False) -> TrainConfig:
     optimizer, schedule, saving = recipe.optimizer, recipe.schedule, recipe.saving
     return TrainConfig(
         steps=recipe.steps,
+        minutes=recipe.minutes,
         learning_rate=optimizer.learning_rate,
         optimizer=optimizer.name,
         betas=(optimizer.betas[0], optimizer.betas[1]),
@@ -291,6 +292,12 @@ def open_loader(
         NextStepError: when a source cannot be had or mixed.
     """
     data = recipe.data
+    composed = any(settings.compose_latents for settings in data.sources)
+    if data.processes and composed and image_tokenizer.device.type != "cpu":
+        raise RecipeError(
+            f"{where}: data.processes: worker processes compose image tokens on a CPU alone; leave "
+            "out compose_latents, and this device encodes the pictures"
+        )
     sources = [
         open_source(settings, recipe, tokenizer, image_tokenizer, f"{where}: data.sources[{place}]")
         for place, settings in enumerate(data.sources)
@@ -303,6 +310,7 @@ def open_loader(
         seed=recipe.seed,
         window_rows=data.window_rows,
         workers=data.workers,
+        processes=data.processes,
         ahead=data.ahead,
         max_broken_share=data.max_broken_share,
     )

@@ -182,6 +182,9 @@ class Data(Section):
     """Training stops when more samples than this share are broken."""
     workers: Positive = 2
     """Threads that decode pictures ahead of training."""
+    processes: Count = 0
+    """Worker processes that make samples and batches in place of those threads, for devices that
+    one process cannot feed; for pretrain, anneal and sft. 0 for none."""
     ahead: Count = 2
     """Steps that are made before they are asked for."""
 

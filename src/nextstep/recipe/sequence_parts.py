@@ -84,7 +84,7 @@ class SequenceParts:
             compile=recipe.compile,
         )
         self.batches = build.open_loader(
-            recipe, self.text_tokenizer, self.image_tokenizer, self.stage.batch_of, self.ranks,
+            recipe, self.text_tokenizer, self.image_tokenizer, self.stage.packer, self.ranks,
             where,
         )  # fmt: skip
 

@@ -9,8 +9,10 @@ loss, D values per token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -96,13 +98,18 @@ class PretrainStage:
 
     def batch_of(self, rows: Seq[Seq[tuple[Document, Seq[Picture]]]]) -> SequenceBatch:
         """Pack rows of documents and their pictures; see `pack_rows`."""
-        return pack_rows(
-            rows,
-            self.row_length,
-            self.config.pad_id,
-            self.head_batch_mul,
-            self.context_noise,
-            self.config.token_size,
+        return self.packer(rows)
+
+    @property
+    def packer(self) -> Callable[[Seq[Seq[tuple[Document, Seq[Picture]]]]], SequenceBatch]:
+        """What `batch_of` calls: small, so that it can be sent to other processes."""
+        return partial(
+            pack_rows,
+            row_length=self.row_length,
+            pad_id=self.config.pad_id,
+            head_batch_mul=self.head_batch_mul,
+            context_noise=self.context_noise,
+            token_size=self.config.token_size,
         )
 
     @torch.no_grad()
