@@ -170,10 +170,10 @@ def note_keys(trainer: Trainer, path: Path) -> None:
     """From now on every step leaves a line: its number and the keys of this rank's samples."""
     take = trainer.stepper.take
 
-    def noted(step: Step, number: int) -> Any:
+    def noted(step: Step, number: int, passed: float = 0.0) -> Any:
         with path.open("a") as file:
             file.write(json.dumps([number, step.keys]) + "\n")
-        return take(step, number)
+        return take(step, number, passed)
 
     trainer.stepper.take = noted  # type: ignore[method-assign]
 

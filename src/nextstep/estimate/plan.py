@@ -130,6 +130,8 @@ def make_plan(
     stage = _tokenizer_plan if recipe.stage == "tokenizer" else _sequence_plan
     found = stage(recipe, device, n)
     hours = found.flops * recipe.steps / (n * device.flops * device.efficiency) / HOUR
+    if recipe.minutes:
+        hours = min(hours, recipe.minutes / 60)
     return RunPlan(
         recipe=str(path), stage=recipe.stage, device=device, ranks=n,
         parameters=found.parameters, memory=vars(found.memory),

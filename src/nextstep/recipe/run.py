@@ -200,7 +200,7 @@ def _train(recipe: Recipe, parts: RunParts, folder: Path, ranks: Ranks, progress
     )  # fmt: skip
     parts.attach(trainer)
     trainer.resume()
-    if trainer.step >= recipe.steps and (folder / MODEL).is_dir():
+    if trainer.finished and (folder / MODEL).is_dir():
         return Outcome(folder, trainer.step, True, folder / MODEL)
     finished = trainer.run()
     if trainer.peers.leads:
@@ -217,9 +217,9 @@ def _callback(recipe: Recipe, parts: RunParts, folder: Path) -> Callable[[Traine
     def look(trainer: Trainer) -> None:
         asked, step = recipe.samples, trainer.step
         probes = recipe.probes
-        if probes and (step % probes.every == 0 or step >= recipe.steps):
+        if probes and (step % probes.every == 0 or trainer.finished):
             _measure(trainer, parts, probes)
-        if asked and (step % asked.every == 0 or step >= recipe.steps):
+        if asked and (step % asked.every == 0 or trainer.finished):
             weights = trainer.weights()
             if trainer.peers.leads:
                 _draw(parts, weights, folder / SAMPLES / SHEETS.format(step))

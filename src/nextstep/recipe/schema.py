@@ -215,7 +215,10 @@ class Recipe(Section):
     seed: int = 0
     """Of fresh weights, of the order of samples and of every draw."""
     steps: Positive
-    """Optimizer steps."""
+    """Optimizer steps, at most where `minutes` are given."""
+    minutes: Weight = 0.0
+    """Of the whole run by the clock: it ends then, whatever its step, and the learning rate falls
+    over the share of the time that `schedule.decay` is of `steps`; 0 goes by steps alone."""
     model: Model | None = None
     """The transformer; not for the tokenizer stage."""
     image_tokenizer: str | None = None
@@ -277,6 +280,10 @@ class Recipe(Section):
         for section, stages in OWN_SECTIONS.items():
             if getattr(self, section) is not None and self.stage not in stages:
                 raise ValueError(f"'{section}' is for {' and '.join(stages)}, not for {self.stage}")
+        if self.data.processes and self.stage not in ("pretrain", "anneal", "sft"):
+            raise ValueError(
+                f"data.processes: is for pretrain, anneal and sft, not for {self.stage}"
+            )
         if self.stage == "rl" and self.rollouts is None:
             raise ValueError("the rl stage needs a 'rollouts' section with its rewards")
         for place, source in enumerate(self.data.sources):

@@ -18,7 +18,9 @@ class TrainConfig:
     """How a stage is trained.
 
     Attributes:
-        steps: optimizer steps of the whole run.
+        steps: optimizer steps of the whole run, at most where `minutes` are given.
+        minutes: after which the run ends, whatever its step; the schedule then falls by the clock
+            where that is ahead of the steps. 0 goes by steps alone.
         learning_rate: peak of the schedule.
         optimizer: "adamw", or "muon" (Muon for hidden matrices, AdamW for the rest).
         betas: decay of AdamW's running means.
@@ -73,6 +75,7 @@ class TrainConfig:
     rate_scales: Mapping[str, float] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
     ema: float = 0.999
+    minutes: float = 0.0
     precision: str = "auto"
     gradient_checkpointing: bool = False
     reduce_every_batch: bool = False
@@ -132,6 +135,6 @@ class TrainConfig:
 
 
 NOT_NEGATIVE = (
-    "learning_rate", "eps", "weight_decay", "clip", "warmup", "decay", "final_rate", "save_every",
-    "save_minutes", "keep_every", "sample_every",
+    "minutes", "learning_rate", "eps", "weight_decay", "clip", "warmup", "decay", "final_rate",
+    "save_every", "save_minutes", "keep_every", "sample_every",
 )  # fmt: skip

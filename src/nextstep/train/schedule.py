@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,6 +45,42 @@ class Cosine:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+class Clock:
+    """How much of a run's time is over.
+
+    Args:
+        minutes: of the whole run; 0 when only its steps count.
+        spent: seconds that it took before it was taken up again.
+    """
+
+    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+        self.minutes, self.spent, self.begun = minutes, spent, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken."""
+        return self.spent + time.monotonic() - self.begun
+
+    @property
+    def passed(self) -> float:
+        """Share of the time; 0 when only steps count."""
+        return self.seconds / (60 * self.minutes) if self.minutes else 0.0
+
+
+def by_the_clock(schedule: Schedule, steps: int, step: int, passed: float) -> float:
+    """Factor of a run that ends after `steps` steps or when its time is over.
+
+    Args:
+        schedule: over all steps.
+        steps: of the whole run, at most.
+        step: counted from 0; the warm-up goes by it alone.
+        passed: share of the time, 0 where only steps count. The fall goes by it where it is ahead
+            of the steps, so that it ends with the time.
+    """
+    ahead = min(int(passed * steps), steps)
+    return min(schedule(step), schedule(max(step, ahead)))
 
 
 def build_schedule(

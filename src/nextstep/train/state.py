@@ -61,11 +61,12 @@ def tensors(stepper: Stepper) -> dict[str, Tensor]:
 
 
 def record(
-    stepper: Stepper, batch_state: dict[str, Any], skipped: int, world: int
+    stepper: Stepper, batch_state: dict[str, Any], skipped: int, world: int, seconds: float
 ) -> dict[str, Any]:
     """Everything else, as JSON holds it."""
     return {
         "skipped": skipped,
+        "seconds": seconds,
         "ema_updates": stepper.ema.updates if stepper.ema else 0,
         "batches": batch_state,
         "world": world,

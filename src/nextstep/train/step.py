@@ -36,7 +36,7 @@ from nextstep.train.parallel import (
     run_gathered,
     whole,
 )
-from nextstep.train.schedule import build_schedule
+from nextstep.train.schedule import build_schedule, by_the_clock
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ class Totals:
         rounds: micro-batches of the rank that has most.
         tokens: trained on.
         flops: of forward and backward; 0 when the stage does not say.
+        passed: share of the run's time by the clock of the first rank.
     """
 
     counts: dict[str, float]
     rounds: int
     tokens: float
     flops: float
+    passed: float
 
 
 class Stepper:
@@ -86,7 +88,7 @@ class Stepper:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.ema = EMA(model, config.ema) if config.ema else None
 
-    def take(self, step: Step, number: int) -> StepReport:
+    def take(self, step: Step, number: int, passed: float = 0.0) -> StepReport:
         """Train on one step.
 
         When the loss or the gradient is no number anywhere, no rank updates anything.
@@ -94,6 +96,7 @@ class Stepper:
         Args:
             step: this rank's part.
             number: of the step, from 0; it fixes the learning rate and the random state.
+            passed: share of the run's time, see `schedule.by_the_clock`.
         """
         self.model.train()
         # Dropout is drawn anew on every rank, but the same again when a step is repeated.
@@ -101,12 +104,13 @@ class Stepper:
         _seed(seed % 2**63, self.device)
         with torch.no_grad():
             batches = [self.stage.prepare(batch, self.device) for batch in step.batches]
-        totals = self._totals(batches, step.tokens)
+        totals = self._totals(batches, step.tokens, passed)
         batches = self._observed(batches, totals.rounds)
         mine = self._gradients(batches, totals)
         sums = dict(zip(totals.counts, self.peers.table(mine).sum(0).tolist(), strict=True))
         norm = self._clipped_norm()
-        rate = self.config.learning_rate * self.schedule(number)
+        factor = by_the_clock(self.schedule, self.config.steps, number, totals.passed)
+        rate = self.config.learning_rate * factor
         # The sums are those of all ranks, so all ranks decide alike.
         good = all(map(math.isfinite, (*sums.values(), norm)))
         if good:
@@ -122,22 +126,23 @@ class Stepper:
             sums, totals.counts, norm, rate, totals.tokens, totals.flops, not good, suspects
         )
 
-    def _totals(self, batches: list[Any], tokens: int) -> Totals:
+    def _totals(self, batches: list[Any], tokens: int, passed: float) -> Totals:
         names = list(self.stage.loss_weights)
         counts = [self.stage.counts(batch) for batch in batches]
         count_flops: Callable[[Any], float] | None = getattr(self.stage, "flops", None)
         # fsum: exact, so that the order of micro-batches does not move a count.
         mine = [math.fsum(count.get(name, 0.0) for count in counts) for name in names]
         flops = math.fsum(map(count_flops, batches)) if count_flops else 0.0
-        table = self.peers.table([*mine, float(tokens), flops, float(len(batches))])
-        *sums, all_tokens, all_flops, _ = table.sum(0).tolist()
+        table = self.peers.table([*mine, float(tokens), flops, passed, float(len(batches))])
+        *sums, all_tokens, all_flops, _, _ = table.sum(0).tolist()
         if not table[:, -1].all():
             raise NextStepError(
                 f"a step has fewer micro-batches than there are processes ({self.peers.world}); "
                 "use more rows a step or fewer processes"
             )
         rounds = int(table[:, -1].max())
-        return Totals(dict(zip(names, sums, strict=True)), rounds, all_tokens, all_flops)
+        passed = float(table[0, -2])
+        return Totals(dict(zip(names, sums, strict=True)), rounds, all_tokens, all_flops, passed)
 
     @torch.no_grad()
     def _observed(self, batches: list[Any], rounds: int) -> list[Any]:

@@ -49,6 +49,7 @@ from nextstep.train.parallel import (
     new_host_group,
     shard,
 )
+from nextstep.train.schedule import Clock
 from nextstep.train.step import Stepper
 from nextstep.train.stop_signals import StopSignals
 
@@ -83,6 +84,7 @@ class Trainer:
 
     Attributes:
         step: steps taken.
+        finished: whether that was the last one, or the time is over.
         resumable: whether a checkpoint may be taken after it, see `Step`.
         skipped: how many of them left the weights alone.
 
@@ -119,6 +121,7 @@ class Trainer:
         self.stream = StepStream(batches, config.prefetch)
         self.step = self.skipped = self.bad_in_a_row = 0
         self.batch_state, self.resumable = batches.state_dict(), True
+        self.finished, self.clock = False, Clock(config.minutes)
         self.reporters: list[Reporter] = []
         self.log: JsonLines | None = None
         self.events: list[Row] = []
@@ -138,7 +141,7 @@ class Trainer:
         """Train to the last step, or until SIGTERM, SIGINT or SIGUSR1, and save.
 
         Returns:
-            Whether the last step was reached.
+            Whether the last step was reached, or the end of the time.
 
         Raises:
             TrainingError: when the loss or gradient stays no number.
@@ -151,12 +154,16 @@ class Trainer:
             meter = self._begin()
             self.writer.clear_leftovers()
             saved = time.monotonic()
-            while self.step < self.config.steps:
+            self.finished = self._is_over(self.clock.passed >= 1)
+            while not self.finished:
                 report = self.train_step(self.stream.take(self.step + 1 < self.config.steps))
                 meter.add(report)
                 self._watch(report)
+                save, stopping, over = self.peers.any(
+                    self._save_due(saved), bool(stop.asked), self.clock.passed >= 1
+                )
+                self.finished = self._is_over(over and self.resumable)
                 self._tell(meter)
-                save, stopping = self.peers.any(self._save_due(saved), bool(stop.asked))
                 if stopping and self.resumable:
                     self._event("stopped", f"by {stop.asked or 'another rank'}")
                     break
@@ -168,11 +175,14 @@ class Trainer:
             self.save()
             if self.on_sample and self.config.sample_every and not self._sample_due():
                 self._sample()
-        return self.step >= self.config.steps
+        return self.finished
+
+    def _is_over(self, late: bool) -> bool:
+        return self.step >= self.config.steps or late
 
     def train_step(self, step: Step) -> StepReport:
         """Take one step and count it."""
-        report = self.stepper.take(step, self.step)
+        report = self.stepper.take(step, self.step, self.clock.passed)
         self.step += 1
         self.batch_state, self.resumable = step.state, step.resumable
         self.skipped += report.skipped
@@ -184,7 +194,9 @@ class Trainer:
         if self.saved_at == self.step:
             return
         self._let_go()
-        record = state.record(self.stepper, self.batch_state, self.skipped, self.peers.world)
+        record = state.record(
+            self.stepper, self.batch_state, self.skipped, self.peers.world, self.clock.seconds
+        )
         tensors = state.tensors(self.stepper)
         self.writer.save(self.step, tensors, record)
         self.saved_at = self.step
@@ -215,7 +227,9 @@ class Trainer:
             path, record = found
         self.step, self.skipped = record["step"], record["skipped"]
         self.batch_state = record["batches"]
+        self.clock = Clock(self.config.minutes, record.get("seconds", 0.0))
         self.stream.load_state_dict(self.batch_state)
+        self.finished = self._is_over(self.clock.passed >= 1)
         self.saved_at = self.step if path.parent == self.writer.folder else None
         changed = self.config.differences(record["config"])
         told = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
@@ -320,7 +334,7 @@ class Trainer:
 
     def _tell(self, meter: Meter) -> None:
         due = self.step % self.config.log_every == 0 or self.step in FIRST_ROWS
-        if not due and self.step < self.config.steps:
+        if not due and not self.finished:
             return
         row = meter.row(self.step, self.config.steps)
         for reporter in self.reporters:
