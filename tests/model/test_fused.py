@@ -17,7 +17,7 @@ from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.chunked_sum import sum_in_parts
 from nextstep.model.fused import can_compile
 from nextstep.model.lora import add_adapter
-from nextstep.model.nextstep import NextStepModel
+from nextstep.model.nextstep import TOKENS_AT_ONCE, NextStepModel
 from nextstep.text.sequence import Text, build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.stages.pretrain import PretrainStage
@@ -37,7 +37,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., T
 
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr("nextstep.model.nextstep.can_compile", lambda device: True)
-    monkeypatch.setattr("nextstep.model.nextstep.TOKENS_AT_ONCE", 5)
+    monkeypatch.setitem(TOKENS_AT_ONCE, "cpu", 5)
     yield asked
 
 

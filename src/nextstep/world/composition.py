@@ -47,6 +47,10 @@ class ComposedSource:
     def __len__(self) -> int:
         return len(self.source)
 
+    def __reduce__(self) -> tuple[type[ComposedSource], tuple[Any, ...]]:
+        composer = self.composer
+        return type(self), (self.source, composer.tokenizer, composer.remembered)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 
@@ -61,10 +65,10 @@ class ComposedSource:
 
 
 class Composer:
-    """Image tokens of scenes.
+    """Image tokens of scenes, on the device of the tokenizer.
 
     Args:
-        tokenizer: encodes blocks.
+        tokenizer: encodes blocks; they stay on its device.
         pixels: side of the pictures.
         grid: (rows, columns) of their image tokens.
         remembered: bytes of blocks that are kept; the oldest go first.
@@ -95,10 +99,14 @@ class Composer:
                 if isinstance(part, SceneItem)
                 else replace(scene, items=(), sign=part)
             )
-            share = torch.full((len(tokens), 1), 1 / len(parts))
+            share = tokens.new_full((len(tokens), 1), 1 / len(parts))
             share[block_of(part, self.grid).grown(1, self.grid).places(self.grid)] = 1
             tokens += share * (self._encoded(alone).float() - empty)
         return token_norm(tokens) if self.tokenizer.config.token_norm else tokens
+
+    def __reduce__(self) -> tuple[type[Composer], tuple[Any, ...]]:
+        # Sent to another process it begins without blocks; a lock cannot be sent.
+        return type(self), (self.tokenizer, self.pixels, self.grid, self.remembered)
 
     @torch.no_grad()
     def _encoded(self, scene: Scene) -> Tensor:

@@ -81,3 +81,12 @@ def test_sizes_are_distinguished() -> None:
     wide = square.reshape(1, 16, 64, 3)
     assert encode(square).shape == encode(wide).shape
     assert not torch.equal(encode(square), encode(wide))
+
+
+def test_nothing_is_remembered_where_encoding_costs_less_than_telling_contents_apart() -> None:
+    own = tokenizer().to("meta")
+    encode, seen = PictureEncoder(own), pictures(5).to("meta")
+    for turn in (1, 2):
+        tokens = encode(seen)
+        assert (own.calls, tuple(tokens.shape), tokens.device.type) == (turn, (5, 4, 64), "meta")
+    assert encode.held == 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nextstep.vae.tokenizer import ImageTokenizer
 
-PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**22}
+PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**20}
 """Pixels that are encoded together; on a CPU more of them leave its caches."""
 REMEMBERED = 2**29
 """Bytes of image tokens that are kept."""
@@ -25,7 +25,8 @@ class PictureEncoder:
     A set that is small against the run, like scenes on plain backgrounds or pictures to fine-tune
     on, is encoded in its first epoch only; fresh pictures push the oldest out. Pictures are always
     encoded in groups of one size, so that the tokens of one do not depend on the rest of the batch,
-    nor on what is remembered: a resumed run reads the same numbers.
+    nor on what is remembered: a resumed run reads the same numbers. A GPU encodes faster than a
+    processor tells contents apart, so nothing is remembered there.
 
     Args:
         tokenizer: that encodes.
@@ -42,15 +43,17 @@ class PictureEncoder:
 
         They come in the tokenizer's precision and on the device of the pixels.
         """
-        keys = [_key(picture) for picture in pixels.cpu()]
+        if pixels.device.type != "cpu":
+            return self._encoded(pixels)
+        keys = [_key(picture) for picture in pixels]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
         new = {key: place for place, key in enumerate(keys) if key not in found}
         if new:
-            encoded = self._encoded(pixels[list(new.values())]).cpu()
+            encoded = self._encoded(pixels[list(new.values())])
             found |= dict(zip(new, encoded, strict=True))
         for key in found:
             self._remember(key, found[key])
-        return torch.stack([found[key] for key in keys]).to(pixels.device)
+        return torch.stack([found[key] for key in keys])
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         n, H, W, _ = pixels.shape
