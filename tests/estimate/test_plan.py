@@ -44,6 +44,7 @@ def test_every_stage_has_a_recipe_of_every_size() -> None:
         "core-2-nano",
         "core-3-nano",
         "core-lookup-nano",
+        "gpu-nano",
         "lab-decoder-nano",
         "lab-nano",
         "lab-paradigms",
