@@ -7,6 +7,8 @@ their order are the same to the last bit, whoever makes them.
 
 Tensors of a micro-batch lie in a file, in memory where the machine has room for it, which the
 training process maps: through a pipe they would cost it more time than a step of a small model.
+
+Legend: tensors of any shape pass as the bytes that they hold.
 """
 
 from __future__ import annotations
