@@ -28,8 +28,8 @@ RECIPE = ROOT / "recipes" / "gpu-nano.yaml"
 NEEDED = ("torch", "numpy", "PIL", "yaml", "safetensors", "tokenizers", "pydantic")
 RUN = [sys.executable, str(Path(__file__).resolve())]
 
-FIRST_STAGE = 0.45
-"""Share of the training time that core-144 has; the full edition has the rest."""
+FIRST_STAGE = 0.5
+"""Share of the training time that core-144 has, compiling included."""
 RESERVE = 1.9
 """Minutes of nine that are kept for starting, packing and scoring."""
 START_SECONDS = 150
@@ -252,7 +252,8 @@ def score(
                 return 0
             folder = Path(work) / "scores" / f"{edition}-{group}"
             asked = Asked.of([group], ["seen"], count, edition=edition)
-            made, settings = begin(asked, folder, pipeline, "gpu", 64)
+            weights = {"model": model, "vae": None}
+            made, settings = begin(asked, folder, pipeline, "gpu", 64, weights=weights)
             generation.generate(made, pipeline, settings)
             scoring.score(
                 made, made.benchmark.own_judges(made.manifest, made.items), "world-scorer"

@@ -224,3 +224,14 @@ def test_a_stage_of_the_rehearsal_trains_and_writes_a_model(script: Any, tmp_pat
     before = load_file(NANO / "model.safetensors")
     assert model.keys() == before.keys()
     assert not all(torch.equal(model[name], before[name]) for name in model)
+
+
+def test_a_model_is_scored_group_by_group_while_there_is_time(script: Any, tmp_path: Path) -> None:
+    told = {"model": "nano", "out": str(tmp_path), "work": str(tmp_path / "work"), "device": "cpu"}
+    scored = [("core-48", 1), ("full", 1)]
+    assert script.score(**told, time_for_it=-1, scored=scored, groups=["single"]) == 0
+    assert not (tmp_path / "card.json").exists()
+    assert script.score(**told, time_for_it=1e3, scored=scored[:1], groups=["single"]) == 0
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["core-48"]["single"]["items_per_task"] == 1
+    assert 0 <= card["core-48"]["single"]["tasks"]["single"] <= 1
