@@ -12,6 +12,27 @@ from nextstep.world.tasks import examples
 from nextstep.world.tasks.plain import common_colour, read_glosses
 
 
+def test_comparisons_tell_the_one_difference() -> None:
+    kinds = set()
+    for one in examples("compare", count=50, edition="core-48"):
+        for asked, answer in zip(one.parts[::2], one.parts[1::2], strict=True):
+            assert isinstance(asked, TextPart) and isinstance(answer, TextPart)
+            assert not asked.trained and answer.trained
+            before, after = (
+                {pair for pair in line.strip(" ;").split(", ") if pair != "none"}
+                for line in asked.text.rstrip(";").split("; ")
+            )
+            gone, come = before - after, after - before
+            told = answer.text.strip()
+            if gone and come:
+                assert told == f"{gone.pop()} becomes {come.pop()}"
+            else:
+                assert told == (f"{gone.pop()} goes" if gone else f"{come.pop()} comes")
+            assert not gone and not come
+            kinds.add(told.split()[-1] if told.endswith(("goes", "comes")) else "becomes")
+    assert kinds == {"becomes", "goes", "comes"}
+
+
 def test_lookups_ask_for_what_the_line_says() -> None:
     for one in examples("lookup", count=50, edition="core-48"):
         line, *asked = one.parts

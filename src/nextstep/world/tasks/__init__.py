@@ -97,6 +97,7 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("read_yes_no", "reading", reading.read_yes_no, _ALL, 1),
     ("plain", "plain", plain.plain, (_PHRASES,), 1),
     ("lookup", "lookup", plain.lookup, (), 1),
+    ("compare", "lookup", plain.compare, (), 1),
     ("letters", "letters", drawing.letters, (), 1),
 ]
 

@@ -9,7 +9,7 @@ from nextstep.errors import NextStepError
 from nextstep.world.colours import TINTS
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
-from nextstep.world.examples import Example, TextPart
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, Word, WorldObject
 from nextstep.world.spec import REGIONS, RELATIONS
 from nextstep.world.splits import Phrasings
@@ -208,3 +208,32 @@ def lookup(draw: Draw) -> Example:
             parts += [TextPart(f"{between}{word}", trained=False), TextPart(f" {value}")]
             between = ", "
     return Example("lookup", tuple(parts))
+
+
+def compare(draw: Draw) -> Example:
+    """Two lines of pairs that differ in one, and behind them the difference; four times over.
+
+    It is said as `descriptions.changes_between` says what changed from one picture to the next:
+    "dog two becomes dog red", "dog two goes", "dog red comes".
+    """
+    parts: list[TextPart | ImagePart] = []
+    values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
+    for _ in range(4):
+        words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 5))
+        before = [f"{word} {draw.one_of(values)}" for word in words]
+        place = draw.rng.randrange(len(words))
+        old, after = before[place], list(before)
+        kind = draw.one_of(("becomes", "becomes", "goes", "comes"))
+        if kind == "becomes":
+            word = words[place]
+            new = draw.one_of([f"{word} {value}" for value in values if old != f"{word} {value}"])
+            after[place] = new
+            told = f"{old} becomes {new}"
+        else:
+            del after[place]
+            told = f"{old} {kind}"
+        if kind == "comes":
+            before, after = after, before
+        lines = "; ".join(", ".join(line) or "none" for line in (before, after))
+        parts += [TextPart(f"{lines};", trained=False), TextPart(f" {told}\n")]
+    return Example("compare", tuple(parts))
