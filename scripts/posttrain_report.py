@@ -6,7 +6,7 @@ Models meet the same prompts with the same noise, so their differences are paire
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,16 @@ class Judged:
     variance: float
 
     @classmethod
-    def of(cls, groups: Sequence[RolloutGroup]) -> Judged:
+    def of(cls, groups: Iterable[RolloutGroup]) -> Judged:
         """From judged groups, whose keys are "world/TASK/..."."""
-        rows = []
+        rows, variances = [], []
         for group in groups:
             right = _mean([sample.rewards["world/right"] for sample in group.samples])
             told = {"right": right, "reward": _mean([sample.reward for sample in group.samples])}
             rows.append(Row(group.key, group.key.split("/")[1], told))
-        return cls(rows, _mean([token_variance(group) for group in groups if group.draws]))
+            if group.draws:
+                variances.append(token_variance(group))
+        return cls(rows, _mean(variances))
 
 
 def token_variance(group: RolloutGroup) -> float:
@@ -99,7 +101,7 @@ def report(judged: Mapping[str, Judged], flow_losses: Mapping[str, float]) -> di
             "diversity_ratio": round(one.variance / judged[START].variance, 4),
         }
         for other in (START, BASELINE):
-            if name != other:
+            if name != other and other in judged:
                 against = differences(one.rows, judged[other].rows, metrics)
                 told[f"against {other}"] = _rounded(against)
         found[name] = told

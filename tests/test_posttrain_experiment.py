@@ -120,7 +120,7 @@ def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     after = [group("colours", n, [1.0, 1.0], 0.5) for n in range(8)]
     after += [group("next_state", n, [1.0, 0.0], 0.5) for n in range(8)]
     judged = {
-        name: reports.Judged.of(groups)
+        name: reports.Judged.of(iter(groups))
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
     }
     told = reports.report(judged, {"start": 0.2, "best-of-n": 0.21, "nft": 0.2})
@@ -132,6 +132,9 @@ def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
     assert told["nft"]["diversity_ratio"] == 0.25
+    two = {name: judged[name] for name in ("start", "nft")}
+    alone = reports.report(two, {"start": 0.2, "nft": 0.2})
+    assert set(alone["nft"]) == set(told["nft"]) - {"against best-of-n"}
     table = reports.as_tables({"guided": told})
     assert "| nft | 75.0 | +100.0 (+100.0 to +100.0) |" in table
 
