@@ -185,7 +185,7 @@ def tiled(pictures: Seq[Image.Image], side: int) -> Image.Image:
     return square
 
 
-GAP, LINES, LABEL = 6, 3, 64
+SPACE, LINES, LABEL = 6, 3, 64
 
 
 def comparison(
@@ -201,17 +201,17 @@ def comparison(
     width, height = rows[0][1][0].size
     across = min(across, len(texts))
     bands = -(-len(texts) // across)
-    band = len(rows) * (height + GAP) + LINES * LINE + GAP
-    sheet = Image.new("RGB", (LABEL + across * (width + GAP), bands * band + GAP), PAPER)
+    band = len(rows) * (height + SPACE) + LINES * LINE + SPACE
+    sheet = Image.new("RGB", (LABEL + across * (width + SPACE), bands * band + SPACE), PAPER)
     draw, font = ImageDraw.Draw(sheet), load_font(None)
     for place, text in enumerate(texts):
-        left = LABEL + place % across * (width + GAP)
-        top = GAP + place // across * band
+        left = LABEL + place % across * (width + SPACE)
+        top = SPACE + place // across * band
         for label, pictures in rows:
             if place % across == 0:
-                draw.text((GAP, top + height // 2), label, INK, font)
+                draw.text((SPACE, top + height // 2), label, INK, font)
             sheet.paste(pictures[place].resize((width, height)), (left, top))
-            top += height + GAP
+            top += height + SPACE
         for line in wrapped(text, font, width, LINES):
             draw.text((left, top), line, INK, font)
             top += LINE
