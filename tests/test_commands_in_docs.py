@@ -15,7 +15,7 @@ import pytest
 import typer.main
 import yaml
 
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 from nextstep.utils import old_names
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ PAGES = sorted(
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
 EXTRAS = set(PROJECT["project"]["optional-dependencies"])
-COMMAND: Any = typer.main.get_command(app)
+COMMAND: Any = typer.main.get_command(command_line())
 TOOLS = {
     "pytest": "pytest", "coverage": "coverage", "ruff": "ruff", "mypy": "mypy",
     "lint-imports": "importlinter", "codespell": "codespell_lib", "mkdocs": "mkdocs",

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -257,13 +258,45 @@ def test_help_is_quick() -> None:
     assert min(times) < 1.0
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from nextstep.cli import main; "
-        "print([m for m in ('torch','diffusers','transformers','numpy','PIL') if m in sys.modules])"
-    )
+def imported_by(code: str) -> set[str]:
+    """Modules that a new process has imported after some code."""
+    code = f"import sys; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    imported = imported_by("from nextstep.cli import main; main.command_line()")
+    assert "nextstep.cli.train" in imported
+    assert not imported & {"torch", "diffusers", "transformers", "numpy", "PIL"}
+
+
+def test_a_command_imports_no_other() -> None:
+    imported = imported_by("from nextstep.cli import main; main.command_line(['generate', 'x'])")
+    own = {name for name in imported if name.startswith("nextstep.cli.")}
+    shared = ("main", "generate", "groups", "options", "checks")
+    assert own == {f"nextstep.cli.{name}" for name in shared}
+
+
+def test_drawing_imports_no_training_service_or_data() -> None:
+    imported = imported_by("import nextstep.pipeline")
+    others = ("train", "recipe", "data", "finetune", "world", "evaluate", "serve", "client", "lab")
+    assert not {
+        name for name in imported if name.startswith(tuple(f"nextstep.{n}" for n in others))
+    }
+    heavy = {"torch._dynamo", "transformers", "diffusers", "scipy", "fastapi", "yaml", "peft"}
+    assert not imported & heavy
+
+
+def test_every_command_is_alone_what_it_is_among_all() -> None:
+    whole = typer.main.get_command(cli.command_line())
+    assert isinstance(whole, typer.core.TyperGroup) and set(whole.commands) == set(cli.HOMES)
+    for name, command in whole.commands.items():
+        group = typer.main.get_command(cli.command_line([name]))
+        assert isinstance(group, typer.core.TyperGroup) and list(group.commands) == [name]
+        assert [one.opts for one in group.commands[name].params] == [
+            one.opts for one in command.params
+        ]
 
 
 def test_waiting_threads_sleep_soon_unless_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:

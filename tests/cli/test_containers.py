@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 
 ROOT = Path(__file__).parents[2]
 FILES = ["deploy/Dockerfile", "deploy/Dockerfile.cuda"]
@@ -49,7 +49,7 @@ def test_dockerfiles(name: str) -> None:
     assert installs and all("-c /wheels/constraints.txt" in one for one in installs)
     command = [*json.loads(dict(found)["ENTRYPOINT"]), *json.loads(dict(found)["CMD"])]
     assert command[:2] == ["nextstep", "serve"]
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(command_line()).commands["serve"]  # type: ignore[attr-defined]
     known = {option for parameter in serve.params for option in parameter.opts}
     assert {word for word in command if word.startswith("--")} <= known
     assert re.search(r"/ready", dict(found)["HEALTHCHECK"])

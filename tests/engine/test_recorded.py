@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 from nextstep.engine import reproduce
 from nextstep.engine.metadata import KEY, read_record
 from nextstep.engine.settings import GenerationSettings, ModelDefaults, generation_settings
@@ -52,7 +52,7 @@ def picture_with(text: str, path: Path) -> Path:
 
 def run(*words: str) -> tuple[int, str]:
     """Exit status and what is shown of a command that must not end in a traceback."""
-    told = CliRunner().invoke(app, list(words))
+    told = CliRunner().invoke(command_line(), list(words))
     if told.exception is not None and not isinstance(told.exception, SystemExit):
         assert isinstance(told.exception, ValueError), repr(told.exception)
         return 2, printable(str(told.exception))
@@ -97,7 +97,7 @@ def test_control_characters_never_reach_the_terminal(tmp_path: Path) -> None:
         _, said = run(*words)
         shown = said.replace("\n", "")
         assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") or c == "\u202e"]
-    told = CliRunner().invoke(app, ["show-settings", str(path), "--json"])
+    told = CliRunner().invoke(command_line(), ["show-settings", str(path), "--json"])
     assert json.loads(told.output)["prompt"] == bad
 
 

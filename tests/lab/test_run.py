@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 from nextstep.config import NextStepConfig
 from nextstep.errors import NextStepError
 from nextstep.estimate.counting import step_flops, step_positions
@@ -181,14 +181,16 @@ def test_arms_of_a_study_see_the_same_samples_in_the_same_order(name: str) -> No
 
 @pytest.mark.parametrize("name", list(STUDIES))
 def test_the_cost_of_every_study_is_printed_before_anything_runs(name: str) -> None:
-    told = CliRunner().invoke(app, ["lab", name, "--cost"])
+    told = CliRunner().invoke(command_line(), ["lab", name, "--cost"])
     assert told.exit_code == 0 and "hours of one core with AMX" in told.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
 def test_a_tiny_run_of_a_study_reaches_its_card(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
-    told = CliRunner().invoke(app, ["lab", name, "--tiny", "--seeds", "1", "-o", str(folder)])
+    told = CliRunner().invoke(
+        command_line(), ["lab", name, "--tiny", "--seeds", "1", "-o", str(folder)]
+    )
     assert told.exit_code == 0, told.output + str(told.exception)
     card = (folder / "card.md").read_text()
     assert "nan" not in card.lower().split() and ".png" in card
@@ -196,7 +198,7 @@ def test_a_tiny_run_of_a_study_reaches_its_card(name: str, tmp_path: Path) -> No
 
 
 def test_list_names_every_study() -> None:
-    told = CliRunner().invoke(app, ["lab", "list"])
+    told = CliRunner().invoke(command_line(), ["lab", "list"])
     assert told.exit_code == 0 and all(name in told.output for name in STUDIES)
 
 

@@ -28,9 +28,9 @@ def settle():
     raise Settled
 
 host.settle = settle
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 try:
-    app(sys.argv[1:], standalone_mode=False)
+    command_line(sys.argv[1:])(sys.argv[1:], standalone_mode=False)
 except Settled:
     print("settled")
 """

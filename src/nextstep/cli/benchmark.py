@@ -357,7 +357,7 @@ def run_again(arguments: Sequence[str], folder: str) -> None:
         arguments: of `nextstep`.
         folder: that paths among them start from.
     """
-    from nextstep.cli.main import app
+    from nextstep.cli.main import command_line
 
     os.chdir(folder)
-    app(list(arguments), standalone_mode=False)
+    command_line(arguments)(list(arguments), standalone_mode=False)
