@@ -6,6 +6,7 @@ Legend: N tokens of a picture, D values per token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class DecodeSettings:
         """N."""
         return self.grid[0] * self.grid[1]
 
-    @property
+    @cached_property
     def branches(self) -> list[str]:
         """Names of the branches that must run."""
         return self.guidance.branches(self.tokens, self.has_images)

@@ -273,7 +273,8 @@ class Scheduler:
         made = []
         for key in keys:
             slot, hidden = read[key]
-            made.append(Prefilled(self.backend.copy(slot) if key in taken else slot, hidden))
+            row = self.backend.copy(slot, len(key[0])) if key in taken else slot
+            made.append(Prefilled(row, hidden))
             taken.add(key)
         return made
 

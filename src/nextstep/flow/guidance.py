@@ -86,7 +86,9 @@ class GuidanceSettings:
 
         The conditional branch always runs, because its rows carry the picture.
         """
-        every = [self.weights(index, count, has_images) for index in range(count)]
+        # A constant schedule weighs every token alike, so its first one tells.
+        told = range(1 if self.schedule == "constant" else count)
+        every = [self.weights(index, count, has_images) for index in told]
         needed = {name for weights in every for name, w in weights.items() if w != 0}
         order = (CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL)
         return [name for name in order if name in needed or name == CONDITIONAL]

@@ -115,8 +115,8 @@ class Backend(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Of the next text id: [n, E] -> [n, V]."""
 
-    def copy(self, slot: CacheRow) -> CacheRow:
-        """Another row with the same contents and room."""
+    def copy(self, slot: CacheRow, positions: int) -> CacheRow:
+        """Another row with the same room, of which the first positions are filled."""
 
     def release(self, slot: CacheRow) -> None:
         """Give a row's memory back."""

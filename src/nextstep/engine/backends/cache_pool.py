@@ -43,11 +43,12 @@ class CachePool:
         self.slots.append(slot)
         return slot
 
-    def copy(self, slot: CacheRow) -> CacheRow:
-        """Another row with the same contents."""
+    def copy(self, slot: CacheRow, positions: int) -> CacheRow:
+        """Another row with the same first positions."""
         self.reserve(len(self.slots) + 1, 0)
         other = CacheRow(self.cache, len(self.slots))
-        self.cache.store[:, :, other.row] = self.cache.store[:, :, slot.row]
+        store = self.cache.store[..., :positions, :]
+        store[:, :, other.row] = store[:, :, slot.row]
         self.slots.append(other)
         return other
 

@@ -17,6 +17,7 @@ size, H query heads, G key/value heads, d head size, D values per token, V vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ MIXED = (
     "matrix products on this machine do not repeat themselves; try one thread (OMP_NUM_THREADS=1), "
     "or another number format"
 )
+ALL = slice(None)
+STRIPES = 4
+"""Most groups of rows that are stored one by one; of more, one call for all rows is faster."""
+Stored = tuple[slice, tuple[Any, ...]]
+"""Rows of a step [n, G, d], and the index in the pool [B, G, T, d] that they are stored at."""
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 """(attention, q [n, H, 1, d], k [n, G, 1, d], v [n, G, 1, d]) -> [n, H, 1, d]."""
 
@@ -172,10 +178,10 @@ class TorchBackend:
         return blockwise(self.model.text_logits, hidden, self.block_rows)
 
     @torch.inference_mode()
-    def copy(self, slot: CacheRow) -> CacheRow:
+    def copy(self, slot: CacheRow, positions: int) -> CacheRow:
         """See `Backend.copy`."""
         if self.pool is not None:
-            return self.pool.copy(slot)
+            return self.pool.copy(slot, positions)
         return CacheRow(slot.cache.copy())
 
     @torch.inference_mode()
@@ -259,32 +265,37 @@ class TorchBackend:
         length, mask = max(positions) + 1, None
         where, at = (torch.tensor(list_, device=self.device) for list_ in (rows, positions))
         if len(set(positions)) > 1:
-            mask = (torch.arange(length, device=self.device) <= at[:, None])[:, None, None]
+            later = torch.arange(length, device=self.device) > at[:, None]
+            # In numbers: a mask of truths would be turned into these anew by every layer.
+            mask = torch.zeros_like(later, dtype=x.dtype).masked_fill_(later, -torch.inf)
+            mask = mask[:, None, None]
         # The first rows are read where they lie; others, and repeated ones, are copied.
-        read = slice(0, len(rows)) if rows == list(range(len(rows))) else where
-        return self._attend_pool(x, at, where, read, length, mask)
+        if rows != list(range(len(rows))):
+            return self._attend_pool(x, at, [(ALL, (where, ALL, at))], where, length, mask)
+        stored = stripes(positions) or [(ALL, (where, ALL, at))]
+        return self._attend_pool(x, at, stored, slice(0, len(rows)), length, mask)
 
     def _attend_pool(
-        self, x: Tensor, positions: Tensor, where: Tensor, read: slice | Tensor, length: int,
-        mask: Tensor | None,
+        self, x: Tensor, positions: Tensor, stored: Sequence[Stored], read: slice | Tensor,
+        length: int, mask: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """A step whose keys are stored at (`where`, positions) and read from rows `read`.
+        """A step whose keys are stored as `stored` says and read from rows `read`.
 
         Args:
             x: [n, E].
             positions: [n].
-            where: [n], rows of the pool.
-            read: the same rows.
+            stored: see `Stored`; together all rows.
+            read: rows of the pool that they are.
             length: T, positions that are looked at.
-            mask: bool [n, 1, 1, T], or None where all are.
+            mask: [n, 1, 1, T], as `attend` takes it, or None where all are.
         """
         assert self.pool is not None
         cache = self.pool.cache
 
         def attention(own: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.keys[own.layer], cache.values[own.layer]
-            keys[where, :, positions] = k[:, :, 0]
-            values[where, :, positions] = v[:, :, 0]
+            for own_rows, place in stored:
+                keys[place], values[place] = k[own_rows, :, 0], v[own_rows, :, 0]
             return attend(q, keys[read, :, :length], values[read, :, :length], mask)
 
         return self._layers(x, positions, attention)
@@ -303,6 +314,25 @@ class TorchBackend:
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         hidden: Tensor = self.model.norm(x)
         return hidden
+
+
+def stripes(positions: list[int]) -> list[Stored]:
+    """How the pool's first rows are stored in few evenly spaced groups; empty where they are not.
+
+    The rows of one branch of equally long prompts are such a group. Storing one at once is several
+    times as fast as storing rows by their numbers.
+    """
+    alike: dict[int, list[int]] = {}
+    for row, position in enumerate(positions):
+        alike.setdefault(position, []).append(row)
+    found: list[Stored] = []
+    for position, rows in alike.items():
+        even = range(rows[0], rows[-1] + 1, rows[1] - rows[0] if len(rows) > 1 else 1)
+        if len(alike) > STRIPES or rows != list(even):
+            return []
+        stripe = slice(even.start, even.stop, even.step)
+        found.append((stripe, (stripe, ALL, position)))
+    return found
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
