@@ -347,7 +347,7 @@ def engine(asked: argparse.Namespace) -> dict[str, Any]:
                     seen.append(own_memory(os.getpid()))
     kinds = {kind: sum(end == kind for end in ends.values()) for kind in sorted({*ends.values()})}
     later = slope(seen[len(seen) // 5 :], 5)
-    left = len(made._requests), len(made.scheduler._entries), len(made.scheduler._served)
+    left = len(made._requests), len(made.scheduler._sequences), len(made.scheduler._served)
     print(f"{len(ends)} ended: {kinds}; {seen[0]:.0f} MiB at first, {seen[-1]:.0f} at the end")
     return {"requests": asked.requests, "ended": len(ends), "kinds": kinds, "left_behind": left,
             "first_mib": round(seen[0], 1), "last_mib": round(seen[-1], 1),
