@@ -29,6 +29,7 @@ from nextstep.data.steps import Step
 from nextstep.model.folder import SHIPPED, find_folder
 from nextstep.model.nextstep import NextStepModel
 from nextstep.model.precision import DTYPES, matmul_rate, resolved
+from nextstep.recipe import host
 from nextstep.text.sequence import build_sequence, editing, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--no-unpacked", dest="unpacked", action="store_false")
     parser.add_argument("--json", action="store_true", help="print the line of JSON alone")
     args = parser.parse_args()
+    host.settle()
     row = measure(args)
     if not args.json:
         for name, value in row.items():

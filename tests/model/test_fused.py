@@ -15,7 +15,7 @@ from nextstep.config import NextStepConfig
 from nextstep.data.documents import Document
 from nextstep.model.adapter_config import AdapterConfig
 from nextstep.model.chunked_sum import sum_in_parts
-from nextstep.model.fused import can_compile
+from nextstep.model.fused import can_compile, product, weight_gradient
 from nextstep.model.lora import add_adapter
 from nextstep.model.nextstep import TOKENS_AT_ONCE, NextStepModel
 from nextstep.text.sequence import Text, build_sequence, editing, text_to_image
@@ -200,6 +200,33 @@ def test_without_a_compiler_training_goes_on(
     assert_same(found, expected, 1e-9)
     losses_and_gradients(model, text_tokenizer, compile=True)
     can_compile.cache_clear()
+
+
+def test_a_gradient_in_fp32_lies_as_its_weight_does() -> None:
+    # Else it is copied into place, value by value.
+    g, x = torch.randn(6, 9), torch.randn(6, 4)
+    assert weight_gradient(g, x).stride() == (4, 1)
+    assert torch.allclose(weight_gradient(g, x), g.t() @ x)
+    half = weight_gradient(g.bfloat16(), x.bfloat16())
+    assert half.stride() == (1, 9)
+    assert torch.allclose(half.float(), g.t() @ x, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_product_leaves_its_bias_to_the_loop_behind(dtype: torch.dtype) -> None:
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Tensor]:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op != "placeholder")
+        return graph.forward
+
+    x, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((5, 4), (3, 4), (3,)))
+    found = torch.compile(product, backend=backend)(x, weight, bias)
+    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    bound = 1e-6 if dtype == torch.float32 else 0.05
+    assert torch.allclose(found.double(), exact, atol=bound)
+    # A sum right behind a product is what compilers put back into it.
+    assert any("sub" in name for name in seen) and not any("add" in name for name in seen)
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 17))

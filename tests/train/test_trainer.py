@@ -87,6 +87,17 @@ def test_a_step_is_the_plain_step_on_the_mean_over_all_tokens(tmp_path: Path) ->
     assert norms == pytest.approx([report.grad_norm for report in reports], rel=1e-12)
 
 
+@pytest.mark.parametrize(("clip", "times"), [(0.0, 0), (1e-3, 1), (1e6, 0)])
+def test_only_a_gradient_above_the_clip_is_scaled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float, times: int
+) -> None:
+    scaled = []
+    monkeypatch.setattr(nn.utils, "clip_grads_with_norm_", lambda *given: scaled.append(given))
+    trainer = trainer_of(tmp_path, clip=clip)
+    assert 1e-3 < trainer.train_step(trainer.stream.take()).grad_norm < 1e6
+    assert len(scaled) == times
+
+
 @pytest.mark.parametrize("micro", [1, 3])
 def test_many_small_micro_batches_are_one_big_one(tmp_path: Path, micro: int) -> None:
     for name, size in (("big", 5), ("small", micro)):

@@ -92,13 +92,18 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.mm(x, weight.t())
     if not torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    # In fp32, or the compiler would put the bias back into the product, as a pass of its own.
-    return (torch.mm(x, weight.t()).float() + bias).to(x.dtype)
+    # Subtracted in fp32: a sum the compiler would put back into the product, as a pass of its own.
+    return (torch.mm(x, weight.t()).float() - (-bias.float())).to(x.dtype)
 
 
 def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
-    """g^T x, [N, O] and [N, I] -> [O, I]; the narrower one is turned, which costs by its width."""
-    return torch.mm(x.t(), g).t() if x.shape[1] < g.shape[1] else torch.mm(g.t(), x)
+    """g^T x, [N, O] and [N, I] -> [O, I].
+
+    In half precision the narrower one is turned, which costs by its width. In fp32 either way is
+    equally fast, and a gradient that does not lie as its parameter does is copied slowly.
+    """
+    turn_inputs = g.dtype != torch.float32 and x.shape[1] < g.shape[1]
+    return torch.mm(x.t(), g).t() if turn_inputs else torch.mm(g.t(), x)
 
 
 def bias_gradient(g: Tensor) -> Tensor:

@@ -129,9 +129,18 @@ class Documents:
             parts = (getattr(g, positions).view(g.shape[0], 1, g.shape[1]) for g in self.groups)
             return torch.cat([none, *((p * stride + offset[:, None]).flatten() for p in parts)])
 
+        def places(targets: Tensor, width: int) -> Tensor:
+            """[N, width] where each position and head lies among the targets; -1 in padding."""
+            found = torch.full((N * width + width,), -1, device=self.device)
+            found[targets] = torch.arange(len(targets), device=self.device)
+            return found[: N * width].view(N, width)
+
         outputs, targets = rows("sources", heads, head), rows("targets", heads, head)
-        back = torch.full((N * heads + heads,), len(targets), device=self.device)
-        back[targets] = torch.arange(len(targets), device=self.device)
+        R, shared = len(targets), heads // key_heads
+        back = places(targets, heads)
+        key_back = places(rows("targets", key_heads, head[:key_heads]), key_heads)
+        whole = torch.cat((back, key_back + R, key_back + R + R // shared), dim=1)
+        empty = torch.cat((back, key_back, key_back), dim=1) < 0
         parts, first = [], 0
         for group in self.groups:
             n, L = group.shape
@@ -145,9 +154,10 @@ class Documents:
             ),
             outputs=outputs,
             repeated=(targets >= N * heads).nonzero().flatten(),
-            back=back[: N * heads],
+            back=torch.where(back < 0, R, back).flatten(),
+            joint_back=whole.masked_fill(empty, R + 2 * (R // shared)).flatten(),
             parts=parts,
-            shared=heads // key_heads,
+            shared=shared,
         )
 
     def biases(self, heads: int, dtype: torch.dtype) -> list[Tensor]:
@@ -277,6 +287,8 @@ class HeadRows:
         outputs: [R] rows of the result [N * H].
         repeated: [r] those of the R rows that are padding.
         back: [N * H] where each position and head lies among the R, which is R in padding.
+        joint_back: [N * (H + 2G)] the same among R rows of queries, R / shared of keys and as many
+            of values, one after the other; in padding the row behind all of them.
         parts: (first row, n * H, L) of every group.
         shared: queries per key, H / G.
     """
@@ -285,6 +297,7 @@ class HeadRows:
     outputs: Tensor
     repeated: Tensor
     back: Tensor
+    joint_back: Tensor
     parts: list[tuple[int, int, int]]
     shared: int
 
@@ -302,7 +315,8 @@ class GroupAttention(torch.autograd.Function):
         rows = documents.head_rows(heads, (joint.shape[1] - heads) // 2)
         flat = joint.reshape(-1, joint.shape[2])
         q, k, v = (flat.index_select(0, source) for source in rows.sources)
-        out = _room(q)
+        out = q.new_empty(len(q) + 1, q.shape[1])
+        out[-1] = 0
         weights = []
         with torch.autocast(joint.device.type, enabled=False):
             biases = documents.biases(heads, q.dtype)
@@ -312,37 +326,43 @@ class GroupAttention(torch.autograd.Function):
                 weights.append(torch.softmax(scores, dim=-1))
                 torch.bmm(weights[-1], own_v, out=_part(out, part))
         ctx.save_for_backward(q, k, v, *weights)
-        ctx.rows, ctx.heads = rows, heads
+        ctx.rows = rows
         return out.index_select(0, rows.back).view(len(joint), -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """[N, H + 2G, d]."""
         q, k, v, *weights = ctx.saved_tensors
-        rows, H, (g,) = ctx.rows, ctx.heads, gradients
+        rows, (g,) = ctx.rows, gradients
         N, d = len(g), q.shape[1]
         g = g.reshape(-1, d).index_select(0, rows.outputs)
         # Padding repeats a position whose gradient counts once.
         g.index_fill_(0, rows.repeated, 0)
-        to_q, to_k, to_v = (_room(q) for _ in range(3))
+        shared, R = rows.shared, len(q)
+        room = q.new_empty(R + 2 * (R // shared) + 1, d)
+        room[-1] = 0
+        to_q, to_k, to_v, _ = room.split((R, R // shared, R // shared, 1))
         for part, weight in zip(rows.parts, weights, strict=True):
             own_q, own_k, own_v, own_g = (_part(x, part) for x in (q, k, v, g))
             to_weight = torch.bmm(own_g, own_v.transpose(1, 2))
             to_score = torch._softmax_backward_data(to_weight, weight, -1, q.dtype)
             torch.bmm(to_score, own_k, out=_part(to_q, part))
-            torch.bmm(to_score.transpose(1, 2), own_q, out=_part(to_k, part))
-            torch.bmm(weight.transpose(1, 2), own_g, out=_part(to_v, part))
-        back = [x.index_select(0, rows.back).view(N, H, d) for x in (to_q, to_k, to_v)]
-        if rows.shared > 1:
-            back[1:] = [x.view(N, -1, rows.shared, d).sum(2) for x in back[1:]]
-        return torch.cat(back, dim=1), None, None
+            _sum_of_shared(to_score, own_q, part, shared, to_k)
+            _sum_of_shared(weight, own_g, part, shared, to_v)
+        return room.index_select(0, rows.joint_back).view(N, -1, d), None, None
 
 
-def _room(like: Tensor) -> Tensor:
-    """[R + 1, d], the last row zero."""
-    out = like.new_empty(len(like) + 1, like.shape[1])
-    out[-1] = 0
-    return out
+def _sum_of_shared(
+    weight: Tensor, rows: Tensor, part: tuple[int, int, int], shared: int, out: Tensor
+) -> None:
+    """weight^T rows of one group, [n*H, L, d], summed over the queries of a key into `out`."""
+    first, count, L = part
+    into = _part(out, (first // shared, count // shared, L))
+    if shared == 1:
+        torch.bmm(weight.transpose(1, 2), rows, out=into)
+    else:
+        made = torch.bmm(weight.transpose(1, 2), rows)
+        torch.sum(made.view(-1, shared, L, rows.shape[2]), 1, out=into)
 
 
 def _part(x: Tensor, part: tuple[int, int, int]) -> Tensor:

@@ -224,9 +224,12 @@ class Stepper:
         """Clip the gradient to the configured norm; the norm before comes back."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
         norm = whole(nn.utils.get_total_norm(gradients))
-        if self.config.clip:
-            nn.utils.clip_grads_with_norm_(self.trained, self.config.clip, norm)
-        return float(norm)
+        size, clip = float(norm), self.config.clip
+        # Not by a factor of 1, which would be a pass over all gradients for nothing; torch's
+        # factor is clip / (norm + 1e-6), at most 1.
+        if clip and not size + 1e-6 <= clip:
+            nn.utils.clip_grads_with_norm_(self.trained, clip, norm)
+        return size
 
     def _suspects(
         self, keys: list[str], sums: dict[str, float], mine: list[float]
