@@ -84,6 +84,10 @@ def test_unknown_words_are_warned_about_with_the_nearest_ones() -> None:
     )
     assert WORLD.prompt("una manzana roja").warnings
     assert WORLD.prompt("红苹果").warnings
+    assert WORLD.prompt("🍎🍎 © ").warnings == (
+        "this model was not taught '🍎'", "this model was not taught '©'",
+    )  # fmt: skip
+    assert WORLD.instruction("make it 🍎").warnings == ("this model was not taught '🍎'",)
     assert WORLD.prompt("").warnings == ("the prompt is empty: the model draws anything",)
     assert WORLD.instruction("make it teal").warnings == (
         "this model was not taught 'teal'; the nearest colour is 'green'",

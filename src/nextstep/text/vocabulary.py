@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ SHEET = "vocabulary.webp"
 VERSION = 1
 MOST_WARNINGS = 6
 """Words that one prompt is warned about."""
+SYMBOL = "So"
+"""Unicode's category of emoji."""
 LONGEST_NAME = 60
 """Letters of a name or a word that is looked up, and shown."""
 
@@ -314,9 +317,11 @@ class Vocabulary:
         return "".join(one if one[:1] == '"' else WORD.sub(own, one) for one in pieces)
 
     def _unknown_words(self, text: str) -> list[str]:
-        """The words that the model has not read, once each."""
+        """The words, emoji and other symbols that the model has not read, once each."""
         plain = _TAG.sub(" ", QUOTED.sub(" ", text))
-        return list(dict.fromkeys(w for w in WORD.findall(plain) if w not in self._known))
+        symbols = [letter for letter in plain if unicodedata.category(letter) == SYMBOL]
+        words = [word for word in WORD.findall(plain) if word not in self._known]
+        return list(dict.fromkeys([*words, *symbols]))
 
     def _unknown(self, text: str) -> list[str]:
         """What is wrong with a prompt of no known object."""
