@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,8 +86,10 @@ def wrap_errors() -> Iterator[None]:
     try:
         yield
     except httpx2.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise ServiceError(f"the service cannot be reached: {reason}") from None
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        asked = getattr(error, "_request", None)  # the property raises where there is none
+        place = "" if asked is None else f" at {asked.url.scheme}://{asked.url.netloc.decode()}"
+        raise ServiceError(f"the service{place} cannot be reached: {reason}") from None
 
 
 class EventReader:
