@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nextstep.cli.main import app as command
+from nextstep.cli.main import command_line
 from nextstep.client import (
     AsyncClient,
     BusyError,
@@ -193,23 +193,23 @@ def test_the_command_draws_at_a_service(
 ) -> None:
     given = ["generate", "a red apple", "--server", service.url, "--seed", "3", "-n", "2"]
     out = str(tmp_path / "a.png")
-    made = CliRunner().invoke(command, [*given, "--steps", "3", "-o", out, "--json"])
+    made = CliRunner().invoke(command_line(), [*given, "--steps", "3", "-o", out, "--json"])
     assert made.exit_code == 0, made.output
     wanted = alone(tiny_pipeline, "a red apple", n=2, seed=3, steps=3)
     for place, one in enumerate(json.loads(made.stdout)["pictures"]):
         assert Path(one["path"]).read_bytes() == wanted[place].png()
-    assert "2 pictures in" in CliRunner().invoke(command, [*given, "-o", out]).stdout
+    assert "2 pictures in" in CliRunner().invoke(command_line(), [*given, "-o", out]).stdout
     for more in (["--height", "32"], ["--dtype", "bf16"], ["--steps", "0"]):
-        wrong = CliRunner().invoke(command, [*given, *more, "-o", out])
+        wrong = CliRunner().invoke(command_line(), [*given, *more, "-o", out])
         assert isinstance(wrong.exception, ValueError), more
 
 
 def test_the_serve_command_refuses_in_words(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    made = CliRunner().invoke(command, ["serve", "--new-key", "ann", "--keys", str(keys)])
+    made = CliRunner().invoke(command_line(), ["serve", "--new-key", "ann", "--keys", str(keys)])
     assert made.stdout.startswith("ns-") and keys.read_text().startswith("ann ")
     for bad in (["--host", "0.0.0.0"], ["--new-key", "ann"], ["--keys", str(tmp_path / "no")]):
-        assert isinstance(CliRunner().invoke(command, ["serve", *bad]).exception, ValueError)
+        assert isinstance(CliRunner().invoke(command_line(), ["serve", *bad]).exception, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -218,5 +218,5 @@ def test_the_serve_command_refuses_in_words(tmp_path: Path) -> None:
 )
 def test_options_that_a_service_would_ignore_are_refused(ignored: list[str]) -> None:
     given = ["generate", "a", "--server", "http://localhost:1", *ignored]
-    wrong = CliRunner().invoke(command, given).exception
+    wrong = CliRunner().invoke(command_line(), given).exception
     assert str(wrong) == f"a service has its own model and batches: leave out {ignored[0]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nextstep.cli.main import app
+from nextstep.cli.main import command_line
 from nextstep.engine.events import Event, Part
 from nextstep.errors import NextStepError
 from nextstep.serve.jobs import backend as b
@@ -51,7 +51,9 @@ def test_folder_with_foreign_files_is_refused_and_unchanged(tmp_path: Path, wher
 def test_serve_command_refuses_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(b"mine")
-    told = CliRunner().invoke(app, ["serve", "--model", "nano", "--folder", str(tmp_path)])
+    told = CliRunner().invoke(
+        command_line(), ["serve", "--model", "nano", "--folder", str(tmp_path)]
+    )
     assert isinstance(told.exception, ValueError) and "new or an empty" in str(told.exception)
     assert everything_below(tmp_path) == {"pictures/cat.png": b"mine"}
 
@@ -176,7 +178,9 @@ def test_killed_service_leaves_its_folder_free(tmp_path: Path) -> None:
 
 def test_second_serve_command_ends_before_a_model_is_loaded(tmp_path: Path) -> None:
     store = Store(tmp_path, keep=9)
-    told = CliRunner().invoke(app, ["serve", "--model", "nano", "--folder", str(tmp_path)])
+    told = CliRunner().invoke(
+        command_line(), ["serve", "--model", "nano", "--folder", str(tmp_path)]
+    )
     assert isinstance(told.exception, NextStepError)
     assert "is using the folder" in str(told.exception)
     store.close()

@@ -50,7 +50,7 @@ def check_drawing(
     if height is not None or width is not None:
         # A side of an edit that is not given is its source's, which is a token's multiple.
         usual = (limits.token_pixels,) * 2 if edit else (own.height, own.width)
-        limits.grid(height or usual[0], width or usual[1])
+        limits.grid(usual[0] if height is None else height, usual[1] if width is None else width)
 
 
 def parse_sides(

@@ -36,7 +36,6 @@ def command(
     mask_feather: Annotated[
         int | None,
         typer.Option(
-            min=0,
             help="Pixels over which the change grows from the mask's border inwards.",
             rich_help_panel=o.SAMPLING_PANEL,
             show_default=False,
@@ -50,13 +49,17 @@ def command(
 ) -> None:
     """Change a picture by an instruction.
 
+    Settings of sampling that are not given are the model's own; nextstep info shows them.
+
     Example: nextstep edit "make the background blue" -i apple.png -o blue.png
     """
     from nextstep.cli import checks, report
     from nextstep.engine.settings import check_used
     from nextstep.image.masks import read_mask
     from nextstep.image.pictures import open_picture
+    from nextstep.text.sequence import editing
 
+    editing(instruction, [(1, 1)] * len(image), (1, 1))  # its tags name the pictures one to one
     paths = report.output_paths(output, num_images, overwrite)
     sides = size.sides
     settings = drawing.settings() | {"mask_feather": mask_feather}

@@ -36,7 +36,7 @@ def command(
     ] = None,
     pictures: Annotated[int, typer.Option(min=1, help="Number of pictures; prompts are repeated "
                                                       "if necessary.")] = 24,
-    iterations: Annotated[int, typer.Option(min=1, help="Seed of the fit.")] = 300,
+    iterations: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 300,
     batch_size: o.BatchSize = 8,
     seed: o.Seed = 0,
     output: Annotated[

@@ -31,6 +31,8 @@ def command(
 ) -> None:
     """Draw pictures from text.
 
+    Settings of sampling that are not given are the model's own; nextstep info shows them.
+
     Example: nextstep generate "red apple, noto style, white background" --seed 1 -o apple.png
     """
     from nextstep.cli import checks, report

@@ -39,7 +39,7 @@ def command(
     ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show parameters, memory by number format, layout and picture sizes; or what it draws.
+    """Show parameters, memory by number format, layout, picture sizes and settings; or its words.
 
     Example: nextstep info nano --words
     """
@@ -68,9 +68,18 @@ def command(
     if facts["size_limits"]:
         typer.echo(f"picture sizes (height x width): {facts['size_limits']}")
         typer.echo("  " + ", ".join(facts["sizes"]))
+    if facts["settings"]:
+        _say_settings(**facts["settings"])
     if facts["words"]:
         typer.echo(f"it draws {facts['words']} objects by name: nextstep info {model} --words")
     typer.echo(f"kernels: {facts['kernels']}")
+
+
+def _say_settings(generate: dict[str, Any], edit: dict[str, Any]) -> None:
+    """What pictures and edits are sampled with where a command names no other values."""
+    typer.echo(f"{'settings unless given':<22}{'generate':>14}{'edit':>14}")
+    for name, value in generate.items():
+        typer.echo(f"  {name:<20}{value!s:>14}{edit[name]!s:>14}")
 
 
 def _say_words(model: str, as_json: bool) -> None:
@@ -125,6 +134,7 @@ def describe(model: str) -> dict[str, Any]:
             )
         },
         "sizes": _sizes(folder),
+        "settings": _settings(folder),
         "kernels": targets.in_use(),
         **_told(config, folder),
     }  # fmt: skip
@@ -189,6 +199,21 @@ def _layout(folder: Path) -> str:
     if "fm_head_dim" in raw:
         return "released layout, v1 names"
     return PLAIN
+
+
+def _settings(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """The model's own settings of sampling by task; those that are tables or texts left out."""
+    from nextstep.engine.settings import ModelDefaults
+
+    if folder is None or _layout(folder) == PLAIN:
+        return {}
+    own = ModelDefaults.of_folder(folder)
+    tasks = {"generate": own.generate.recorded(), "edit": own.edit.recorded()}
+    hidden = ("table", "positive_prompt", "negative_prompt", "noise_from", "noise_steps")
+    return {
+        task: {name: value for name, value in values.items() if name not in hidden}
+        for task, values in tasks.items()
+    }
 
 
 def _sizes(folder: Path | None) -> list[str]:

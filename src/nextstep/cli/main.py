@@ -1,4 +1,4 @@
-"""The `nextstep` command: one sub-command a file, loaded when it is run.
+"""The `nextstep` command: one sub-command a file, imported when it is run or all are listed.
 
 Exit status: 0 done, 2 bad input (one sentence on stderr), 1 failure of ours. Set
 NEXTSTEP_TRACEBACK=1 to see where an error came from.
@@ -13,35 +13,39 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import typer
 import typer.core
 
-from nextstep.cli import (
-    convert,
-    data,
-    edit,
-    evaluate,
-    finetune,
-    fit_solver,
-    generate,
-    info,
-    lab,
-    plan,
-    predict,
-    read,
-    replay,
-    rollout,
-    serve,
-    show_settings,
-    story,
-    train,
-    world,
-)
 from nextstep.errors import printable
 from nextstep.utils import old_names
 
+HOMES = {
+    "generate": "generate.command",
+    "edit": "edit.command",
+    "story": "story.command",
+    "read": "read.command",
+    "predict": "predict.command",
+    "info": "info.command",
+    "convert": "convert.command",
+    "data": "data.data_app",
+    "world": "world.world_app",
+    "eval": "evaluate.eval_app",
+    "serve": "serve.command",
+    "train": "train.command",
+    "finetune": "finetune.command",
+    "fit-solver": "fit_solver.command",
+    "plan": "plan.command",
+    "lab": "lab.command",
+    "rollout": "rollout.command",
+    "show-settings": "show_settings.command",
+    "replay": "replay.replay_command",
+    "verify": "replay.verify_command",
+}
+"""Where each command is, in `nextstep.cli`."""
 SPINS = "2000"
 """Rounds that a thread spins; one takes 5 to 50 nanoseconds."""
 
@@ -58,36 +62,6 @@ def _renamed_option(word: str) -> str:
     name, equals, value = word.partition("=")
     return old_names.OPTIONS.get(name, name) + equals + value
 
-
-app = typer.Typer(
-    name="nextstep",
-    cls=Commands,
-    help="Pictures and text from one causal transformer over continuous image tokens.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("generate")(generate.command)
-app.command("edit")(edit.command)
-app.command("story")(story.command)
-app.command("read")(read.command)
-app.command("predict")(predict.command)
-app.command("info")(info.command)
-app.command("convert")(convert.command)
-app.add_typer(data.data_app, name="data")
-app.add_typer(world.world_app, name="world")
-app.add_typer(evaluate.eval_app, name="eval")
-app.command("serve")(serve.command)
-app.command("train")(train.command)
-app.command("finetune")(finetune.command)
-app.command("fit-solver")(fit_solver.command)
-app.command("plan")(plan.command)
-app.command("lab")(lab.command)
-app.command("rollout")(rollout.command)
-app.command("show-settings")(show_settings.command)
-app.command("replay")(replay.replay_command)
-app.command("verify")(replay.verify_command)
 
 BAD_NAMES = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
@@ -113,13 +87,41 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
     """Options before the sub-command."""
+
+
+def command_line(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command with the sub-command that the arguments begin with, otherwise with all of them.
+
+    Importing and building all of them takes a tenth of a second.
+    """
+    return _built(arguments[:1] if arguments and arguments[0] in HOMES else HOMES)
+
+
+def _built(names: Iterable[str]) -> typer.Typer:
+    app = typer.Typer(
+        name="nextstep",
+        cls=Commands,
+        help="Pictures and text from one causal transformer over continuous image tokens.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name in names:
+        module, _, attribute = HOMES[name].partition(".")
+        found = getattr(import_module(f"nextstep.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def bound_spinning() -> None:
@@ -139,7 +141,7 @@ def run() -> None:
     # Only how a warning reads: which of our lines it came from helps nobody.
     warnings.formatwarning = lambda message, *_, **__: f"nextstep: warning: {message}\n"
     try:
-        app()
+        command_line(sys.argv[1:])()
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             _leave(error, f"failed: {type(error).__name__}: {error}", 1)

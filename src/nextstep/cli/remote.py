@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nextstep.cli.report import picture_line
+from nextstep.cli.report import on_terminal, picture_line, pictures_in_words
 from nextstep.errors import NextStepError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _save_and_say(
         return
     for picture, path in zip(made, paths, strict=True):
         typer.echo(f"{path}  {picture_line(picture.settings)}")
-    typer.echo(f"{len(made)} picture(s) in {seconds:.1f} s from {server}")
+    typer.echo(f"{pictures_in_words(len(made))} in {seconds:.1f} s from {server}")
 
 
 @contextmanager
@@ -122,7 +122,6 @@ def _rows(quiet: bool) -> Iterator[Callable[[Event], None]]:
         yield lambda event: None
         return
     from rich import progress as bars
-    from rich.console import Console
 
     columns = (
         bars.TextColumn("{task.fields[label]}"),
@@ -130,7 +129,7 @@ def _rows(quiet: bool) -> Iterator[Callable[[Event], None]]:
         bars.TextColumn("{task.completed}/{task.total} rows"),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, **on_terminal()) as bar:
         line = bar.add_task("", total=None, label="waiting")
 
         def told(event: Event) -> None:

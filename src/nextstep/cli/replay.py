@@ -98,10 +98,16 @@ def _made_again(
 
     record = read_record(file)
     ModelOptions(model, device=device, vae=vae, adapter=adapter).check()
-    from nextstep.engine.reproduce import check_record, record_dtype, replay
+    from nextstep.engine.reproduce import (
+        check_record,
+        check_source_count,
+        record_dtype,
+        replay,
+    )
     from nextstep.pipeline import NextStepPipeline
 
     check_record(record)
+    check_source_count(record, len(images or []))
     scale = float(record.get("adapter_scale", 1.0))
     pipeline = NextStepPipeline.from_pretrained(
         model,

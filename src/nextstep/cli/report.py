@@ -36,7 +36,14 @@ def output_paths(output: Path, count: int, overwrite: bool = False) -> list[Path
 
 
 def numbered_paths(output: Path, count: int) -> list[Path]:
-    """Paths with -0, -1 ... before the ending."""
+    """Paths with -0, -1 ... before the ending.
+
+    Raises:
+        NextStepError: when they are more than one command may draw.
+    """
+    from nextstep.engine.settings import check_count
+
+    check_count(count)
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
 
 
@@ -100,6 +107,17 @@ def say_read_size(
             typer.echo(f"{path}: {size} pixels, read as {width}x{height}", err=True)
 
 
+def on_terminal() -> dict[str, Any]:
+    """How bars are shown: on stderr while work lasts, and only on a terminal.
+
+    Elsewhere, as in a log, rich would write an empty line in place of each.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return {"console": console, "transient": True, "disable": not console.is_terminal}
+
+
 @contextmanager
 def counting(label: str, quiet: bool, total: int | None = None) -> Iterator[Callable[[], None]]:
     """A bar on stderr, called once a piece; nothing when quiet."""
@@ -107,7 +125,6 @@ def counting(label: str, quiet: bool, total: int | None = None) -> Iterator[Call
         yield lambda: None
         return
     from rich import progress as bars
-    from rich.console import Console
 
     columns = (
         bars.TextColumn(
@@ -116,7 +133,7 @@ def counting(label: str, quiet: bool, total: int | None = None) -> Iterator[Call
         bars.BarColumn(),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, **on_terminal()) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
 
@@ -128,7 +145,6 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
         yield None
         return
     from rich import progress as bars
-    from rich.console import Console
 
     columns = (
         bars.TextColumn("{task.fields[label]}"),
@@ -138,7 +154,7 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
         bars.TimeRemainingColumn(),
     )
     begun = time.monotonic()
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, **on_terminal()) as bar:
         task = bar.add_task("", total=None, label="picture 1", rate="")
         made = 0
 
@@ -153,6 +169,11 @@ def progress_bar(pictures: int, quiet: bool) -> Iterator[Callable[[Progress], No
             )
 
         yield told
+
+
+def pictures_in_words(count: int) -> str:
+    """1 picture, 2 pictures."""
+    return f"{count} picture" + "s" * (count != 1)
 
 
 def picture_line(settings: dict[str, Any]) -> str:
@@ -181,6 +202,6 @@ def save_and_say(
     for picture, path in zip(results, paths, strict=True):
         typer.echo(f"{path}  {picture_line(picture.settings)}")
     typer.echo(
-        f"{len(results)} picture(s) in {times['generate_s']:.1f} s ({rate:.0f} tokens/s) "
+        f"{pictures_in_words(len(results))} in {times['generate_s']:.1f} s ({rate:.0f} tokens/s) "
         f"after {times['load_s']:.1f} s of loading"
     )

@@ -25,4 +25,6 @@ def command(
         return
     width = max(map(len, record), default=0)
     for name, value in record.items():
-        typer.echo(printable(f"{name:<{width}}  {value}"))
+        # A prompt may have lines below its first, which stay in the column of values.
+        lines = str(value).replace("\n", "\n" + " " * (width + 2))
+        typer.echo(printable(f"{name:<{width}}  {lines}").rstrip())

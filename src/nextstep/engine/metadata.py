@@ -77,6 +77,8 @@ def read_record(path: Path) -> dict[str, Any]:
         FileNotFoundError: when there is no such file.
     """
     check_plain(path)
+    if path.is_dir():
+        raise NextStepError(f"{path} is not a picture file but a folder")
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -240,12 +240,23 @@ def _check_model(engine: Engine, record: dict[str, Any]) -> None:
         raise NextStepError(f"the picture was made in {record['dtype']}, the model is in {here}")
 
 
+def check_source_count(record: dict[str, Any], count: int) -> None:
+    """Make sure that a picture gets as many sources as it was made from.
+
+    Raises:
+        NextStepError: when it does not.
+    """
+    wanted = len(record.get("sources", []))
+    if wanted != count:
+        raise NextStepError(
+            f"the picture was made from {wanted} source picture{'s' * (wanted != 1)}, {count} "
+            f"{'was' if count == 1 else 'were'} given; the command takes each with -i, in order"
+        )
+
+
 def _check_sources(engine: Engine, record: dict[str, Any], images: list[Image.Image]) -> None:
     wanted = record.get("sources", [])
-    if len(wanted) != len(images):
-        raise NextStepError(
-            f"the picture was made from {len(wanted)} source pictures, {len(images)} were given"
-        )
+    check_source_count(record, len(images))
     # Sources are recorded in the order given; earlier versions also had them in reading order.
     order = list(range(len(images)))
     if "block_rows" not in record:

@@ -162,7 +162,8 @@ def open_header(source: PictureLike, wanted: Sequence[str] | None = None) -> Ima
     if isinstance(source, str | Path):
         path = Path(source)
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise ValueError(f"{source} is not a picture file")
+            kind = " but a folder" if path.is_dir() else ""
+            raise ValueError(f"{source} is not a picture file{kind}")
     elif not hasattr(source, "read"):
         raise ValueError(
             "a picture is a path, an open file, bytes, a PIL picture, or an array or tensor of "

@@ -199,9 +199,10 @@ def split_tags(text: str, count: int) -> list[str | int]:
     tags = pieces[1::2]
     order = [place if number is None else int(number) for place, number in enumerate(tags)]
     if sorted(order) != list(range(count)):
+        named = ", ".join(f"<image_{number}>" for number in order) or "no picture"
         raise ValueError(
-            f"the text names pictures {order or 'none'} but {count} were given; "
-            "every picture needs one <image> or <image_n> tag"
+            f"the text names {named}, and {count} picture{'s were' if count != 1 else ' was'} "
+            "given; every picture needs one tag <image>, or <image_n> with n from 0"
         )
     mixed = [order[place // 2] if place % 2 else piece for place, piece in enumerate(pieces)]
     return [piece for piece in mixed if piece != ""]
