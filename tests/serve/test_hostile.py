@@ -93,6 +93,18 @@ def test_pages_without_key_take_no_large_bodies(service: Running, path: str) -> 
     assert httpx2.request("GET", f"{service.url}{path}", content=b"{}").status_code != 413
 
 
+def test_a_body_that_is_no_json_names_the_character_and_no_field(
+    app_of: Callable[..., FastAPI],
+) -> None:
+    with running(app_of()) as made:
+        told = httpx2.post(f"{made.url}/jobs", content=b'{"prompt" 1}', headers=JSON)
+    assert told.status_code == 400
+    error = told.json()["error"]
+    assert error["param"] is None
+    assert error["message"].startswith("the body cannot be read as JSON: Expecting ':' delimiter")
+    assert error["message"].endswith("at character 10")
+
+
 def test_bodies_on_their_way_are_bounded_together(app_of: Callable[..., FastAPI]) -> None:
     with running(app_of(body_bytes=100_000)) as made:
         head = HEAD + b"Content-Length: 99000\r\n\r\n" + b" " * 90_000

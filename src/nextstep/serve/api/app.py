@@ -134,7 +134,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        at_body = error.errors()[0]["loc"] == ("body",)
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":  # its place is a number, which is no field's name
+            reason = f"{first['ctx']['error']}, at character {first['loc'][-1]}"
+            return await told(request, bad(f"the body cannot be read as JSON: {reason}"))
+        at_body = first["loc"] == ("body",)
         if at_body and not (kind == "application/json" or kind.endswith("+json")):
             return await told(request, not_json(kind))
         return await told(request, from_validation(error.errors()))
