@@ -139,13 +139,12 @@ def shard(
 ) -> None:
     """Shard a model in place; its parameters become DTensors, each rank holding some rows.
 
-    With a whole copy on every rank there is nothing to shard, and the model stays as it is; the
-    loop then adds gradients up by `add_up`.
+    With a whole copy on every rank the model stays as it is, and `add_up` sums its gradients. Else
+    its weights are made contiguous, as FSDP2 refuses those that lie channels last.
 
-    Gradients are summed over ranks, not averaged, because every rank already divides by the counts
-    of all; and a parameter that one rank did not use (a micro-batch without pictures) counts there
-    as zero. The members of `UNIT_LISTS` alone must be called equally often on every rank in every
-    micro-batch, because each call gathers weights from all.
+    Gradients are summed over ranks, not averaged, because every rank divides by the counts of all;
+    a parameter that one rank did not use counts there as zero. Only the members of `UNIT_LISTS`
+    must be called equally often on every rank in a micro-batch: a call gathers weights from all.
 
     Args:
         model: on any device, "meta" too (see `fill`).
@@ -163,6 +162,7 @@ def shard(
 
     if mesh.size(mesh.ndim - 1) == 1:
         return
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     half = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False

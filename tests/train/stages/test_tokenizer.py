@@ -90,6 +90,22 @@ def test_sums_do_not_depend_on_how_pictures_are_dealt_out(features: FeatureNet) 
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_weights_that_lie_channels_last_learn_the_same() -> None:
+    stage = TokenizerStage(SAMPLED)
+    plain = TokenizerModel(network(SAMPLED))
+    ours = stage.trainee(network(SAMPLED))
+    losses = [total(stage, model, [pictures()]) for model in (plain, ours)]
+    assert torch.isclose(*losses, rtol=1e-6)
+    torch.stack(losses).sum().backward()
+    weights = dict(plain.named_parameters())
+    for name, weight in ours.named_parameters():
+        if weight.ndim == 4:
+            assert weight.is_contiguous(memory_format=torch.channels_last), name
+        # AdamW's fused loop walks through both as they lie in memory.
+        assert weight.grad.stride() == weight.stride(), name
+        assert torch.allclose(weight.grad, weights[name].grad, rtol=1e-3, atol=1e-5), name
+
+
 def test_noise_belongs_to_the_picture() -> None:
     stage, batch = TokenizerStage(SAMPLED, gamma=0.7), pictures()
     whole = stage.prepare(batch, "cpu")

@@ -149,10 +149,17 @@ class TokenizerStage:
     def trainee(
         self, autoencoder: Autoencoder, critic_channels: tuple[int, ...] = (64, 128, 256)
     ) -> TokenizerModel:
-        """The module to train: the right parts frozen, a fresh critic where one is needed."""
+        """The module to train: the right parts frozen, a fresh critic where one is needed.
+
+        The autoencoder's weights lie channels last from then on.
+        """
         self.critic_channels = critic_channels
         autoencoder.requires_grad_(True)
         autoencoder.encoder.requires_grad_(not self.decoder_only)
+        # Convolutions gain, forward and backward; see the log of 2026-11-29.
+        for weight in autoencoder.parameters():
+            if weight.ndim == 4:  # in place: `Module.to` fails on the tensors of a dry run
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         return TokenizerModel(autoencoder, Critic(critic_channels) if self.adversarial else None)
 
     def flops(self, batch: PictureBatch) -> float:
