@@ -5,13 +5,14 @@ dog top left, small red cat bottom left, cat two bottom right, noto style, blue 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from nextstep.world.lexicon import NUMBERS, world_objects
 from nextstep.world.scenes import Scene, SceneItem, Sign
-from nextstep.world.spec import REGIONS, region_of, size_word
+from nextstep.world.spec import REGIONS, RELATIONS, region_of, size_word
 
-__all__ = ["changes_between", "describe", "name_with_places"]
+__all__ = ["changes_between", "describe", "name_with_places", "name_with_style", "relation_between"]
 
 
 def describe(scene: Scene) -> str:
@@ -42,15 +43,50 @@ def name_with_places(scene: Scene, names: Iterable[str]) -> str:
     return ", ".join(words for name in names for item, words in told.items() if item.name == name)
 
 
-def changes_between(before: Scene, after: Scene) -> str:
+def name_with_style(scene: Scene) -> str:
+    """The first object of a scene by its colour, word and style: "red cat mono"."""
+    item = scene.items[0]
+    words = [item.tint, world_objects()[item.name].word, item.style]
+    return " ".join(word for word in words if word)
+
+
+def relation_between(scene: Scene, names: Sequence[str]) -> str | None:
+    """Where the first of two objects stands, seen from the second: "cat left of dog".
+
+    Args:
+        scene: where they stand.
+        names: labels.
+
+    Returns:
+        None unless the scene has one object of each of two labels.
+    """
+    found = [[item for item in scene.items if item.name == name] for name in names]
+    if [len(alike) for alike in found] != [1, 1]:
+        return None
+    (one,), (other,) = found
+    right, down = one.x - other.x, one.y - other.y
+    sideways = abs(right) > abs(down)
+    way = RELATIONS[(right > 0) if sideways else 2 + (down > 0)]
+    return f"{world_objects()[one.name].word} {way} {world_objects()[other.name].word}"
+
+
+def changes_between(before: Scene, after: Scene, instruction: str = "") -> str:
     """What is different in the second scene, each part in the words of `describe`.
 
     "cat left becomes small cat left", "cat left goes", "cat left comes", and the same of signs,
     styles and backgrounds. An object is followed by its name, else in the order of the items.
+
+    Args:
+        before, after: the scenes.
+        instruction: that led to the second one; objects are told in the order in which it names
+            them, those that it does not name behind the others, in raster order.
     """
     if before.background != after.background:
         return f"{_background(before)} becomes {_background(after)}"
-    old, new = _told(before), _told(after)
+    old, new = (
+        dict(sorted(_told(scene).items(), key=lambda told: _mention(instruction, told[0])))
+        for scene in (before, after)
+    )
     gone = [item for item in old if item not in new]
     here = [item for item in new if item not in old]
     if gone and len(gone) == len(old) == len(new) and _style(before) != _style(after):
@@ -73,6 +109,13 @@ def changes_between(before: Scene, after: Scene) -> str:
         else:
             found.append(f"{signs[0]} goes" if signs[0] else f"{signs[1]} comes")
     return ", ".join(found)
+
+
+def _mention(instruction: str, item: SceneItem) -> int:
+    """Where a text names an object first, its length where it does not."""
+    word = re.escape(world_objects()[item.name].word)
+    found = re.search(rf"\b{word}\b", instruction, re.IGNORECASE)
+    return found.start() if found else len(instruction)
 
 
 def _told(scene: Scene, by_name: bool = False) -> dict[SceneItem, str]:

@@ -10,8 +10,15 @@ import numpy as np
 
 from nextstep.text.reasoning import SEPARATOR, Region, change_words
 from nextstep.text.sequence import with_reasoning
-from nextstep.world.descriptions import changes_between, describe, name_with_places
+from nextstep.world.descriptions import (
+    changes_between,
+    describe,
+    name_with_places,
+    name_with_style,
+    relation_between,
+)
 from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import Scene, SceneItem, Sign, changed_region
 
 Grid = tuple[int, int]
@@ -23,8 +30,9 @@ def with_lines(
     """The parts with a line before every trained picture that follows text, and every answer.
 
     The line of an edit says what becomes of which objects, before it says which image tokens
-    change; the line of an answer says what the pictures before its question show, and which of the
-    objects the question is about, or what changed from the first picture to the last. Each stands
+    change; that of a character who comes back says first who is who. The line of an answer says
+    what the pictures before its question show, and which of the objects the question is about and
+    how they stand to each other, or what changed from the first picture to the last. Each stands
     there in the words of the scene's description, so that a model need only copy.
 
     Args:
@@ -46,13 +54,14 @@ def with_lines(
                     found.append(TextPart(f"{describe(before.scene)};", trained=source_line))
                 region = region_of_change(before.scene, part.scene, grid)
                 told_of = [change_words(region, grid), describe(part.scene)]
-                changing = changes_between(before.scene, part.scene)
+                changing = changes_between(before.scene, part.scene, asked.text)
                 if changing:
                     told_of.insert(0, changing)
                 space = "" if part.kept in told else " "
                 found.append(TextPart(space + SEPARATOR.join(told_of)))
             else:
-                found.append(TextPart(describe(part.scene)))
+                met = _who_is_who(asked.cast, parts[:place])
+                found.append(TextPart(SEPARATOR.join([*met, describe(part.scene)])))
             told.add(place)
         elif isinstance(part, TextPart) and part.answers and isinstance(asked, TextPart):
             found[-1] = replace(asked, text=with_reasoning(asked.text, ""))
@@ -80,13 +89,26 @@ def what_is_asked_for(names: Sequence[str] | None, scenes: Sequence[Scene]) -> s
 
     Returns:
         Of several pictures the changes from the first to the last; of one the objects of these
-        names by their words and places, "none" where it has none of them, or None.
+        names by their words and places ("cat none" where it has no cat), and where there are two
+        of them, how they stand to each other; or None.
     """
     if len(scenes) > 1:
         return changes_between(scenes[0], scenes[-1])
     if names is None:
         return None
-    return name_with_places(scenes[-1], names) or "none"
+    scene = scenes[-1]
+    told = [
+        name_with_places(scene, [name]) or f"{world_objects()[name].word} none" for name in names
+    ]
+    related = relation_between(scene, names)
+    return SEPARATOR.join([", ".join(told), *([related] if related else [])])
+
+
+def _who_is_who(names: Sequence[str], parts: Sequence[TextPart | ImagePart]) -> list[str]:
+    """What the pictures before show by the names that they came with, if there are names."""
+    scenes = [part.scene for part in parts if isinstance(part, ImagePart)]
+    told = [f"{name} {name_with_style(scene)}" for name, scene in zip(names, scenes, strict=False)]
+    return [", ".join(told)] if told else []
 
 
 def with_regions(parts: Sequence[TextPart | ImagePart], grid: Grid) -> list[TextPart | ImagePart]:

@@ -13,7 +13,7 @@ from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, Word, WorldObject
 from nextstep.world.spec import REGIONS, RELATIONS
 from nextstep.world.splits import Phrasings
-from nextstep.world.vocabulary import STYLES
+from nextstep.world.vocabulary import COLOURS, STYLES
 
 KIND_WORDS: dict[str, str] = {
     "creature": "creature", "person": "person", "animal": "animal",
@@ -196,6 +196,7 @@ def lookup(draw: Draw) -> Example:
 
     Edits, questions and next states need it: the instruction names an object, and the line about
     the picture says where that one is. Scenes ask for it once a sample, which teaches it slowly.
+    One word in each round does not stand on the line and has "none" behind it.
     """
     words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 6))
     values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
@@ -203,8 +204,10 @@ def lookup(draw: Draw) -> Example:
     line = ", ".join(f"{word} {value}" for word, value in pairs)
     parts = [TextPart(f"{line}\n", trained=False)]
     between = ""
-    for _ in range(-(-ASKED // len(pairs))):
-        for word, value in draw.rng.sample(pairs, len(pairs)):
+    for _ in range(-(-ASKED // (len(pairs) + 1))):
+        absent = draw.one_of([thing.word for thing in draw.objects if thing.word not in words])
+        asked = [*pairs, (absent, "none")]
+        for word, value in draw.rng.sample(asked, len(asked)):
             parts += [TextPart(f"{between}{word}", trained=False), TextPart(f" {value}")]
             between = ", "
     return Example("lookup", tuple(parts))
@@ -214,26 +217,41 @@ def compare(draw: Draw) -> Example:
     """Two lines of pairs that differ in one, and behind them the difference; four times over.
 
     It is said as `descriptions.changes_between` says what changed from one picture to the next:
-    "dog two becomes dog red", "dog two goes", "dog red comes".
+    "dog two becomes dog red", "dog two goes", "dog red comes". Half of the lines end as those of
+    pictures do, and then it may be the background that changed.
     """
     parts: list[TextPart | ImagePart] = []
-    values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
     for _ in range(4):
-        words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 5))
-        before = [f"{word} {draw.one_of(values)}" for word in words]
-        place = draw.rng.randrange(len(words))
-        old, after = before[place], list(before)
-        kind = draw.one_of(("becomes", "becomes", "goes", "comes"))
-        if kind == "becomes":
-            word = words[place]
-            new = draw.one_of([f"{word} {value}" for value in values if old != f"{word} {value}"])
-            after[place] = new
-            told = f"{old} becomes {new}"
-        else:
-            del after[place]
-            told = f"{old} {kind}"
-        if kind == "comes":
-            before, after = after, before
-        lines = "; ".join(", ".join(line) or "none" for line in (before, after))
-        parts += [TextPart(f"{lines};", trained=False), TextPart(f" {told}\n")]
+        lines, told = _differing(draw)
+        told_of = "; ".join(", ".join(line) or "none" for line in lines)
+        parts += [TextPart(f"{told_of};", trained=False), TextPart(f" {told}\n")]
     return Example("compare", tuple(parts))
+
+
+def _differing(draw: Draw) -> tuple[tuple[list[str], list[str]], str]:
+    """Two lists of words and what is different in the second."""
+    values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
+    words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 5))
+    before = [f"{word} {draw.one_of(values)}" for word in words[1:]]
+    things = len(before)
+    if draw.chance(0.5):
+        before += [f"{draw.one_of(STYLES)} style", f"{draw.one_of(list(COLOURS))} background"]
+    after = list(before)
+    if things < len(before) and draw.chance(0.25):
+        others = [f"{colour} background" for colour in COLOURS]
+        after[-1] = draw.one_of([one for one in others if one != before[-1]])
+        return (before, after), f"{before[-1]} becomes {after[-1]}"
+    place = draw.rng.randrange(things)
+    old = before[place]
+    kind = draw.one_of(("becomes", "becomes", "turns", "goes", "comes"))
+    if kind == "becomes":
+        word = words[1 + place]
+        new = draw.one_of([f"{word} {value}" for value in values if old != f"{word} {value}"])
+    elif kind == "turns":
+        # Another thing in the same place: the first word is in neither line.
+        new = words[0] + old.removeprefix(words[1 + place])
+    else:
+        del after[place]
+        return ((before, after) if kind == "goes" else (after, before)), f"{old} {kind}"
+    after[place] = new
+    return (before, after), f"{old} becomes {new}"

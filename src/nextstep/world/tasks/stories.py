@@ -176,7 +176,8 @@ def recall(draw: Draw) -> Example:
     text = draw.say(AGAIN, name=names[asked], bg=Word(background.words))
     constraint = Constraint(item.name, colour=item.tint)
     spec = Spec((constraint,), (), True, background.colours, item.style)
-    parts += [TextPart(text), ImagePart(Scene(background, (item,)), spec=spec)]
+    back = TextPart(text, cast=tuple(names))
+    parts += [back, ImagePart(Scene(background, (item,)), spec=spec)]
     return Example("recall", tuple(parts))
 
 
