@@ -100,12 +100,64 @@ def test_the_line_of_an_answer_names_what_is_asked_for() -> None:
     scene = Scene(Background("blue"), (dog, replace(cat, x=0.75, y=0.75, size=0.5)))
     for about, told in (
         (("cat face",), "cat bottom right"),
-        (("cat face", "dog face"), "cat bottom right, dog top left"),
-        (("robot",), "none"),
+        (("cat face", "dog face"), "cat bottom right, dog top left; cat below dog"),
+        (("dog face", "robot"), "dog top left, robot none"),
+        (("robot",), "robot none"),
         (None, None),
     ):
         assert what_is_asked_for(about, [scene]) == told
     assert what_is_asked_for(None, [scene, scene.without_item(0)]) == "dog top left goes"
+
+
+def test_relations_in_lines_are_those_of_the_question() -> None:
+    opposite = {"left of": "right of", "above": "below"}
+    opposite |= {back: way for way, back in opposite.items()}
+    asked = 0
+    for seed in range(100):
+        made = example("read_yes_no", seed, edition="core-48")
+        answer = made.parts[-1]
+        assert isinstance(answer, TextPart)
+        line = with_lines(made.parts, GRID, source_line=True)[-2]
+        assert isinstance(line, TextPart)
+        question = next(way for way in [*opposite, " "] if way in made.text)
+        if question != " ":
+            asked += 1
+            told = line.text.rpartition("; ")[2]
+            assert (question in told) == (answer.text.strip() == "yes")
+            assert any(way in told for way in opposite)
+    assert asked > 20
+
+
+def test_changes_stand_in_the_order_of_the_instruction() -> None:
+    dog = SceneItem("dog face", "noto", 0.25, 0.25, 60 / 128)
+    cat = SceneItem("cat face", "noto", 0.75, 0.75, 60 / 128)
+    before = Scene(Background("blue"), (dog, cat))
+    after = Scene(Background("blue"), (replace(dog, tint="red"), replace(cat, flip=True)))
+    one, other = "dog top left becomes red dog top left", "cat bottom right becomes turned cat"
+    for instruction, order in (
+        ("the dog turns red while the cat looks away", (one, other)),
+        ("The cat looks away, the dog turns red", (other, one)),
+        ("catch it, and the dog turns red", (one, other)),
+        ("all goes back", (one, other)),
+    ):
+        told = changes_between(before, after, instruction)
+        assert [told.startswith(order[0]), order[1] in told] == [True, True]
+
+
+def test_the_line_of_a_recalled_character_says_who_is_who() -> None:
+    for seed in range(40):
+        made = example("recall", seed, edition="core-48")
+        asked = made.parts[-2]
+        assert isinstance(asked, TextPart)
+        line = with_lines(made.parts, GRID, source_line=True)[-2]
+        assert isinstance(line, TextPart)
+        who, drawn = line.text.strip().split("; ")
+        assert drawn == describe(made.scenes[-1])
+        told = [one.split(" ", 1) for one in who.split(", ")]
+        assert [name for name, _ in told] == list(asked.cast)
+        assert len(told) == len(made.scenes) - 1
+        (called,) = [what for name, what in told if name in asked.text]
+        assert called.rpartition(" ")[0] == drawn.split(",")[0]
 
 
 @pytest.mark.parametrize("task", [name for name in CORE if name.startswith("read_")])
