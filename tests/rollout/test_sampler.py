@@ -70,6 +70,34 @@ def test_samples_do_not_depend_on_what_is_drawn_with_them(
     assert all(sample.tokens is None for sample in together[3].samples)
 
 
+def test_a_line_stands_before_answers_where_the_model_was_trained_so(tiny_parts: Parts) -> None:
+    tokenizer = tiny_parts.text_tokenizer
+    trained = replace(tiny_parts.defaults, reasoning_before_answers=True)
+    for reasoning, lined in ((False, False), (True, False), (False, True), (True, True)):
+        defaults = trained if lined else tiny_parts.defaults
+        engine = Engine.of_parts(tiny_parts._replace(defaults=defaults))
+        options = SamplingOptions(samples=2, reasoning=reasoning, temperature=0.01)
+        group, drawn = Sampler(engine, options).draw([(ANSWER, 3), (EDIT, 3)])
+        ends = reasoning and lined
+        assert group.text == ("<image>make\n" if ends else "<image>make")
+        assert drawn.text == EDIT.text
+        assert tokenizer.decode(before_line(group, tokenizer)).endswith("\n") == ends
+
+
+def test_rewards_judge_the_answer_without_its_line() -> None:
+    seen = []
+
+    def told(image, text, line, facts) -> float:
+        seen.append(line)
+        return 0.0
+
+    samples = tuple(RolloutSample(i, line="a cat left, red; cat left\nyes") for i in range(2))
+    picture = RolloutGroup("k", "t", 1, (1, 1), None, samples)
+    answer = replace(picture, draws=False)
+    Rewards([(FunctionReward(told, "told"), 1.0)]).judge([ANSWER, EDIT], [answer, picture])
+    assert seen == ["yes"] * 2 + [samples[0].line] * 2
+
+
 def test_a_sample_is_the_picture_of_its_request(tiny_parts: Parts) -> None:
     engine = Engine.of_parts(tiny_parts)
     options = SamplingOptions(samples=2, reasoning=True, temperature=0.01)

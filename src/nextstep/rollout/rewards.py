@@ -11,6 +11,7 @@ from PIL import Image
 from nextstep.errors import NextStepError
 from nextstep.rollout.prompts import RolloutPrompt
 from nextstep.rollout.samples import RolloutGroup, RolloutSample
+from nextstep.text.reasoning import answer_in
 
 TOTAL = "reward"
 
@@ -22,7 +23,7 @@ class Candidate:
     Attributes:
         prompt: that was asked.
         image: that was drawn; None where text was asked for.
-        line: what was written: before the picture, or as the answer.
+        line: what was written: before the picture, or the answer without the line before it.
     """
 
     prompt: RolloutPrompt
@@ -76,7 +77,7 @@ class Rewards:
     ) -> list[RolloutGroup]:
         """The groups with rewards: the sum as "reward", each as NAME and its parts as NAME/PART."""
         candidates = [
-            Candidate(prompt, sample.image, sample.line)
+            Candidate(prompt, sample.image, sample.line if prompt.draws else answer_in(sample.line))
             for prompt, group in zip(prompts, groups, strict=True)
             for sample in group.samples
         ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from nextstep.data.documents import derived_seed
 from nextstep.engine.backends.base import Prompt
-from nextstep.engine.chat.reasoning import reasoning_sequence, with_reasoning
+from nextstep.engine.chat.reasoning import LONGEST, reasoning_sequence, with_reasoning
 from nextstep.engine.engine import Engine
 from nextstep.engine.events import Event
 from nextstep.engine.request import Request
@@ -26,7 +26,7 @@ from nextstep.rollout.store import RolloutStore
 from nextstep.text import sequence as grammar
 
 MOST_WORDS = 64
-"""Ids of an answer at most."""
+"""Ids of an answer at most, without the line before it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class SamplingOptions:
         height, width: of pictures in pixels; None for the model's own.
         settings: generation settings that differ from the model's own; drawings do without
             `image_guidance`.
-        reasoning: let the model write a line before it draws.
+        reasoning: let the model write a line before it draws, and before it answers where it was
+            trained to do so.
         temperature: of what it writes.
     """
 
@@ -89,19 +90,27 @@ class Sampler:
         options, settings = self.options, {**self.options.settings, "reasoning": False}
         if not prompt.images:
             settings.pop("image_guidance", None)
+        text = self._asked(prompt)
         request = self.engine.request(
-            prompt.text, prompt.images, height=options.height, width=options.width, seed=seed,
+            text, prompt.images, height=options.height, width=options.width, seed=seed,
             **settings,
         )  # fmt: skip
         given = tuple((source.tokens, source.grid) for source in request.sources)
         empty = RolloutGroup(
-            prompt.key, prompt.text, seed, request.grid, request.settings, (), given, prompt.draws,
+            prompt.key, text, seed, request.grid, request.settings, (), given, prompt.draws,
             prompt.facts,
         )  # fmt: skip
         return [
             _Draft(empty, replace(request, index=index), RolloutSample(index))
             for index in range(options.samples)
         ]
+
+    def _asked(self, prompt: RolloutPrompt) -> str:
+        """The text of a prompt; a line about the pictures follows where the model writes one."""
+        lined = self.options.reasoning and self.engine.defaults.reasoning_before_answers
+        if lined and prompt.images and not prompt.draws:
+            return grammar.with_reasoning(prompt.text, "")
+        return prompt.text
 
     def _write(self, drafts: Sequence[_Draft]) -> None:
         """Let the model write lines and answers, all side by side."""
@@ -141,7 +150,8 @@ class Sampler:
             special.pad, special.begin_of_image, special.end_of_image, special.image_placeholder,
             special.image_area,
         )  # fmt: skip
-        return TextSequence(prompt, MOST_WORDS, _none, forbidden, (special.eos,))
+        longest = MOST_WORDS + (LONGEST if group.text.endswith("\n") else 0)
+        return TextSequence(prompt, longest, _none, forbidden, (special.eos,))
 
     def _take_text(self, draft: _Draft, event: Event) -> None:
         tokenizer, ended = self.engine.text_tokenizer, event.end is not None
