@@ -29,7 +29,9 @@ BETAS = (100, 500, 2000)
 ONLINE = {"nft": "rl-nano", "grpo": "rl-grpo-nano"}
 """Method that draws its own samples -> its recipe."""
 METHODS = (BASELINE, *ONLINE, *(f"dpo-{beta}" for beta in BETAS))
-SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 8, 8
+SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 16, 8
+MIXTURE = f"{{{', '.join(f'{task}: 1' for task in TASKS)}}}"
+"""Every task as often as the others: a name of a group alone would have the group's weight."""
 HELD_OUT_SAMPLES = 2
 SETTINGS = {"guided": [], "unguided": ["--guidance", "1.0", "--image-guidance", "1.0"]}
 """How held-out samples are drawn: as the model recommends, and by one branch."""
@@ -126,7 +128,7 @@ class Experiment:
         return Job(f"rollouts-{half}", command, count * SAMPLES * SECONDS["draw"], last)
 
     def _drawing(self, split: str) -> list[str]:
-        options = [f"tasks=[{','.join(TASKS)}]", "edition=core-48", f"split={split}"]
+        options = [f"tasks={MIXTURE}", "edition=core-48", f"split={split}"]
         return ["rollout", *(part for one in options for part in ("--world", one)), "--reasoning"]
 
     def _offline(
@@ -151,7 +153,7 @@ class Experiment:
     def _online(self, name: str, recipe: str) -> Job:
         """A method that draws its own samples."""
         together = ONLINE_PROMPTS * ONLINE_SAMPLES
-        world = f"{{name: world, options: {{edition: core-48, pixels: 128, tasks: {TASKS}}}}}"
+        world = f"{{name: world, options: {{edition: core-48, pixels: 128, tasks: {MIXTURE}}}}}"
         changes = [
             f"steps={self.samples // together}", f"data.sources.0.world={world}",
             f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={ONLINE_SAMPLES}",

@@ -30,8 +30,8 @@ from nextstep.train.loss_plot import curve_plot
 from nextstep.utils.files import write_json, write_whole, writing
 
 GROUPS = {
-    "drawing": ["colours", "attributes", "sizes"], "next state": ["next_state"],
-    "reading": ["read_where", "read_count"],
+    "drawing": ["colours", "attributes", "words"], "sequences": ["next_state", "recall"],
+    "reading": ["read_caption", "read_count", "read_change", "read_yes_no"],
 }  # fmt: skip
 """Groups of tasks that differences are told of. The shipped model is sometimes right and sometimes
 wrong on one prompt of each; where all samples of a prompt are alike, nothing can be learned."""
