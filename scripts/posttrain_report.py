@@ -30,7 +30,7 @@ from nextstep.train.loss_plot import curve_plot
 from nextstep.utils.files import write_json, write_whole, writing
 
 GROUPS = {
-    "drawing": ["colours", "attributes", "words"], "sequences": ["next_state", "recall"],
+    "drawing": ["colours", "attributes", "words"], "next state": ["next_state"],
     "reading": ["read_caption", "read_count", "read_change", "read_yes_no"],
 }  # fmt: skip
 """Groups of tasks that differences are told of. The shipped model is sometimes right and sometimes

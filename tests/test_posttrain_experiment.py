@@ -127,7 +127,7 @@ def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     assert told["nft"]["score"]["all"]["value"] == 0.75
     against = told["nft"]["against start"]
     assert against["drawing"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert against["sequences"]["value"] == 0
+    assert against["next state"]["value"] == 0
     assert against["reading"]["value"] is None
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
