@@ -13,6 +13,7 @@ from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS, Word, WorldObject
 from nextstep.world.spec import REGIONS, RELATIONS
 from nextstep.world.splits import Phrasings
+from nextstep.world.tasks.story_events import NAMES
 from nextstep.world.vocabulary import COLOURS, STYLES
 
 KIND_WORDS: dict[str, str] = {
@@ -196,16 +197,23 @@ def lookup(draw: Draw) -> Example:
 
     Edits, questions and next states need it: the instruction names an object, and the line about
     the picture says where that one is. Scenes ask for it once a sample, which teaches it slowly.
-    One word in each round does not stand on the line and has "none" behind it.
+    One word in each round does not stand on the line and has "none" behind it. A third of the
+    lines have names of characters in the first or the second place.
     """
     words = draw.rng.sample([thing.word for thing in draw.objects], draw.rng.randint(2, 6))
     values = [*REGIONS, *TINTS, *NUMBERS[1:5]]
     pairs = [(word, draw.one_of(values)) for word in words]
+    named = draw.one_of(("", "", "", "", "first", "second"))
+    if named:
+        names = draw.rng.sample(NAMES, len(words))
+        met = list(zip(names, words, strict=True))
+        pairs = met if named == "first" else [(word, name) for name, word in met]
     line = ", ".join(f"{word} {value}" for word, value in pairs)
     parts = [TextPart(f"{line}\n", trained=False)]
     between = ""
     for _ in range(-(-ASKED // (len(pairs) + 1))):
-        absent = draw.one_of([thing.word for thing in draw.objects if thing.word not in words])
+        known = NAMES if named == "first" else [thing.word for thing in draw.objects]
+        absent = draw.one_of([one for one in known if one not in dict(pairs)])
         asked = [*pairs, (absent, "none")]
         for word, value in draw.rng.sample(asked, len(asked)):
             parts += [TextPart(f"{between}{word}", trained=False), TextPart(f" {value}")]
