@@ -230,7 +230,7 @@ def test_requests_are_checked(engine: Engine, tiny_parts: Parts) -> None:
         engine.request("a", index=-1)
     with pytest.raises(ValueError, match="multiples of 16"):
         engine.request("a", height=20)
-    with pytest.raises(ValueError, match="one <image> or <image_n> tag"):
+    with pytest.raises(ValueError, match="every picture needs one tag <image>"):
         engine.request("<image> and <image>", [RED])
     with pytest.raises(ValueError, match="shorten the prompt"):
         engine.submit(engine.request("word " * 300))

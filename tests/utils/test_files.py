@@ -62,7 +62,7 @@ def test_weights_on_a_full_disk_end_with_status_1_and_one_sentence(
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     target = tmp_path / "model"
-    monkeypatch.setattr(main, "app", lambda: save_parts(tiny_parts, target))
+    monkeypatch.setattr(main, "command_line", lambda _: lambda: save_parts(tiny_parts, target))
     with pytest.raises(SystemExit) as left:
         main.run()
     assert left.value.code == 1 and not list(tmp_path.iterdir())
@@ -75,7 +75,7 @@ def test_system_errors_without_a_name_are_said_without_one(
     def full() -> None:
         raise FULL
 
-    monkeypatch.setattr(main, "app", full)
+    monkeypatch.setattr(main, "command_line", lambda _: full)
     with pytest.raises(SystemExit) as left:
         main.run()
     assert left.value.code == 1
