@@ -11,7 +11,7 @@ from nextstep.errors import NextStepError
 from nextstep.world.descriptions import changes_between, describe
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition, editions
-from nextstep.world.examples import ImagePart, TextPart
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import NUMBERS
 from nextstep.world.lines import (
     region_of_change,
@@ -109,6 +109,13 @@ def test_the_line_of_an_answer_names_what_is_asked_for() -> None:
     assert what_is_asked_for(None, [scene, scene.without_item(0)]) == "dog top left goes"
 
 
+def line_before_the_last_part(made: Example) -> str:
+    """What a model writes before it answers, or draws the last picture."""
+    line = with_lines(made.parts, GRID, source_line=True)[-2]
+    assert isinstance(line, TextPart)
+    return line.text
+
+
 def test_relations_in_lines_are_those_of_the_question() -> None:
     opposite = {"left of": "right of", "above": "below"}
     opposite |= {back: way for way, back in opposite.items()}
@@ -117,12 +124,11 @@ def test_relations_in_lines_are_those_of_the_question() -> None:
         made = example("read_yes_no", seed, edition="core-48")
         answer = made.parts[-1]
         assert isinstance(answer, TextPart)
-        line = with_lines(made.parts, GRID, source_line=True)[-2]
-        assert isinstance(line, TextPart)
+        line = line_before_the_last_part(made)
         question = next(way for way in [*opposite, " "] if way in made.text)
         if question != " ":
             asked += 1
-            told = line.text.rpartition("; ")[2]
+            told = line.rpartition("; ")[2]
             assert (question in told) == (answer.text.strip() == "yes")
             assert any(way in told for way in opposite)
     assert asked > 20
@@ -149,9 +155,7 @@ def test_the_line_of_a_recalled_character_says_who_is_who() -> None:
         made = example("recall", seed, edition="core-48")
         asked = made.parts[-2]
         assert isinstance(asked, TextPart)
-        line = with_lines(made.parts, GRID, source_line=True)[-2]
-        assert isinstance(line, TextPart)
-        who, drawn = line.text.strip().split("; ")
+        who, drawn = line_before_the_last_part(made).strip().split("; ")
         assert drawn == describe(made.scenes[-1])
         told = [one.split(" ", 1) for one in who.split(", ")]
         assert [name for name, _ in told] == list(asked.cast)
