@@ -16,7 +16,7 @@ from nextstep.world.captions import CAPTIONS
 from nextstep.world.lexicon import with_right_articles, world_objects
 from nextstep.world.tasks import TASKS, examples
 from nextstep.world.vocabulary import COLOURS, OBJECTS, STYLES
-from nextstep.world.words import world_vocabulary
+from nextstep.world.words import EMOJI, world_vocabulary
 
 WORLD = world_vocabulary()
 PROMPTS = {
@@ -84,14 +84,32 @@ def test_unknown_words_are_warned_about_with_the_nearest_ones() -> None:
     )
     assert WORLD.prompt("una manzana roja").warnings
     assert WORLD.prompt("红苹果").warnings
-    assert WORLD.prompt("🍎🍎 © ").warnings == (
-        "this model was not taught '🍎'", "this model was not taught '©'",
+    assert WORLD.prompt("🦓🦓 © ").warnings == (
+        "this model was not taught '🦓'", "this model was not taught '©'",
     )  # fmt: skip
-    assert WORLD.instruction("make it 🍎").warnings == ("this model was not taught '🍎'",)
+    assert WORLD.instruction("make it 🦓").warnings == ("this model was not taught '🦓'",)
     assert WORLD.prompt("").warnings == ("the prompt is empty: the model draws anything",)
     assert WORLD.instruction("make it teal").warnings == (
         "this model was not taught 'teal'; the nearest colour is 'green'",
     )
+
+
+def test_emoji_are_read_as_the_words_for_them() -> None:
+    own = world_vocabulary(texts=["a dog, a cat, a fox and an owl, make the red heart blue, move"])
+    for prompt, said in (
+        ("🐶", "dog face"), ("a 🦊", "a fox"), ("🍎, noto style", "red apple, noto style"),
+        ("🐶 and 🦊", "dog and fox"), ("🐶🦊🦉", "a dog, a fox and an owl"),
+        ("❤️ on a blue background", "red heart on a blue background"), ("🐶, 🦊", "dog, fox"),
+        ('a sign that says "🐶"', 'a sign that says "🐶"'),
+    ):  # fmt: skip
+        assert own.prompt(prompt).text == said
+    assert own.instruction("Make the ❤️ blue.").text == "make the red heart blue."
+    assert own.prompt("🐶🦊").record() == {"prompt_given": "🐶🦊"}
+    assert own.prompt("🐶🦊").warnings == own.instruction("move the 🐶").warnings == ()
+
+
+def test_every_emoji_of_the_core_means_its_own_name() -> None:
+    assert [WORLD.name_of(EMOJI[name]) for name in OBJECTS] == list(OBJECTS)
 
 
 def test_instructions_keep_what_is_to_be_written_on_a_sign() -> None:
@@ -109,7 +127,7 @@ def test_lines_below_the_instruction_stay_as_they_are() -> None:
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from(
     "a Red the apple apples cat puppy on in noto Style flat , . background teal grey two zebra 3d"
-    ' "Sign" draw of'.split()
+    ' "Sign" draw of 🐶 🍎️'.split()
 ), max_size=9).map(" ".join))  # fmt: skip
 def test_reading_twice_changes_nothing_more(prompt: str) -> None:
     for read in (WORLD.prompt, WORLD.instruction):

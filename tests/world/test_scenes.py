@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nextstep.text.wording import join_words
 from nextstep.world import layout
 from nextstep.world.draw import Draw
-from nextstep.world.lexicon import join_words, world_objects
+from nextstep.world.lexicon import world_objects
 from nextstep.world.scenes import (
     Background,
     Scene,

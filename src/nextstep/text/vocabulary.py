@@ -2,8 +2,8 @@
 
 A model folder may hold `vocabulary.json`: names of objects with their synonyms, drawing styles,
 background colours, and every word of its training texts. A prompt is then read against it: case,
-articles and plurals are settled, synonyms become the names that the model knows, and words that it
-never saw are warned about, with the nearest ones that it did see.
+articles and plurals are settled, synonyms and emoji become the names that the model knows, and
+words that it never saw are warned about, with the nearest ones that it did see.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from nextstep.text.wording import (
     Colour,
     apart,
     by_synonym,
+    join_words,
     singulars,
     taken,
 )
@@ -40,6 +41,8 @@ SYMBOL = "So"
 LONGEST_NAME = 60
 """Letters of a name or a word that is looked up, and shown."""
 
+_SELECTOR = "\ufe0f"
+"""Stands behind a character that is to be shown as an emoji."""
 _TAG = re.compile(r"<image(?:_\d+)?>")
 _ARTICLE = re.compile(r"^(?:a|an|the|one|some|my)\s+")
 _LEAD = re.compile(
@@ -197,7 +200,7 @@ class Vocabulary:
             return self._first_line(given, self.prompt)
         if not given.strip():
             return CheckedPrompt(given, given, ("the prompt is empty: the model draws anything",))
-        plain = " ".join(given.split())
+        plain = self._spelled(" ".join(given.split()))
         caption = self._caption(plain.lower().rstrip(".!?"))
         name = self.name_of(caption.subject)
         if name is None:
@@ -225,7 +228,7 @@ class Vocabulary:
             return self._first_line(given, self.instruction)
         if not given.strip():
             return CheckedPrompt(given, given, ("the instruction is empty: nothing is asked for",))
-        text = self._own_words(" ".join(given.split()))
+        text = self._own_words(self._spelled(" ".join(given.split())))
         words = self._unknown_words(text)[:MOST_WARNINGS]
         return CheckedPrompt(text, given, tuple(self._warning(word) for word in words))
 
@@ -301,6 +304,34 @@ class Vocabulary:
     def _colour_word(self, said: str) -> str:
         return self._colour_words.get(said, said)
 
+    @cached_property
+    def _emoji(self) -> dict[str, str]:
+        """The emoji of objects -> a word for each that the model has read."""
+        found = {}
+        for name, others in self.names.items():
+            everyday, *_ = (*others, name)
+            read = self.words.issuperset(WORD.findall(everyday))
+            word = everyday if read and name.lower() not in singulars(everyday) else name
+            found |= dict.fromkeys((one for one in others if is_symbol(one)), word)
+        return found
+
+    def _spelled(self, text: str) -> str:
+        """Emoji by words; those that stand together as a list."""
+        if not any(map(is_symbol, text)) or not self._emoji:
+            return text
+        one = f"(?:{'|'.join(map(re.escape, self._emoji))}){_SELECTOR}?"
+
+        def spelled(found: re.Match[str]) -> str:
+            words = [self._emoji[sign] for sign in found[0] if sign in self._emoji]
+            if len(words) > 1:
+                words = [f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words]
+            return f" {join_words(words)} "
+
+        runs = re.compile(f"{one}(?:\\s*{one})*")
+        pieces = QUOTED.split(text)
+        plain = [piece if piece[:1] == '"' else runs.sub(spelled, piece) for piece in pieces]
+        return re.sub(r"\s+([,.;:!?])", r"\1", " ".join("".join(plain).split()))
+
     def _own_words(self, text: str) -> str:
         """Words in the case that the model knows, colours and styles by its own words for them."""
 
@@ -319,7 +350,7 @@ class Vocabulary:
     def _unknown_words(self, text: str) -> list[str]:
         """The words, emoji and other symbols that the model has not read, once each."""
         plain = _TAG.sub(" ", QUOTED.sub(" ", text))
-        symbols = [letter for letter in plain if unicodedata.category(letter) == SYMBOL]
+        symbols = [letter for letter in plain if is_symbol(letter)]
         words = [word for word in WORD.findall(plain) if word not in self._known]
         return list(dict.fromkeys([*words, *symbols]))
 
@@ -354,6 +385,11 @@ class Vocabulary:
         hint = f"; the nearest colour is '{colour}'" if colour else ""
         hint = f"; nearest: {', '.join(repr(one) for one in near)}" if near else hint
         return f"this model was not taught '{shown}'{hint}"
+
+
+def is_symbol(text: str) -> bool:
+    """Whether a text is one character that is a sign, such as an emoji, and no letter."""
+    return len(text) == 1 and unicodedata.category(text) == SYMBOL
 
 
 def checked_prompts(

@@ -35,6 +35,13 @@ def singulars(text: str) -> list[str]:
     return [text.removesuffix(many) + one for many, one in endings if text.endswith(many)]
 
 
+def join_words(phrases: list[str]) -> str:
+    """Phrases as a list in words: "a cat, a dog and a fox"."""
+    if len(phrases) < 2:
+        return "".join(phrases)
+    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
 def by_synonym(listed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Synonym -> name; of two names with one synonym the first has it."""
     found: dict[str, str] = {}

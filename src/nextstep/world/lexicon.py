@@ -240,10 +240,3 @@ def world_objects() -> dict[str, WorldObject]:
             found[label] = WorldObject(label, word, plural, one, kind, label in OBJECTS)
     extended = [label for label in found if label not in OBJECTS]
     return {label: found[label] for label in (*OBJECTS, *extended)}
-
-
-def join_words(phrases: list[str]) -> str:
-    """Phrases as a list in words: "a cat, a dog and a fox"."""
-    if len(phrases) < 2:
-        return "".join(phrases)
-    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"

@@ -75,6 +75,16 @@ _STYLES: dict[str, tuple[str, ...]] = {
     "mono": ("monochrome", "black and white", "line art"),
 }
 _COLOURS: dict[str, tuple[str, ...]] = {"gray": ("grey",), "purple": ("violet",)}
+EMOJI: Mapping[str, str] = dict(zip(
+    OBJECTS,
+    "😀😍😎😴😭😠💀👻👽🤖💩❤💔🐶🐱🦁🐯🐴🦄🐮🐷🐰🐭🐻🐼🐨🦊🐸🐵🐔🐤🐧🦉🦆🐘🐢🐍🐋🐬🐟🐠🦈🐙🦀🐌"
+    "🦋🐝🐞🕷🌹🌻🌷🌸🌲🌳🌴🌵🍀🍁🍄🍇🍉🍋🍌🍍🍎🍏🍐🍑🍒🍓🍅🥑🍆🥕🌽🍞🧀🍔🍟🍕🌭🍣🍨🍩🍪🎂🍭☕🍺"
+    "🏠🏰🚌🚒🚓🚗🚜🚲⛵✈🚁🚀⏰🌙☀⭐☁🌈☂❄☃🔥💧🎄🎃🎈🎁🏆⚽🏀🎲👓👕👗👠👑🎩💎🔔🎸🎺🥁☎📺📷"
+    "💡📚✉✏✂🔒🔑🔨💣",
+    strict=True,
+))  # fmt: skip
+"""Name -> its character in Unicode, without the variation selector; of emojibase-data."""
+
 _PLACEHOLDER = re.compile(r"{\w+(?:\.\w+)?}")
 
 
@@ -168,6 +178,7 @@ def _synonyms(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         obj = world_objects()[name]
         said = [obj.word, obj.plural, obj.one.split(" ", 1)[1], *table.get(name, ())]
         said += [plural_of(name)] if name == obj.word else []
+        said += [EMOJI[name]] if name in EMOJI else []
         kept = dict.fromkeys(word for word in said if word.lower() not in own)
         found[name] = tuple(kept)
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nextstep.text.wording import join_words
 from nextstep.world.captions import caption
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lexicon import Word, WorldObject, join_words
+from nextstep.world.lexicon import Word, WorldObject
 from nextstep.world.scenes import FILL, Background, Scene, SceneItem, Sign, grid_sign
 from nextstep.world.signs import is_held_out_word, sign_text
 from nextstep.world.spec import RELATIONS, Constraint, Spec, region_of

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from nextstep.text.wording import join_words
 from nextstep.world import layout
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import faces_a_side, visible_on
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lexicon import join_words
 from nextstep.world.scenes import Scene
 from nextstep.world.spec import REGIONS, Constraint, exact_spec, region_of
 from nextstep.world.tasks import changes

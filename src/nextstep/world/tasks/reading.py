@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
+from nextstep.text.wording import join_words
 from nextstep.world.draw import Draw
 from nextstep.world.drawings import colour_of
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.lexicon import NUMBERS, WorldObject, join_words
+from nextstep.world.lexicon import NUMBERS, WorldObject
 from nextstep.world.scenes import Scene, SceneItem
 from nextstep.world.spec import RELATIONS, is_related, region_of
 from nextstep.world.tasks import changes, drawing
