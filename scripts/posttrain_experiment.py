@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextstep.errors import NextStepError
-from posttrain_report import BASELINE, START, TASKS, Curves, write_report
+from posttrain_report import BASELINE, EDITION, START, TASKS, Curves, write_report
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BETAS = (100, 500, 2000)
@@ -128,7 +128,7 @@ class Experiment:
         return Job(f"rollouts-{half}", command, count * SAMPLES * SECONDS["draw"], last)
 
     def _drawing(self, split: str) -> list[str]:
-        options = [f"tasks={MIXTURE}", "edition=core-48", f"split={split}"]
+        options = [f"tasks={MIXTURE}", f"edition={EDITION}", f"split={split}"]
         return ["rollout", *(part for one in options for part in ("--world", one)), "--reasoning"]
 
     def _offline(
@@ -153,7 +153,7 @@ class Experiment:
     def _online(self, name: str, recipe: str) -> Job:
         """A method that draws its own samples."""
         together = ONLINE_PROMPTS * ONLINE_SAMPLES
-        world = f"{{name: world, options: {{edition: core-48, pixels: 128, tasks: {MIXTURE}}}}}"
+        world = f"{{name: world, options: {{edition: {EDITION}, pixels: 128, tasks: {MIXTURE}}}}}"
         changes = [
             f"steps={self.samples // together}", f"data.sources.0.world={world}",
             f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={ONLINE_SAMPLES}",
