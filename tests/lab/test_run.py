@@ -101,12 +101,13 @@ def test_difference_of_paired_items_has_no_width_where_all_differ_alike() -> Non
 
 def test_a_stopped_study_goes_on_with_the_unit_it_was_at(tmp_path: Path) -> None:
     coins = Coins()
-    coins.stop_at = "tin1"
+    coins.stop_at = "gold0"
     assert lab.run_study(coins, tmp_path, Scale(2, 40)) is None
+    assert coins.trained == ["tin0", "gold0"]
     assert not (tmp_path / "card.md").exists()
     again = Coins()
     assert lab.run_study(again, tmp_path, Scale(2, 40)) is not None
-    assert again.trained == ["tin1", "gold1"]
+    assert again.trained == ["gold0", "tin1", "gold1"]
 
 
 def test_seeds_may_be_added_to_a_finished_study(tmp_path: Path) -> None:

@@ -90,9 +90,11 @@ def run_study(
     told = on_unit or (lambda _, __: None)
     asked = units(study, scale, root)
     while missing := [unit for unit in asked if not (unit.folder / MEASURED).exists()]:
-        ends = [_run_unit(study, unit, told) for unit in missing]
-        if "stopped" in ends:
-            return None
+        ends = []
+        for unit in missing:
+            ends.append(_run_unit(study, unit, told))
+            if ends[-1] == "stopped":
+                return None
         if "done" not in ends:
             time.sleep(WAIT)  # another process has all that is left
     found = {(u.arm.name, u.seed): read_measured(u.folder / MEASURED) for u in asked}
