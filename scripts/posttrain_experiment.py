@@ -33,8 +33,10 @@ SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 16, 8
 MIXTURE = f"{{{', '.join(f'{task}: 1' for task in TASKS)}}}"
 """Every task as often as the others: a name of a group alone would have the group's weight."""
 HELD_OUT_SAMPLES = 2
-SETTINGS = {"guided": [], "unguided": ["--guidance", "1.0", "--image-guidance", "1.0"]}
-"""How held-out samples are drawn: as the model recommends, and by one branch."""
+ROLLOUT = ["--guidance", "1.0", "--image-guidance", "1.0", "--solver", "ab2", "--steps", "4"]
+SETTINGS = {"guided": ["--temperature", "0.01"], "as-rollouts": ROLLOUT}
+"""How held-out samples are drawn: as the model recommends, with the likeliest text, and as those
+that are learned from, by one branch and with text at temperature 1."""
 
 SECONDS = {"draw": 0.12, "draw cps": 0.23, "judge guided": 0.3, "learn": 0.06, "look": 0.02}
 """Seconds of one core with matrix units for one sample: drawn by four steps and one branch, or by
@@ -120,9 +122,8 @@ class Experiment:
         """Half of the kept samples, so that two cores draw them."""
         folder, count = self.folder / "rollouts" / str(half), self.samples // SAMPLES // 2
         command = [
-            *self._drawing("train"), "--count", str(count), "-n", str(SAMPLES), "--solver", "ab2",
-            "--steps", "4", *SETTINGS["unguided"], "--seed", str(self.seed + half), "-m",
-            self.model, "-o", str(folder),
+            *self._drawing("train"), "--count", str(count), "-n", str(SAMPLES), *ROLLOUT, "--seed",
+            str(self.seed + half), "-m", self.model, "-o", str(folder),
         ]  # fmt: skip
         last = folder / f"shard-{-(-count // 8) - 1:05d}.safetensors"
         return Job(f"rollouts-{half}", command, count * SAMPLES * SECONDS["draw"], last)
@@ -181,8 +182,8 @@ class Experiment:
         folder = self.held(name, how)
         command = [
             *self._drawing("seen"), "--count", str(self.held_out), "-n", str(HELD_OUT_SAMPLES),
-            "--temperature", "0.01", "--seed", str(self.seed + 1000), *SETTINGS[how], "-m",
-            self.model_of(name), "-o", str(folder),
+            "--seed", str(self.seed + 1000), *SETTINGS[how], "-m", self.model_of(name), "-o",
+            str(folder),
         ]  # fmt: skip
         each = SECONDS["judge guided" if how == "guided" else "draw cps"]
         last = folder / f"shard-{-(-self.held_out // 8) - 1:05d}.safetensors"

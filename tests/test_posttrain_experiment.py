@@ -68,8 +68,8 @@ def test_some_methods_run_alone_in_their_order(script: ModuleType, tmp_path: Pat
     """Only what they need is drawn, each is judged at once, one dpo asks the reference."""
     online = script.Experiment(tmp_path, methods=("nft",))
     assert [job.name for job in online.jobs()] == [
-        "held-out-start-guided", "held-out-start-unguided",
-        "nft", "held-out-nft-guided", "held-out-nft-unguided",
+        "held-out-start-guided", "held-out-start-as-rollouts",
+        "nft", "held-out-nft-guided", "held-out-nft-as-rollouts",
     ]  # fmt: skip
     pairs = script.Experiment(tmp_path, methods=("dpo-500", "nft", "dpo-100"))
     jobs = {job.name: job for job in pairs.jobs()}
