@@ -47,6 +47,13 @@ def test_every_background_is_recognised() -> None:
     assert background_of(stripes.astype(np.uint8), []) == ()
 
 
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_background_is_found_where_a_box_leaves_few_columns(free: int) -> None:
+    background = Background("blue")
+    shown = render(Scene(background))
+    assert background_of(shown, [(0, 0, 128 - 4 - free, 128)]) == background.colours
+
+
 def test_drawings_are_recognised_by_their_pixels() -> None:
     rng = random.Random(3)
     right = 0

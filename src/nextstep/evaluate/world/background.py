@@ -35,9 +35,11 @@ def background_of(
     for left, top, right, bottom in boxes:
         rows = slice(max(0, int(top) - margin), max(0, int(bottom) + margin + 1))
         free[rows, max(0, int(left) - margin) : max(0, int(right) + margin + 1)] = False
-    if free.sum() < SIDE:
-        free[:] = True
     counts = free.sum(1)
+    # A median of one pixel says little, so rows need two; where too little is left, all counts.
+    if counts[counts >= 2].sum() < SIDE:
+        free[:] = True
+        counts = free.sum(1)
     rows_used = np.flatnonzero(counts >= 2)
     middles = np.stack([np.median(picture[row][free[row]], axis=0) for row in rows_used])
     names, columns = _backgrounds()
