@@ -307,7 +307,7 @@ class Vocabulary:
     @cached_property
     def _emoji(self) -> dict[str, str]:
         """The emoji of objects -> a word for each that the model has read."""
-        found = {}
+        found: dict[str, str] = {}
         for name, others in self.names.items():
             everyday, *_ = (*others, name)
             read = self.words.issuperset(WORD.findall(everyday))
