@@ -100,7 +100,8 @@ def test_emoji_are_read_as_the_words_for_them() -> None:
         ("🐶", "dog face"), ("a 🦊", "a fox"), ("🍎, noto style", "red apple, noto style"),
         ("🐶 and 🦊", "dog and fox"), ("🐶🦊🦉", "a dog, a fox and an owl"),
         ("❤️ on a blue background", "red heart on a blue background"), ("🐶, 🦊", "dog, fox"),
-        ('a sign that says "🐶"', 'a sign that says "🐶"'),
+        ('a sign that says "🐶"', 'a sign that says "🐶"'), ("🌵 and ☃", "cactus and snowman"),
+        ("🌙🍞", "a moon and a bread"),
     ):  # fmt: skip
         assert own.prompt(prompt).text == said
     assert own.instruction("Make the ❤️ blue.").text == "make the red heart blue."

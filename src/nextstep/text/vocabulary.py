@@ -306,12 +306,12 @@ class Vocabulary:
 
     @cached_property
     def _emoji(self) -> dict[str, str]:
-        """The emoji of objects -> a word for each that the model has read."""
+        """The emoji of objects -> their names, or what is said instead with fewer of its words."""
         found: dict[str, str] = {}
         for name, others in self.names.items():
             everyday, *_ = (*others, name)
-            read = self.words.issuperset(WORD.findall(everyday))
-            word = everyday if read and name.lower() not in singulars(everyday) else name
+            shorter = WORD.findall(everyday) and {*WORD.findall(everyday)} < {*WORD.findall(name)}
+            word = everyday if shorter else name
             found |= dict.fromkeys((one for one in others if is_symbol(one)), word)
         return found
 
