@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,9 @@ from nextstep.text.wording import (
     Colour,
     apart,
     by_synonym,
-    join_words,
+    emoji_spelled,
+    emoji_words,
+    is_symbol,
     singulars,
     taken,
 )
@@ -36,13 +37,9 @@ SHEET = "vocabulary.webp"
 VERSION = 1
 MOST_WARNINGS = 6
 """Words that one prompt is warned about."""
-SYMBOL = "So"
-"""Unicode's category of emoji."""
 LONGEST_NAME = 60
 """Letters of a name or a word that is looked up, and shown."""
 
-_SELECTOR = "\ufe0f"
-"""Stands behind a character that is to be shown as an emoji."""
 _TAG = re.compile(r"<image(?:_\d+)?>")
 _ARTICLE = re.compile(r"^(?:a|an|the|one|some|my)\s+")
 _LEAD = re.compile(
@@ -200,7 +197,7 @@ class Vocabulary:
             return self._first_line(given, self.prompt)
         if not given.strip():
             return CheckedPrompt(given, given, ("the prompt is empty: the model draws anything",))
-        plain = self._spelled(" ".join(given.split()))
+        plain = emoji_spelled(" ".join(given.split()), self._emoji)
         caption = self._caption(plain.lower().rstrip(".!?"))
         name = self.name_of(caption.subject)
         if name is None:
@@ -228,7 +225,7 @@ class Vocabulary:
             return self._first_line(given, self.instruction)
         if not given.strip():
             return CheckedPrompt(given, given, ("the instruction is empty: nothing is asked for",))
-        text = self._own_words(self._spelled(" ".join(given.split())))
+        text = self._own_words(emoji_spelled(" ".join(given.split()), self._emoji))
         words = self._unknown_words(text)[:MOST_WARNINGS]
         return CheckedPrompt(text, given, tuple(self._warning(word) for word in words))
 
@@ -306,31 +303,7 @@ class Vocabulary:
 
     @cached_property
     def _emoji(self) -> dict[str, str]:
-        """The emoji of objects -> their names, or what is said instead with fewer of its words."""
-        found: dict[str, str] = {}
-        for name, others in self.names.items():
-            everyday, *_ = (*others, name)
-            shorter = WORD.findall(everyday) and {*WORD.findall(everyday)} < {*WORD.findall(name)}
-            word = everyday if shorter else name
-            found |= dict.fromkeys((one for one in others if is_symbol(one)), word)
-        return found
-
-    def _spelled(self, text: str) -> str:
-        """Emoji by words; those that stand together as a list."""
-        if not any(map(is_symbol, text)) or not self._emoji:
-            return text
-        one = f"(?:{'|'.join(map(re.escape, self._emoji))}){_SELECTOR}?"
-
-        def spelled(found: re.Match[str]) -> str:
-            words = [self._emoji[sign] for sign in found[0] if sign in self._emoji]
-            if len(words) > 1:
-                words = [f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words]
-            return f" {join_words(words)} "
-
-        runs = re.compile(f"{one}(?:\\s*{one})*")
-        pieces = QUOTED.split(text)
-        plain = [piece if piece[:1] == '"' else runs.sub(spelled, piece) for piece in pieces]
-        return re.sub(r"\s+([,.;:!?])", r"\1", " ".join("".join(plain).split()))
+        return emoji_words(self.names)
 
     def _own_words(self, text: str) -> str:
         """Words in the case that the model knows, colours and styles by its own words for them."""
@@ -385,11 +358,6 @@ class Vocabulary:
         hint = f"; the nearest colour is '{colour}'" if colour else ""
         hint = f"; nearest: {', '.join(repr(one) for one in near)}" if near else hint
         return f"this model was not taught '{shown}'{hint}"
-
-
-def is_symbol(text: str) -> bool:
-    """Whether a text is one character that is a sign, such as an emoji, and no letter."""
-    return len(text) == 1 and unicodedata.category(text) == SYMBOL
 
 
 def checked_prompts(

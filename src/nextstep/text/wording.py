@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 Colour = tuple[int, int, int]
 
+SYMBOL = "So"
+"""Unicode's category of emoji."""
+SELECTOR = "\ufe0f"
+"""Stands behind a character that is to be shown as an emoji."""
 QUOTED = re.compile(r'("[^"]*")')
 WORD = re.compile(r"[^\W\d_][\w'-]*|\d+\w+")
 
@@ -49,6 +54,40 @@ def by_synonym(listed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         for synonym in synonyms:
             found.setdefault(synonym.lower(), name)
     return found
+
+
+def is_symbol(text: str) -> bool:
+    """Whether a text is one character that is a sign, such as an emoji, and no letter."""
+    return len(text) == 1 and unicodedata.category(text) == SYMBOL
+
+
+def emoji_words(listed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Emoji among the synonyms -> the name, or what is said instead with fewer of its words."""
+    found: dict[str, str] = {}
+    for name, others in listed.items():
+        everyday, *_ = (*others, name)
+        shorter = WORD.findall(everyday) and {*WORD.findall(everyday)} < {*WORD.findall(name)}
+        word = everyday if shorter else name
+        found |= {one: word for one in others if is_symbol(one)}
+    return found
+
+
+def emoji_spelled(text: str, emoji: Mapping[str, str]) -> str:
+    """A text whose emoji are put into words; those that stand together become a list."""
+    if not emoji or not any(map(is_symbol, text)):
+        return text
+    one = f"(?:{'|'.join(map(re.escape, emoji))}){SELECTOR}?"
+
+    def spelled(found: re.Match[str]) -> str:
+        words = [emoji[sign] for sign in found[0] if sign in emoji]
+        if len(words) > 1:
+            words = [f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words]
+        return f" {join_words(words)} "
+
+    runs = re.compile(rf"{one}(?:\s*{one})*")
+    pieces = QUOTED.split(text)
+    plain = [piece if piece[:1] == '"' else runs.sub(spelled, piece) for piece in pieces]
+    return re.sub(r"\s+([,.;:!?])", r"\1", " ".join("".join(plain).split()))
 
 
 def apart(one: Colour, other: Iterable[int]) -> float:
