@@ -8,7 +8,7 @@ import pytest
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
-from nextstep.world.descriptions import changes_between, describe
+from nextstep.world.descriptions import changes_between, describe, name_with_style
 from nextstep.world.drawings import atlas
 from nextstep.world.editions import edition, editions
 from nextstep.world.examples import Example, ImagePart, TextPart
@@ -150,18 +150,18 @@ def test_changes_stand_in_the_order_of_the_instruction() -> None:
         assert [told.startswith(order[0]), order[1] in told] == [True, True]
 
 
-def test_the_line_of_a_recalled_character_says_who_is_who() -> None:
+def test_the_line_of_a_recalled_character_says_who_that_is() -> None:
     for seed in range(40):
         made = example("recall", seed, edition="core-48")
         asked = made.parts[-2]
         assert isinstance(asked, TextPart)
         who, drawn = line_before_the_last_part(made).strip().split("; ")
         assert drawn == describe(made.scenes[-1])
-        told = [one.split(" ", 1) for one in who.split(", ")]
-        assert [name for name, _ in told] == list(asked.cast)
-        assert len(told) == len(made.scenes) - 1
-        (called,) = [what for name, what in told if name in asked.text]
-        assert called.rpartition(" ")[0] == drawn.split(",")[0]
+        assert asked.calls is not None
+        name, place = asked.calls
+        met = made.scenes[place].items[0]
+        assert name in asked.text and who.split(" ", 1) == [name, name_with_style(met)]
+        assert who.split(" ", 1)[1].rpartition(" ")[0] == drawn.split(",")[0]
 
 
 @pytest.mark.parametrize("task", [name for name in CORE if name.startswith("read_")])

@@ -197,6 +197,22 @@ def test_text_only_recalls_describe_the_pictures_that_no_line_tells_of() -> None
             assert describe(scene) in told
 
 
+def test_names_are_learned_where_prompts_are_not() -> None:
+    source = WorldSource(
+        TOKENIZER, 32, tasks=["names"], edition="core-48", no_caption=0, reasoning_prob=1,
+        text_only_prob=1, train_prompts=False,
+    )  # fmt: skip
+    for index in range(20):
+        document, made = source.document(index, 0), source.example(index, 0)
+        assert not document.images
+        sequence = document.sequence
+        learned = [i for i, label in zip(sequence.ids, sequence.labels, strict=True) if label >= 0]
+        people = [scene.items[0] for scene in made.scenes]
+        asked = made.parts[-2 * len(people) :][1::2]
+        told = "".join(part.text for part in asked if isinstance(part, TextPart))
+        assert TOKENIZER.decode(learned).replace("<|endoftext|>", "").endswith(told)
+
+
 def test_text_only_samples_learn_the_line_from_what_the_picture_would_tell() -> None:
     source = WorldSource(
         TOKENIZER, 128, tasks=["move", "single"], edition="core-48", no_caption=0,

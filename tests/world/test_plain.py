@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from nextstep.errors import NextStepError
-from nextstep.world.examples import TextPart
+from nextstep.world.descriptions import name_with_style
+from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.tasks import examples
 from nextstep.world.tasks.plain import common_colour, read_glosses
 
@@ -49,6 +52,41 @@ def test_lookups_ask_for_what_the_line_says() -> None:
                 assert f"{word.text.removeprefix(', ')}{value.text}" in told
         met = {w.text.removeprefix(", ") + v.text for w, v in zip(words, values, strict=True)}
         assert {pair for pair in met if not pair.endswith(" none")} == {*told}
+
+
+def test_names_ask_for_everybody_once_in_another_order() -> None:
+    in_order = 0
+    for one in examples("names", count=40, edition="core-48"):
+        pictures = [part for part in one.parts if isinstance(part, ImagePart)]
+        texts = [part for part in one.parts if isinstance(part, TextPart)]
+        met, asked = texts[: len(pictures)], texts[len(pictures) :]
+        assert 4 <= len(pictures) == len(asked) / 2 <= 8
+        assert not any(part.trained for part in met)
+        order = []
+        for name, told in zip(asked[::2], asked[1::2], strict=True):
+            assert told.trained and not name.trained
+            (place,) = [
+                i for i, part in enumerate(met) if name.text.strip(", \n") in part.text.rstrip(".")
+            ]
+            assert told.text == f" {name_with_style(pictures[place].scene.items[0])}"
+            order.append(place)
+        assert sorted(order) == [*range(len(pictures))]
+        in_order += order == sorted(order)
+    assert in_order < 10
+
+
+def test_steps_are_harder_next_states() -> None:
+    hard, usual = (examples(task, count=80, edition="core-48") for task in ("steps", "next_state"))
+    shares: list[Callable[[Example], bool]] = [
+        lambda one: len(one.scenes[0].items) == 3,
+        lambda one: any(
+            sum(a != b for a, b in zip(x.items, y.items, strict=False)) > 1
+            for x, y in pairwise(one.scenes)
+        ),
+        lambda one: any(x == y for x, y in zip(one.scenes, one.scenes[2:], strict=False)),
+    ]
+    for share in shares:
+        assert sum(map(share, hard)) > 1.3 * sum(map(share, usual))
 
 
 def test_plain_text(tmp_path: Path) -> None:

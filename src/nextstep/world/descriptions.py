@@ -43,9 +43,8 @@ def name_with_places(scene: Scene, names: Iterable[str]) -> str:
     return ", ".join(words for name in names for item, words in told.items() if item.name == name)
 
 
-def name_with_style(scene: Scene) -> str:
-    """The first object of a scene by its colour, word and style: "red cat mono"."""
-    item = scene.items[0]
+def name_with_style(item: SceneItem) -> str:
+    """An object by its colour, word and style: "red cat mono"."""
     words = [item.tint, world_objects()[item.name].word, item.style]
     return " ".join(word for word in words if word)
 

@@ -22,15 +22,15 @@ class TextPart:
             no answer.
         about: labels of the objects that a question is about, in the order in which the answer
             needs them; None where it names no object.
-        cast: names of the characters in the pictures before, in their order, where the text calls
-            one of them back.
+        calls: the name that the text calls back, and which of the pictures before shows who that
+            is; None where it calls nobody.
     """
 
     text: str
     trained: bool = True
     answers: tuple[str, ...] = ()
     about: tuple[str, ...] | None = None
-    cast: tuple[str, ...] = ()
+    calls: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def with_lines(
     """The parts with a line before every trained picture that follows text, and every answer.
 
     The line of an edit says what becomes of which objects, before it says which image tokens
-    change; that of a character who comes back says first who is who. The line of an answer says
+    change; that of a character who comes back says first who that is. The line of an answer says
     what the pictures before its question show, and which of the objects the question is about and
     how they stand to each other, or what changed from the first picture to the last. Each stands
     there in the words of the scene's description, so that a model need only copy.
@@ -60,7 +60,7 @@ def with_lines(
                 space = "" if part.kept in told else " "
                 found.append(TextPart(space + SEPARATOR.join(told_of)))
             else:
-                met = _who_is_who(asked.cast, parts[:place])
+                met = _who_comes_back(asked, parts[:place])
                 found.append(TextPart(SEPARATOR.join([*met, describe(part.scene)])))
             told.add(place)
         elif isinstance(part, TextPart) and part.answers and isinstance(asked, TextPart):
@@ -104,11 +104,13 @@ def what_is_asked_for(names: Sequence[str] | None, scenes: Sequence[Scene]) -> s
     return SEPARATOR.join([", ".join(told), *([related] if related else [])])
 
 
-def _who_is_who(names: Sequence[str], parts: Sequence[TextPart | ImagePart]) -> list[str]:
-    """What the pictures before show by the names that they came with, if there are names."""
+def _who_comes_back(asked: TextPart, parts: Sequence[TextPart | ImagePart]) -> list[str]:
+    """What the picture that came with a name shows, if the text calls that name back."""
+    if asked.calls is None:
+        return []
+    name, place = asked.calls
     scenes = [part.scene for part in parts if isinstance(part, ImagePart)]
-    told = [f"{name} {name_with_style(scene)}" for name, scene in zip(names, scenes, strict=False)]
-    return [", ".join(told)] if told else []
+    return [f"{name} {name_with_style(scenes[place].items[0])}"]
 
 
 def with_regions(parts: Sequence[TextPart | ImagePart], grid: Grid) -> list[TextPart | ImagePart]:

@@ -31,7 +31,7 @@ from nextstep.world.tasks.plain import plain, read_glosses
 
 _SPELLED = re.compile(r'"[A-Z]+"')
 _CONDITIONED = ("drawing", "letters", "editing", "story", "next_state", "recall")
-_REASONED = (*_CONDITIONED, "reading")
+_REASONED = (*_CONDITIONED, "reading", "names", "steps")
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,14 @@ class WorldSource:
             return (replace(pictures[-1], region=None),), every[-1:]
         if group in ("drawing", "editing") and rng.random() < self.sentences:
             parts = tuple(_as_sentence(part) for part in parts)
-        if not self.train_prompts and TASKS[made.task].kind != "text":
+        if not self.train_prompts and TASKS[made.task].kind != "text" and group != "names":
             parts = tuple(_untrained(part) for part in parts)
         if reasons:
             text_only = rng.random() < self.text_only_prob
             lined = with_lines(with_regions(parts, self.grid), self.grid, not text_only)
             if not text_only:
                 return tuple(lined), every
-            return tuple(_as_text(lined, group == "recall")), ()
+            return tuple(_as_text(lined, group in ("recall", "names"))), ()
         return parts, every
 
 

@@ -47,12 +47,13 @@ class Task:
 
 
 GROUPS: dict[str, float] = {
-    "drawing": 0.4, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
+    "drawing": 0.39, "editing": 0.25, "story": 0.08, "next_state": 0.08, "recall": 0.04,
     "reading": 0.1, "plain": 0.03, "lookup": 0.01, "letters": 0.01,
+    "names": 0.005, "steps": 0.005,
 }  # fmt: skip
 """Group -> its share of a mixture by default."""
 
-PRACTICE = ("plain", "lookup", "letters")
+PRACTICE = ("plain", "lookup", "letters", "names", "steps")
 """Groups that are for training alone: nothing in them can be judged."""
 
 _ALL = (_STYLES, _PAIRS, _PHRASES)
@@ -99,6 +100,8 @@ _LIST: list[tuple[str, str, Callable[[Draw], Example], tuple[str, ...], float]] 
     ("lookup", "lookup", plain.lookup, (), 1),
     ("compare", "lookup", plain.compare, (), 1),
     ("letters", "letters", drawing.letters, (), 1),
+    ("names", "names", stories.names, (), 1),
+    ("steps", "steps", next_state.steps, (), 1),
 ]
 
 

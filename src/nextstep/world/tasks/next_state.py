@@ -183,6 +183,21 @@ def _opening(draw: Draw, scene: Scene) -> list[TextPart | ImagePart]:
 def next_state(draw: Draw) -> Example:
     """One to three steps, each a picture; some are undone."""
     number = max(draw.one_of((1, 2, 2, 3)), 2 if draw.split == "held_out_pairs" else 1)
+    return _states(draw, "next_state", number, (1, 1, 2, 2, 3), back=0.25, both=0.35)
+
+
+def steps(draw: Draw) -> Example:
+    """As `next_state`, with what is hardest there in most of the steps; for training alone.
+
+    Three objects, two happenings at once, and steps that are undone.
+    """
+    number = draw.one_of((2, 3, 3, 3))
+    return _states(draw, "steps", number, (2, 3, 4), back=0.35, both=0.6)
+
+
+def _states(
+    draw: Draw, task: str, number: int, lengths: tuple[int, ...], *, back: float, both: float
+) -> Example:
     found, style = draw.cast(number, lambda obj: not obj.is_plural_word)
     scene = in_cells(draw, found, style)
     if draw.chance(0.2):
@@ -191,14 +206,14 @@ def next_state(draw: Draw) -> Example:
     parts = _opening(draw, scene)
     names = tuple(obj.label for obj in found)
     past: list[Scene] = []
-    for _ in range(draw.one_of((1, 1, 2, 2, 3))):
-        if past and draw.chance(0.25):
+    for _ in range(draw.one_of(lengths)):
+        if past and draw.chance(back):
             text, after = draw.say(BACK), past.pop()
         else:
-            several = len(scene.items) > 1 and draw.chance(0.35)
+            several = len(scene.items) > 1 and draw.chance(both)
             text, after = (two_happenings if several else happening)(draw, scene)
             past.append(scene)
         scene = after
         spec = exact_spec(scene, names)
         parts += [TextPart(text), ImagePart(scene, spec=spec, kept=len(parts) - 1)]
-    return Example("next_state", tuple(parts))
+    return Example(task, tuple(parts))

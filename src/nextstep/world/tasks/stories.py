@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from nextstep.world.descriptions import name_with_style
 from nextstep.world.draw import CHARACTERS, Draw
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lexicon import Word, world_objects
@@ -158,6 +161,36 @@ def recall(draw: Draw) -> Example:
     """
     count = draw.one_of((4, 5, 6, 7, 8))
     asked = draw.rng.randrange(count - 3)
+    names, items, parts = _met(draw, count, asked)
+    item = items[asked]
+    background = draw.background([item])
+    text = draw.say(AGAIN, name=names[asked], bg=Word(background.words))
+    constraint = Constraint(item.name, colour=item.tint)
+    spec = Spec((constraint,), (), True, background.colours, item.style)
+    back = TextPart(text, calls=(names[asked], asked))
+    parts += [back, ImagePart(Scene(background, (item,)), spec=spec)]
+    return Example("recall", tuple(parts))
+
+
+def names(draw: Draw) -> Example:
+    """Four to eight characters, then who each of them is, in another order; for training alone.
+
+    A recall asks for one of them only, which teaches the way from a name to a picture slowly.
+    """
+    called, items, met = _met(draw, draw.one_of((4, 5, 6, 7, 8)), 0)
+    parts = [part if isinstance(part, ImagePart) else replace(part, trained=False) for part in met]
+    between = "\n"
+    for place in draw.rng.sample(range(len(called)), len(called)):
+        parts.append(TextPart(between + called[place], trained=False))
+        parts.append(TextPart(f" {name_with_style(items[place])}"))
+        between = ", "
+    return Example("names", tuple(parts))
+
+
+def _met(
+    draw: Draw, count: int, asked: int
+) -> tuple[list[str], list[SceneItem], list[TextPart | ImagePart]]:
+    """Names, characters, and the pictures that introduce them; `asked` is who a split is about."""
     by_look, one_style = draw.chance(0.5), draw.one_of(draw.edition.styles)
     many_styles = draw.chance(0.5)
     names = draw.rng.sample(story_events.NAMES, count)
@@ -171,14 +204,7 @@ def recall(draw: Draw) -> Example:
             one_style = item.style
         items.append(item)
         parts += _introduced(draw, name, item, by_look)
-    item = items[asked]
-    background = draw.background([item])
-    text = draw.say(AGAIN, name=names[asked], bg=Word(background.words))
-    constraint = Constraint(item.name, colour=item.tint)
-    spec = Spec((constraint,), (), True, background.colours, item.style)
-    back = TextPart(text, cast=tuple(names))
-    parts += [back, ImagePart(Scene(background, (item,)), spec=spec)]
-    return Example("recall", tuple(parts))
+    return names, items, parts
 
 
 def _seen(draw: Draw) -> Draw:
