@@ -215,6 +215,7 @@ def test_public_names_read_folders(tiny_pipeline: NextStepPipeline, tmp_path: Pa
 
 def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     from nextstep.model.folder import find_folder
 
@@ -225,15 +226,19 @@ def test_hub_ids(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(name)
         if name == "no/network":
             raise OSError("the network is unreachable")
+        if name == "no/connection":
+            raise LocalEntryNotFoundError("Got: ConnectError: [Errno -2]")
         return str(tiny_folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert find_folder("some/model") == tiny_folder
     with pytest.raises(ValueError, match="could not be fetched from the hub: the network is"):
         find_folder("no/network")
+    with pytest.raises(ValueError, match="from the hub: there is no connection to it"):
+        find_folder("no/connection")
     with pytest.raises(ValueError, match="no model folder 'plain'"):
         find_folder("plain")
-    assert asked == ["some/model", "no/network"]
+    assert asked == ["some/model", "no/network", "no/connection"]
     monkeypatch.chdir(tiny_folder.parent)
     for path in ("./none", "../none", "tiny/none"):  # paths, and no hub ids
         with pytest.raises(ValueError, match="no model folder"):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import click
 import pytest
+import typer
 from PIL import Image
+from rich.text import Text
 from typer.testing import CliRunner
 
 from nextstep.cli import main as cli
@@ -76,9 +82,49 @@ def test_nothing_is_drawn_of_bars_where_there_is_no_terminal(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["generate", "edit"])
-def test_help_names_every_option_in_full_on_a_narrow_terminal(name: str) -> None:
-    shown = CliRunner().invoke(cli.command_line(), [name, "--help"], env={"COLUMNS": "80"}).output
-    for word in ("--final-token-steps", "--jacobi-tolerance", "--no-token-norm"):
-        assert word in shown
-    assert "…" not in shown
+def every_command(
+    group: click.Group | None = None, before: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Each command below the group by its words."""
+    group = group or cast("click.Group", typer.main.get_command(cli.command_line()))
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*before, name))
+        else:
+            yield (*before, name), command
+
+
+def test_help_names_every_option_in_full_on_a_narrow_terminal() -> None:
+    for words, command in every_command():
+        asked = [*words, "--help"]
+        shown = CliRunner().invoke(cli.command_line(), asked, env={"COLUMNS": "80"}).output
+        assert "…" not in shown, words
+        for option in command.params:
+            assert isinstance(option, click.Argument) or max(option.opts, key=len) in shown
+
+
+def test_help_keeps_words_in_brackets() -> None:
+    for words, command in every_command():
+        for told in [command.help, *(getattr(option, "help", None) for option in command.params)]:
+            plain = (told or "").replace("\\[", "[")
+            assert Text.from_markup(told or "").plain == plain, words
+
+
+def test_settings_of_a_picture_are_said_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "a.png"
+    assert nextstep(capsys, "generate", "a cat", "-o", out)[0] == 0
+    lines = nextstep(capsys, "show-settings", out)[1].splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
+    assert "[" not in shown["table"] and shown["reasoning"] == "the line below the prompt"
+    assert "negative_prompt" not in shown
+    record = json.loads(nextstep(capsys, "show-settings", out, "--json")[1])
+    assert len(record["table"]) == int(shown["table"].split()[0])
+
+
+def test_a_mistyped_recipe_is_answered_with_the_nearest_names(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    status, _, said = nextstep(capsys, "train", "rl-nanu")
+    assert status == 2 and "rl-nano" in said and "tokenizer-14b" not in said

@@ -105,6 +105,18 @@ def test_a_body_that_is_no_json_names_the_character_and_no_field(
     assert error["message"].endswith("at character 10")
 
 
+def test_an_error_in_an_address_names_the_parameter_alone(app_of: Callable[..., FastAPI]) -> None:
+    with running(app_of()) as made:
+        answers = [
+            httpx2.get(f"{made.url}/jobs/{'x' * 9}"),
+            httpx2.get(f"{made.url}/jobs?limit=many"),
+        ]
+    for told, name in zip(answers, ("job", "limit"), strict=True):
+        assert told.status_code == 400
+        assert told.json()["error"]["param"] == name
+        assert told.json()["error"]["message"].startswith(f"{name}: ")
+
+
 def test_bodies_on_their_way_are_bounded_together(app_of: Callable[..., FastAPI]) -> None:
     with running(app_of(body_bytes=100_000)) as made:
         head = HEAD + b"Content-Length: 99000\r\n\r\n" + b" " * 90_000

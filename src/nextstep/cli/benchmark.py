@@ -62,7 +62,7 @@ def _generate_of(name: str) -> Callable[..., None]:
             Path, typer.Option(help="The official set, as it was published.", show_default=False)
         ],
         out: Annotated[
-            Path, typer.Option("--output", "-o", "--out", help="Folder of the run; one that was "
+            Path, typer.Option("--output", "-o", help="Folder of the run; one that was "
                                "interrupted is gone on with, by several processes at once if "
                                "you like.")
         ],

@@ -30,7 +30,7 @@ SCORES = "world-scorer"
 
 Out = Annotated[
     Path | None,
-    typer.Option("--output", "-o", "--out", help="Folder of the run; one that was interrupted is "
+    typer.Option("--output", "-o", help="Folder of the run; one that was interrupted is "
                  "gone on with.", show_default=False),
 ]  # fmt: skip
 
@@ -50,7 +50,7 @@ class PlanOptions:
                      "held_out_words; repeat for several. Default all that a task has."),
     ] = None  # fmt: skip
     count: Annotated[
-        int, typer.Option("--count", "-n", "--n", min=1, help="Items of each task and split.")
+        int, typer.Option("--count", "-n", min=1, help="Items of each task and split.")
     ] = 50
     seed: Annotated[int, typer.Option(help="Of the items and of what the model draws.")] = 0
     answers: Annotated[

@@ -33,7 +33,7 @@ def command(
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per arm.")] = 2,
     count: Annotated[
-        int, typer.Option("--count", "-n", "--n", min=1, help="Items per task of the world.")
+        int, typer.Option("--count", "-n", min=1, help="Items per task of the world.")
     ] = 200,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe to use instead of the study's own, for larger "

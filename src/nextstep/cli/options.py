@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
+WRITING_PANEL = "Writing"
 
 
 def option(help_: str, *names: str, panel: str = SAMPLING_PANEL, **more: Any) -> Any:
@@ -96,9 +97,14 @@ Negative = Annotated[
     str | None, option("Negative prompt: text of the branches without the prompt.", "--negative")
 ]
 BatchSize = Annotated[int, option("Pictures that are generated together.")]
-MaxTokens = Annotated[int, option("Maximum number of text tokens to write.", min=1)]
+MaxTokens = Annotated[
+    int, option("Maximum number of text tokens to write.", min=1, panel=WRITING_PANEL)
+]
 Temperature = Annotated[
-    float, option("Temperature of text sampling; 0 takes the most likely token.", min=0)
+    float,
+    option(
+        "Temperature of text sampling; 0 takes the most likely token.", min=0, panel=WRITING_PANEL
+    ),
 ]
 Output = Annotated[
     Path,

@@ -35,7 +35,7 @@ class PromptOptions:
         list[str] | None,
         typer.Option(
             help="Prompts of the emoji world: an option of the live source as KEY=VALUE, "
-            "such as tasks=[two_objects]; repeat for several."
+            "such as edition=core-48; repeat for several."
         ),
     ] = None
 
@@ -115,15 +115,18 @@ class DrawingOptions:
 def command(
     *,
     out: Annotated[
-        Path, typer.Option("--output", "-o", "--out", help="Folder of shards; one that was "
-                           "interrupted is gone on with.")
+        Path, typer.Option("--output", "-o", help="Folder of shards; one that was interrupted "
+                           "is gone on with.")
     ],
     asked: PromptOptions,
     count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 64,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Of every prompt.")] = 8,
     judging: RewardOptions,
     reasoning: Annotated[
-        bool, typer.Option(help="Let the model write a line before it draws.")
+        bool,
+        typer.Option(
+            help="Let the model write a line before it draws.", rich_help_panel=o.WRITING_PANEL
+        ),
     ] = False,
     temperature: o.Temperature = 1.0,
     height: o.Height = None,
@@ -138,7 +141,7 @@ def command(
 ) -> None:  # fmt: skip
     """Draw several samples of every prompt and judge them, as data for sft, dpo and distill.
 
-    Example: nextstep rollout -m nano --world tasks=[two_objects] -n 16 -o runs/rollouts
+    Example: nextstep rollout -m nano --world edition=core-48 -n 16 -o runs/rollouts
     """
     from nextstep.cli import report
     from nextstep.engine.engine import Engine

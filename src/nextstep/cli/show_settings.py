@@ -23,8 +23,14 @@ def command(
     if as_json:
         typer.echo(printable(json.dumps(record, ensure_ascii=False)))
         return
-    width = max(map(len, record), default=0)
-    for name, value in record.items():
+    shown = {name: value for name, value in record.items() if value not in ("", None)}
+    if "table" in shown:
+        shown["table"] = f"{len(shown['table'])} numbers of a fitted solver; --json lists them"
+    if "reasoning" in shown and "\n" in str(record["prompt"]):
+        # The line that was written is part of the prompt, and needs no second one to replay.
+        shown["reasoning"] = "the line below the prompt"
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
         # A prompt may have lines below its first, which stay in the column of values.
         lines = str(value).replace("\n", "\n" + " " * (width + 2))
         typer.echo(printable(f"{name:<{width}}  {lines}").rstrip())

@@ -38,7 +38,7 @@ def command(
     max_pictures: Annotated[
         int,
         typer.Option(
-            min=1, help="Maximum number of pictures to draw.", rich_help_panel=o.SAMPLING_PANEL
+            min=1, help="Maximum number of pictures to draw.", rich_help_panel=o.WRITING_PANEL
         ),
     ] = 4,
     max_tokens: o.MaxTokens = 64,

@@ -46,6 +46,8 @@ def find_folder(model: str | Path) -> Path:
             return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, LocalEntryNotFoundError):
+                reason = "there is no connection to it"
             raise ModelFileError(
                 f"'{model}' is no folder and could not be fetched from the hub: {reason}"
             ) from None

@@ -47,8 +47,11 @@ def recipe_file(name: str | Path) -> Path:
         return path
     shipped = RECIPES / f"{path}.yaml"
     if not shipped.is_file():
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise NextStepError(f"there is no recipe '{name}'; give a YAML file, or one of {known}")
+        known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5) or known
+        raise NextStepError(
+            f"there is no recipe '{name}'; give a YAML file, or a name such as {', '.join(near)}"
+        )
     return shipped
 
 

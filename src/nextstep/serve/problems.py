@@ -107,10 +107,14 @@ def not_json(kind: str) -> ApiError:
     )
 
 
+PLACES = ("body", "path", "query")
+"""Where a parameter came from, as FastAPI's errors say before its name."""
+
+
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """400 for the first thing that a schema does not allow."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
+    place = ".".join(str(part) for part in first["loc"] if part not in PLACES)[:200]
     if first["type"] == "extra_forbidden":
         return bad(f"unknown parameter '{place}'", place, "unknown_parameter")
     pattern = first.get("ctx", {}).get("pattern")

@@ -47,6 +47,8 @@ OPTIONS = {
     "--last-steps": "--final-token-steps",
     "--think": "--reasoning",
     "--no-think": "--no-reasoning",
+    "--out": "--output",
+    "--n": "--count",
 }
 """Of the command."""
 
