@@ -50,7 +50,7 @@ def test_from_a_folder_to_a_picture(
     assert len(record["adapter"]) == 16
     status, said, _ = nextstep(
         capsys, "edit", "make it blue", "-i", picture, "-m", tiny_folder, "-o", picture,
-        "--adapter", output / "adapter", "--json",
+        "--adapter", output, "--json",
     )  # fmt: skip
     assert json.loads(said)["pictures"][0]["adapter"] == record["adapter"]
     whole = tmp_path / "whole"

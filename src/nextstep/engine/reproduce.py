@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
@@ -216,6 +216,12 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(here)
 
 
+def _told(adapter: Mapping[str, Any]) -> str:
+    if not adapter:
+        return "no adapter"
+    return f"the adapter {adapter['adapter']} at scale {adapter['adapter_scale']}"
+
+
 def _check_model(engine: Engine, record: dict[str, Any]) -> None:
     fingerprint = engine.fingerprint
     if record["model"] != fingerprint.model:
@@ -223,11 +229,11 @@ def _check_model(engine: Engine, record: dict[str, Any]) -> None:
             f"the picture was made by the model {record['model']}, this one is "
             f"{fingerprint.model}; name the folder of its model"
         )
-    adapter = {k: record[k] for k in ("adapter", "adapter_scale") if k in record}
+    adapter: dict[str, Any] = {k: v for k, v in record.items() if k.startswith("adapter")}
     if adapter != fingerprint.adapter:
         raise NextStepError(
-            f"the picture was made with the adapter {adapter or 'none'}, here it is "
-            f"{fingerprint.adapter or 'none'}; name the adapter it was made with"
+            f"the picture was made with {_told(adapter)}, here it is {_told(fingerprint.adapter)}; "
+            "name the adapter it was made with"
         )
     rounded = quantised(engine.model)
     if record.get("quantize", "") != rounded:

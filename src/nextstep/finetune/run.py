@@ -45,7 +45,14 @@ from nextstep.finetune.settings import Finetuned, FinetuneSettings
 from nextstep.image.encode import encode
 from nextstep.model.checkpoints import read_tensors
 from nextstep.model.folder import find_folder
-from nextstep.model.lora import add_adapter, fold_adapter, merged, save_adapter, taken_adapter
+from nextstep.model.lora import (
+    INSIDE,
+    add_adapter,
+    fold_adapter,
+    merged,
+    save_adapter,
+    taken_adapter,
+)
 from nextstep.model.precision import explained
 from nextstep.pipeline import NextStepPipeline
 from nextstep.recipe.run_folder import move_aside
@@ -60,7 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FinetuneSettings", "Finetuned", "Finetuning", "finetune"]
 
-ADAPTER, MODEL, SHEET, RUN = "adapter", "model", "before-after.png", "run"
+ADAPTER, MODEL, SHEET, RUN = INSIDE, "model", "before-after.png", "run"
 SETTINGS_FILE, PLANNED, DATA_DIGEST = "finetune.json", "steps planned", "data digest"
 SHOWN = 8
 """Samples whose captions are drawn when there are no prompts."""

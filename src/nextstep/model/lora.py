@@ -28,6 +28,8 @@ from nextstep.model.nextstep import NextStepModel
 from nextstep.utils.files import new_folder, read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+INSIDE = "adapter"
+"""Folder of the adapter in what a finetune leaves."""
 BASE_HASH = "base_model_hash"
 """Key of the base model's fingerprint in the weight file's metadata."""
 
@@ -147,11 +149,13 @@ def save_adapter(adapter: Adapter, folder: Path, base_hash: str, base_name: str 
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """An adapter folder, written here or by peft.
+    """An adapter folder, written here or by peft, or a finetune's folder that has one in it.
 
     Raises:
         ModelFileError: when a file is missing or damaged, or the adapter is no plain LoRA.
     """
+    if not (folder / CONFIG_FILE).exists() and (folder / INSIDE / CONFIG_FILE).exists():
+        folder = folder / INSIDE
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
             raise ModelFileError(f"{folder} is no adapter folder: it has no {name}")
