@@ -245,7 +245,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     for name in args.sheets or makers:
         made, path = makers[name](), args.output / f"{name}.webp"
-        made.save(path, "WEBP", quality=90, method=6)
+        made.save(path, "WEBP", quality=75, method=6)
         print(f"wrote {path}", flush=True)
 
 

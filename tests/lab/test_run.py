@@ -78,7 +78,7 @@ def test_a_study_runs_every_unit_and_writes_its_card(tmp_path: Path) -> None:
     assert conclusion is not None and conclusion.reason == "+0.25"
     assert coins.trained == ["tin0", "gold0", "tin1", "gold1"]
     card = (tmp_path / "coins" / "card.md").read_text()
-    assert "**Verdict: reproduced.** +0.25" in card and "![Worth of coins.](worth.png)" in card
+    assert "**Verdict: reproduced.** +0.25" in card and "![Worth of coins.](worth.webp)" in card
     assert "More coins." in card and "| Tin | 1 M | 1e+09 | 0.01 |" in card
     rows = list(csv.DictReader((tmp_path / "coins" / "figures.csv").open()))
     gold = next(row for row in rows if row["arm"] == "gold" and row["figure"] == "worth")
@@ -194,7 +194,7 @@ def test_a_tiny_run_of_a_study_reaches_its_card(name: str, tmp_path: Path) -> No
     )
     assert told.exit_code == 0, told.output + str(told.exception)
     card = (folder / "card.md").read_text()
-    assert "nan" not in card.lower().split() and ".png" in card
+    assert "nan" not in card.lower().split() and ".webp" in card
     assert (folder / "figures.csv").stat().st_size > 50
 
 

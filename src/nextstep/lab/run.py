@@ -3,7 +3,7 @@
     OUTPUT/study.json                    what is run
     OUTPUT/ARM/seed-N/run/               training run of a unit
     OUTPUT/ARM/seed-N/measured.json      what was found of it
-    OUTPUT/figures.csv, *.csv, *.png     see `report`
+    OUTPUT/figures.csv, *.csv, *.webp    see `report`
     OUTPUT/card.md
 
 A study that was stopped goes on where it was. Several processes may work in one folder: each takes
