@@ -61,7 +61,7 @@ STORY = (
 )
 NEXT_STATES = (
     "a frog on the left and a key on the right, noto style, white background",
-    "the frog jumps over the key",
+    "the frog and the key swap places",
     "the frog shrinks",
     "the key turns red",
 )
