@@ -58,3 +58,22 @@ def test_pictures_are_judged_by_the_edition_of_their_prompt(
     assert shares == [0.75, 0.25, None, 0.75, 0.25, 0.75]
     looked_at = {name: one.looked_at for name, one in detectors.items() if one.looked_at}
     assert looked_at == {"core-48": [3], "full": [2]}
+
+
+def test_likeness_tells_wrong_pictures_apart(text_tokenizer: TextTokenizer) -> None:
+    (core,) = candidates(text_tokenizer, "core-48", "single", 1)
+    assert core.image is not None
+    true = np.asarray(core.image)
+    empty = np.broadcast_to(true[0, 0], true.shape)
+    pictures = [true, (true.astype(float) * 0.5 + empty * 0.5).astype(np.uint8), empty, 255 - true]
+    shown = [Candidate(core.prompt, Image.fromarray(picture)) for picture in pictures]
+    judge = reward.WorldReward(detector=EditionDetector("core-48"), likeness=1.0)  # type: ignore[arg-type]
+    scores = judge.score(shown)
+    alike = [score.parts["likeness"] for score in scores]
+    assert alike[0] == 1 and alike[3] == 0 and alike[0] > alike[1] > alike[2] > alike[3]
+    plain = reward.WorldReward(detector=EditionDetector("core-48")).score(shown)  # type: ignore[arg-type]
+    for both, alone, like in zip(scores, plain, alike, strict=True):
+        assert "likeness" not in alone.parts
+        assert both.value == pytest.approx((alone.value + like) / 2)
+    (full,) = candidates(text_tokenizer, "full", "single", 1)
+    assert "likeness" not in judge.score([full])[0].parts
