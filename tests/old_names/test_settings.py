@@ -120,7 +120,7 @@ def test_every_old_name_has_a_new_one_that_is_a_setting() -> None:
     assert renamed({"a": 1, "c": 2}, {"a": "b"}) == {"b": 1, "c": 2}
 
 
-@pytest.mark.parametrize("old", OPTIONS)
+@pytest.mark.parametrize("old", sorted(OPTIONS.keys() - {"--out", "--n"}))
 def test_commands_take_old_options(
     old: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -135,6 +135,16 @@ def test_commands_take_old_options(
     assert made[0] == made[1]
     status, said, _ = nextstep(capsys, "generate", "--help")
     assert status == 0 and old not in said.split()
+
+
+def test_folders_and_numbers_of_items_are_taken_by_their_old_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = ["lab", "scaling", "--cost", "--tiny", "--out", tmp_path / "lab", "--n"]
+    status, _, problem = nextstep(capsys, *given, 3)
+    assert status == 0, problem
+    status, _, problem = nextstep(capsys, *given, "none")
+    assert status == 2 and "--count" in problem
 
 
 def test_jobs_stored_in_old_words_are_read(tmp_path: Path) -> None:
