@@ -116,7 +116,7 @@ def test_figures_of_the_readme_are_those_of_the_card_and_the_world() -> None:
     card = (SHIPPED["nano"] / "README.md").read_text(encoding="utf-8")
     (groups,) = re.findall(r"(?s)^Groups: (.+?) \(", card, re.M)
     measured = dict(re.findall(r"([a-z]+(?: state)?) (\d+)", groups))
-    said = dict(re.findall(r"([a-z]+(?:\sstate)?)\s(\d+)\s%", README.partition("Of 50")[2]))
+    said = dict(re.findall(r"([a-z]+(?:\sstate)?)\s(\d+)\s%", README.partition("Of 200")[2]))
     assert {name.replace("\n", " "): share for name, share in said.items()} == measured
     assert f"{len(TASKS)} tasks" in README
     assert "ten solvers" in README and len(SOLVERS) == 10
