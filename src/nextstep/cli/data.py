@@ -71,8 +71,8 @@ def build(
                            rich_help_panel=SourcePanel)
     ] = True,
     samples_per_shard: Annotated[
-        int, typer.Option(help="Maximum samples per shard.",
-                          rich_help_panel="Shards")] = 500,
+        int, typer.Option(help="Maximum samples per shard.", rich_help_panel="Shards")
+    ] = 500,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many samples.")] = None,
     decode: Decode = True,
     threads: Threads = 4,

@@ -216,7 +216,7 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(here)
 
 
-def _told(adapter: Mapping[str, Any]) -> str:
+def _adapter_in_words(adapter: Mapping[str, Any]) -> str:
     if not adapter:
         return "no adapter"
     return f"the adapter {adapter['adapter']} at scale {adapter['adapter_scale']}"
@@ -229,11 +229,12 @@ def _check_model(engine: Engine, record: dict[str, Any]) -> None:
             f"the picture was made by the model {record['model']}, this one is "
             f"{fingerprint.model}; name the folder of its model"
         )
-    adapter: dict[str, Any] = {k: v for k, v in record.items() if k.startswith("adapter")}
+    names = "adapter", "adapter_scale"
+    adapter: dict[str, Any] = {name: record[name] for name in names if name in record}
     if adapter != fingerprint.adapter:
         raise NextStepError(
-            f"the picture was made with {_told(adapter)}, here it is {_told(fingerprint.adapter)}; "
-            "name the adapter it was made with"
+            f"the picture was made with {_adapter_in_words(adapter)}, here it is "
+            f"{_adapter_in_words(fingerprint.adapter)}; name the adapter it was made with"
         )
     rounded = quantised(engine.model)
     if record.get("quantize", "") != rounded:

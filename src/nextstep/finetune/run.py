@@ -46,7 +46,7 @@ from nextstep.image.encode import encode
 from nextstep.model.checkpoints import read_tensors
 from nextstep.model.folder import find_folder
 from nextstep.model.lora import (
-    INSIDE,
+    ADAPTER_FOLDER,
     add_adapter,
     fold_adapter,
     merged,
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FinetuneSettings", "Finetuned", "Finetuning", "finetune"]
 
-ADAPTER, MODEL, SHEET, RUN = INSIDE, "model", "before-after.png", "run"
+ADAPTER, MODEL, SHEET, RUN = ADAPTER_FOLDER, "model", "before-after.png", "run"
 SETTINGS_FILE, PLANNED, DATA_DIGEST = "finetune.json", "steps planned", "data digest"
 SHOWN = 8
 """Samples whose captions are drawn when there are no prompts."""

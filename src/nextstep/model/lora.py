@@ -28,7 +28,7 @@ from nextstep.model.nextstep import NextStepModel
 from nextstep.utils.files import new_folder, read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-INSIDE = "adapter"
+ADAPTER_FOLDER = "adapter"
 """Folder of the adapter in what a finetune leaves."""
 BASE_HASH = "base_model_hash"
 """Key of the base model's fingerprint in the weight file's metadata."""
@@ -154,8 +154,8 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         ModelFileError: when a file is missing or damaged, or the adapter is no plain LoRA.
     """
-    if not (folder / CONFIG_FILE).exists() and (folder / INSIDE / CONFIG_FILE).exists():
-        folder = folder / INSIDE
+    if not (folder / CONFIG_FILE).exists() and (folder / ADAPTER_FOLDER / CONFIG_FILE).exists():
+        folder = folder / ADAPTER_FOLDER
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
             raise ModelFileError(f"{folder} is no adapter folder: it has no {name}")

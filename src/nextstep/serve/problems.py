@@ -114,7 +114,10 @@ PLACES = ("body", "path", "query")
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """400 for the first thing that a schema does not allow."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in PLACES)[:200]
+    parts = first["loc"]
+    if parts and parts[0] in PLACES:
+        parts = parts[1:]
+    place = ".".join(map(str, parts))[:200]
     if first["type"] == "extra_forbidden":
         return bad(f"unknown parameter '{place}'", place, "unknown_parameter")
     pattern = first.get("ctx", {}).get("pattern")
