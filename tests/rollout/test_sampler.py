@@ -27,6 +27,9 @@ from nextstep.rollout.samples import (
 from nextstep.rollout.store import RolloutStore, read_rollouts, read_shard
 from nextstep.text.sequence import IGNORE
 from nextstep.text.tokenizer import TextTokenizer
+from nextstep.world.descriptions import describe
+from nextstep.world.examples import Example
+from nextstep.world.lines import with_lines
 from nextstep.world.live import WorldSource
 from tests.conftest import TINY
 
@@ -280,3 +283,25 @@ def test_prompts_of_the_world_know_what_must_hold(text_tokenizer: TextTokenizer)
         kinds.add((prompt.draws, len(prompt.images)))
         assert prompt.text.count("<image>") == len(prompt.images)
     assert kinds == {(True, 0), (True, 1), (False, 1)}
+
+
+def test_given_pictures_come_with_their_lines(text_tokenizer: TextTokenizer) -> None:
+    source = WorldSource(text_tokenizer, tasks=["story", "read_count"], edition="core-48")
+    plain, lined = (LivePrompts(source, 64, 2, reasoning) for reasoning in (False, True))
+    drawn = 0
+    for number in range(12):
+        short, whole = plain.prompt(number), lined.prompt(number)
+        assert (short.images, short.target) == (whole.images, whole.target)
+        assert whole.example is not None
+        if not whole.draws:
+            assert short.text == whole.text
+            continue
+        drawn += 1
+        # What stands before the picture that is asked for is what such a model was trained on.
+        every = with_lines(whole.example.parts, source.grid, source_line=True)
+        text = Example("story", tuple(every)).text
+        assert text.startswith(f"{whole.text}\n")
+        assert whole.text.count("\n") == len(whole.images) > short.text.count("\n")
+        for scene in whole.example.scenes[:-1]:
+            assert f"{describe(scene)}<image>" in whole.text
+    assert drawn

@@ -50,7 +50,9 @@ class PromptOptions:
                 "say where prompts come from: either --prompts FILE or --world KEY=VALUE"
             )
 
-    def stream(self, tokenizer: TextTokenizer, side: int, seed: int) -> PromptStream:
+    def stream(
+        self, tokenizer: TextTokenizer, side: int, seed: int, reasoning: bool
+    ) -> PromptStream:
         """The prompts, those of the world for pictures of so many pixels a side."""
         from nextstep.recipe.load import apply_override
         from nextstep.rollout.prompts import ListedPrompts, LivePrompts, read_prompts
@@ -65,7 +67,7 @@ class PromptOptions:
             source = WorldSource(tokenizer, **{"pixels": side, **options})
         except TypeError as error:
             raise NextStepError(f"--world: {error}") from None
-        return LivePrompts(source, source.pixels, seed)
+        return LivePrompts(source, source.pixels, seed, reasoning)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def command(
         model_hash=pipeline.model_hash, adapter=pipeline.adapter,
     )  # fmt: skip
     tokenizer, side = pipeline.text_tokenizer, width or pipeline.defaults.width
-    stream = asked.stream(tokenizer, side, seed)
+    stream = asked.stream(tokenizer, side, seed, reasoning)
     options = SamplingOptions(samples, height, width, settings, reasoning, temperature)
     identity = {
         "model": pipeline.model_hash, **pipeline.adapter, "prompts": str(asked.prompts or ""),

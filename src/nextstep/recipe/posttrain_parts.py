@@ -224,6 +224,7 @@ def open_prompts(recipe: Recipe, tokenizer: TextTokenizer, where: str) -> Prompt
         NextStepError: when one cannot be had.
     """
     streams: list[tuple[PromptStream, float]] = []
+    reasoning = recipe.rollouts is not None and recipe.rollouts.reasoning
     for place, source in enumerate(recipe.data.sources):
         if not source.weight:
             continue
@@ -233,7 +234,7 @@ def open_prompts(recipe: Recipe, tokenizer: TextTokenizer, where: str) -> Prompt
             continue
         live = open_live(source, tokenizer, f"{where}: data.sources[{place}]")
         side = live.pixels if hasattr(live, "pixels") else max(recipe.data.areas)
-        streams.append((LivePrompts(live, side, recipe.seed), source.weight))
+        streams.append((LivePrompts(live, side, recipe.seed, reasoning), source.weight))
     return streams[0][0] if len(streams) == 1 else MixedPrompts(streams, recipe.seed)
 
 

@@ -13,7 +13,9 @@ from PIL import Image
 
 from nextstep.data.documents import derived_seed
 from nextstep.errors import NextStepError
+from nextstep.text.sequence import Grid
 from nextstep.world.examples import Example, ImagePart, TextPart
+from nextstep.world.lines import with_lines
 from nextstep.world.scenes import render
 
 TRIES = 1000
@@ -79,21 +81,22 @@ class LivePrompts:
     """Samples of a live source that ask for one picture or one answer.
 
     Args:
-        source: with `example(index, seed)` and `edition`, such as `world.live.WorldSource`.
+        source: with `example(index, seed)`, `edition` and `grid`, such as `world.live.WorldSource`.
         pixels: side of source pictures.
         seed: of the samples.
+        reasoning: see `world_prompt`.
 
     Raises:
         NextStepError: when the source has no examples.
     """
 
-    def __init__(self, source: Any, pixels: int, seed: int = 0) -> None:
+    def __init__(self, source: Any, pixels: int, seed: int = 0, reasoning: bool = False) -> None:
         if not hasattr(source, "example"):
             raise NextStepError(
                 f"the live source '{source.name}' does not say what must hold of a picture; "
                 "choose 'world', or prompts of a file"
             )
-        self.source, self.pixels, self.seed = source, pixels, seed
+        self.source, self.pixels, self.seed, self.reasoning = source, pixels, seed, reasoning
 
     def prompt(self, number: int) -> RolloutPrompt:
         """Prompt `number` of the run.
@@ -106,14 +109,20 @@ class LivePrompts:
             example = self.source.example(number, seed)
             if example.targets:
                 key = f"{self.source.name}/{example.task}/{number}-{seed}"
+                told = self.source.grid if self.reasoning else None
                 return world_prompt(
-                    example, example.targets[-1], self.pixels, key, self.source.edition
+                    example, example.targets[-1], self.pixels, key, self.source.edition, told
                 )
         raise NextStepError(f"no sample of {self.source.name} asks for an answer")
 
 
 def world_prompt(
-    example: Example, target: int, pixels: int, key: str, edition: str = "full"
+    example: Example,
+    target: int,
+    pixels: int,
+    key: str,
+    edition: str = "full",
+    lines: Grid | None = None,
 ) -> RolloutPrompt:
     """A part of a sample of the world as a prompt.
 
@@ -123,15 +132,26 @@ def world_prompt(
         pixels: side of its pictures.
         key: names it.
         edition: of the world, by which answers are judged.
+        lines: grid of the pictures, where each that is given comes with the true line before it,
+            as a model that writes such lines would have it in a conversation; see
+            `world.lines.with_lines`. None for none.
     """
-    part = example.parts[target]
+    part, before = example.parts[target], example.parts[:target]
+    if lines is not None:
+        before = tuple(with_lines(before, lines, source_line=True))
     shown = [p for p in example.parts[:target] if isinstance(p, ImagePart)]
     images = tuple(Image.fromarray(render(p.scene, pixels)) for p in shown)
     facts: dict[str, Any] = {"task": example.task, "edition": edition}
     if isinstance(part, TextPart):
         facts["answers"] = list(part.answers)
     return RolloutPrompt(
-        key, example.prompt(target), images, isinstance(part, ImagePart), facts, example, target
+        key,
+        Example(example.task, before).text,
+        images,
+        isinstance(part, ImagePart),
+        facts,
+        example,
+        target,
     )
 
 
