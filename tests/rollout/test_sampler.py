@@ -80,8 +80,12 @@ def test_a_line_stands_before_answers_where_the_model_was_trained_so(tiny_parts:
         defaults = trained if lined else tiny_parts.defaults
         engine = Engine.of_parts(tiny_parts._replace(defaults=defaults))
         options = SamplingOptions(samples=2, reasoning=reasoning, temperature=0.01)
-        group, drawn = Sampler(engine, options).draw([(ANSWER, 3), (EDIT, 3)])
+        unasked = replace(ANSWER, text="<image>")
+        group, drawn, described = Sampler(engine, options).draw(
+            [(ANSWER, 3), (EDIT, 3), (unasked, 3)]
+        )
         ends = reasoning and lined
+        assert described.text == "<image>"
         assert group.text == ("<image>make\n" if ends else "<image>make")
         assert drawn.text == EDIT.text
         assert tokenizer.decode(before_line(group, tokenizer)).endswith("\n") == ends

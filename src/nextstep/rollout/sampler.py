@@ -106,9 +106,13 @@ class Sampler:
         ]
 
     def _asked(self, prompt: RolloutPrompt) -> str:
-        """The text of a prompt; a line about the pictures follows where the model writes one."""
+        """The text of a prompt; a line about the pictures follows where the model writes one.
+
+        Before a description that nobody asked for it writes none.
+        """
         lined = self.options.reasoning and self.engine.defaults.reasoning_before_answers
-        if lined and prompt.images and not prompt.draws:
+        asks = grammar.IMAGE_TAG.split(prompt.text)[-1].strip()
+        if lined and prompt.images and not prompt.draws and asks:
             return grammar.with_reasoning(prompt.text, "")
         return prompt.text
 
