@@ -8,8 +8,9 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/nextstep generate "red apple, noto style, white background" --seed 1 -o demo.png
 
+# Shared out to as many processes as there are cores; PYTEST_ARGS="-n 0" runs them one after another.
 test: $(INSTALLED)
-	$(BIN)/pytest -q tests $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n auto --dist loadfile tests $(PYTEST_ARGS)
 
 coverage: $(INSTALLED)
 	$(BIN)/coverage run -m pytest -q tests $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Post-training methods compared on the shipped model at equal rollouts.
+"""Post-training methods compared at equal rollouts, by default on the shipped model.
 
     python scripts/posttrain_experiment.py --folder runs/posttrain --plan    # what it will take
     python scripts/posttrain_experiment.py --folder runs/posttrain           # all of it
@@ -158,7 +158,7 @@ class Experiment:
         changes = [
             f"steps={self.samples // together}", f"data.sources.0.world={world}",
             f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={ONLINE_SAMPLES}",
-            "rollouts.rewards=[{kind: world}]", "rollouts.updates=1",
+            "rollouts.updates=1",
         ]  # fmt: skip
         each = SECONDS["draw" if name == "nft" else "draw cps"] + SECONDS["learn"]
         looks = SECONDS["look"] * (1 if name == "nft" else 3)
