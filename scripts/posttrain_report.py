@@ -35,8 +35,8 @@ GROUPS = {
     "reading": ["read_caption", "read_count", "read_change", "read_yes_no"],
 }  # fmt: skip
 """Groups of tasks that differences are told of. A model half way through its training is sometimes
-right and sometimes wrong on one prompt of each; where all samples of a prompt are alike, nothing can
-be learned."""
+right and sometimes wrong on one prompt of each; where all samples of a prompt are alike, nothing
+can be learned."""
 TASKS = [task for group in GROUPS.values() for task in group]
 START, BASELINE = "start", "best-of-n"
 
