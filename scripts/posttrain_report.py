@@ -31,8 +31,8 @@ from nextstep.utils.files import write_json, write_whole, writing
 
 EDITION = "core-48"
 GROUPS = {
-    "drawing": ["counting", "colours"], "next state": ["next_state"],
-    "reading": ["read_caption", "read_count", "read_change", "read_yes_no"],
+    "drawing": ["counting"], "editing": ["replace", "remove", "move", "recolour"],
+    "story": ["story"], "reading": ["read_where", "read_caption", "read_yes_no"],
 }  # fmt: skip
 """Groups of tasks that differences are told of. A model half way through its training is sometimes
 right and sometimes wrong on one prompt of each; where all samples of a prompt are alike, nothing
