@@ -154,6 +154,8 @@ class OnlineBatches:
             if rollout.accepted[number]
             for place, sample in enumerate(group.samples)
         ]
+        # Rows of a micro-batch are as long as its longest.
+        rows.sort(key=lambda row: sum(len(document) for document, _ in row))
         counts = bool(rows)
         if not rows:
             rows = [self._row(first_group, first_group.samples[0], 0.0, solver)]

@@ -42,8 +42,8 @@ def test_rows_of_equal_branches_are_stored_in_stripes() -> None:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_stripes_hold_every_row_once_at_its_position(positions: list[int]) -> None:
     found = {
-        row: place[2]
-        for rows, place in stripes(positions)
+        row: position
+        for rows, position in stripes(positions)
         for row in range(rows.start, rows.stop, rows.step)
     }
     assert not found or found == dict(enumerate(positions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
+from rich.console import Console
 
 from nextstep.errors import NextStepError
 from nextstep.evaluate.benchmarks.generation import Run, generate
@@ -272,6 +274,11 @@ def test_card_table_and_sheets(tmp_path: Path) -> None:
     assert told["differences"]["words/seen"]["mean"] == -0.5
     assert told["differences"]["all"]["high"] < 0
     assert table(told).row_count >= 6
+    # Long names are folded on narrow screens, not cut.
+    console = Console(width=80, file=io.StringIO())
+    told["tasks"] = {"read_count": {"held_out_phrasings": told["tasks"]["read_count"]["seen"]}}
+    console.print(table(told))
+    assert "held_out_" in console.file.getvalue() and "…" not in console.file.getvalue()
     # Of all that is wrong the sheet shows some of every task, with the reasons.
     worst = [one.item.group for one in worst_items(scored)]
     assert set(worst[:3]) == {"words/seen", "read_count/seen", "turns/seen"}

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from nextstep.engine.backends.base import SampleRequest
 from nextstep.engine.backends.sampling_head import Key, SolverGroup, stacked
-from nextstep.engine.backends.torch import ALL, TorchBackend
+from nextstep.engine.backends.torch import TorchBackend
 from nextstep.model.nextstep import NextStepModel
 
 WARM_UP = 2
@@ -154,9 +154,7 @@ class CudaGraphs(TorchBackend):
         length = self.pool.cache.capacity
         mask = (torch.arange(length, device=self.device) <= positions[:, None])[:, None, None]
         where = torch.arange(size, device=self.device)
-        return self._attend_pool(
-            x, positions, [(ALL, (where, ALL, positions))], slice(0, size), length, mask
-        )
+        return self._attend_pool(x, positions, [], where, slice(0, size), length, mask)
 
 
 def _size(count: int) -> int:

@@ -17,7 +17,6 @@ size, H query heads, G key/value heads, d head size, D values per token, V vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +48,10 @@ MIXED = (
     "matrix products on this machine do not repeat themselves; try one thread (OMP_NUM_THREADS=1), "
     "or another number format"
 )
-ALL = slice(None)
 STRIPES = 4
 """Most groups of rows that are stored one by one; of more, one call for all rows is faster."""
-Stored = tuple[slice, tuple[Any, ...]]
-"""Rows of a step [n, G, d], and the index in the pool [B, G, T, d] that they are stored at."""
+Stripe = tuple[slice, int]
+"""Rows, of a step and of the pool, and the position that all of them are at."""
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 """(attention, q [n, H, 1, d], k [n, G, 1, d], v [n, G, 1, d]) -> [n, H, 1, d]."""
 
@@ -271,32 +269,47 @@ class TorchBackend:
             mask = mask[:, None, None]
         # The first rows are read where they lie; others, and repeated ones, are copied.
         if rows != list(range(len(rows))):
-            return self._attend_pool(x, at, [(ALL, (where, ALL, at))], where, length, mask)
-        stored = stripes(positions) or [(ALL, (where, ALL, at))]
-        return self._attend_pool(x, at, stored, slice(0, len(rows)), length, mask)
+            return self._attend_pool(x, at, [], where, where, length, mask)
+        read = slice(0, len(rows))
+        return self._attend_pool(x, at, stripes(positions), where, read, length, mask)
 
     def _attend_pool(
-        self, x: Tensor, positions: Tensor, stored: Sequence[Stored], read: slice | Tensor,
-        length: int, mask: Tensor | None,
+        self, x: Tensor, positions: Tensor, stored: Sequence[Stripe], rows: Tensor,
+        read: slice | Tensor, length: int, mask: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """A step whose keys are stored as `stored` says and read from rows `read`.
 
         Args:
             x: [n, E].
             positions: [n].
-            stored: see `Stored`; together all rows.
-            read: rows of the pool that they are.
+            stored: together all rows, which are the pool's first; where empty, rows are stored by
+                their numbers.
+            rows: [n] of the pool.
+            read: the same, as a slice where they are its first.
             length: T, positions that are looked at.
             mask: [n, 1, 1, T], as `attend` takes it, or None where all are.
         """
         assert self.pool is not None
         cache = self.pool.cache
+        # Views of all layers at once: made layer by layer they would take longer than attention.
+        written = [
+            (own, [part.unbind() for part in cache.store[:, :, own, :, at : at + 1].unbind(1)])
+            for own, at in stored
+        ]
+        first = slice(None) if isinstance(read, Tensor) else read
+        seen = [part.unbind() for part in cache.store[:, :, first, :, :length].unbind(1)]
 
         def attention(own: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.keys[own.layer], cache.values[own.layer]
-            for own_rows, place in stored:
-                keys[place], values[place] = k[own_rows, :, 0], v[own_rows, :, 0]
-            return attend(q, keys[read, :, :length], values[read, :, :length], mask)
+            for stripe, (keys, values) in written:
+                keys[own.layer].copy_(k[stripe])
+                values[own.layer].copy_(v[stripe])
+            if not written:
+                cache.keys[own.layer][rows, :, positions] = k[:, :, 0]
+                cache.values[own.layer][rows, :, positions] = v[:, :, 0]
+            k, v = (part[own.layer] for part in seen)
+            if isinstance(read, Tensor):
+                k, v = k[read], v[read]
+            return attend(q, k, v, mask)
 
         return self._layers(x, positions, attention)
 
@@ -307,8 +320,9 @@ class TorchBackend:
         for layer in self.model.layers:
             assert isinstance(layer, Layer)
             own, h = layer.self_attn, layer.input_layernorm(x)
-            q = rotate(own.q_proj(h).view(len(x), own.H, 1, own.d), angles)
-            k = rotate(own.k_proj(h).view(len(x), own.G, 1, own.d), angles)
+            turned = torch.cat((own.q_proj(h), own.k_proj(h)), dim=-1)
+            turned = rotate(turned.view(len(x), own.H + own.G, 1, own.d), angles)
+            q, k = turned.split((own.H, own.G), dim=1)
             v = own.v_proj(h).view(len(x), own.G, 1, own.d)
             x = x + own.o_proj(attention(own, q, k, v).reshape(len(x), own.H * own.d))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
@@ -316,7 +330,7 @@ class TorchBackend:
         return hidden
 
 
-def stripes(positions: list[int]) -> list[Stored]:
+def stripes(positions: list[int]) -> list[Stripe]:
     """How the pool's first rows are stored in few evenly spaced groups; empty where they are not.
 
     The rows of one branch of equally long prompts are such a group. Storing one at once is several
@@ -325,13 +339,12 @@ def stripes(positions: list[int]) -> list[Stored]:
     alike: dict[int, list[int]] = {}
     for row, position in enumerate(positions):
         alike.setdefault(position, []).append(row)
-    found: list[Stored] = []
+    found: list[Stripe] = []
     for position, rows in alike.items():
         even = range(rows[0], rows[-1] + 1, rows[1] - rows[0] if len(rows) > 1 else 1)
         if len(alike) > STRIPES or rows != list(even):
             return []
-        stripe = slice(even.start, even.stop, even.step)
-        found.append((stripe, (stripe, ALL, position)))
+        found.append((slice(even.start, even.stop, even.step), position))
     return found
 
 

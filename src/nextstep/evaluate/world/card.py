@@ -178,8 +178,9 @@ def table(told: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     made = Table(title=f"{told['model']}: {told['items_per_task']} items of each task, in %")
-    made.add_column("task")
-    made.add_column("split")
+    # Names are copied into the next command, so they are folded where others are cut.
+    made.add_column("task", overflow="fold")
+    made.add_column("split", overflow="fold")
     for name in ("score", "95 %", "ceiling drawn / decoded", "s/picture"):
         made.add_column(name, justify="right")
     for task, splits in told["tasks"].items():
@@ -203,7 +204,7 @@ def comparison_table(told: Mapping[str, Any], first: str, second: str) -> Table:
     from rich.table import Table
 
     made = Table(title=f"{first} against {second}: difference on the same items, in points")
-    made.add_column("task/split")
+    made.add_column("task/split", overflow="fold")
     for name in ("difference", "95 %", "items"):
         made.add_column(name, justify="right")
     for pair, one in told.items():
