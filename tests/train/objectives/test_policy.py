@@ -20,6 +20,7 @@ from nextstep.train.objectives.policy import (
     nft_loss,
     optimality,
     step_log_prob,
+    text_divergence,
 )
 from tests.conftest import TINY
 
@@ -201,3 +202,26 @@ def test_policy_gradient_raises_the_reward_of_a_bandit(name: str) -> None:
         loss.backward()
         optimizer.step()
     assert bandit.mean_reward() > before + 0.3
+
+
+def test_text_divergence_has_the_gradient_of_the_true_one() -> None:
+    logits, reference = normal(3, 7, seed=1), normal(3, 7, seed=2).log_softmax(-1)
+
+    def gradient(divergence_of) -> Tensor:
+        asked = logits.clone().requires_grad_()
+        divergence_of(asked.log_softmax(-1)).sum().backward()
+        assert asked.grad is not None
+        return asked.grad
+
+    true = gradient(lambda log_prob: log_prob.exp() * (log_prob - reference))
+    # What ids drawn from the policy give in the mean: it is known how often each comes.
+    share = logits.softmax(-1)
+    estimated = gradient(lambda log_prob: share * text_divergence(reference, log_prob))
+    assert torch.allclose(estimated, true)
+    assert bool((text_divergence(reference, logits.log_softmax(-1)) >= 0).all())
+
+
+def test_an_unlikely_id_does_not_outweigh_all_others() -> None:
+    log_prob = torch.tensor([-12.0, -0.1], requires_grad=True)
+    text_divergence(torch.tensor([-0.1, -0.2]), log_prob).sum().backward()
+    assert log_prob.grad is not None and float(log_prob.grad.abs().max()) < 12

@@ -127,6 +127,23 @@ def clipped_policy_loss(
     return torch.maximum(-advantage * ratio, -advantage * held)
 
 
+def text_divergence(reference: Tensor, log_prob: Tensor) -> Tensor:
+    """Estimate of KL(policy, reference) from ids that the policy drew, never negative.
+
+    Half the square of the log-ratio (Schulman's k2). Its expected gradient is that of the
+    divergence. That of k3, exp(gap) - gap - 1, is another one, and grows with exp(gap): a single id
+    that the policy has come to find unlikely undoes a run (arXiv 2510.01555 compares them).
+
+    Args:
+        reference: [P] log-probabilities of the reference.
+        log_prob: [P] of the policy, with gradient.
+
+    Returns:
+        [P].
+    """
+    return (reference - log_prob).square() / 2
+
+
 def trained_count(tokens: int, share: float) -> int:
     """How many of a picture's tokens a share is; at least one."""
     return max(1, round(share * tokens))

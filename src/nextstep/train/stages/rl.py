@@ -37,6 +37,7 @@ from nextstep.train.objectives.policy import (
     nft_loss,
     optimality,
     step_log_prob,
+    text_divergence,
     trained_count,
 )
 from nextstep.train.stages.by_document import DocumentRows, OwnedBatch
@@ -277,9 +278,7 @@ class PolicyStage:
         loss = clipped_policy_loss(log_prob, old, advantage, self.settings.clip)
         out = {"text_policy_loss": loss.sum()}
         if self.reference is not None:
-            # An estimate of the divergence that is never negative (Schulman's k3).
-            gap = batch.seen[f"{REFERENCE}/text"] - log_prob
-            out["text_kl"] = (gap.exp() - gap - 1).sum()
+            out["text_kl"] = text_divergence(batch.seen[f"{REFERENCE}/text"], log_prob).sum()
         return out
 
     def _path(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
