@@ -115,10 +115,10 @@ def group(task: str, number: int, right: list[float], spread: float) -> RolloutG
 
 
 def test_the_report_pairs_prompts(reports: ModuleType) -> None:
-    before = [group("colours", n, [0.0, 0.0], 1.0) for n in range(8)]
-    before += [group("next_state", n, [1.0, 0.0], 1.0) for n in range(8)]
-    after = [group("colours", n, [1.0, 1.0], 0.5) for n in range(8)]
-    after += [group("next_state", n, [1.0, 0.0], 0.5) for n in range(8)]
+    before = [group("counting", n, [0.0, 0.0], 1.0) for n in range(8)]
+    before += [group("story", n, [1.0, 0.0], 1.0) for n in range(8)]
+    after = [group("counting", n, [1.0, 1.0], 0.5) for n in range(8)]
+    after += [group("story", n, [1.0, 0.0], 0.5) for n in range(8)]
     judged = {
         name: reports.Judged.of(iter(groups))
         for name, groups in (("start", before), ("best-of-n", after), ("nft", after))
@@ -127,7 +127,7 @@ def test_the_report_pairs_prompts(reports: ModuleType) -> None:
     assert told["nft"]["score"]["all"]["value"] == 0.75
     against = told["nft"]["against start"]
     assert against["drawing"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert against["next state"]["value"] == 0
+    assert against["story"]["value"] == 0
     assert against["reading"]["value"] is None
     assert told["nft"]["against best-of-n"]["all"]["value"] == 0
     assert told["best-of-n"]["flow_loss_ratio"] == 1.05
