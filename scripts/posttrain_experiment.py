@@ -4,10 +4,11 @@
     python scripts/posttrain_experiment.py --folder runs/posttrain           # all of it
 
 Best-of-n fine-tuning, dpo with three values of beta, nft and grpo start from one model and draw
-equally many samples. All are judged on prompts of another split, drawn with the same noise, so that
-differences are paired. Every job is a `nextstep` command that goes on where it was interrupted, so
-the same line takes up a killed experiment; jobs that do not wait for each other run side by side.
-The result is FOLDER/report.md, report.json and curves as PNG.
+equally many samples; nft and grpo are rewarded as their recipes say, for lines too. All are judged
+on prompts of another split, drawn with the same noise, so that differences are paired. Every job is
+a `nextstep` command that goes on where it was interrupted, so the same line takes up a killed
+experiment; jobs that do not wait for each other run side by side. The result is FOLDER/report.md,
+report.json and curves as PNG.
 """
 
 from __future__ import annotations
