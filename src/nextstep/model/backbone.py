@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., E] -> [..., E] in the dtype of x."""
         wide = x.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
         # Cast before the weight, as in Qwen2: in bf16 the order decides the last bits.
         return self.weight * (wide * scale).to(x.dtype)
 

@@ -10,7 +10,6 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nextstep.config import NextStepConfig
 
@@ -23,6 +22,8 @@ class KVCache:
         rows: B.
         capacity: largest number of positions.
         dtype, device: of the stored tensors.
+        by_position: let a position's heads lie side by side, so that storing it touches one page of
+            memory a row and not one a head. Seen from outside, heads come first either way.
     """
 
     def __init__(
@@ -32,10 +33,14 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        by_position: bool = False,
     ) -> None:
-        shape = (rows, config.num_key_value_heads, capacity, config.head_dim)
-        layers = config.num_hidden_layers
-        self._keep(torch.zeros((layers, 2, *shape), dtype=dtype, device=device))
+        rest = (config.num_key_value_heads, capacity, config.head_dim)
+        if by_position:
+            rest = (capacity, config.num_key_value_heads, config.head_dim)
+        shape = (config.num_hidden_layers, 2, rows, *rest)
+        store = torch.zeros(shape, dtype=dtype, device=device)
+        self._keep(store.transpose(3, 4) if by_position else store)
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,21 +59,6 @@ class KVCache:
     def advance(self, positions: int) -> None:
         """Count positions as read, after every layer has stored them."""
         self.length += positions
-
-    def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` positions in all; what is stored stays."""
-        if capacity <= self.capacity:
-            return
-        self._keep(F.pad(self.store, (0, 0, 0, capacity - self.capacity)))
-
-    def spread(self, rows: list[int], capacity: int) -> None:
-        """Have a row for each of `rows`, starting with what that row holds, and more room."""
-        length = self.length
-        store = self.store.new_zeros(
-            *self.store.shape[:2], len(rows), self.store.shape[3], capacity, self.store.shape[-1]
-        )
-        store[..., :length, :] = self.store[:, :, rows, :, :length]
-        self._keep(store)
 
     def rewind(self, length: int) -> None:
         """Forget all positions from `length` on.

@@ -32,7 +32,7 @@ class CachePool:
         self.config, self.dtype, self.device = config, dtype, device
         self.growths = 0
         self.slots: list[CacheRow] = []
-        self.cache = KVCache(config, 0, 0, dtype, device)
+        self.cache = KVCache(config, 0, 0, dtype, device, by_position=True)
 
     def add(self, store: Tensor, room: int) -> CacheRow:
         """A row that begins with the keys and values [L, 2, G, S, d] and has `room` more."""
@@ -71,7 +71,7 @@ class CachePool:
         whole = -(-positions // STRIDE) * STRIDE
         if not wasteful:
             rows, whole = max(rows, have if rows <= have else 2 * have), max(capacity, whole)
-        new = KVCache(self.config, rows, whole, self.dtype, self.device)
+        new = KVCache(self.config, rows, whole, self.dtype, self.device, by_position=True)
         if used:
             new.store[:, :, :used, :, :capacity] = old[:, :, :used]
         self.cache, self.growths = new, self.growths + 1

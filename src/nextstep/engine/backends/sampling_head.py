@@ -176,7 +176,8 @@ class SamplingHead:
         if self.block is None and len(blocks) > 1:
             sizes = [len(block) for block in blocks]
             (whole,) = self._modulations([torch.cat(blocks)])
-            parts = [zip(*(m.split(sizes) for m in layer), strict=True) for layer in whole]
+            split = [[m.split_with_sizes(sizes) for m in layer] for layer in whole]
+            parts = [zip(*layer, strict=True) for layer in split]
             return [list(one) for one in zip(*parts, strict=True)]
         made: list[list[Modulation]] = [[] for _ in blocks]
         for layer in self.net.blocks():
