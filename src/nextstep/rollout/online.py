@@ -32,15 +32,24 @@ from nextstep.rollout.rewards import Rewards, means
 from nextstep.rollout.sampler import Sampler, SamplingOptions
 from nextstep.rollout.samples import RolloutGroup, RolloutSample, weighed_document
 from nextstep.rollout.store import SHARD, read_shard, write_shard
+from nextstep.text.sequence import IGNORE
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.ema import copied, fingerprint
-from nextstep.train.objectives.policy import Scale, accepted_groups, advantages
+from nextstep.train.objectives.policy import (
+    Scale,
+    accepted_groups,
+    deviations,
+    in_deviations,
+    prefix_baselines,
+)
 from nextstep.train.stages.rl import Experience, PolicyStage
 
 if TYPE_CHECKING:
     from nextstep.train.trainer import Trainer
 
 FOLDER = "rollouts"
+END = -1
+"""Stands for the id that ends a text, which is another one before a picture."""
 AT_ONCE = 8
 """Prompts whose samples are drawn together before they are written."""
 
@@ -79,12 +88,12 @@ class _Rollout:
 
     Attributes:
         groups: of this rank, by number.
-        worth: [G, n] advantages of all ranks' samples.
+        worth: n a group, without their draws.
         accepted: [G] which groups teach something.
     """
 
     groups: dict[int, RolloutGroup]
-    worth: Tensor
+    worth: dict[int, list[Experience]]
     accepted: Tensor
 
 
@@ -149,7 +158,7 @@ class OnlineBatches:
         rollout, first_group = self.rollout, next(iter(self.rollout.groups.values()))
         solver, trained = self._solver(first_group)
         rows = [
-            self._row(group, sample, float(rollout.worth[number, place]), solver)
+            self._row(group, sample, rollout.worth[number][place], solver)
             for number, group in rollout.groups.items()
             if rollout.accepted[number]
             for place, sample in enumerate(group.samples)
@@ -158,7 +167,9 @@ class OnlineBatches:
         rows.sort(key=lambda row: sum(len(document) for document, _ in row))
         counts = bool(rows)
         if not rows:
-            rows = [self._row(first_group, first_group.samples[0], 0.0, solver)]
+            sample = first_group.samples[0]
+            nothing = Experience(torch.zeros(len(sample.written) + 1), 0.0)
+            rows = [self._row(first_group, sample, nothing, solver)]
         micro = self.options.micro
         batches = [
             self.stage.batch_of(rows[first : first + micro], solver, trained, counts)
@@ -190,7 +201,11 @@ class OnlineBatches:
         groups = self._groups(numbers)
         everyone = self._everyones_rewards(groups)
         accepted = accepted_groups(everyone, options.least_spread, options.most_mean)
-        worth = advantages(everyone, options.advantage_scale, options.advantage_limit)
+        deviation = deviations(everyone, options.advantage_scale)
+        worth = {
+            number: _experiences(group, deviation[number], options.advantage_limit)
+            for number, group in zip(numbers, groups, strict=True)
+        }
         self._log(groups, everyone, accepted)
         return _Rollout(dict(zip(numbers, groups, strict=True)), worth, accepted)
 
@@ -281,7 +296,7 @@ class OnlineBatches:
         self,
         group: RolloutGroup,
         sample: RolloutSample,
-        advantage: float,
+        experience: Experience,
         solver: SolverSettings | None,
     ) -> Row:
         seed = derived_seed(self.options.seed, "draws", self.step, group.key, sample.index)
@@ -290,7 +305,8 @@ class OnlineBatches:
         if solver is not None and sample.tokens is not None:
             (*_, drawn) = document.sequence.images
             draws = _path_noise(group, sample, solver)[:, drawn.learned]
-        experience = Experience(advantage, draws)
+        asked = sum(label != IGNORE for label in document.sequence.labels)
+        experience = replace(experience, text=experience.text[:asked], draws=draws)
         return [(replace(document, payload=experience), group.pictures(sample))]
 
     def _everyones_rewards(self, groups: list[RolloutGroup]) -> Tensor:
@@ -317,6 +333,17 @@ def _path_noise(group: RolloutGroup, sample: RolloutSample, solver: SolverSettin
     count, size = sample.tokens.shape
     noise = KeyedNoise([(group.seed, sample.index)], solver.draws, size)
     return torch.stack([noise.token(index)[:, 0] for index in range(count)], dim=1)
+
+
+def _experiences(group: RolloutGroup, deviation: Tensor, limit: float) -> list[Experience]:
+    """What every sample of a group is worth, in `deviation` [1]."""
+    rewards = torch.tensor([one.reward for one in group.samples], dtype=torch.float64)
+    texts = [(*one.written, END) if one.ended else one.written for one in group.samples]
+    found = []
+    for reward, baseline in zip(rewards, prefix_baselines(rewards, texts), strict=True):
+        worth = in_deviations(reward - baseline, deviation, limit).float()
+        found.append(Experience(worth[:-1], float(worth[-1])))
+    return found
 
 
 def _kept(path: Path, policy: str) -> RolloutGroup | None:

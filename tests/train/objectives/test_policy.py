@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from nextstep.train.objectives.policy import (
     most_uncertain,
     nft_loss,
     optimality,
+    prefix_baselines,
     step_log_prob,
     text_divergence,
 )
@@ -38,6 +39,37 @@ def test_advantages_are_centred_and_scaled() -> None:
     signs = torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(advantages(rewards, "group"), signs)
     assert float(advantages(100 * rewards, "none", limit=3.0).abs().max()) == 3.0
+
+
+def test_an_id_is_compared_with_what_others_wrote_after_the_same_beginning() -> None:
+    rewards = torch.tensor([0.0, 1.0, 4.0, 7.0])
+    texts = [(5, 6, 9), (5, 6, 9), (5, 7), (8, 6, 9)]
+    found = [own.tolist() for own in prefix_baselines(rewards, texts)]
+    # The third is alone from its second id on, the fourth from its first; pictures of both are only
+    # compared with themselves, those of the first two with each other.
+    root, five, both = 3.0, pytest.approx(5 / 3), 0.5
+    assert found == [
+        [root, five, both, both], [root, five, both, both], [root, five, 4.0], [root] * 3 + [7.0]
+    ]  # fmt: skip
+
+
+def test_without_text_pictures_are_compared_with_all() -> None:
+    assert prefix_baselines(torch.tensor([1.0, 3.0]), [(), ()]) == [2.0, 2.0]
+
+
+def test_only_the_id_that_decides_gets_a_gradient() -> None:
+    """All texts of three bits, worth their second bit: gradients of equal ids add up."""
+    texts = list(product((0, 1), repeat=3))
+    rewards = torch.tensor([float(text[1]) for text in texts])
+    gradient = dict[tuple[int, ...], float]()
+    for text, reward, expected in zip(
+        texts, rewards, prefix_baselines(rewards, texts), strict=True
+    ):
+        for place in range(3):
+            known = text[: place + 1]
+            gradient[known] = gradient.get(known, 0.0) + float(reward - expected[place])
+    for known, total in gradient.items():
+        assert total == pytest.approx((known[1] * 2 - 1) if len(known) == 2 else 0.0)
 
 
 def test_groups_that_teach_nothing_are_rejected() -> None:

@@ -37,7 +37,8 @@ def sample(
     picture = token_norm(torch.randn(6, 64, generator=torch.Generator().manual_seed(number)))
     noise = KeyedNoise([(number, 0)], SOLVER.draws, 64)
     draws = torch.stack([noise.token(index)[:, 0] for index in range(6)], dim=1)
-    brought = Experience(advantage, draws)
+    asked_ids = sum(label != IGNORE for label in labels[1:])
+    brought = Experience(torch.full((asked_ids,), advantage), advantage, draws)
     return Document(f"{number}", asked, (0,), 5 + number, brought), [picture]
 
 

@@ -15,6 +15,7 @@ Legend: G groups (prompts), n samples of each, T items, D values per token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -30,23 +31,67 @@ def advantages(rewards: Tensor, scale: Scale = "global", limit: float = 5.0) -> 
 
     Args:
         rewards: [G, n].
-        scale: divide by the standard deviation of the "group", of all samples ("global", as
-            Flow-GRPO does), or not at all.
+        scale: see `deviations`.
         limit: largest absolute value.
 
     Returns:
         [G, n]; 0 where all are equal.
     """
-    centred = rewards - rewards.mean(1, keepdim=True)
+    return in_deviations(rewards - rewards.mean(1, keepdim=True), deviations(rewards, scale), limit)
+
+
+def deviations(rewards: Tensor, scale: Scale = "global") -> Tensor:
+    """What advantages of each group are divided by.
+
+    Args:
+        rewards: [G, n].
+        scale: the standard deviation of the "group", of all samples ("global", as Flow-GRPO does),
+            or 1 ("none").
+
+    Returns:
+        [G, 1].
+    """
     if scale == "group":
-        spread = centred.square().mean(1, keepdim=True).sqrt()
-    elif scale == "global":
-        spread = (rewards - rewards.mean()).square().mean().sqrt()
-    else:
-        spread = torch.ones(())
+        return rewards.var(1, keepdim=True, unbiased=False).sqrt()
+    if scale == "global":
+        return rewards.var(unbiased=False).sqrt().expand(len(rewards), 1)
+    return rewards.new_ones(len(rewards), 1)
+
+
+def in_deviations(centred: Tensor, deviation: Tensor, limit: float) -> Tensor:
+    """Differences in standard deviations, at most `limit`; 0 where the deviation is 0."""
     # clamp beside where: the branch that is not taken must not divide by 0, or its gradient is nan.
-    found = torch.where(spread > LEAST_SPREAD, centred / spread.clamp(min=LEAST_SPREAD), 0.0)
-    return found.clamp(-limit, limit)
+    divided = centred / deviation.clamp(min=LEAST_SPREAD)
+    return torch.where(deviation > LEAST_SPREAD, divided, 0.0).clamp(-limit, limit)
+
+
+def prefix_baselines(rewards: Tensor, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """What to expect of a sample at each id of its text, from those that began as it did.
+
+    The mean reward of all samples of the group with the same ids so far, itself among them. Where
+    none of the others shares them any more, that of the last place where one did. A baseline that
+    depends on what stands before leaves the policy gradient's mean as it is, and ids that all wrote
+    alike get no gradient; TEMPO (arXiv 2509.18314) takes values of the same tree.
+
+    Args:
+        rewards: [n] of one group.
+        texts: n times ids.
+
+    Returns:
+        n tensors [P + 1] for P ids; the last value is of what follows the whole text, and there a
+        sample without its like is only compared with itself.
+    """
+    found = []
+    for text in texts:
+        alike, mean, means = list(range(len(texts))), rewards.mean(), list[Tensor]()
+        for place, id_ in enumerate(text):
+            means.append(mean)
+            alike = [i for i in alike if len(texts[i]) > place and texts[i][place] == id_]
+            if len(alike) > 1:
+                mean = rewards[alike].mean()
+        same = [i for i in alike if len(texts[i]) == len(text)]
+        found.append(torch.stack([*means, rewards[same].mean()]))
+    return found
 
 
 def accepted_groups(rewards: Tensor, least_spread: float, most_mean: float) -> Tensor:

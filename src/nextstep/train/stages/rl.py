@@ -6,8 +6,10 @@
             the window of MixGRPO); the path is walked again from its keyed noise, all tokens in
             parallel, so the ratio on policy is exactly 1
 
-Text that the model wrote before a picture is trained by policy gradient in both. Formulas and their
-sources stand in `objectives.policy`.
+Text that the model wrote is trained by policy gradient in both. Every id and every picture answers
+for itself alone: it is compared with what others of the same prompt did after the same beginning,
+so that a picture is not blamed for what it was told to draw. Formulas and their sources stand in
+`objectives.policy`.
 
 Legend: n documents, K noise levels, T trained image tokens, P asked text ids, D values per token,
 S solver steps.
@@ -83,12 +85,14 @@ class Experience:
     """What a sample brings beside its document; its payload.
 
     Attributes:
-        advantage: how much better it was than the others of its prompt.
+        text: [P] advantages of its asked ids, each against the samples that began alike.
+        picture: how much better its picture was than those before which the same was written.
         draws: [draws, T, D] noise of every learned token's path, as the solver takes it; for
             `grpo`.
     """
 
-    advantage: float
+    text: Tensor
+    picture: float
     draws: Tensor | None = None
 
 
@@ -98,7 +102,8 @@ class PolicyRows:
 
     Attributes:
         batch: the documents.
-        advantages: [n].
+        text: [P] advantages.
+        pictures: [n] advantages.
         draws: [draws, T, D], None for `nft`.
         solver: that drew them.
         step: of the solver, that is trained now.
@@ -106,7 +111,8 @@ class PolicyRows:
     """
 
     batch: SequenceBatch
-    advantages: Tensor
+    text: Tensor
+    pictures: Tensor
     draws: Tensor | None = None
     solver: SolverSettings | None = None
     step: int = 0
@@ -178,7 +184,8 @@ class PolicyStage:
         draws = [one.draws for one in brought if one.draws is not None]
         return PolicyRows(
             self.rows.pack(rows),
-            torch.tensor([one.advantage for one in brought]),
+            torch.cat([one.text for one in brought]),
+            torch.tensor([one.picture for one in brought]),
             torch.cat(draws, dim=1) if self.settings.method == "grpo" and draws else None,
             solver,
             step,
@@ -189,7 +196,8 @@ class PolicyStage:
         """Move samples to the device."""
         owned = self.rows.prepare(rows.batch, device)
         draws = None if rows.draws is None else rows.draws.to(device)
-        moved = replace(rows, advantages=rows.advantages.to(device), draws=draws)
+        text, pictures = rows.text.to(device), rows.pictures.to(device)
+        moved = replace(rows, text=text, pictures=pictures, draws=draws)
         return PolicyBatch(owned.prepared, owned.token_owners, owned.text_owners, rows=moved)
 
     def counts(self, batch: PolicyBatch) -> dict[str, float]:
@@ -245,7 +253,7 @@ class PolicyStage:
     def _nft(self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor) -> dict[str, Tensor]:
         velocity, target = batch.velocities(model, hidden)
         levels = len(velocity) // len(batch.token_owners)
-        advantage = batch.rows.advantages[batch.token_owners].repeat(levels)
+        advantage = batch.rows.pictures[batch.token_owners].repeat(levels)
         r = optimality(advantage, self.settings.advantage_limit)
         old = batch.seen[f"{OLD}/velocity"]
         loss = nft_loss(velocity, old, target, r, self.settings.beta)
@@ -260,7 +268,7 @@ class PolicyStage:
         mean, after = self._step_mean(model, batch, hidden), batch.seen["after"]
         log_prob = step_log_prob(after, mean)
         old = step_log_prob(after, batch.seen[f"{OLD}/mean"])
-        advantage = batch.rows.advantages[batch.token_owners]
+        advantage = batch.rows.pictures[batch.token_owners]
         loss = clipped_policy_loss(log_prob, old, advantage, self.settings.clip)
         ratio = (log_prob - old).detach().exp()
         out = {"policy_loss": loss[kept].sum(), "ratio": ratio[kept].sum()}
@@ -273,9 +281,8 @@ class PolicyStage:
         self, model: NextStepModel, batch: PolicyBatch, hidden: Tensor
     ) -> dict[str, Tensor]:
         log_prob = batch.text_log_probs(model, hidden, self.settings.temperature)
-        advantage = batch.rows.advantages[batch.text_owners]
         old = batch.seen[f"{OLD}/text"]
-        loss = clipped_policy_loss(log_prob, old, advantage, self.settings.clip)
+        loss = clipped_policy_loss(log_prob, old, batch.rows.text, self.settings.clip)
         out = {"text_policy_loss": loss.sum()}
         if self.reference is not None:
             out["text_kl"] = text_divergence(batch.seen[f"{REFERENCE}/text"], log_prob).sum()
