@@ -118,7 +118,7 @@ def test_muon_moves_by_the_same_formula_in_both_formats() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model = torch.nn.Sequential(torch.nn.Linear(8, 16, bias=False))
         torch.nn.init.eye_(model[0].weight)
-        (optimizer,) = build_optimizers(model, 0.1, 0.1, muon=True, orthogonalised_in=dtype)
+        (optimizer,) = build_optimizers(model, 0.1, 0.1, "muon", orthogonalised_in=dtype)
         model[0].weight.grad = gradient.clone()
         optimizer.step()
         moved[dtype] = model[0].weight.detach().clone()

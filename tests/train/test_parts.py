@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nextstep.train.config import OPTIMIZERS
 from nextstep.train.ema import EMA
 from nextstep.train.optimizer import build_optimizers, split_parameters
 from nextstep.train.schedule import WarmupStableDecay
@@ -36,10 +37,20 @@ def test_ema_follows_and_is_put_back() -> None:
     assert torch.allclose(model[0].weight, start + 1)
 
 
+def test_sgd_steps_along_the_gradient_with_momentum() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    start, gradient = model.weight.detach().clone(), torch.randn(2, 3)
+    (optimizer,) = build_optimizers(model, 0.1, 0.0, "sgd", betas=(0.5, 0.9))
+    for _ in range(2):
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+    assert torch.allclose(model.weight, start - 0.1 * (1 + 1.5) * gradient)
+
+
 def test_every_parameter_has_one_optimizer_and_norms_never_decay() -> None:
     model = random_model(TINY).requires_grad_(True)
-    for muon in (False, True):
-        optimizers = build_optimizers(model, 1e-3, 0.1, muon)
+    for name in OPTIMIZERS:
+        optimizers = build_optimizers(model, 1e-3, 0.1, name)
         groups = [group for o in optimizers for group in o.param_groups]
         seen = [id(p) for group in groups for p in group["params"]]
         assert len(seen) == len(set(seen))

@@ -110,7 +110,13 @@ def test_many_small_micro_batches_are_one_big_one(tmp_path: Path, micro: int) ->
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "muon", "prefetch": False}, {"save_in_background": False}]
+    "settings",
+    [
+        {},
+        {"optimizer": "muon", "prefetch": False},
+        {"optimizer": "sgd"},
+        {"save_in_background": False},
+    ],
 )
 def test_resumed_equals_uninterrupted(tmp_path: Path, settings: dict[str, Any]) -> None:
     """With dropout, so that the random state must come again too."""
@@ -243,7 +249,7 @@ def test_rates_are_scaled_by_name(tmp_path: Path) -> None:
         ({"rate_scales": {"head.*": 1.0}}, "'head.*' in rate_scales fits no"),
         ({"freeze": ("*",)}, "nothing to train"),
         ({"gradient_checkpointing": True}, "no gradient checkpointing"),
-        ({"optimizer": "sgd"}, "choose from adamw, muon"),
+        ({"optimizer": "lion"}, "choose from adamw, muon, sgd"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"clip": -1.0}, "clip must not be negative"),
         ({"ema": 1.0}, "ema must be"),

@@ -262,6 +262,8 @@ def _gradients(
 def _optimizer_bytes(recipe: Recipe, parameters: Parameters) -> float:
     if recipe.optimizer.name == "adamw":
         return 2 * FP32 * parameters.trained
+    if recipe.optimizer.name == "sgd":
+        return FP32 * parameters.trained
     # Muon keeps one mean of hidden matrices, AdamW two of all else.
     hidden = min(parameters.backbone + parameters.head, parameters.trained)
     return FP32 * hidden + 2 * FP32 * (parameters.trained - hidden)

@@ -33,12 +33,12 @@ class Loss(Section):
 class Optimizer(Section):
     """How weights follow gradients."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """AdamW, or Muon for hidden matrices with AdamW for the rest."""
+    name: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW; Muon for hidden matrices with AdamW for the rest; or SGD with momentum."""
     learning_rate: Rate
     """At the top of the schedule."""
     betas: list[Share] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
-    """Of AdamW."""
+    """Of AdamW; the first is the momentum of SGD."""
     eps: Rate = 1e-8
     """Of AdamW."""
     weight_decay: Weight = 0.1

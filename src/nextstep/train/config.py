@@ -9,7 +9,7 @@ from typing import Any
 from nextstep.config import PRECISIONS
 from nextstep.errors import NextStepError
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup-stable-decay")
 
 
@@ -22,8 +22,8 @@ class TrainConfig:
         minutes: after which the run ends, whatever its step; the schedule then falls by the clock
             where that is ahead of the steps. 0 goes by steps alone.
         learning_rate: peak of the schedule.
-        optimizer: "adamw", or "muon" (Muon for hidden matrices, AdamW for the rest).
-        betas: decay of AdamW's running means.
+        optimizer: "adamw", "muon" (Muon for hidden matrices, AdamW for the rest) or "sgd".
+        betas: decay of AdamW's running means; the first is the momentum of "sgd".
         eps: AdamW's smallest divisor.
         weight_decay: on matrices and embeddings; norms and biases never decay.
         clip: largest global norm of the gradient; 0 does not clip.

@@ -1,4 +1,4 @@
-"""Optimizers: AdamW for everything, or Muon for hidden matrices with AdamW for the rest."""
+"""Optimizers: AdamW or SGD for everything, or Muon for hidden matrices with AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_optimizers(
     model: nn.Module,
     learning_rate: float,
     weight_decay: float,
-    muon: bool,
+    name: str,
     betas: tuple[float, float] = (0.9, 0.95),
     scales: Mapping[str, float] | None = None,
     eps: float = 1e-8,
@@ -81,15 +81,15 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together cover every trainable parameter once.
 
-    Norms and biases never decay. With `muon`, hidden matrices use Muon with the scale that lets
+    Norms and biases never decay. With "muon", hidden matrices use Muon with the scale that lets
     AdamW's learning rate be reused (0.2 * sqrt(max(rows, columns))).
 
     Args:
         model: whole or sharded.
         learning_rate: base rate.
         weight_decay: of all but norms and biases.
-        muon: see above.
-        betas: AdamW's.
+        name: one of `config.OPTIMIZERS`.
+        betas: AdamW's; the first is the momentum of SGD.
         scales: patterns and factors as in `rate_scales`; every group keeps its factor as "scale",
             for `set_rate`.
         eps: AdamW's.
@@ -110,15 +110,17 @@ def build_optimizers(
             for scale, members in by_scale.items()
         ]
 
-    for_adam = groups(decayed if muon else hidden + decayed, weight_decay)
-    for_adam += groups(plain, 0.0)
+    muon = name == "muon"
+    rest = groups(decayed if muon else hidden + decayed, weight_decay) + groups(plain, 0.0)
+    if name == "sgd":
+        return [torch.optim.SGD(rest, lr=learning_rate, momentum=betas[0], fused=True)]
     optimizers: list[torch.optim.Optimizer] = []
     if muon and hidden:
         matrices = groups(hidden, weight_decay)
         optimizers.append(Muon(matrices, learning_rate, weight_decay, orthogonalised_in, copies))
-    if for_adam:
+    if rest:
         optimizers.append(
-            torch.optim.AdamW(for_adam, lr=learning_rate, betas=betas, eps=eps, fused=True)
+            torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=eps, fused=True)
         )
     return optimizers
 

@@ -78,7 +78,7 @@ class Stepper:
             model,
             config.learning_rate,
             config.weight_decay,
-            config.optimizer == "muon",
+            config.optimizer,
             config.betas,
             config.rate_scales,
             config.eps,
