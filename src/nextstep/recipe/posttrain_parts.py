@@ -120,8 +120,8 @@ class RlParts(SequenceParts):
         assert drawn is not None
         freeze(self.model, recipe.model.freeze if recipe.model else ())
         settings = PolicySettings(
-            asked.method, asked.beta, asked.advantage_limit, asked.clip, 1.0, asked.text,
-            drawn.temperature, asked.kl, asked.token_share, asked.levels,
+            asked.method, asked.beta, asked.advantage_limit, asked.clip, asked.image, asked.text,
+            asked.bad_text, drawn.temperature, asked.kl, asked.token_share, asked.levels,
         )  # fmt: skip
         reference = copied(self.model) if asked.kl else None
         self.stage = PolicyStage(self.config, settings, reference)

@@ -70,8 +70,12 @@ class Policy(Section):
     """Of grpo and text: how far a ratio of probabilities may move from 1."""
     advantage_limit: Rate = 5.0
     """Largest absolute advantage."""
+    image: Weight = 1.0
+    """Weight of pictures; 0 leaves them out."""
     text: Weight = 0.0
-    """Weight of what the model wrote, beside 1 for pictures."""
+    """Weight of what the model wrote."""
+    bad_text: Share = 1.0
+    """Share of the weight of ids with an advantage below 0; 0 learns from the better ones alone."""
     kl: Weight = 0.0
     """Weight of the distance to the weights that the run started from."""
     window: int = Field(default=0, ge=0)

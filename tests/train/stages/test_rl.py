@@ -123,6 +123,32 @@ def test_a_step_makes_good_samples_likelier(text_tokenizer: TextTokenizer, metho
     assert float(after["text_policy_loss"]) < float(before["text_policy_loss"])
 
 
+@pytest.mark.parametrize("method", ["nft", "grpo"])
+def test_text_learns_alone_and_from_the_better_ids_alone(
+    text_tokenizer: TextTokenizer, method: str
+) -> None:
+    model = trainable()
+
+    def gradient(advantages: list[float], **settings: float) -> Tensor:
+        made = stage(model, method=method, text=1.0, **settings)
+        model.zero_grad()
+        batch = observed(made, model, rows_of(made, text_tokenizer, advantages))
+        losses = made.losses(model, batch)
+        weighed = sum(weight * losses[name] for name, weight in made.loss_weights.items() if weight)
+        assert isinstance(weighed, Tensor)
+        weighed.backward()
+        head = model.image_head.parameters()
+        assert all(p.grad is None or not p.grad.any() for p in head) == (made.settings.image == 0)
+        found = model.layers[0].mlp.up_proj.weight.grad
+        assert found is not None
+        return found.clone()
+
+    better = gradient([1.0, 0.0, 0.5], image=0.0)
+    assert torch.allclose(gradient([1.0, -1.0, 0.5], image=0.0, bad_text=0.0), better, atol=1e-7)
+    assert not torch.allclose(gradient([1.0, -1.0, 0.5], image=0.0), better, atol=1e-4)
+    gradient([1.0, -1.0, 0.5])
+
+
 def test_the_reference_pulls_back(text_tokenizer: TextTokenizer) -> None:
     model = trainable()
     made = stage(model, kl=1.0, text=1.0)

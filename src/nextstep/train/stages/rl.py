@@ -60,8 +60,9 @@ class PolicySettings:
         beta: of `nft`.
         advantage_limit: advantages of this size make r of `nft` 0 or 1.
         clip: how far the ratios of `grpo` and of text may move from 1.
-        image: weight of the image part.
+        image: weight of the image part; 0 leaves it out.
         text: weight of the text part; 0 leaves it out.
+        bad_text: share of that weight which ids with an advantage below 0 have.
         temperature: at which the text was written.
         kl: weight of the distance to the reference; 0 needs no reference.
         token_share: of a picture's tokens that `grpo` trains, the most uncertain ones first.
@@ -74,6 +75,7 @@ class PolicySettings:
     clip: float = 1e-3
     image: float = 1.0
     text: float = 0.0
+    bad_text: float = 1.0
     temperature: float = 1.0
     kl: float = 0.0
     token_share: float = 1.0
@@ -226,9 +228,10 @@ class PolicyStage:
         assert isinstance(model, NextStepModel)
         seen = dict(batch.seen)
         hidden = states(model, batch.prepared)
-        if len(batch.token_owners) and self.settings.method == "nft":
+        drawn = bool(self.settings.image) and len(batch.token_owners) > 0
+        if drawn and self.settings.method == "nft":
             seen[f"{name}/velocity"], _ = batch.velocities(model, hidden)
-        elif len(batch.token_owners):
+        elif drawn:
             if name == OLD:
                 seen |= self._path(model, batch, hidden)
             mean = self._step_mean(model, replace(batch, seen=seen), hidden)
@@ -243,7 +246,7 @@ class PolicyStage:
         hidden = states(model, batch.prepared)
         # A batch may have nothing that was sampled: an answer that reads otherwise than written.
         out = {"policy_loss": 0.0 * hidden.sum()}
-        if len(batch.token_owners):
+        if self.settings.image and len(batch.token_owners):
             image = self._nft if self.settings.method == "nft" else self._grpo
             out |= image(model, batch, hidden)
         if self.settings.text and len(batch.text_owners):
@@ -282,7 +285,9 @@ class PolicyStage:
     ) -> dict[str, Tensor]:
         log_prob = batch.text_log_probs(model, hidden, self.settings.temperature)
         old = batch.seen[f"{OLD}/text"]
-        loss = clipped_policy_loss(log_prob, old, batch.rows.text, self.settings.clip)
+        worth = batch.rows.text
+        worth = torch.where(worth < 0, self.settings.bad_text * worth, worth)
+        loss = clipped_policy_loss(log_prob, old, worth, self.settings.clip)
         out = {"text_policy_loss": loss.sum()}
         if self.reference is not None:
             out["text_kl"] = text_divergence(batch.seen[f"{REFERENCE}/text"], log_prob).sum()
