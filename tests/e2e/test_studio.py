@@ -47,8 +47,8 @@ def test_a_person_draws_stops_forks_edits_and_comes_back(
     page.get_by_label("8", exact=True).check()
     page.get_by_label("Seed", exact=True).fill("7")
     press_for_new_job(page, "Generate")
+    until(lambda: "left" in page.locator(".standing").inner_text())  # and no more of the first one
     until(lambda: page.evaluate("document.querySelector('.stage > .growing').dataset.row >= 2"))
-    assert "left" in page.locator(".standing").inner_text()
     page.reload()
     until(lambda: page.evaluate("document.querySelector('.stage > .growing')?.dataset.row >= 2"))
     page.get_by_role("button", name="Stop and keep").click()
