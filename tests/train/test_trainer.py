@@ -114,8 +114,7 @@ def test_many_small_micro_batches_are_one_big_one(tmp_path: Path, micro: int) ->
     [
         {},
         {"optimizer": "muon", "prefetch": False},
-        {"optimizer": "sgd"},
-        {"save_in_background": False},
+        {"optimizer": "sgd", "save_in_background": False},
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path: Path, settings: dict[str, Any]) -> None:

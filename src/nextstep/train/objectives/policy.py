@@ -70,8 +70,9 @@ def prefix_baselines(rewards: Tensor, texts: Sequence[Sequence[int]]) -> list[Te
 
     The mean reward of all samples of the group with the same ids so far, itself among them. Where
     none of the others shares them any more, that of the last place where one did. A baseline that
-    depends on what stands before leaves the policy gradient's mean as it is, and ids that all wrote
-    alike get no gradient; TEMPO (arXiv 2509.18314) takes values of the same tree.
+    depends only on what stands before does not bias the policy gradient (the sample's own reward in
+    the mean makes it smaller), and ids that all wrote alike get none. TEMPO (arXiv 2509.18314)
+    takes values of the same tree.
 
     Args:
         rewards: [n] of one group.
