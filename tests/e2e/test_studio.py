@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
+from nextstep.engine.events import Event
+from nextstep.engine.scheduler import Scheduler
 from nextstep.pipeline import NextStepPipeline
 from nextstep.serve.api.keys import add_key
 from nextstep.serve.api.server import build_app
@@ -29,8 +32,16 @@ KEEP_PREVIEWS = """() => {
 
 
 def test_a_person_draws_stops_forks_edits_and_comes_back(
-    service: Running, open_studio: Callable[..., Page]
+    service: Running, open_studio: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_once, pause = Scheduler.step, 0.05
+
+    def slowly(scheduler: Scheduler) -> list[Event]:
+        """A page on a busy machine is slower than this model."""
+        time.sleep(pause)
+        return at_once(scheduler)
+
+    monkeypatch.setattr(Scheduler, "step", slowly)
     page = open_studio(service.url)
     page.evaluate(KEEP_PREVIEWS)
     page.get_by_label("Prompt", exact=True).fill("a red apple")
@@ -41,9 +52,10 @@ def test_a_person_draws_stops_forks_edits_and_comes_back(
     assert page.evaluate("window.previews.size") >= 4
     page.wait_for_selector(".stage .made img[src^='blob:']")
 
-    # Slow enough to be stopped in the middle.
+    # A reload and a click are to come in the middle.
+    pause = 0.2
     page.get_by_text("Guidance and steps").click()
-    page.get_by_label("Steps a token").fill("60")
+    page.get_by_label("Steps a token").fill("10")
     page.get_by_label("8", exact=True).check()
     page.get_by_label("Seed", exact=True).fill("7")
     press_for_new_job(page, "Generate")
@@ -53,6 +65,7 @@ def test_a_person_draws_stops_forks_edits_and_comes_back(
     until(lambda: page.evaluate("document.querySelector('.stage > .growing')?.dataset.row >= 2"))
     page.get_by_role("button", name="Stop and keep").click()
     stopped = shown(page)
+    monkeypatch.undo()
     assert "rows kept" in page.locator(".standing p").first.inner_text()
     assert httpx2.get(f"{service.url}/jobs/{stopped}").json()["seed"] == 7
 
