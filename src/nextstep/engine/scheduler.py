@@ -268,7 +268,8 @@ class Scheduler:
         keys = [(tuple(p.ids), tuple(map(id, p.image_tokens)), room) for p, room in asked]
         unlike = dict(zip(keys, asked, strict=True))
         prompts, rooms = zip(*unlike.values(), strict=True)
-        read = dict(zip(unlike, self.backend.prefill(prompts, rooms), strict=True))
+        prefilled = self.backend.prefill(prompts, rooms, copies=len(keys) - len(unlike))
+        read = dict(zip(unlike, prefilled, strict=True))
         taken: set[tuple] = set()
         made = []
         for key in keys:

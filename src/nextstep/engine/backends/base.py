@@ -97,8 +97,13 @@ class Backend(Protocol):
             NextStepError: when it cannot.
         """
 
-    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
-        """Read prompts; each gets its own row with `room` free positions behind it."""
+    def prefill(
+        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
+    ) -> list[Prefilled]:
+        """Read prompts; each gets its own row with `room` free positions behind it.
+
+        `copies` rows are going to be copied from these: memory may be made for all at once.
+        """
 
     def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
         """Input embeddings of image tokens: [n, D], [n, 2] in their pictures -> [n, E]."""

@@ -77,7 +77,9 @@ class CpuKernels(TorchBackend):
         """See `Backend.check`: every sum has one order here, for any number of rows."""
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
+    def prefill(
+        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
+    ) -> list[Prefilled]:
         """See `Backend.prefill`; positions of all prompts are fed together, each as if alone."""
         lengths = [len(prompt.ids) for prompt in prompts]
         slots = [

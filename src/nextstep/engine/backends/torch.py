@@ -131,10 +131,15 @@ class TorchBackend:
         return True
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
+    def prefill(
+        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
+    ) -> list[Prefilled]:
         """See `Backend.prefill`."""
-        if self.pool is not None and len(prompts) > 1:
-            return self._prefill_together(self.pool, prompts, room)
+        if self.pool is not None:
+            longest = max(len(p.ids) + free for p, free in zip(prompts, room, strict=True))
+            self.pool.reserve(len(self.pool.slots) + len(prompts) + copies, longest)
+            if len(prompts) > 1:
+                return self._prefill_together(self.pool, prompts, room)
         return [self._prefill(*one) for one in zip(prompts, room, strict=True)]
 
     @torch.inference_mode()
@@ -207,10 +212,6 @@ class TorchBackend:
         cache = KVCache(self.model.config, len(ids), ids.shape[1], self.dtype, self.device)
         positions, mask = padded_positions(valid.to(self.device))
         hidden = self.model.hidden(self._embed(prompts, ids), positions, mask, cache)[:, -1]
-        pool.reserve(
-            len(pool.slots) + len(prompts),
-            max(len(p.ids) + free for p, free in zip(prompts, room, strict=True)),
-        )
         rows = zip(cache.store.unbind(2), prompts, room, hidden, strict=True)
         return [
             Prefilled(pool.add(store[:, :, :, ids.shape[1] - len(prompt.ids) :], free), state)
