@@ -247,5 +247,6 @@ def _draw(figure: Figure, results: StudyResults) -> None:
         there = {n: one for n, one in found.items() if not math.isnan(one.value)}
         with_intervals(axes, list(there), list(there.values()), title, colour)
     axes.set(xlabel="pictures since the character was shown", ylabel="share drawn right")
+    axes.set_xticks(list(DISTANCES))
     axes.set_ylim(0, 1)
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
