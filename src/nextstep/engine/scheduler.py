@@ -332,7 +332,8 @@ class Scheduler:
         embedded, places, sizes = list[Tensor](), list[Place](), list[int]()
         if pictures:
             tokens, coordinates, own = zip(*(one.rows() for one in pictures), strict=True)
-            made = self.backend.embed_images(torch.cat(tokens), torch.cat(coordinates))
+            together = torch.stack([token for own_tokens in tokens for token in own_tokens])
+            made = self.backend.embed_images(together, torch.cat(coordinates))
             parts = zip(made.split([len(part) for part in tokens]), pictures, strict=True)
             # All branches of a picture read the same tokens.
             embedded += [part for part, one in parts for _ in one.branches]

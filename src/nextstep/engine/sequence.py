@@ -221,9 +221,9 @@ class ImageSequence(SequenceState):
             return torch.empty(0, size)
         if not len(self._whole):
             self._whole = torch.empty(self.decode.tokens, size)
-        if self._stacked < count:
-            self._whole[self._stacked : count] = torch.stack(self.tokens[self._stacked :])
-            self._stacked = count
+        for place in range(self._stacked, count):
+            self._whole[place] = self.tokens[place]
+        self._stacked = count
         return self._whole[:count]
 
     def _catch_up(self, slot: CacheRow, start: int, state: Tensor) -> Tensor:
@@ -265,8 +265,8 @@ class ImageSequence(SequenceState):
         self.left = made[len(known) :]
         return known
 
-    def rows(self) -> tuple[Tensor, Tensor, list[Place]]:
-        """What the backbone reads next: tokens [m, D], coordinates [m, 2], and places, branch by
+    def rows(self) -> tuple[list[Tensor], Tensor, list[Place]]:
+        """What the backbone reads next: m tokens [D], coordinates [m, 2], and places, branch by
         branch, of each.
 
         The m are the known tokens that it has not seen, and guesses of the next ones.
@@ -279,7 +279,7 @@ class ImageSequence(SequenceState):
             for slot, start in zip(self.slots, self.starts, strict=True)
             for index in new
         ]
-        tokens = torch.stack([*self.tokens[self.fed :], *self.guesses])
+        tokens = [*self.tokens[self.fed :], *self.guesses]
         return tokens, self.coordinates[new.start : new.stop], places
 
     def take(self, hidden: Tensor) -> None:

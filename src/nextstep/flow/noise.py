@@ -6,6 +6,7 @@ Legend: B pictures, D values per token; every token has its own noise samples.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -27,6 +28,12 @@ def picture_key(seed: int, index: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+AHEAD = 32
+"""Tokens whose draws are made in one call."""
+BLOCK = 16
+"""Values that PyTorch makes at a time: only whole blocks are the same in one call and in many."""
+
+
 class KeyedNoise:
     """One generator per picture, read in token and step order.
 
@@ -41,17 +48,27 @@ class KeyedNoise:
 
     def __init__(self, keys: list[tuple[int, int]], draws: int, size: int) -> None:
         self.draws, self.size = draws, size
+        self._ahead: Iterator[Tensor] = iter(())
         self.generators = [
             torch.Generator().manual_seed(picture_key(seed, index)) for seed, index in keys
         ]
 
     def token(self, index: int) -> Tensor:
         """The next token's draws, [draws, B, D]."""
-        shape = (self.draws, self.size)
+        made = next(self._ahead, None)
+        if made is None:
+            self._ahead = iter(self._draw().unbind())
+            made = next(self._ahead)
+        return made
+
+    def _draw(self) -> Tensor:
+        """Draws of the next tokens, [tokens, draws, B, D]."""
+        tokens = AHEAD if self.draws * self.size % BLOCK == 0 else 1
+        shape = (tokens, self.draws, self.size)
         draws = [
             torch.randn(shape, generator=g, dtype=torch.float64).float() for g in self.generators
         ]
-        return torch.stack(draws, dim=1)
+        return torch.stack(draws, dim=2)
 
 
 class RecordedNoise:
