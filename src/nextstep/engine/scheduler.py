@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nextstep.engine.backends import backend_of
-from nextstep.engine.backends.base import Backend, Place, Prefilled, Prompt
+from nextstep.engine.backends.base import Backend, Place
 from nextstep.engine.events import ENDS, Event, Kind
 from nextstep.engine.sequence import ImageSequence, SequenceState, TextSequence, choose_ids
 from nextstep.errors import NextStepError
@@ -250,7 +250,8 @@ class Scheduler:
         """Read the prompts of admitted ones, all together, and tell them."""
         asked = [sequence.prompts_to_read() for sequence in sequences]
         try:
-            read = iter(self._prefill([one for own in asked for one in own]))
+            prompts, rooms = zip(*(one for own in asked for one in own), strict=True)
+            read = iter(self.backend.prefill(prompts, rooms))
         except ValueError as error:
             if len(sequences) == 1:
                 self._end(sequences[0], "failed", str(error))
@@ -262,22 +263,6 @@ class Scheduler:
             prefilled = [next(read) for _ in own]
             sequence.start(self.backend, prefilled, self.model.config.token_size)
             self._tell(sequence, "started")
-
-    def _prefill(self, asked: Sequence[tuple[Prompt, int]]) -> list[Prefilled]:
-        """Read prompts; equal ones, such as those without the text, are read once."""
-        keys = [(tuple(p.ids), tuple(map(id, p.image_tokens)), room) for p, room in asked]
-        unlike = dict(zip(keys, asked, strict=True))
-        prompts, rooms = zip(*unlike.values(), strict=True)
-        prefilled = self.backend.prefill(prompts, rooms, copies=len(keys) - len(unlike))
-        read = dict(zip(unlike, prefilled, strict=True))
-        taken: set[tuple] = set()
-        made = []
-        for key in keys:
-            slot, hidden = read[key]
-            row = self.backend.copy(slot, len(key[0])) if key in taken else slot
-            made.append(Prefilled(row, hidden))
-            taken.add(key)
-        return made
 
     def _sample(self, pictures: list[ImageSequence]) -> None:
         asked = [picture.sample_requests() for picture in pictures]

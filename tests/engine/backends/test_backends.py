@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.base import Backend, Prompt
+from nextstep.engine.backends.base import Backend, Place, Prompt
 from nextstep.engine.backends.cpu_kernels import CpuKernels
 from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend
@@ -206,3 +206,18 @@ def test_pool_rows_are_given_back(model: NextStepModel) -> None:
     drawn(backend, list(JOBS.values()), model)
     assert backend.pool is not None
     assert backend.pool.slots == []
+
+
+def test_equal_prompts_are_read_once_and_have_rows_of_their_own(backend: Backend) -> None:
+    shown = source(1)
+    one, other = Prompt([7, 8, BOI]), Prompt([PLACE, PLACE, BOI], [shown], [(1, 2)])
+    read = backend.prefill([one, other, one, other, one], [3] * 5)
+    assert all(row.hidden.equal(read[0].hidden) for row in read[::2])
+    (alone,) = backend.prefill([one], [3])
+    token = backend.embed_images(source(2)[:1], torch.tensor([[0, 0]]))
+    places = [Place(row.slot, 3) for row in (alone, *read[::2])]
+    states = [backend.step(token, [place])[0] for place in places]
+    assert all(torch.allclose(state, states[0], atol=1e-5) for state in states)
+    again = backend.step(token, [Place(read[4].slot, 4)])[0]
+    assert not torch.allclose(again, states[0], atol=1e-5)
+    assert torch.allclose(backend.step(token, [Place(read[2].slot, 3)])[0], states[0], atol=1e-5)

@@ -97,12 +97,10 @@ class Backend(Protocol):
             NextStepError: when it cannot.
         """
 
-    def prefill(
-        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
-    ) -> list[Prefilled]:
+    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
         """Read prompts; each gets its own row with `room` free positions behind it.
 
-        `copies` rows are going to be copied from these: memory may be made for all at once.
+        Equal ones, such as those without the text, are read once.
         """
 
     def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
@@ -120,11 +118,29 @@ class Backend(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Of the next text id: [n, E] -> [n, V]."""
 
-    def copy(self, slot: CacheRow, positions: int) -> CacheRow:
-        """Another row with the same room, of which the first positions are filled."""
-
     def release(self, slot: CacheRow) -> None:
         """Give a row's memory back."""
+
+
+def distinct(prompts: Sequence[Prompt], room: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Places of the prompts that are unlike those before, and which of these each prompt is."""
+    keys = [
+        (tuple(prompt.ids), tuple(map(id, prompt.image_tokens)), free)
+        for prompt, free in zip(prompts, room, strict=True)
+    ]
+    known = {key: place for place, key in reversed(list(enumerate(keys)))}
+    firsts = sorted(known.values())
+    return firsts, [firsts.index(known[key]) for key in keys]
+
+
+def shared(read: Sequence[Prefilled], which: Sequence[int]) -> list[Prefilled]:
+    """A row for every prompt: the first of its kind has the one that was read, others copies."""
+    rows: list[Prefilled] = []
+    for place, kind in enumerate(which):
+        slot, hidden = read[kind]
+        again = kind in which[:place]
+        rows.append(Prefilled(CacheRow(slot.cache.copy()) if again else slot, hidden))
+    return rows
 
 
 ROWS = 8

@@ -21,7 +21,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nextstep.engine.backends.base import CacheRow, Place, Prefilled, Prompt, SampleRequest
+from nextstep.engine.backends.base import (
+    CacheRow,
+    Place,
+    Prefilled,
+    Prompt,
+    SampleRequest,
+    distinct,
+    shared,
+)
 from nextstep.engine.backends.kernel_structs import describe_backbone, describe_head
 from nextstep.engine.backends.torch import TorchBackend
 from nextstep.flow.solvers import SolverSettings, request_rows, request_times, velocity_requests
@@ -77,16 +85,16 @@ class CpuKernels(TorchBackend):
         """See `Backend.check`: every sum has one order here, for any number of rows."""
 
     @torch.inference_mode()
-    def prefill(
-        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
-    ) -> list[Prefilled]:
+    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
         """See `Backend.prefill`; positions of all prompts are fed together, each as if alone."""
-        lengths = [len(prompt.ids) for prompt in prompts]
+        firsts, which = distinct(prompts, room)
+        unlike = [prompts[place] for place in firsts]
+        lengths = [len(prompt.ids) for prompt in unlike]
         slots = [
-            CacheRow(KVCache(self.model.config, 1, length + free, self.dtype))
-            for length, free in zip(lengths, room, strict=True)
+            CacheRow(KVCache(self.model.config, 1, length + room[place], self.dtype))
+            for length, place in zip(lengths, firsts, strict=True)
         ]
-        embedded = torch.cat([self.core.embed(prompt) for prompt in prompts])
+        embedded = torch.cat([self.core.embed(prompt) for prompt in unlike])
         places = [
             Place(slot, position)
             for slot, length in zip(slots, lengths, strict=True)
@@ -97,7 +105,7 @@ class CpuKernels(TorchBackend):
             [self.core.feed(embedded[i : i + POSITIONS], places[i : i + POSITIONS]) for i in parts]
         )
         states = [own[-1] for own in hidden.split(lengths)]
-        return [Prefilled(*one) for one in zip(slots, states, strict=True)]
+        return shared([Prefilled(*one) for one in zip(slots, states, strict=True)], which)
 
     @torch.inference_mode()
     def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:

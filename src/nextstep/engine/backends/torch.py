@@ -29,7 +29,9 @@ from nextstep.engine.backends.base import (
     Prompt,
     SampleRequest,
     blockwise,
+    distinct,
     filled,
+    shared,
 )
 from nextstep.engine.backends.cache_pool import CachePool
 from nextstep.engine.backends.sampling_head import SamplingHead
@@ -48,7 +50,7 @@ MIXED = (
     "matrix products on this machine do not repeat themselves; try one thread (OMP_NUM_THREADS=1), "
     "or another number format"
 )
-STRIPES = 4
+STRIPES = 8
 """Most groups of rows that are stored one by one; of more, one call for all rows is faster."""
 Stripe = tuple[slice, int]
 """Rows, of a step and of the pool, and the position that all of them are at."""
@@ -131,16 +133,24 @@ class TorchBackend:
         return True
 
     @torch.inference_mode()
-    def prefill(
-        self, prompts: Sequence[Prompt], room: Sequence[int], copies: int = 0
-    ) -> list[Prefilled]:
+    def prefill(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prefilled]:
         """See `Backend.prefill`."""
-        if self.pool is not None:
-            longest = max(len(p.ids) + free for p, free in zip(prompts, room, strict=True))
-            self.pool.reserve(len(self.pool.slots) + len(prompts) + copies, longest)
-            if len(prompts) > 1:
-                return self._prefill_together(self.pool, prompts, room)
-        return [self._prefill(*one) for one in zip(prompts, room, strict=True)]
+        firsts, which = distinct(prompts, room)
+        unlike = [prompts[place] for place in firsts]
+        if self.pool is None:
+            read = [self._read(prompts[place], room[place]) for place in firsts]
+            return shared([Prefilled(CacheRow(cache), state) for cache, state in read], which)
+        if len(unlike) > 1:
+            stores, states = self._read_together(unlike)
+        else:
+            cache, state = self._read(unlike[0], 0)
+            stores, states = [cache.store[:, :, 0]], [state]
+        longest = max(len(one.ids) + free for one, free in zip(prompts, room, strict=True))
+        self.pool.reserve(len(self.pool.slots) + len(prompts), longest)
+        return [
+            Prefilled(self.pool.add(stores[kind], free), states[kind])
+            for kind, free in zip(which, room, strict=True)
+        ]
 
     @torch.inference_mode()
     def embed_images(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
@@ -181,42 +191,28 @@ class TorchBackend:
         return blockwise(self.model.text_logits, hidden, self.block_rows)
 
     @torch.inference_mode()
-    def copy(self, slot: CacheRow, positions: int) -> CacheRow:
-        """See `Backend.copy`."""
-        if self.pool is not None:
-            return self.pool.copy(slot, positions)
-        return CacheRow(slot.cache.copy())
-
-    @torch.inference_mode()
     def release(self, slot: CacheRow) -> None:
         """See `Backend.release`."""
         if self.pool is not None:
             self.pool.release(slot)
 
-    def _prefill(self, prompt: Prompt, room: int) -> Prefilled:
-        """One prompt in its own shape."""
-        free = 0 if self.pool is not None else room
-        cache = KVCache(self.model.config, 1, len(prompt.ids) + free, self.dtype, self.device)
+    def _read(self, prompt: Prompt, room: int) -> tuple[KVCache, Tensor]:
+        """One prompt in its own shape: its cache and the last position's state [E]."""
+        cache = KVCache(self.model.config, 1, len(prompt.ids) + room, self.dtype, self.device)
         embeddings = self._embed([prompt], torch.tensor([list(prompt.ids)]))
-        hidden = self.model.hidden(embeddings, cache=cache)[0, -1]
-        slot = CacheRow(cache)
-        if self.pool is not None:
-            slot = self.pool.add(cache.store[:, :, 0], room)
-        return Prefilled(slot, hidden)
+        return cache, self.model.hidden(embeddings, cache=cache)[0, -1]
 
-    def _prefill_together(
-        self, pool: CachePool, prompts: Sequence[Prompt], room: Sequence[int]
-    ) -> list[Prefilled]:
-        """All prompts in one pass, padded on the left."""
+    def _read_together(self, prompts: Sequence[Prompt]) -> tuple[list[Tensor], Sequence[Tensor]]:
+        """All prompts in one pass, padded on the left: keys and values [L, 2, G, S, d], states."""
         ids, valid = left_pad([list(prompt.ids) for prompt in prompts], self.model.config.pad_id)
         cache = KVCache(self.model.config, len(ids), ids.shape[1], self.dtype, self.device)
         positions, mask = padded_positions(valid.to(self.device))
         hidden = self.model.hidden(self._embed(prompts, ids), positions, mask, cache)[:, -1]
-        rows = zip(cache.store.unbind(2), prompts, room, hidden, strict=True)
-        return [
-            Prefilled(pool.add(store[:, :, :, ids.shape[1] - len(prompt.ids) :], free), state)
-            for store, prompt, free, state in rows
+        stores = [
+            store[:, :, :, ids.shape[1] - len(prompt.ids) :]
+            for store, prompt in zip(cache.store.unbind(2), prompts, strict=True)
         ]
+        return stores, hidden.unbind()
 
     def _embed(self, prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
         """Input embeddings of prompts with their pictures, [n, S] -> [n, S, E]."""
