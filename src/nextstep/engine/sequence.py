@@ -187,7 +187,7 @@ class ImageSequence(SequenceState):
         self.branches = tuple(self.decode.branches)
         self.coordinates = raster_coordinates(self.decode.grid)
         self.stream = self.noise or KeyedNoise([self.key], self.decode.solver.draws, size)
-        self.draws: dict[int, Tensor] = {}
+        self.draws: list[Tensor] = []  # of the next tokens, as far as `drawn`
         self.drawn, self.fed = 0, len(self.tokens)
         self.left: list[Tensor] = []
         self.starts = [len(self.prompts[name].ids) for name in self.branches]
@@ -242,20 +242,25 @@ class ImageSequence(SequenceState):
     def sample_requests(self) -> list[SampleRequest]:
         """For the next token, and for those behind each guess."""
         first = len(self.tokens)
-        end = first + 1 + len(self.guesses)
         # Tokens that were not sampled here have their draws all the same.
-        for index in range(self.drawn, end):
-            self.draws[index] = self.stream.token(index)[:, 0]
-        self.drawn = max(self.drawn, end)
-        self.draws = {index: draws for index, draws in self.draws.items() if index >= first}
-        return [self._asked(index, self.hidden[:, index - first]) for index in range(first, end)]
+        while self.drawn <= first + len(self.guesses):
+            self.draws.append(self.stream.token(self.drawn)[:, 0])
+            self.drawn += 1
+        del self.draws[: len(self.draws) - (self.drawn - first)]
+        return [
+            self._asked(first + ahead, draws, hidden)
+            for ahead, (hidden, draws) in enumerate(
+                zip(self.hidden.unbind(1), self.draws, strict=False)
+            )
+        ]
 
-    def _asked(self, index: int, hidden: Tensor) -> SampleRequest:
-        """For token `index`, with its branches' states [b, E]."""
+    def _asked(self, index: int, draws: Tensor, hidden: Tensor) -> SampleRequest:
+        """For token `index`, with its draws and its branches' states [b, E]."""
         decode = self.decode
         solver = decode.solver.at(index, decode.tokens)
         weights = decode.guidance.weights(index, decode.tokens, decode.has_images)
-        draws = self.draws[index][: solver.draws]
+        if solver is not decode.solver or self.noise is not None:
+            draws = draws[: solver.draws]
         return SampleRequest(hidden, draws, solver, self.branches, weights, decode.token_norm)
 
     def settle(self, made: list[Tensor]) -> list[Tensor]:

@@ -101,7 +101,7 @@ class TokenRecorder:
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Tensor]:
         """As the inner backend, the norm applied here."""
-        raw = self.inner.sample([replace(one, normalise=False) for one in requests])
+        raw = self.inner.sample([one._replace(normalise=False) for one in requests])
         for one, token in zip(requests, raw, strict=True):
             self.found[self._places[_name(one.draws[0])]] = token
         return [

@@ -58,8 +58,7 @@ class Prefilled(NamedTuple):
     hidden: Tensor
 
 
-@dataclass(frozen=True)
-class SampleRequest:
+class SampleRequest(NamedTuple):
     """One image token that is to be sampled.
 
     Attributes:
