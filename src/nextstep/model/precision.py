@@ -3,9 +3,10 @@
 A processor without bf16 arithmetic still computes in bf16, because torch emulates it: on two AVX2
 cores a bf16 product runs at 1.3 GFLOP/s where fp32 runs at 100. What the processor says of itself
 does not decide this: with AVX-512 and bf16 instructions, but without matrix units, oneDNN's bf16
-product was measured at 0.6 of the fp32 rate. So a small product of each format is timed once in a
-process, by the processor time that it takes, so that other work on the machine does not change the
-answer; the formats lie far apart (0.01, 0.2, 0.6, 2.8 and 5 times fp32 were measured).
+product was measured at 0.6 of the fp32 rate on one processor and at twice that rate on another. So
+a small product of each format is timed once in a process, by the processor time that it takes, so
+that other work on the machine does not change the answer; the formats lie far apart (0.01, 0.2,
+0.6, 2, 2.8 and 5 times fp32 were measured).
 """
 
 from __future__ import annotations
