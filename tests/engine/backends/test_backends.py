@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextstep.engine.backends.base import Backend, Place, Prompt
+from nextstep.engine.backends.base import Backend, Place, Prompt, distinct
 from nextstep.engine.backends.cpu_kernels import CpuKernels
 from nextstep.engine.backends.cuda_graphs import CudaGraphs
 from nextstep.engine.backends.torch import TorchBackend
@@ -211,7 +211,10 @@ def test_pool_rows_are_given_back(model: NextStepModel) -> None:
 def test_equal_prompts_are_read_once_and_have_rows_of_their_own(backend: Backend) -> None:
     shown = source(1)
     one, other = Prompt([7, 8, BOI]), Prompt([PLACE, PLACE, BOI], [shown], [(1, 2)])
-    read = backend.prefill([one, other, one, other, one], [3] * 5)
+    asked = [one, other, one, other, one]
+    assert distinct(asked, [3] * 5) == ([0, 1], [0, 1, 0, 1, 0])
+    assert distinct(asked, [3, 3, 3, 3, 9]) == ([0, 1, 4], [0, 1, 0, 1, 2])
+    read = backend.prefill(asked, [3] * 5)
     assert all(row.hidden.equal(read[0].hidden) for row in read[::2])
     (alone,) = backend.prefill([one], [3])
     token = backend.embed_images(source(2)[:1], torch.tensor([[0, 0]]))
