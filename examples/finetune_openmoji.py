@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--context-noise", type=float, default=0.5)
     args = parser.parse_args()
     data = args.folder / "pictures"
     data.mkdir(parents=True, exist_ok=True)
@@ -50,7 +49,6 @@ def main() -> None:
             args.model,
             steps=args.steps,
             minutes=args.minutes,
-            context_noise=args.context_noise,
             prompts=tuple(prompts),
         ),
         progress=True,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from nextstep.cli import finetune as cli
 from nextstep.engine.pretrained import load_parts
+from nextstep.finetune.settings import FinetuneSettings
 from tests.cli.test_commands import nextstep
 
 pytest.importorskip("peft")
@@ -21,6 +25,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (32, 32), name.split("_")[0]).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
+
+
+def test_defaults_are_those_of_the_settings() -> None:
+    settings = {field.name: field.default for field in fields(FinetuneSettings)}
+    typed = inspect.signature(cli.command).parameters
+    shared = (settings.keys() & typed.keys()) - {"data", "output", "model", "prompts"}
+    assert {"context_noise", "drop_text", "precision", "sheets", "full"} <= shared
+    assert {n: typed[n].default for n in shared} == {n: settings[n] for n in shared}
 
 
 def test_from_a_folder_to_a_picture(

@@ -134,7 +134,7 @@ def command(
     dropout: Dropout = 0.0,
     parts: Parts = "attention,mlp,head,projectors",
     drop_text: DropText = 0.0,
-    context_noise: ContextNoise = 0.0,
+    context_noise: ContextNoise = 0.5,
     precision: Precision = "auto",
     seed: Annotated[int, _option("Seed of all random choices.")] = 0,
     prompts: Prompts = None,

@@ -50,6 +50,7 @@ class FinetuneSettings:
         drop_text: share of uses without their caption. By default there are none: what the model
             draws without text stays as it was, so guidance leads from there to what is new.
         context_noise: noise on the image tokens that are read; see `train.stages.pretrain`.
+            Without it a model learns from perfect tokens and draws among its own.
         prompts: drawn before, during and after; default captions of the first samples.
         sheets: how often they are drawn on the way.
         seed: of everything.
@@ -74,7 +75,7 @@ class FinetuneSettings:
     batch: int | None = None
     learning_rate: float | None = None
     drop_text: float = 0.0
-    context_noise: float = 0.0
+    context_noise: float = 0.5
     prompts: tuple[str, ...] = ()
     sheets: int = 3
     seed: int = 0

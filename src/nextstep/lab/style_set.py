@@ -22,11 +22,9 @@ from nextstep.world.vocabulary import background_allowed
 
 STYLE, WORD = "flat", "zigzag style"
 """The style of the drawings, and the word that stands for it in captions."""
-EDITION = "core-48"
+EDITION = "core-144"
 """Whose objects and backgrounds are drawn."""
-HELD_OUT_OBJECTS = 8
-SMALLEST = 0.6
-"""Least size of an object as a share of the picture's side."""
+HELD_OUT_OBJECTS = 16
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,12 @@ class Shot:
 def shots(count: int, seed: int, held_out: bool) -> list[Shot]:
     """Pictures of the set, or of objects that are kept out of it.
 
+    Objects fill the picture: in places and sizes that a caption does not tell, a model of this
+    size learns no object at all.
+
     Args:
-        count: how many; one after another they go through all objects and backgrounds, in places
-            and sizes of their own.
+        count: how many; one after another they go through all objects and backgrounds, and then
+            through them again.
         seed: of their order. A smaller set is the beginning of a larger one.
         held_out: of the last objects of the edition, which no set shows.
     """
@@ -72,9 +73,7 @@ def shots(count: int, seed: int, held_out: bool) -> list[Shot]:
     found = []
     for place in range(count):
         label, colour = every[place % len(every)]
-        size = rng.uniform(SMALLEST, FILL)
-        x, y = (0.5 + (1 - size) * rng.uniform(-0.5, 0.5) for _ in range(2))
-        scene = Scene(Background(colour), (SceneItem(label, STYLE, x, y, size),))
+        scene = Scene(Background(colour), (SceneItem(label, STYLE, 0.5, 0.5, FILL),))
         found.append(Shot(scene, label, colour))
     return found
 
