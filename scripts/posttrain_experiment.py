@@ -22,6 +22,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from nextstep.engine.pretrained import load_parts, save_parts
 from nextstep.errors import NextStepError
 from posttrain_report import BASELINE, EDITION, START, TASKS, Curves, write_report
 
@@ -30,7 +33,10 @@ BETAS = (100, 500, 2000)
 ONLINE = {"nft": "rl-nano", "grpo": "rl-grpo-nano"}
 """Method that draws its own samples -> its recipe."""
 METHODS = (BASELINE, *ONLINE, *(f"dpo-{beta}" for beta in BETAS))
-SAMPLES, ONLINE_PROMPTS, ONLINE_SAMPLES = 16, 16, 8
+SAMPLES = 16
+"""Of a prompt."""
+ONLINE_PROMPTS, ONLINE_UPDATES = 8, 4
+"""Of a rollout of a method that draws its own samples; every update takes other samples."""
 MIXTURE = f"{{{', '.join(f'{task}: 1' for task in TASKS)}}}"
 """Every task as often as the others: a name of a group alone would have the group's weight."""
 HELD_OUT_SAMPLES = 2
@@ -154,12 +160,12 @@ class Experiment:
 
     def _online(self, name: str, recipe: str) -> Job:
         """A method that draws its own samples."""
-        together = ONLINE_PROMPTS * ONLINE_SAMPLES
+        together = ONLINE_PROMPTS * SAMPLES
         world = f"{{name: world, options: {{edition: {EDITION}, pixels: 128, tasks: {MIXTURE}}}}}"
         changes = [
-            f"steps={self.samples // together}", f"data.sources.0.world={world}",
-            f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={ONLINE_SAMPLES}",
-            "rollouts.updates=1",
+            f"steps={self.samples // together * ONLINE_UPDATES}", f"data.sources.0.world={world}",
+            f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={SAMPLES}",
+            f"rollouts.updates={ONLINE_UPDATES}", f"rollouts.minibatches={ONLINE_UPDATES}",
         ]  # fmt: skip
         each = SECONDS["draw" if name == "nft" else "draw cps"] + SECONDS["learn"]
         looks = SECONDS["look"] * (1 if name == "nft" else 3)
@@ -196,6 +202,22 @@ class Experiment:
     def held(self, name: str, how: str) -> Path:
         """Where a model's held-out samples lie."""
         return self.folder / "held-out" / how / name
+
+
+def write_unsure(model: str, by: float, folder: Path) -> None:
+    """Write a model whose logits of text are divided: what it draws from them is less sure.
+
+    Sampled at temperature 1 it writes what the model itself writes at temperature `by`; its
+    likeliest text and its pictures are the same.
+    """
+    if folder.exists():
+        return
+    parts = load_parts(model)
+    with torch.no_grad():
+        # Text and image head read the same normalised states.
+        parts.model.norm.weight /= by
+        parts.model.image_out_projector.weight *= by
+    save_parts(parts, folder)
 
 
 def told_cost(jobs: Sequence[Job], cores: int) -> str:
@@ -250,8 +272,8 @@ def _run(job: Job, folder: Path) -> int:
 
 def curves(experiment: Experiment) -> Curves:
     """Which figures of which logs are plotted."""
-    together = ONLINE_PROMPTS * ONLINE_SAMPLES
-    online = {name: (experiment.folder / name, together) for name in ONLINE}
+    each = ONLINE_PROMPTS * SAMPLES // ONLINE_UPDATES
+    online = {name: (experiment.folder / name, each) for name in ONLINE}
     betas = {f"beta {beta}": (experiment.folder / f"dpo-{beta}", 1) for beta in BETAS}
     return {
         "reward": ("rollout", "samples", online),
@@ -265,6 +287,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--model", default="nano", help="all methods start from it")
+    parser.add_argument(
+        "--unsure", type=float, default=1.0, metavar="NUMBER",
+        help="divide the logits of text by it in the model that all methods start from, so that "
+        "its samples of one prompt differ more",
+    )  # fmt: skip
     parser.add_argument("--samples", type=int, default=Experiment.samples, help="of every method")
     parser.add_argument("--held-out", type=int, default=Experiment.held_out, help="prompts")
     parser.add_argument("--offline-steps", type=int, default=Experiment.offline_steps)
@@ -280,8 +307,11 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--plan", action="store_true", help="print the cost alone")
     asked = parser.parse_args()
+    if asked.unsure < 1:
+        raise NextStepError(f"--unsure must be at least 1, not {asked.unsure:g}")
+    start = str(asked.folder.absolute() / START) if asked.unsure > 1 else asked.model
     experiment = Experiment(
-        asked.folder.absolute(), asked.model, asked.samples, asked.held_out, asked.offline_steps,
+        asked.folder.absolute(), start, asked.samples, asked.held_out, asked.offline_steps,
         asked.seed, asked.set, tuple(dict.fromkeys(asked.methods)),
     )  # fmt: skip
     unknown = [one for one in asked.set if one.partition(":")[0] not in METHODS]
@@ -293,6 +323,8 @@ def main() -> None:
     print(told_cost(jobs, asked.cores), flush=True)
     if asked.plan:
         return
+    if asked.unsure > 1:
+        write_unsure(asked.model, asked.unsure, Path(start))
     run_all(jobs, experiment.folder, asked.cores)
     models = {name: experiment.model_of(name) for name in experiment.names}
     write_report(experiment.folder, models, list(SETTINGS), curves(experiment))

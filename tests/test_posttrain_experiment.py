@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nextstep.engine.pretrained import load_parts
 from nextstep.engine.settings import GenerationSettings
 from nextstep.errors import NextStepError
 from nextstep.recipe.load import load_recipe
@@ -56,12 +57,26 @@ def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Pat
             assert recipe.rollouts is not None
             drawn = recipe.steps * recipe.rollouts.prompts * recipe.rollouts.samples
             assert drawn == 1280 * recipe.rollouts.updates
+            assert recipe.rollouts.updates == recipe.rollouts.minibatches
         else:
             assert recipe.data.sources[0].rollouts == str(tmp_path / "rollouts")
         assert set(job.needs) <= jobs.keys()
     judged = [name for name in jobs if name.startswith("held-out-")]
     assert len(judged) == 2 * len(experiment.names)
     assert "min" in script.told_cost(list(jobs.values()), 2)
+
+
+def test_an_unsure_model_differs_in_its_logits_alone(
+    script: ModuleType, tiny_folder: Path, tmp_path: Path
+) -> None:
+    script.write_unsure(str(tiny_folder), 1.6, tmp_path / "start")
+    models = [load_parts(str(folder)).model for folder in (tiny_folder, tmp_path / "start")]
+    places = torch.arange(8)[None]
+    hidden = [one.hidden(one.embed_tokens(places), places) for one in models]
+    sure, unsure = (one.text_logits(states) for one, states in zip(models, hidden, strict=True))
+    torch.testing.assert_close(unsure, sure / 1.6)
+    told = [one.image_condition(states[0]) for one, states in zip(models, hidden, strict=True)]
+    torch.testing.assert_close(told[1], told[0])
 
 
 def test_some_methods_run_alone_in_their_order(script: ModuleType, tmp_path: Path) -> None:

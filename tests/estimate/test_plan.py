@@ -130,6 +130,10 @@ def test_post_training_plans_its_samples_references_and_frozen_parts() -> None:
     config = model_config(recipe)
     more = load_recipe(RECIPES / "rl-0.5b.yaml", ["rollouts.settings.steps=16"])
     assert counting.step_flops(more, config) > counting.step_flops(recipe, config)
+    shared = ["rollouts.updates=4", "rollouts.minibatches=4", f"steps={4 * recipe.steps}"]
+    parts = load_recipe(RECIPES / "rl-0.5b.yaml", shared)
+    whole = counting.step_flops(recipe, config)
+    assert 4 * counting.step_flops(parts, config) == pytest.approx(whole)
     assert distill.parameters["trained"] == distill.parameters["head"]
     small = load_recipe(RECIPES / "dpo-0.5b.yaml", ["lora={rank: 8}"])
     adapted = counting.count_parameters(small, model_config(small))

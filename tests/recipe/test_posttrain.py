@@ -183,6 +183,32 @@ def test_the_policy_that_drew_is_the_old_one_of_all_updates(
     assert first is not None and second is not None and same(first, second)
 
 
+def test_minibatches_share_out_a_rollout_and_text_alone_needs_no_picture(
+    place: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Two updates see every sample once; with text alone nothing is read after what was written."""
+    raw = rl(place, tiny_folder, steps=2, policy={"text": 1.0, "image": 0.0})
+    raw["rollouts"] |= {"updates": 2, "minibatches": 2}
+    raw["saving"]["steps"] = 2
+    seen: list[str] = []
+    lengths: list[int] = []
+    kept = PolicyStage.batch_of
+
+    def watched(self: PolicyStage, found: Any, *told: Any) -> Any:
+        documents = [document for row in found for document, _ in row]
+        seen.extend(document.key for document in documents)
+        lengths.extend(document.image_tokens for document in documents)
+        return kept(self, found, *told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyStage, "batch_of", watched)
+        run_recipe(check_recipe(raw, "test"), tmp_path / "run", device="cpu")
+    (first, second) = read_rollouts(tmp_path / "run")
+    drawn = [f"{g.key}/{s.index}" for g in (first, second) for s in g.samples]
+    assert sorted(seen) == sorted(drawn) and seen != drawn
+    assert lengths == [0] * len(drawn)
+
+
 @pytest.mark.parametrize("stage", ["dpo", "rl", "distill"])
 def test_probes_measure_every_stage(
     place: Path, rollouts: Path, tiny_folder: Path, tmp_path: Path, stage: str
@@ -325,6 +351,8 @@ def test_the_best_samples_are_learned_as_examples(
          "leave out image_guidance"),
         ({"data": {"sources": [{"shards": "x", "kind": "text"}]}}, "reads world or prompts"),
         ({"rollouts": {"updates": 2, "settings": QUICK}}, "a multiple of rollouts.updates"),
+        ({"rollouts": {"minibatches": 2, "settings": QUICK}}, "a multiple of minibatches"),
+        ({"rollouts": {"minibatches": 8, "updates": 8, "settings": QUICK}}, "one a sample"),
     ],
 )  # fmt: skip
 def test_wrong_recipes_are_refused(

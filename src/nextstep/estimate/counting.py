@@ -191,7 +191,7 @@ SAMPLE = 20
 def step_rows(recipe: Recipe) -> int:
     """Rows of one optimizer step over all ranks; of rl a row holds one sample."""
     if recipe.rollouts is not None:
-        return recipe.rollouts.prompts * recipe.rollouts.samples
+        return -(-recipe.rollouts.prompts * recipe.rollouts.samples // recipe.rollouts.minibatches)
     return recipe.data.rows
 
 
@@ -238,8 +238,10 @@ def step_flops(recipe: Recipe, config: NextStepConfig) -> float:
     if recipe.stage == "dpo":
         return training + again + training / TRAINING
     if recipe.rollouts is not None:
-        looks = 1 + bool((recipe.policy or Policy()).kl)
-        drawing = drawing_flops(recipe, config, work) / recipe.rollouts.updates
+        looks = 1 + (recipe.policy or Policy()).needs_reference
+        # The rows of a step are one of so many parts of what was drawn.
+        passes = recipe.rollouts.updates // recipe.rollouts.minibatches
+        drawing = drawing_flops(recipe, config, work) / passes
         return training + again + looks * training / TRAINING + drawing
     return training + again + encoding_flops(recipe, image)
 

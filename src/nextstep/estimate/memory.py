@@ -137,7 +137,7 @@ def _posttraining(
     recipe: Recipe, parameters: Parameters, split: int, cpu: bool
 ) -> dict[str, float]:
     """What the stages dpo, rl and distill hold beside the training."""
-    near, again = recipe.policy and recipe.policy.kl, recipe.rollouts
+    near, again = recipe.policy and recipe.policy.needs_reference, recipe.rollouts
     held = bool(near) + bool(again and again.updates > 1)
     # While other weights look, the present ones are kept beside them.
     reference = (held + 1) * FP32 * parameters.trained / split if held else 0.0

@@ -120,10 +120,11 @@ class RlParts(SequenceParts):
         assert drawn is not None
         freeze(self.model, recipe.model.freeze if recipe.model else ())
         settings = PolicySettings(
-            asked.method, asked.beta, asked.advantage_limit, asked.clip, asked.image, asked.text,
-            asked.bad_text, drawn.temperature, asked.kl, asked.token_share, asked.levels,
+            asked.method, asked.beta, asked.advantage_limit, asked.clip, asked.text_clip,
+            asked.image, asked.text, asked.bad_text, drawn.temperature, asked.kl,
+            asked.text_kl, asked.token_share, asked.levels,
         )  # fmt: skip
-        reference = copied(self.model) if asked.kl else None
+        reference = copied(self.model) if asked.needs_reference else None
         self.stage = PolicyStage(self.config, settings, reference)
         # A model may recommend guidance by source pictures, which a policy gradient must not have.
         plain = {"image_guidance": 1.0} if asked.method == "grpo" else {}
@@ -135,7 +136,7 @@ class RlParts(SequenceParts):
         options = OnlineOptions(
             drawn.prompts, recipe.data.micro_batch_rows, drawn.advantage_scale,
             asked.advantage_limit, drawn.least_spread, most_mean, asked.window, asked.slide_every,
-            drawn.updates, recipe.seed,
+            drawn.updates, drawn.minibatches, recipe.seed,
         )  # fmt: skip
         self.batches = OnlineBatches(
             self._prompts(where), open_rewards(drawn.rewards, drawn.watch), sampling, options,

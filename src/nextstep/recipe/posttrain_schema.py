@@ -32,6 +32,9 @@ class Rollouts(Section):
     updates: Positive = 1
     """Optimizer steps on the samples of a rollout. With several, a copy of the weights that drew
     them is held, and checkpoints are taken between rollouts alone."""
+    minibatches: Positive = 1
+    """Parts that the samples of a rollout are shared out to, some of every prompt in each; an
+    optimizer step takes one part, so that as many updates as parts see every sample once."""
     height: Positive | None = None
     """Of pictures in pixels; default the model's own."""
     width: Positive | None = None
@@ -57,6 +60,15 @@ class Rollouts(Section):
     cache_gb: Rate = 1.0
     """Keys and values that may be held while samples are drawn."""
 
+    @model_validator(mode="after")
+    def _whole_passes(self) -> Rollouts:
+        parts = self.minibatches
+        if self.updates % parts:
+            raise ValueError(f"updates: must be a multiple of minibatches ({parts})")
+        if parts > self.samples:
+            raise ValueError(f"minibatches: at most one a sample ({self.samples}), not {parts}")
+        return self
+
 
 class Policy(Section):
     """The loss of the stage `rl`."""
@@ -67,7 +79,9 @@ class Policy(Section):
     beta: Rate = 1.0
     """Of nft: how far the positive and the negative policy lie from the one that drew."""
     clip: Rate = 1e-3
-    """Of grpo and text: how far a ratio of probabilities may move from 1."""
+    """Of grpo: how far the ratio of probabilities of a solver step may move from 1."""
+    text_clip: Rate = 0.2
+    """How far the ratio of probabilities of what the model wrote may."""
     advantage_limit: Rate = 5.0
     """Largest absolute advantage."""
     image: Weight = 1.0
@@ -77,7 +91,9 @@ class Policy(Section):
     bad_text: Share = 1.0
     """Share of the weight of ids with an advantage below 0; 0 learns from the better ones alone."""
     kl: Weight = 0.0
-    """Weight of the distance to the weights that the run started from."""
+    """Weight of the distance to the weights that the run started from, times that of the part."""
+    text_kl: Weight | None = None
+    """The same for text alone; default `kl`."""
     window: int = Field(default=0, ge=0)
     """Of grpo: stochastic steps of the solver; 0 makes all of them stochastic."""
     slide_every: Positive = 25
@@ -86,6 +102,12 @@ class Policy(Section):
     """Of grpo: share of a picture's tokens that is trained, the least certain first."""
     levels: Positive = 4
     """Noise levels per image token."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the weights that the run started from are kept to compare with."""
+        text = self.kl if self.text_kl is None else self.text_kl
+        return bool(self.kl * self.image or text * self.text)
 
 
 class Preference(Section):

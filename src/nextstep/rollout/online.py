@@ -67,6 +67,7 @@ class OnlineOptions:
         window: stochastic steps of the solver, for `grpo`; 0 makes all of them stochastic.
         slide_every: rollouts after which the window moves on by one.
         updates: optimizer steps on the samples of a rollout.
+        minibatches: parts of a rollout, each with some samples of every prompt; a step takes one.
         seed: of prompts and noise.
     """
 
@@ -79,6 +80,7 @@ class OnlineOptions:
     window: int = 0
     slide_every: int = 25
     updates: int = 1
+    minibatches: int = 1
     seed: int = 0
 
 
@@ -157,11 +159,13 @@ class OnlineBatches:
             self.rollout = self._draw()
         rollout, first_group = self.rollout, next(iter(self.rollout.groups.values()))
         solver, trained = self._solver(first_group)
+        parts = self.options.minibatches
         rows = [
             self._row(group, sample, rollout.worth[number][place], solver)
             for number, group in rollout.groups.items()
             if rollout.accepted[number]
             for place, sample in enumerate(group.samples)
+            if place % parts == self.step % parts
         ]
         # Rows of a micro-batch are as long as its longest.
         rows.sort(key=lambda row: sum(len(document) for document, _ in row))
@@ -301,13 +305,19 @@ class OnlineBatches:
     ) -> Row:
         seed = derived_seed(self.options.seed, "draws", self.step, group.key, sample.index)
         document = weighed_document(group, sample, self.tokenizer, seed)
-        draws = None
-        if solver is not None and sample.tokens is not None:
+        pictures, draws = group.pictures(sample), None
+        if group.draws and not self.stage.settings.image:
+            # Nothing is asked of the picture that follows what was written.
+            document = replace(
+                document, sequence=document.sequence.prompt(), images=document.images[:-1]
+            )
+            pictures = pictures[:-1]
+        elif solver is not None and sample.tokens is not None:
             (*_, drawn) = document.sequence.images
             draws = _path_noise(group, sample, solver)[:, drawn.learned]
         asked = sum(label != IGNORE for label in document.sequence.labels)
         experience = replace(experience, text=experience.text[:asked], draws=draws)
-        return [(replace(document, payload=experience), group.pictures(sample))]
+        return [(replace(document, payload=experience), pictures)]
 
     def _everyones_rewards(self, groups: list[RolloutGroup]) -> Tensor:
         """Rewards of all ranks' groups in order of their numbers, fp64 [G, n]."""

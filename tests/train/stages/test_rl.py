@@ -10,6 +10,7 @@ from nextstep.data.documents import Document
 from nextstep.flow.noise import KeyedNoise
 from nextstep.flow.solvers import SolverSettings
 from nextstep.model.nextstep import NextStepModel
+from nextstep.recipe.posttrain_schema import Policy
 from nextstep.text.sequence import IGNORE, Sequence, build_sequence, text_to_image
 from nextstep.text.tokenizer import TextTokenizer
 from nextstep.train.config import TrainConfig
@@ -163,6 +164,24 @@ def test_the_reference_pulls_back(text_tokenizer: TextTokenizer) -> None:
     assert float(losses["text_kl"]) > 0
     text = batch.text_log_probs(model, _hidden(model, batch), made.settings.temperature)
     assert torch.equal(batch.seen["old/text"], text)
+
+
+def test_text_may_be_held_by_another_weight_and_clip(text_tokenizer: TextTokenizer) -> None:
+    assert PolicySettings(kl=0.5, image=3.0, text=2.0).distances == (1.5, 1.0)
+    assert PolicySettings(kl=0.5, text_kl=0.0, image=3.0, text=2.0).distances == (1.5, 0.0)
+    assert Policy(kl=0.5, image=0.0, text=1.0).needs_reference
+    assert not Policy(kl=0.5, text_kl=0.0, image=0.0, text=1.0).needs_reference
+    model = trainable()
+    batches = []
+    for clip in (0.2, 1e-6):
+        made = stage(model, image=0.0, text=1.0, clip=9.0, text_clip=clip)
+        batches.append((made, observed(made, model, rows_of(made, text_tokenizer, [-1.0]))))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.001)
+        wide, narrow = (float(m.losses(model, b)["text_policy_loss"]) for m, b in batches)
+    # All became less likely, as they should; how much of that counts is what the clip says.
+    assert wide < narrow
 
 
 def _hidden(model: NextStepModel, batch) -> Tensor:

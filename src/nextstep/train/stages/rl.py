@@ -59,12 +59,14 @@ class PolicySettings:
         method: see the top of this file.
         beta: of `nft`.
         advantage_limit: advantages of this size make r of `nft` 0 or 1.
-        clip: how far the ratios of `grpo` and of text may move from 1.
+        clip: how far the ratios of `grpo` may move from 1.
+        text_clip: how far those of text may.
         image: weight of the image part; 0 leaves it out.
         text: weight of the text part; 0 leaves it out.
         bad_text: share of that weight which ids with an advantage below 0 have.
         temperature: at which the text was written.
-        kl: weight of the distance to the reference; 0 needs no reference.
+        kl: weight of the distance to the reference, as a multiple of the part's own weight.
+        text_kl: the same of text; None for `kl`. With both 0 there is no reference.
         token_share: of a picture's tokens that `grpo` trains, the most uncertain ones first.
         levels: noise levels per image token of `nft`, and trajectories that tell uncertainty.
     """
@@ -73,13 +75,21 @@ class PolicySettings:
     beta: float = 1.0
     advantage_limit: float = 5.0
     clip: float = 1e-3
+    text_clip: float = 0.2
     image: float = 1.0
     text: float = 0.0
     bad_text: float = 1.0
     temperature: float = 1.0
     kl: float = 0.0
+    text_kl: float | None = None
     token_share: float = 1.0
     levels: int = 4
+
+    @property
+    def distances(self) -> tuple[float, float]:
+        """Weights of the distances of pictures and of text."""
+        text = self.kl if self.text_kl is None else self.text_kl
+        return self.kl * self.image, text * self.text
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ class PolicyStage:
     Args:
         config: of the model.
         settings: see `PolicySettings`.
-        reference: weights to stay near, see `train.ema.copied`; None without `settings.kl`.
+        reference: weights to stay near, see `train.ema.copied`; None without distances.
 
     Attributes:
         old: weights that drew the samples, where these serve several updates; None where they serve
@@ -156,10 +166,10 @@ class PolicyStage:
         self.settings, self.reference = settings, reference
         self.old: Mapping[str, Tensor] | None = None
         self.rows = DocumentRows(config, settings.levels)
+        pictures, text = settings.distances
         self.loss_weights = {
             "policy_loss": settings.image, "text_policy_loss": settings.text,
-            "kl": settings.kl * settings.image, "text_kl": settings.kl * settings.text,
-            "ratio": 0.0,
+            "kl": pictures, "text_kl": text, "ratio": 0.0,
         }  # fmt: skip
 
     @property
@@ -287,7 +297,7 @@ class PolicyStage:
         old = batch.seen[f"{OLD}/text"]
         worth = batch.rows.text
         worth = torch.where(worth < 0, self.settings.bad_text * worth, worth)
-        loss = clipped_policy_loss(log_prob, old, worth, self.settings.clip)
+        loss = clipped_policy_loss(log_prob, old, worth, self.settings.text_clip)
         out = {"text_policy_loss": loss.sum()}
         if self.reference is not None:
             out["text_kl"] = text_divergence(batch.seen[f"{REFERENCE}/text"], log_prob).sum()
