@@ -309,7 +309,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.unsure < 1:
         raise NextStepError(f"--unsure must be at least 1, not {asked.unsure:g}")
-    start = str(asked.folder.absolute() / START) if asked.unsure > 1 else asked.model
+    own = asked.folder.absolute() / f"{START}-{asked.unsure:g}"
+    start = str(own) if asked.unsure > 1 else asked.model
     experiment = Experiment(
         asked.folder.absolute(), start, asked.samples, asked.held_out, asked.offline_steps,
         asked.seed, asked.set, tuple(dict.fromkeys(asked.methods)),
@@ -324,7 +325,7 @@ def main() -> None:
     if asked.plan:
         return
     if asked.unsure > 1:
-        write_unsure(asked.model, asked.unsure, Path(start))
+        write_unsure(asked.model, asked.unsure, own)
     run_all(jobs, experiment.folder, asked.cores)
     models = {name: experiment.model_of(name) for name in experiment.names}
     write_report(experiment.folder, models, list(SETTINGS), curves(experiment))

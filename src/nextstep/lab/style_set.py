@@ -52,7 +52,7 @@ def shots(count: int, seed: int, held_out: bool) -> list[Shot]:
     """Pictures of the set, or of objects that are kept out of it.
 
     Objects fill the picture: in places and sizes that a caption does not tell, a model of this
-    size learns no object at all.
+    size hardly learns them.
 
     Args:
         count: how many; one after another they go through all objects and backgrounds, and then

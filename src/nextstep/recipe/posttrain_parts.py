@@ -121,8 +121,8 @@ class RlParts(SequenceParts):
         freeze(self.model, recipe.model.freeze if recipe.model else ())
         settings = PolicySettings(
             asked.method, asked.beta, asked.advantage_limit, asked.clip, asked.text_clip,
-            asked.image, asked.text, asked.bad_text, drawn.temperature, asked.kl,
-            asked.text_kl, asked.token_share, asked.levels,
+            asked.image, asked.text, asked.bad_text, drawn.temperature, asked.distances,
+            asked.token_share, asked.levels,
         )  # fmt: skip
         reference = copied(self.model) if asked.needs_reference else None
         self.stage = PolicyStage(self.config, settings, reference)

@@ -104,10 +104,15 @@ class Policy(Section):
     """Noise levels per image token."""
 
     @property
+    def distances(self) -> tuple[float, float]:
+        """Weights of the distances of pictures and of text in the whole loss."""
+        text = self.kl if self.text_kl is None else self.text_kl
+        return self.kl * self.image, text * self.text
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the weights that the run started from are kept to compare with."""
-        text = self.kl if self.text_kl is None else self.text_kl
-        return bool(self.kl * self.image or text * self.text)
+        return any(self.distances)
 
 
 class Preference(Section):

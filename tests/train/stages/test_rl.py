@@ -56,7 +56,7 @@ def trainable() -> NextStepModel:
 
 def stage(model: NextStepModel, **settings) -> PolicyStage:
     chosen = PolicySettings(levels=3, **settings)
-    return PolicyStage(TINY, chosen, copied(model) if chosen.kl else None)
+    return PolicyStage(TINY, chosen, copied(model) if any(chosen.distances) else None)
 
 
 def observed(made: PolicyStage, model: NextStepModel, rows: PolicyRows):
@@ -73,7 +73,7 @@ def test_the_ratio_on_policy_is_exactly_one(
     text_tokenizer: TextTokenizer, step: int, share: float
 ) -> None:
     model = trainable()
-    made = stage(model, method="grpo", text=1.0, kl=0.1, token_share=share)
+    made = stage(model, method="grpo", text=1.0, distances=(0.1, 0.1), token_share=share)
     batch = observed(made, model, rows_of(made, text_tokenizer, step=step))
     losses = made.losses(model, batch)
     counts = made.counts(batch)
@@ -152,7 +152,7 @@ def test_text_learns_alone_and_from_the_better_ids_alone(
 
 def test_the_reference_pulls_back(text_tokenizer: TextTokenizer) -> None:
     model = trainable()
-    made = stage(model, kl=1.0, text=1.0)
+    made = stage(model, distances=(1.0, 1.0), text=1.0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02)
@@ -167,8 +167,8 @@ def test_the_reference_pulls_back(text_tokenizer: TextTokenizer) -> None:
 
 
 def test_text_may_be_held_by_another_weight_and_clip(text_tokenizer: TextTokenizer) -> None:
-    assert PolicySettings(kl=0.5, image=3.0, text=2.0).distances == (1.5, 1.0)
-    assert PolicySettings(kl=0.5, text_kl=0.0, image=3.0, text=2.0).distances == (1.5, 0.0)
+    assert Policy(kl=0.5, image=3.0, text=2.0).distances == (1.5, 1.0)
+    assert Policy(kl=0.5, text_kl=0.0, image=3.0, text=2.0).distances == (1.5, 0.0)
     assert Policy(kl=0.5, image=0.0, text=1.0).needs_reference
     assert not Policy(kl=0.5, text_kl=0.0, image=0.0, text=1.0).needs_reference
     model = trainable()

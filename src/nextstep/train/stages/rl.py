@@ -65,8 +65,8 @@ class PolicySettings:
         text: weight of the text part; 0 leaves it out.
         bad_text: share of that weight which ids with an advantage below 0 have.
         temperature: at which the text was written.
-        kl: weight of the distance to the reference, as a multiple of the part's own weight.
-        text_kl: the same of text; None for `kl`. With both 0 there is no reference.
+        distances: weights of the distances to the reference, of pictures and of text; with both 0
+            there is no reference.
         token_share: of a picture's tokens that `grpo` trains, the most uncertain ones first.
         levels: noise levels per image token of `nft`, and trajectories that tell uncertainty.
     """
@@ -80,16 +80,9 @@ class PolicySettings:
     text: float = 0.0
     bad_text: float = 1.0
     temperature: float = 1.0
-    kl: float = 0.0
-    text_kl: float | None = None
+    distances: tuple[float, float] = (0.0, 0.0)
     token_share: float = 1.0
     levels: int = 4
-
-    @property
-    def distances(self) -> tuple[float, float]:
-        """Weights of the distances of pictures and of text."""
-        text = self.kl if self.text_kl is None else self.text_kl
-        return self.kl * self.image, text * self.text
 
 
 @dataclass(frozen=True)
