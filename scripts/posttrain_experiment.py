@@ -35,8 +35,8 @@ ONLINE = {"nft": "rl-nano", "grpo": "rl-grpo-nano"}
 METHODS = (BASELINE, *ONLINE, *(f"dpo-{beta}" for beta in BETAS))
 SAMPLES = 16
 """Of a prompt."""
-ONLINE_PROMPTS, ONLINE_UPDATES = 8, 4
-"""Of a rollout of a method that draws its own samples; every update takes other samples."""
+ONLINE_PROMPTS, ONLINE_PARTS, ONLINE_PASSES = 8, 4, 2
+"""Of a rollout of a method that draws its own samples; an update takes one part."""
 MIXTURE = f"{{{', '.join(f'{task}: 1' for task in TASKS)}}}"
 """Every task as often as the others: a name of a group alone would have the group's weight."""
 HELD_OUT_SAMPLES = 2
@@ -160,16 +160,17 @@ class Experiment:
 
     def _online(self, name: str, recipe: str) -> Job:
         """A method that draws its own samples."""
-        together = ONLINE_PROMPTS * SAMPLES
+        together, updates = ONLINE_PROMPTS * SAMPLES, ONLINE_PARTS * ONLINE_PASSES
         world = f"{{name: world, options: {{edition: {EDITION}, pixels: 128, tasks: {MIXTURE}}}}}"
         changes = [
-            f"steps={self.samples // together * ONLINE_UPDATES}", f"data.sources.0.world={world}",
+            f"steps={self.samples // together * updates}", f"data.sources.0.world={world}",
             f"rollouts.prompts={ONLINE_PROMPTS}", f"rollouts.samples={SAMPLES}",
-            f"rollouts.updates={ONLINE_UPDATES}", f"rollouts.minibatches={ONLINE_UPDATES}",
+            f"rollouts.updates={updates}", f"rollouts.minibatches={ONLINE_PARTS}",
         ]  # fmt: skip
-        each = SECONDS["draw" if name == "nft" else "draw cps"] + SECONDS["learn"]
-        looks = SECONDS["look"] * (1 if name == "nft" else 3)
-        return self._training(name, recipe, changes, self.samples * (each + looks))
+        drawn = SECONDS["draw" if name == "nft" else "draw cps"]
+        learned = SECONDS["learn"] + SECONDS["look"] * (2 if name == "nft" else 3)
+        each = drawn + ONLINE_PASSES * learned
+        return self._training(name, recipe, changes, self.samples * each)
 
     def _training(
         self, name: str, recipe: str, changes: list[str], seconds: float, needs: Sequence[str] = ()
@@ -272,7 +273,7 @@ def _run(job: Job, folder: Path) -> int:
 
 def curves(experiment: Experiment) -> Curves:
     """Which figures of which logs are plotted."""
-    each = ONLINE_PROMPTS * SAMPLES // ONLINE_UPDATES
+    each = ONLINE_PROMPTS * SAMPLES // (ONLINE_PARTS * ONLINE_PASSES)
     online = {name: (experiment.folder / name, each) for name in ONLINE}
     betas = {f"beta {beta}": (experiment.folder / f"dpo-{beta}", 1) for beta in BETAS}
     return {

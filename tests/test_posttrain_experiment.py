@@ -57,7 +57,8 @@ def test_all_methods_draw_equally_many_samples(script: ModuleType, tmp_path: Pat
             assert recipe.rollouts is not None
             drawn = recipe.steps * recipe.rollouts.prompts * recipe.rollouts.samples
             assert drawn == 1280 * recipe.rollouts.updates
-            assert recipe.rollouts.updates == recipe.rollouts.minibatches
+            passes = script.ONLINE_PASSES
+            assert recipe.rollouts.updates == passes * recipe.rollouts.minibatches
         else:
             assert recipe.data.sources[0].rollouts == str(tmp_path / "rollouts")
         assert set(job.needs) <= jobs.keys()
