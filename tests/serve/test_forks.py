@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from nextstep.engine.token_uncertainty import measure
 from nextstep.pipeline import NextStepPipeline
+from nextstep.serve.api.server import build_app
 from tests.serve.conftest import Running, alone, data_uri, engine_of, picture_bytes, running, until
 from tests.serve.test_jobs import submit, told_by
 
@@ -60,6 +63,21 @@ def test_a_fork_keeps_rows_and_continues_alone(service: Running, done: dict[str,
     # A fork can be forked.
     again = ask(service, f"{other['id']}/fork", row=4)
     assert png(service, again["id"]) == made
+
+
+def test_pictures_of_a_fitted_solver_are_gone_on_from(tiny_pipeline: NextStepPipeline) -> None:
+    """The model's own settings hold a table, whose steps are not the number that stands beside."""
+    own = tiny_pipeline.defaults
+    generate = replace(own.generate, solver="multistep", steps=8, table=(0.3, -0.2))
+    fitted = copy.copy(tiny_pipeline)
+    fitted.defaults = replace(own, generate=generate)
+    with running(build_app(fitted, "tiny", None)) as service:
+        first = submit(service.url, **TALL)
+        whole = png(service, first["id"])
+        same = ask(service, f"{first['id']}/fork", row=1)
+        assert same["settings"]["steps"] == 2 and png(service, same["id"]) == whole
+        more = ask(service, f"{first['id']}/resample", rows=[2, 3], seed=9)
+        assert (pixels(png(service, more["id"]))[:32] == pixels(whole)[:32]).all()
 
 
 def test_a_running_picture_is_forked_and_stopped(service: Running) -> None:

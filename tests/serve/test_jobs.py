@@ -231,3 +231,26 @@ def test_while_it_stops_nothing_new_is_taken(app_of: Callable) -> None:
         assert httpx2.get(f"{made.url}/ready").status_code == 503
         with pytest.raises(openai.InternalServerError, match="stopping"):
             made.openai().images.generate(prompt="a")
+
+
+JUMP = {"prompt": "a red apple", "size": "32x32", "solver": "flow_map"}
+WORDS = [{"role": "user", "content": "a"}]
+ASKED: dict[str, dict[str, Any]] = {
+    "jobs": {"json": JUMP},
+    "v1/images/generations": {"json": JUMP},
+    "v1/images/edits": {"data": JUMP, "files": {"image": picture_bytes()}},
+    "v1/chat/completions": {
+        "json": {"messages": WORDS, "modalities": ["image"], "solver": "flow_map"}
+    },
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_solver_that_the_model_lacks_is_refused_and_harms_nobody(
+    service: Running, path: str
+) -> None:
+    busy = submit(service.url, **SLOW)
+    answer = httpx2.post(f"{service.url}/{path}", **ASKED[path])
+    assert answer.status_code == 400 and "does not jump" in answer.text
+    assert httpx2.get(f"{service.url}/jobs/{busy['id']}").json()["state"] in ("queued", "running")
+    httpx2.post(f"{service.url}/jobs/{busy['id']}/cancel")

@@ -326,7 +326,7 @@ class Engine:
                     if event.kind in ENDS:
                         ends[event.ticket] = event
                     if event.kind == "failed":
-                        raise NextStepError(event.message)
+                        raise event.error or NextStepError(event.message)
                 if on_step is not None:
                     on_step(events)
         except BaseException:

@@ -104,6 +104,7 @@ class Event:
         request: with the last event of a `Request`, as it was drawn.
         picture: with `finished`, and with `stopped` the rows that are done; only of a `Request`.
         message: why it failed, is late or stops, one sentence.
+        error: of a sequence that failed, what went wrong when the request was not at fault.
         bad_input: whether the request was at fault.
         code: why it failed, where its client may try again later; see `serve.jobs.backend`.
         job: its id, for clients.
@@ -127,6 +128,7 @@ class Event:
     end: int | None = None
     request: Request | None = None
     picture: GeneratedPicture | None = None
+    error: Exception | None = None
     bad_input: bool = False
     code: str = ""
     job: str = ""

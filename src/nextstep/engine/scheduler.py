@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +21,11 @@ from torch import Tensor
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import Backend, Place
 from nextstep.engine.events import ENDS, Event, Kind
-from nextstep.engine.sequence import ImageSequence, SequenceState, TextSequence, choose_ids
+from nextstep.engine.sequence import ImageSequence, SequenceState, TextSequence
 from nextstep.errors import NextStepError
 from nextstep.model.nextstep import NextStepModel
+
+S = TypeVar("S", bound=SequenceState)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,10 @@ class Scheduler:
         return sum(one.bytes for one in self._running())
 
     def step(self) -> list[Event]:
-        """Admit what fits and advance every running picture by an image token, or more ahead."""
+        """Admit what fits and advance every running picture by an image token, or more ahead.
+
+        One that fails ends alone; the others go on.
+        """
         now = self.clock()
         for sequence in list(self._sequences.values()):
             if now > sequence.deadline:
@@ -156,13 +162,9 @@ class Scheduler:
         running = self._running()
         pictures = [one for one in running if isinstance(one, ImageSequence)]
         texts = [one for one in running if isinstance(one, TextSequence)]
-        if pictures:
-            self._sample(pictures)
-        if texts:
-            self._write(texts)
-        self._feed(
-            [one for one in pictures if one.is_running], [one for one in texts if one.is_running]
-        )
+        self._apart(self._sample, pictures)
+        self._apart(self._write, texts)
+        self._apart(self._feed, [one for one in (*pictures, *texts) if one.is_running])
         self.steps += 1
         events, self._pending = self._pending, []
         return events
@@ -198,6 +200,28 @@ class Scheduler:
         for client in [name for name in self._served if name not in active]:
             del self._served[client]
 
+    def _apart(self, work: Callable[[Sequence[S]], None], sequences: Sequence[S]) -> None:
+        """Do work for all together, or for each alone when that fails.
+
+        What fails for all must have changed none of them.
+        """
+        if not sequences:
+            return
+        try:
+            work(sequences)
+        except Exception as error:
+            if len(sequences) == 1:
+                self._fail(sequences[0], error)
+                return
+            for sequence in sequences:
+                self._apart(work, [sequence])
+
+    def _fail(self, sequence: SequenceState, error: Exception) -> None:
+        """End one that cannot go on."""
+        self._end(sequence, "failed", str(error))
+        if not isinstance(error, ValueError):
+            self._pending[-1] = replace(self._pending[-1], error=error)
+
     def _catch_client_up(self, client: str) -> None:
         """A client that comes anew has no claim on the past."""
         if client not in self._served:
@@ -229,8 +253,7 @@ class Scheduler:
                 used, count = used + sequence.bytes, count + 1
             if any(before.passed >= limits.passes for before in held_up):
                 break
-        if admitted:
-            self._start(admitted)
+        self._apart(self._start, admitted)
 
     def _charge(self, sequence: SequenceState) -> bool:
         """Count what an admitted one takes; whether anything is left to sample."""
@@ -249,22 +272,18 @@ class Scheduler:
     def _start(self, sequences: Sequence[SequenceState]) -> None:
         """Read the prompts of admitted ones, all together, and tell them."""
         asked = [sequence.prompts_to_read() for sequence in sequences]
-        try:
-            prompts, rooms = zip(*(one for own in asked for one in own), strict=True)
-            read = iter(self.backend.prefill(prompts, rooms))
-        except ValueError as error:
-            if len(sequences) == 1:
-                self._end(sequences[0], "failed", str(error))
-                return
-            for sequence in sequences:
-                self._start([sequence])
-            return
+        prompts, rooms = zip(*(one for own in asked for one in own), strict=True)
+        read = iter(self.backend.prefill(prompts, rooms))
         for sequence, own in zip(sequences, asked, strict=True):
             prefilled = [next(read) for _ in own]
-            sequence.start(self.backend, prefilled, self.model.config.token_size)
-            self._tell(sequence, "started")
+            try:
+                sequence.start(self.backend, prefilled, self.model.config.token_size)
+            except Exception as error:
+                self._fail(sequence, error)
+            else:
+                self._tell(sequence, "started")
 
-    def _sample(self, pictures: list[ImageSequence]) -> None:
+    def _sample(self, pictures: Sequence[ImageSequence]) -> None:
         asked = [picture.sample_requests() for picture in pictures]
         sampled = self.backend.sample([one for own in asked for one in own])
         sound = bool(torch.isfinite(torch.stack(sampled)).all())
@@ -285,9 +304,15 @@ class Scheduler:
             return False
         return True
 
-    def _write(self, texts: list[TextSequence]) -> None:
+    def _write(self, texts: Sequence[TextSequence]) -> None:
         """One id of every text."""
-        for text, chosen in zip(texts, choose_ids(self.backend, texts), strict=True):
+        logits = self.backend.logits(torch.stack([text.hidden for text in texts]))
+        for text, own in zip(texts, logits, strict=True):
+            try:
+                chosen = text.next_id(own)
+            except Exception as error:
+                self._fail(text, error)
+                continue
             if chosen in text.ends:
                 self._finish_text(text, chosen)
                 continue
@@ -305,15 +330,17 @@ class Scheduler:
         try:
             following = text.then(text.ids)
             following.bytes = following.check(self.model, self.limits.cache_bytes)
-        except ValueError as error:
-            self._end(text, "failed", str(error))
+        except Exception as error:
+            self._fail(text, error)
             return
         following.ticket, following.arrived = text.ticket, text.arrived
         following.passed = text.passed
         self._sequences[text.ticket] = following
 
-    def _feed(self, pictures: list[ImageSequence], texts: list[TextSequence]) -> None:
-        """Let the backbone read what pictures and texts have new, in one step."""
+    def _feed(self, sequences: Sequence[SequenceState]) -> None:
+        """Let the backbone read what pictures and then texts have new, in one step."""
+        pictures = [one for one in sequences if isinstance(one, ImageSequence)]
+        texts = [one for one in sequences if isinstance(one, TextSequence)]
         embedded, places, sizes = list[Tensor](), list[Place](), list[int]()
         if pictures:
             tokens, coordinates, own = zip(*(one.rows() for one in pictures), strict=True)
@@ -327,8 +354,6 @@ class Scheduler:
         if texts:
             embedded.append(self.backend.embed_ids([text.ids[-1] for text in texts]))
             places += [text.place() for text in texts]
-        if not places:
-            return
         hidden = self.backend.step(torch.cat(embedded), places)
         states = iter(hidden.split([*sizes, *(1 for _ in texts)]))
         for picture in pictures:
@@ -351,7 +376,7 @@ def draw(
     ends = {event.ticket: event for event in scheduler.run_until_idle() if event.kind in ENDS}
     for event in ends.values():
         if event.kind == "failed":
-            raise NextStepError(event.message)
+            raise event.error or NextStepError(event.message)
     return [ends[ticket].tokens for ticket in tickets]
 
 

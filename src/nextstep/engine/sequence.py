@@ -24,6 +24,7 @@ from nextstep.engine.decode import DecodeSettings, FixedTokens
 from nextstep.engine.text_sampling import Choose
 from nextstep.errors import NextStepError
 from nextstep.flow.noise import KeyedNoise, NoiseSource
+from nextstep.model.flow_head import check_solver
 from nextstep.model.nextstep import NextStepModel
 from nextstep.vae.latents import raster_coordinates
 
@@ -159,6 +160,7 @@ class ImageSequence(SequenceState):
 
     def check(self, model: NextStepModel, budget: int) -> int:
         """See `SequenceState.check`."""
+        check_solver(self.decode.solver.name, model.config)
         longest = max(len(self.prompts[name].ids) for name in self.decode.branches)
         length, limit = longest + self.decode.tokens, model.config.max_position_embeddings
         if length > limit:
@@ -350,16 +352,11 @@ class TextSequence(SequenceState):
         """Where the last id is stored."""
         return Place(self.slots[0], len(self.prompt.ids) + len(self.ids) - 1)
 
-
-def choose_ids(backend: Backend, texts: Sequence[TextSequence]) -> list[int]:
-    """The next id of every text."""
-    logits = backend.logits(torch.stack([text.hidden for text in texts]))
-    chosen = []
-    for row, text in zip(logits, texts, strict=True):
-        own = row.clone()
-        own[list(text.forbidden)] = -torch.inf
-        chosen.append(text.choose(own))
-    return chosen
+    def next_id(self, logits: Tensor) -> int:
+        """Chosen from logits [V], which stay as they are."""
+        allowed = logits.clone()
+        allowed[list(self.forbidden)] = -torch.inf
+        return self.choose(allowed)
 
 
 def _listed(tokens: Tensor | None) -> list[Tensor]:

@@ -19,6 +19,20 @@ from nextstep.errors import NextStepError
 TIME_SIZE = 256
 MAX_PERIOD = 10_000
 NORM_EPS = 1e-6
+NO_JUMPS = (
+    "this model's flow head does not jump: solver 'flow_map' is for models of the distill stage; "
+    "choose another one"
+)
+
+
+def check_solver(solver: str, config: NextStepConfig) -> None:
+    """Whether a model's flow head can answer a solver.
+
+    Raises:
+        NextStepError: when it jumps and the head was not taught to.
+    """
+    if solver == "flow_map" and not config.flow_map:
+        raise NextStepError(NO_JUMPS)
 
 
 def time_sinusoid(t: Tensor, size: int = TIME_SIZE) -> Tensor:
@@ -138,10 +152,7 @@ class FlowHead(nn.Module):
         net = self.net
         if net.span_embed is None or net.guidance_embed is None:
             if bool(span.any()):
-                raise NextStepError(
-                    "this model's flow head does not jump: solver 'flow_map' is for models of the "
-                    "distill stage; choose another one"
-                )
+                raise NextStepError(NO_JUMPS)
             return [(net.time_embed, t)]
         return [(net.time_embed, t), (net.span_embed, span), (net.guidance_embed, guidance)]
 

@@ -171,7 +171,7 @@ async def _submitted(
         height=asked.grid[0] * side,
         width=asked.grid[1] * side,
         seed=asked.seed,
-        settings=vars(asked.settings),
+        settings=asked.settings.recorded(),
         parent=parent,
         given=worded.record().get("prompt_given", "") if worded else "",
         warnings=worded.warnings if worded else (),

@@ -75,7 +75,7 @@ class ChatTask(ServiceTask):
                 self._tell_text(list(event.ids))
         elif event.kind == "failed":
             del self.tickets[event.ticket]
-            self.end(Event("failed", message=event.message, bad_input=True))
+            self.fail(event)
         elif event.kind in ("finished", "stopped"):
             del self.tickets[event.ticket]
             self.stopped = event.kind == "stopped"

@@ -21,6 +21,7 @@ from nextstep.engine.settings import check_used
 from nextstep.engine.state import PictureState
 from nextstep.engine.token_uncertainty import measure
 from nextstep.errors import NextStepError
+from nextstep.model.flow_head import check_solver
 from nextstep.model.folder import limits_of
 from nextstep.serve.jobs import backend as b
 from nextstep.serve.jobs.chat_task import ChatTask
@@ -98,7 +99,7 @@ class EngineBackend:
             return None
         engine, own = self.engine, self.engine.defaults
         base = own.edit if request.sources or request.parts else own.generate
-        base.with_values(**request.settings)
+        check_solver(base.with_values(**request.settings).solver, engine.model.config)
         if request.task == b.CHAT:
             check_used("story" if request.draws else "read", request.settings)
         if request.task == b.GENERATE:

@@ -121,6 +121,14 @@ class ServiceTask(ABC):
         self.tickets.clear()
         self.tell(event)
 
+    def fail(self, event: Event) -> None:
+        """End because one of the tickets failed."""
+        if event.error is None:
+            self.end(Event("failed", message=event.message, bad_input=True))
+            return
+        log.error("a job failed", exc_info=event.error, extra={"job": self.job.id})
+        self.end(Event("failed", message=INTERNAL))
+
     @property
     def is_heavy(self) -> bool:
         """Whether preparing it takes longer than a step of the engine may."""
@@ -273,7 +281,7 @@ class PictureTask(ServiceTask):
             self._decode(index, event.request, event.tokens)
         elif event.kind == "failed":
             del self.tickets[event.ticket]
-            self.end(Event("failed", message=event.message, bad_input=True))
+            self.fail(event)
 
     def _decode(self, index: int, request: Request, tokens: torch.Tensor) -> None:
         state = replace(self.states[index], request=request, tokens=tokens)
