@@ -11,28 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from nextstep.engine import pretrained as folders
 from nextstep.engine.backends import backend_of
 from nextstep.engine.backends.base import ROWS, Backend
 from nextstep.engine.backends.cpu_kernels import core_of
+from nextstep.engine.batches import run_part
 from nextstep.engine.chat.conversation import Conversation, Part
 from nextstep.engine.chat.conversations import Conversations
 from nextstep.engine.engine import Engine
-from nextstep.engine.events import Event
-from nextstep.engine.request import Request, SourceLimits
-from nextstep.engine.results import GeneratedPicture, Progress, noted
+from nextstep.engine.request import Request, SourceLimits, series
+from nextstep.engine.results import GeneratedPicture, OnPicture, Progress
 from nextstep.engine.scheduler import EngineLimits
-from nextstep.engine.settings import ModelDefaults, check_count, check_seed, check_used
+from nextstep.engine.settings import ModelDefaults, check_count, check_used
 from nextstep.errors import NextStepError
-from nextstep.flow.noise import NoiseSource, OnePicture
+from nextstep.flow.noise import NoiseSource
 from nextstep.image import pictures
 from nextstep.image.pictures import PictureLike
 from nextstep.kernels import formats
 from nextstep.model import quantization as quantising
 from nextstep.text.introduction import check_conversation
-from nextstep.text.vocabulary import Vocabulary, checked_prompts
+from nextstep.text.vocabulary import CheckedPrompt, Vocabulary, checked_prompts
 
 if TYPE_CHECKING:
     from nextstep.model.nextstep import NextStepModel
@@ -143,6 +142,7 @@ class NextStepPipeline:
         seed: int | Sequence[int] = 0,
         batch_size: int = 8,
         on_progress: Callable[[Progress], None] | None = None,
+        on_picture: OnPicture | None = None,
         noise: NoiseSource | None = None,
         **settings: Any,
     ) -> list[GeneratedPicture]:
@@ -156,6 +156,7 @@ class NextStepPipeline:
                 not depend on what else is asked for.
             batch_size: pictures made together; does not change them.
             on_progress: told after every image token.
+            on_picture: told the place in the result and a picture as soon as it is done.
             noise: recorded draws instead of the seed's, for comparisons; without Jacobi decoding.
             **settings: fields of `GenerationSettings`.
 
@@ -168,8 +169,8 @@ class NextStepPipeline:
         check_count(num_images, batch_size)
         worded = checked_prompts(self.vocabulary, prompt, Vocabulary.prompt)
         first = self.engine().request("", height=height, width=width, **settings)
-        requests = _series(first, [one.text for one in worded], seed, num_images)
-        return noted(self.run(requests, batch_size, on_progress, noise), worded)
+        requests, records = _series(first, worded, seed, num_images)
+        return self.run(requests, batch_size, on_progress, noise, on_picture, records)
 
     def edit(
         self,
@@ -183,6 +184,7 @@ class NextStepPipeline:
         seed: int | Sequence[int] = 0,
         batch_size: int = 8,
         on_progress: Callable[[Progress], None] | None = None,
+        on_picture: OnPicture | None = None,
         noise: NoiseSource | None = None,
         **settings: Any,
     ) -> list[GeneratedPicture]:
@@ -196,7 +198,8 @@ class NextStepPipeline:
             mask: where the first source may change, see `image.masks.read_mask`. Image tokens that
                 it does not touch are kept, and pixels outside it stay what they are.
             height, width: of the result; default the first source's size after resizing.
-            num_images, seed, batch_size, on_progress, noise, **settings: as in `generate`.
+            num_images, seed, batch_size, on_progress, on_picture, noise, **settings: as in
+                `generate`.
 
         Raises:
             ValueError: for a setting out of range, a bad picture or mask, or tags that do not
@@ -207,13 +210,13 @@ class NextStepPipeline:
             raise NextStepError("an edit needs at least one source picture")
         check_count(num_images, batch_size)
         worded = checked_prompts(self.vocabulary, instruction, Vocabulary.instruction)
-        texts = [one.text for one in worded]
         # Its tags must fit the sources, so it is the first one that is asked for.
         first = self.engine().request(
-            texts[0] if texts else "", opened, mask=mask, height=height, width=width, **settings
-        )
-        requests = _series(first, texts, seed, num_images)
-        return noted(self.run(requests, batch_size, on_progress, noise), worded)
+            worded[0].text if worded else "", opened, mask=mask, height=height, width=width,
+            **settings,
+        )  # fmt: skip
+        requests, records = _series(first, worded, seed, num_images)
+        return self.run(requests, batch_size, on_progress, noise, on_picture, records)
 
     def run(
         self,
@@ -221,8 +224,15 @@ class NextStepPipeline:
         batch_size: int = 8,
         on_progress: Callable[[Progress], None] | None = None,
         noise: NoiseSource | None = None,
+        on_picture: OnPicture | None = None,
+        records: Sequence[dict[str, Any]] = (),
     ) -> list[GeneratedPicture]:
         """The pictures of requests, see `Engine.request`; in order.
+
+        Args:
+            requests: what is asked for.
+            batch_size, on_progress, noise, on_picture: as in `generate`.
+            records: of each request, what its picture records besides its settings.
 
         Raises:
             ValueError: before any work is done when one of them could never run.
@@ -231,44 +241,18 @@ class NextStepPipeline:
             raise NextStepError(f"batch size must be at least 1, not {batch_size}")
         for one in {(id(r.sources), r.prompt): r for r in requests}.values():
             one.sequence(self.text_tokenizer, self.model.config.max_position_embeddings)
-        done: list[GeneratedPicture] = []
+        done: dict[int, GeneratedPicture] = {}
+
+        def keep(place: int, made: GeneratedPicture) -> None:
+            more = records[place] if records else {}
+            done[place] = replace(made, settings=made.settings | more)
+            if on_picture is not None:
+                on_picture(place, done[place])
+
         for start in range(0, len(requests), max(AT_ONCE, batch_size)):
             part = requests[start : start + max(AT_ONCE, batch_size)]
-            done += self._run(part, batch_size, on_progress, noise, start)
-        return done
-
-    def _run(
-        self,
-        requests: Sequence[Request],
-        batch_size: int,
-        on_progress: Callable[[Progress], None] | None,
-        noise: NoiseSource | None,
-        before: int,
-    ) -> list[GeneratedPicture]:
-        engine = self.engine(batch_size)
-        tickets = {
-            engine.submit(one, noise=noise and OnePicture(noise, before + place)): one
-            for place, one in enumerate(requests)
-        }
-        live, finished = dict[int, Tensor](), before
-
-        def told(events: Sequence[Event]) -> None:
-            nonlocal finished
-            grown = [event for event in events if event.kind in ("token", "row")]
-            live.update({event.ticket: event.tokens for event in grown if len(event.tokens)})
-            if live and grown and on_progress is not None:
-                ticket, tokens = min(live.items(), key=lambda one: len(one[1]))
-                total = tickets[ticket].decode.tokens
-                shown = [(known, tickets[t].grid) for t, known in live.items()]
-                preview = lambda: [engine.preview(*one) for one in shown]  # noqa: E731
-                on_progress(Progress(len(tokens), total, len(live), finished, preview))
-            for event in events:
-                if event.kind == "finished":
-                    finished += 1
-                    live.pop(event.ticket, None)
-
-        ends = engine.wait(list(tickets), told)
-        return [engine.picture(end.request, end.tokens) for end in ends if end.request is not None]
+            run_part(self.engine(batch_size), part, start, keep, on_progress, noise)
+        return [done[place] for place in range(len(requests))]
 
     def engine(self, running: int = EngineLimits.running, block_rows: int | None = None) -> Engine:
         """An engine of this model for one caller.
@@ -315,6 +299,7 @@ class NextStepPipeline:
         temperature: float = 0.0,
         seed: int = 0,
         on_progress: Callable[[Progress], None] | None = None,
+        on_picture: OnPicture | None = None,
         **settings: Any,
     ) -> list[str | GeneratedPicture]:
         """Go on from text (`str`) and pictures (images or paths) in any order.
@@ -325,7 +310,7 @@ class NextStepPipeline:
             max_tokens: most ids of one stretch of text.
             temperature: of the text; 0 takes the likeliest ids.
             seed: of the pictures and of drawn text.
-            on_progress: told after every image token.
+            on_progress, on_picture: as in `generate`.
             **settings: fields of `GenerationSettings`.
 
         Returns:
@@ -335,7 +320,12 @@ class NextStepPipeline:
         check_conversation(self.vocabulary, parts)
         told = self.conversation(seed, **settings)
         told.read(*parts)
-        return list(told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress))
+        made: list[str | GeneratedPicture] = []
+        for part in told.go_on(max_pictures, max_tokens, temperature, on_progress=on_progress):
+            made.append(part)
+            if on_picture is not None and not isinstance(part, str):
+                on_picture(told.drawn - 1, part)
+        return made
 
     def read(
         self,
@@ -354,7 +344,7 @@ class NextStepPipeline:
             max_tokens: most ids of the answer.
         """
         told = self.conversation()
-        told.read(*map(_as_picture, pictures.listed(image)))
+        told.read(*map(pictures.not_text, pictures.listed(image)))
         check_conversation(self.vocabulary, [image, question])
         if question:
             told.read_question(question)
@@ -370,31 +360,13 @@ class NextStepPipeline:
     ) -> GeneratedPicture:
         """The picture after an action; several steps are turns of one `conversation`."""
         told = self.conversation(seed, **settings)
-        told.read(_as_picture(image))
+        told.read(pictures.not_text(image))
         return told.draw_from(action, on_progress=on_progress)
 
 
 def _series(
-    first: Request, prompts: Sequence[str], seed: int | Sequence[int], count: int
-) -> list[Request]:
-    """A request as often as asked for: every prompt with its seed, and `count` pictures of each."""
-    seeds, each = _seeds(seed, len(prompts)), range(count)
-    return [
-        replace(first, prompt=text, seed=own, index=index)
-        for text, own in zip(prompts, seeds, strict=True)
-        for index in each
-    ]
-
-
-def _as_picture(source: PictureLike) -> PictureLike:
-    """A picture where text cannot be meant: a name is its path."""
-    return Path(source) if isinstance(source, str) else source
-
-
-def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
-    seeds = [seed] * prompts if isinstance(seed, int) else list(seed)
-    if len(seeds) != prompts:
-        raise NextStepError(f"{len(seeds)} seeds were given for {prompts} prompts")
-    for value in seeds:
-        check_seed(value)
-    return seeds
+    first: Request, worded: Sequence[CheckedPrompt], seed: int | Sequence[int], count: int
+) -> tuple[list[Request], list[dict[str, Any]]]:
+    """Requests for `count` pictures of each prompt, and what was changed in its words."""
+    requests = series(first, [one.text for one in worded], seed, count)
+    return requests, [one.record() for one in worded for _ in range(count)]

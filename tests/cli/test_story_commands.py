@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from nextstep.engine.engine import Engine
 from nextstep.engine.pretrained import load_parts
 from tests.cli.test_commands import nextstep
 from tests.test_pipeline import picture
@@ -75,3 +77,57 @@ def test_tags_that_match_no_picture(
     status, _, err = nextstep(capsys, "story", text, "-i", scene, "-m", tiny_folder)
     assert status == 2
     assert "tag" in err
+
+
+def test_actions_that_do_not_fit_are_refused_before_the_first_picture(
+    tiny_folder: Path,
+    tmp_path: Path,
+    scene: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out = tmp_path / "next.png"
+    actions = [word for _ in range(60) for word in ("-a", "it moves right")]
+    status, _, err = nextstep(capsys, "predict", scene, *actions, "-m", tiny_folder, "-o", out)
+    assert status == 2 and "reads at most" in err
+    assert not list(tmp_path.glob("next*"))
+
+
+def test_a_picture_is_written_as_soon_as_it_is_drawn(
+    tiny_folder: Path,
+    tmp_path: Path,
+    scene: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What ends a run later takes no picture away."""
+    plain, drawn = Engine.picture, []
+
+    def ends(engine: Engine, *given: Any) -> Any:
+        drawn.append(given)
+        if len(drawn) > 1:
+            raise KeyboardInterrupt
+        return plain(engine, *given)
+
+    monkeypatch.setattr(Engine, "picture", ends)
+    status, _, _ = nextstep(
+        capsys, "generate", "a red apple", "-n", 3, "--batch-size", 1, "-m", tiny_folder,
+        "-o", tmp_path / "g.png",
+    )  # fmt: skip
+    assert status == 130
+    assert [path.name for path in sorted(tmp_path.glob("g-*"))] == ["g-0.png"]
+    drawn.clear()
+    shown, turns = Engine.show, []
+
+    def interrupted(engine: Engine, *given: Any) -> Any:
+        turns.append(given)
+        if len(turns) > 1:
+            raise KeyboardInterrupt
+        return shown(engine, *given)
+
+    monkeypatch.setattr(Engine, "show", interrupted)
+    status, _, _ = nextstep(
+        capsys, "predict", scene, "-a", "left", "-a", "right", "-m", tiny_folder,
+        "-o", tmp_path / "p.png",
+    )  # fmt: skip
+    assert status == 130
+    assert [path.name for path in sorted(tmp_path.glob("p-*"))] == ["p-0.png"]

@@ -71,6 +71,8 @@ def test_sixteen_bits_are_scaled() -> None:
     ramp = np.linspace(0, 65535, 16, dtype=np.uint16).reshape(4, 4)
     loaded = np.asarray(pictures.open_picture(Image.fromarray(ramp)))[..., 0]
     assert np.array_equal(loaded, ramp // 257)
+    with pytest.raises(ValueError, match="32-bit values are not read"):
+        pictures.open_picture(Image.fromarray(np.full((4, 4), 70_000, np.int32)))
     with pytest.raises(ValueError, match="floating-point"):
         pictures.open_picture(Image.new("F", (4, 4)))
 

@@ -64,7 +64,7 @@ def command(
     with report.progress_bar(len(prompts) * num_images, quiet=as_json) as told:
         results = pipeline.generate(
             prompts, height=sides[0], width=sides[1], num_images=num_images, seed=seed,
-            batch_size=batch_size, on_progress=told, **settings,
+            batch_size=batch_size, on_progress=told, on_picture=report.saved(paths), **settings,
         )  # fmt: skip
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
-    report.save_and_say(results, paths, times, as_json)
+    report.say(results, paths, times, as_json)

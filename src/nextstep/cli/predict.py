@@ -52,10 +52,12 @@ def command(
     report.say_read_size(pipeline, [image], [scene])
     turns = pipeline.conversation(seed, **settings)
     turns.read(scene)
+    turns.check_pictures(action)
     results = []
     with report.progress_bar(len(action), quiet=as_json) as told:
-        for step in action:
+        for step, path in zip(action, paths, strict=True):
             turns.read(step)
             results.append(turns.draw(on_progress=told))
+            results[-1].save(path)
     times = {"load_s": loaded - begun, "generate_s": time.monotonic() - loaded}
-    report.save_and_say(results, paths, times, as_json)
+    report.say(results, paths, times, as_json)

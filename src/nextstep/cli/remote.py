@@ -46,10 +46,12 @@ def pictures(
         for prompt in prompts:
             for event in client.stream(prompt, previews=False, **fields):
                 told(event)
-                made += event.pictures
+                for picture in event.pictures:
+                    save(picture, paths[len(made)])
+                    made.append(picture)
                 for warning in event.warnings:
                     typer.echo(f"nextstep: warning: {warning}", err=True)
-    _save_and_say(made, paths, server, begun, as_json)
+    _say(made, paths, server, begun, as_json)
 
 
 def story(
@@ -79,12 +81,13 @@ def predict(
     begun = time.monotonic()
     parts: list[StoryPart] = [scene]
     made: list[Part] = []
-    for action in actions:
+    for action, path in zip(actions, paths, strict=True):
         parts.append(action)
         drawn = story(server, key, parts, as_json, draw=True, max_images=1, **fields)
         made += [part for part in drawn if not isinstance(part, str)]
+        save(made[-1], path)
         parts.append(made[-1].png)
-    _save_and_say(made, paths, server, begun, as_json)
+    _say(made, paths, server, begun, as_json)
 
 
 def save(picture: Part, path: Path) -> None:
@@ -95,12 +98,10 @@ def save(picture: Part, path: Path) -> None:
     (picture if path.suffix.lower() == ".png" else made_here).save(path)
 
 
-def _save_and_say(
+def _say(
     made: Sequence[Part], paths: Sequence[Path], server: str, begun: float, as_json: bool
 ) -> None:
-    """Write the pictures and report files and time, in words or as one line of JSON."""
-    for picture, path in zip(made, paths, strict=True):
-        save(picture, path)
+    """Report files and time of pictures that are written, in words or as one line of JSON."""
     seconds = round(time.monotonic() - begun, 3)
     if as_json:
         told = [

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from nextstep.engine.results import GeneratedPicture, Progress
+    from nextstep.engine.results import GeneratedPicture, OnPicture, Progress
     from nextstep.pipeline import NextStepPipeline
 
 TOKEN_AREA = 16 * 16
@@ -182,12 +182,15 @@ def picture_line(settings: dict[str, Any]) -> str:
     return f"{size}  seed {settings['seed']}, picture {settings['index']}"
 
 
-def save_and_say(
+def saved(paths: list[Path]) -> OnPicture:
+    """What writes every picture as soon as it is done: a later failure takes none away."""
+    return lambda place, picture: picture.save(paths[place])
+
+
+def say(
     results: list[GeneratedPicture], paths: list[Path], times: dict[str, float], as_json: bool
 ) -> None:
-    """Write the pictures and report files and times, in words or as one line of JSON."""
-    for picture, path in zip(results, paths, strict=True):
-        picture.save(path)
+    """Report files and times of pictures that are written, in words or as one line of JSON."""
     tokens = sum(p.image.width * p.image.height for p in results) // TOKEN_AREA
     rate = tokens / max(times["generate_s"], 1e-9)
     if as_json:

@@ -80,6 +80,9 @@ def command(
         told_by_service = remote.story(
             server, api_key, sent, as_json, max_images=max_pictures, **asked
         )
+        drawn = [part for part in told_by_service if not isinstance(part, str)]
+        for part, path in zip(drawn, paths, strict=False):  # it may draw fewer than asked for
+            remote.save(part, path)
         _say(told_by_service, paths, as_json)
         return
     checks.check_drawing(
@@ -89,29 +92,21 @@ def command(
     pipeline = chosen.load()
     report.say_read_size(pipeline, files, pictures)
     with report.progress_bar(max_pictures, quiet=as_json) as told:
-        made = pipeline.story(*parts, max_pictures=max_pictures, on_progress=told, **asked)
+        made = pipeline.story(
+            *parts, max_pictures=max_pictures, on_progress=told,
+            on_picture=report.saved(paths), **asked,
+        )  # fmt: skip
     _say(made, paths, as_json)
 
 
 def _say(
     made: Sequence[str | GeneratedPicture | Part], paths: Sequence[Path], as_json: bool
 ) -> None:
-    """Write the pictures and tell the story in order."""
-    from nextstep.cli import remote
-    from nextstep.engine.results import GeneratedPicture
-
-    told: list[dict[str, str]] = []
-    unused = iter(paths)
-    for part in made:
-        if isinstance(part, str):
-            told.append({"text": part})
-        else:
-            path = next(unused)
-            if isinstance(part, GeneratedPicture):
-                part.save(path)
-            else:
-                remote.save(part, path)
-            told.append({"picture": str(path)})
+    """Tell the story in order; its pictures are written already."""
+    names = iter(paths)
+    told = [
+        {"text": part} if isinstance(part, str) else {"picture": str(next(names))} for part in made
+    ]
     if as_json:
         typer.echo(json.dumps({"story": told}, ensure_ascii=False))
         return

@@ -36,6 +36,26 @@ if TYPE_CHECKING:
 Grid = tuple[int, int]
 
 
+def series(
+    first: Request, prompts: Sequence[str], seed: int | Sequence[int], count: int
+) -> list[Request]:
+    """A request as often as asked for: every prompt with its seed, and `count` pictures of each.
+
+    Raises:
+        NextStepError: for a seed out of range, or another number of seeds than prompts.
+    """
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise NextStepError(f"{len(seeds)} seeds were given for {len(prompts)} prompts")
+    for value in seeds:
+        check_seed(value)
+    return [
+        replace(first, prompt=text, seed=own, index=index)
+        for text, own in zip(prompts, seeds, strict=True)
+        for index in range(count)
+    ]
+
+
 @dataclass(frozen=True)
 class EncodedImage:
     """A picture as a sequence holds it: its image tokens [n, D] and grid."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from PIL import Image
 
 from nextstep.engine import metadata as provenance
 from nextstep.image.encode import encode, format_of
-from nextstep.text.vocabulary import CheckedPrompt
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,5 @@ class GeneratedPicture:
         provenance.write_file(path, encode(self.image, format_of(path), texts))
 
 
-def noted(
-    made: Sequence[GeneratedPicture], worded: Sequence[CheckedPrompt]
-) -> list[GeneratedPicture]:
-    """Pictures, as many of each prompt in order, with what was changed in it recorded."""
-    each = max(1, len(made) // max(1, len(worded)))
-    return [
-        replace(picture, settings=picture.settings | worded[place // each].record())
-        for place, picture in enumerate(made)
-    ]
+OnPicture = Callable[[int, GeneratedPicture], None]
+"""Told the place and a picture as soon as it is done."""

@@ -100,6 +100,11 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     return (picture.height, picture.width) if turned else picture.size
 
 
+def not_text(source: PictureLike) -> PictureLike:
+    """A picture where text could stand too: a name is its path."""
+    return Path(source) if isinstance(source, str) else source
+
+
 def listed(given: PictureLike | Iterable[PictureLike]) -> list[PictureLike]:
     """One or several pictures as a list."""
     kinds = Image.Image | str | Path | bytes | bytearray | np.ndarray
@@ -131,12 +136,14 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     """A picture with 8 bits a value: as it is, or a grey one of 16 bits scaled.
 
     Raises:
-        ValueError: for floating-point pictures.
+        ValueError: for floating-point pictures, and for values beyond 16 bits.
     """
     if picture.mode == "F":
         raise ValueError("pictures of floating-point values are not read; save it as PNG or JPEG")
     if picture.mode.startswith("I"):
-        values = np.asarray(picture).clip(0, 65535).astype(np.uint16)
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("pictures of 32-bit values are not read; save it as PNG or JPEG")
         return Image.fromarray((values // 257).astype(np.uint8))
     return picture
 
@@ -190,7 +197,10 @@ def _beyond_pillows_limit(source: str | Path | IO[bytes]) -> Image.Image:
         return JpegImagePlugin.JpegImageFile(source)
     except SyntaxError:
         name = source if isinstance(source, str | Path) else "the picture"
-        raise PictureTooLargeError(f"{name} is too large to be read safely") from None
+        raise PictureTooLargeError(
+            f"{name} is too large: at most {MAX_PIXELS // 1_000_000} million pixels are read, of a "
+            f"JPEG {MAX_PHOTO_PIXELS // 1_000_000} million"
+        ) from None
 
 
 def _is_tensor(value: object) -> TypeIs[Tensor]:

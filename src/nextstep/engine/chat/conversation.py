@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from nextstep.engine.chat.reasoning import LONGEST, room_left, with_line
 from nextstep.engine.chat.transcript import Transcript
 from nextstep.engine.request import EncodedImage, Grid
 from nextstep.engine.results import GeneratedPicture, Progress
 from nextstep.engine.sequence import ImageSequence, TextSequence
-from nextstep.engine.settings import GenerationSettings
+from nextstep.engine.settings import GenerationSettings, check_seed
 from nextstep.engine.text_sampling import greedy, text_choice
 from nextstep.errors import NextStepError
 from nextstep.image import pictures
@@ -80,10 +82,11 @@ class Conversation:
         reasons: whether the text that comes next begins with a line about the pictures.
 
     Raises:
-        ValueError: for a setting that is unknown or out of range.
+        ValueError: for a seed or setting that is unknown or out of range.
     """
 
     def __init__(self, engine: Engine, seed: int = 0, **settings: Any) -> None:
+        check_seed(seed)
         self.engine, self.seed = engine, seed
         self.changes = old_names.renamed(settings, old_names.SETTINGS)
         # Wrong settings are refused here, not after the first picture has been read.
@@ -125,6 +128,22 @@ class Conversation:
         reasons = bool(asked and self.transcript.pictures)
         self.read(with_reasoning(question, "") if reasons else question)
         self.reasons = reasons
+
+    def check_pictures(self, texts: Sequence[str]) -> None:
+        """Whether a picture behind each of the texts, all in turn, has room in the model.
+
+        Raises:
+            NextStepError: what drawing the first one without room would raise.
+        """
+        ahead, turn = self.fork(), PictureTurn()
+        for text in texts:
+            ahead.read(text)
+            ahead.image_sequence(turn).check(
+                self.engine.model, self.engine.scheduler.limits.cache_bytes
+            )
+            rows, columns = grid = ahead.grid(turn)
+            unknown = torch.zeros(rows * columns, self.engine.model.config.token_size)
+            ahead.transcript.add_picture(EncodedImage(unknown, grid))
 
     def write(self, max_tokens: int = 64, temperature: float = 0.0, top_p: float = 0.9) -> str:
         """Let the model write text to its end; it draws nothing; see `TextTurn`."""
