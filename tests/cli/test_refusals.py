@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ REFUSED = {
     "generate a -m {tmp}/none -o {tmp}/a.png": "no model folder",
     "generate a --vae {tmp}/none -o {tmp}/a.png": "no model folder",
     "generate a --adapter {tmp}/none -o {tmp}/a.png": "no adapter folder",
+    "generate a --adapter-scale 7 -o {tmp}/a.png": "no effect without --adapter",
     "generate a --server http://127.0.0.1:1 --dtype bf16 -o {tmp}/a.png": "has its own model",
     "generate a --server here -o {tmp}/a.png": "no address of a service",
     "edit a -i {tmp}/good.png --size 256x256 -o {tmp}/a.png": "256x256 pixels are too large",
@@ -64,6 +66,10 @@ REFUSED = {
     "edit a -i {tmp} -o {tmp}/a.png": "is not a picture file but a folder",
     "edit a -i {tmp}/none.png -o {tmp}/a.png": "no picture",
     "story a --max-pictures 99999999 -o {tmp}/a.png": "the number of pictures",
+    "story a --seed -1 -o {tmp}/a.png": "a seed must lie between",
+    "world show --size 33 -t counting -o {tmp}/a.png": "positive multiple of 16, not 33",
+    "serve --ephemeral --grace inf": "'grace' must be a finite number",
+    "serve --ephemeral --port {taken}": "choose another --port or --host",
     "story a --steps 0 -o {tmp}/a.png": "steps must be at least",
     "story a --adapter {tmp}/none -o {tmp}/a.png": "no adapter folder",
     "read {tmp}/good.png --device tpu": "unknown device",
@@ -122,11 +128,13 @@ def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcomes(commands: list[str], tmp: Path) -> list[tuple[int, str, str, bool]]:
     """(status, stdout, stderr, whether torch was loaded by now) of each, in one fresh process."""
-    arguments = [command.format(tmp=tmp).split() for command in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], input=json.dumps(arguments), capture_output=True, text=True,
-        check=True, cwd=tmp,
-    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        taken = busy.getsockname()[1]
+        arguments = [command.format(tmp=tmp, taken=taken).split() for command in commands]
+        done = subprocess.run(
+            [sys.executable, "-c", RUN], input=json.dumps(arguments), capture_output=True,
+            text=True, check=True, cwd=tmp,
+        )  # fmt: skip
     return [tuple(one) for one in json.loads(done.stdout)]
 
 

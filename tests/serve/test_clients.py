@@ -139,6 +139,7 @@ def test_a_source_with_a_hole_is_its_own_mask(service: Running) -> None:
     assert (pixels[16:] == (200, 30, 30)).all() and (pixels[:, 16:] == (200, 30, 30)).all()
     assert not (pixels[:16, :16] == (200, 30, 30)).all()
     assert made.data[0].settings["mask"]  # type: ignore[attr-defined]
+    assert "no mask was sent" in made.warnings[-1]  # type: ignore[attr-defined]
     whole = service.openai().images.edit(
         image=("a.png", picture_bytes(), "image/png"), prompt="make it blue"
     )

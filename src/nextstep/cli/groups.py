@@ -81,6 +81,8 @@ class ModelOptions:
         checks.check_dtype(self.dtype)
         checks.check_device_name(self.device)
         checks.check_quantize(self.quantize)
+        if self.adapter is None and self.adapter_scale != 1.0:
+            raise NextStepError("--adapter-scale has no effect without --adapter")
         if self.adapter is not None and not self.adapter.expanduser().is_dir():
             raise NextStepError(f"there is no adapter folder {self.adapter}")
         folder = find_folder(self.model)

@@ -123,7 +123,7 @@ def command(
     """
     from nextstep.errors import NextStepError
     from nextstep.recipe.host import settle
-    from nextstep.serve.jobs.limits import check_binding, checked_origin, checked_root
+    from nextstep.serve.jobs.limits import bind, check_binding, checked_origin, checked_root
     from nextstep.serve.jobs.store import Store
 
     if new_key is not None:
@@ -140,6 +140,7 @@ def command(
     chosen.check()
     limits = limit.limits()
     # Before the model is loaded, which takes minutes for a large one.
+    bound = bind(host, port)
     store = Store(None if ephemeral else folder, limits.keep)
     # Every length of prompt is a new shape, whose kernels are kept; see there.
     settle()
@@ -153,7 +154,7 @@ def command(
         app = server.app_around(backend, store, keys, limits, None, aliases, origins)
         typer.echo(f"serving {name} at {address} with replicas {cluster.replicas}", err=True)
         try:
-            server.serve(app, host, port, keys, limits.grace, root_path)
+            server.serve(app, host, port, keys, limits.grace, root_path, bound)
         finally:
             _leave_ray()
         return
@@ -162,7 +163,7 @@ def command(
         aliases=aliases, origins=origins,
     )  # fmt: skip
     typer.echo(f"serving {name} at {address}", err=True)
-    server.serve(app, host, port, keys, limits.grace, root_path)
+    server.serve(app, host, port, keys, limits.grace, root_path, bound)
 
 
 def served_name(model: str, adapter: Path | None) -> str:

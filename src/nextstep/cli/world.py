@@ -49,11 +49,13 @@ def show(
     Example: nextstep world show -t counting -t story -n 12 -o sheet.png
     """
     from nextstep.cli.report import output_paths, save_sheet
+    from nextstep.world.scenes import check_side
     from nextstep.world.sheet import sheet
     from nextstep.world.signs import longest_word_at
     from nextstep.world.tasks import choose_tasks, examples, tasks_with_split
 
     output_paths(output, 1, overwrite)
+    check_side(size, "--size")
     kept = tasks_with_split(choose_tasks(tasks or None, edition), split, edition)
     longest = longest_word_at(size)
     made = [one for task in kept for one in examples(task, split, count, seed, edition, longest)]

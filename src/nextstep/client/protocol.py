@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     import httpx2
 
 Source = bytes | str | Path
-"""A source picture: the bytes of a PNG, JPEG or WebP, or its path."""
+"""A source picture: the bytes of a file, or its path."""
 StoryPart = str | bytes | Path
 """A part of a story: a text, or the bytes or path of a picture."""
-_KINDS = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"))
+_KINDS = (
+    (0, b"\x89PNG", "png"), (0, b"\xff\xd8\xff", "jpeg"), (0, b"RIFF", "webp"), (0, b"BM", "bmp"),
+    (0, b"GIF8", "gif"), (4, b"ftypavif", "avif"), (4, b"ftyphei", "heic"),
+    (4, b"ftypmif1", "heif"),
+)  # fmt: skip
+"""Formats that a service takes: where a file says its own, what it says there, and the name."""
 
 
 class ServiceError(Exception):
@@ -148,10 +153,21 @@ def given(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _data_uri(source: Source) -> str:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    kind = next((kind for start, kind in _KINDS if data.startswith(start)), None)
+    kind = next((kind for at, start, kind in _KINDS if data.startswith(start, at)), None)
     if kind is None:
-        raise NextStepError("only PNG, JPEG and WebP pictures are sent to a service")
+        data, kind = _as_png(data), "png"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _as_png(data: bytes) -> bytes:
+    """A picture in a format that a service does not take, as it is read here."""
+    from nextstep.image.encode import encode
+    from nextstep.image.pictures import open_picture
+
+    try:
+        return encode(open_picture(data), "PNG", {})
+    except ValueError as error:
+        raise NextStepError(f"this cannot be sent to a service: {error}") from None
 
 
 def events_path(job: str, previews: bool) -> str:

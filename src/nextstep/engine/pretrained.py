@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from nextstep.config import NextStepConfig
 from nextstep.engine.settings import FILE as SETTINGS_FILE
 from nextstep.engine.settings import ModelDefaults
-from nextstep.errors import ModelFileError
+from nextstep.errors import ModelFileError, NextStepError
 from nextstep.model.checkpoints import (
     fingerprint,
     load_model,
@@ -116,9 +117,12 @@ def merge_adapter_folder(parts: Parts, adapter: str | Path, scale: float = 1.0) 
 
     Raises:
         ModelFileError: when the folder is missing, damaged or does not fit the model.
+        NextStepError: for a scale that is no finite number.
     """
     from nextstep.model.lora import check_base, merge_adapter, read_adapter
 
+    if not math.isfinite(scale):
+        raise NextStepError(f"the scale of an adapter must be a finite number, not {scale}")
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
         raise ModelFileError(f"there is no adapter folder {adapter}")

@@ -6,6 +6,7 @@ Legend: V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ Choose = Callable[[Tensor], int]
 """Logits [V] -> an id."""
 TINY = 1e-30
 """Temperatures below are this one: in fp32 they would be 0."""
+HUGE = 1e30
+"""Temperatures above are this one: in fp32 they would be infinite."""
 
 
 def greedy(logits: Tensor) -> int:
@@ -41,7 +44,7 @@ class NucleusChoice:
         """logits [V] -> an id."""
         logits = logits.float().cpu()
         # The largest becomes 0, so that dividing by a tiny temperature overflows to minus infinity.
-        scaled = (logits - logits.max()) / max(self.temperature, TINY)
+        scaled = (logits - logits.max()) / min(max(self.temperature, TINY), HUGE)
         shares, ids = scaled.softmax(-1).sort(descending=True)
         # An id stays when those before it have not yet filled top_p; the first always stays.
         gone = (shares.cumsum(-1) - shares) >= self.top_p
@@ -56,9 +59,10 @@ def text_choice(seed: int, position: int, temperature: float, top_p: float) -> C
     Raises:
         NextStepError: for a temperature or share out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise NextStepError(
-            f"temperature must be at least 0 and top-p in (0, 1], not {temperature} and {top_p}"
+            "temperature must be a number from 0 on and top-p in (0, 1], not "
+            f"{temperature} and {top_p}"
         )
     if temperature == 0:
         return greedy

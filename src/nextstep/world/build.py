@@ -14,7 +14,7 @@ from nextstep.data.shard_writer import RawSample, ShardWriter
 from nextstep.errors import NextStepError
 from nextstep.utils.files import new_folder
 from nextstep.world.examples import Example, ImagePart, TextPart
-from nextstep.world.scenes import render
+from nextstep.world.scenes import check_side, render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 
@@ -53,8 +53,7 @@ def build_shards(
     """
     numbers = _dealt(tasks_with_split(choose_tasks(tasks, edition), split, edition), count)
     longest = longest_word_at(size)
-    if size < 16 or size % 16:
-        raise NextStepError(f"the size must be a positive multiple of 16, not {size}")
+    check_side(size, "the size")
     if folder.exists():
         raise NextStepError(f"{folder} exists already; choose another folder")
     kinds = [kind for kind in KINDS if any(TASKS[task].kind == kind for task in numbers)]

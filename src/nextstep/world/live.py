@@ -24,7 +24,7 @@ from nextstep.world.descriptions import describe
 from nextstep.world.draw import Draw
 from nextstep.world.examples import Example, ImagePart, TextPart
 from nextstep.world.lines import with_lines, with_regions
-from nextstep.world.scenes import Scene, render
+from nextstep.world.scenes import Scene, check_side, render
 from nextstep.world.signs import longest_word_at
 from nextstep.world.tasks import TASKS, choose_tasks, example, tasks_with_split
 from nextstep.world.tasks.plain import plain, read_glosses
@@ -94,8 +94,7 @@ class WorldSource:
         fresh: bool = True,
         name: str = "world",
     ) -> None:
-        if pixels < 16 or pixels % 16:
-            raise NextStepError(f"pixels must be a positive multiple of 16, not {pixels}")
+        check_side(pixels)
         for option, share in (
             ("no_caption", no_caption), ("sentences", sentences),
             ("reasoning_prob", reasoning_prob), ("text_only_prob", text_only_prob),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from nextstep.errors import NextStepError
 from nextstep.world.colours import as_grey
 from nextstep.world.drawings import emoji_set, sprite
 from nextstep.world.signs import board
@@ -179,6 +180,16 @@ def grid_sign(text: str, row: int) -> Sign:
         row: first of the two rows of tokens that it takes.
     """
     return Sign(text, y=(row + 1) / 8, width=1.0, height=0.25, pitch=0.25)
+
+
+def check_side(side: int, name: str = "pixels") -> None:
+    """Whether a picture of that side can be cut into image tokens.
+
+    Raises:
+        NextStepError: unless it is a positive multiple of 16.
+    """
+    if side < 16 or side % 16:
+        raise NextStepError(f"{name} must be a positive multiple of 16, not {side}")
 
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:

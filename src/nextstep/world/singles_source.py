@@ -90,8 +90,7 @@ class Singles:
     ) -> None:
         if not 0 <= reasoning_prob <= 1:
             raise ValueError(f"reasoning_prob must be a number from 0 to 1, not {reasoning_prob}")
-        if pixels < 16 or pixels % 16:
-            raise ValueError(f"pixels must be a positive multiple of 16, not {pixels}")
+        scenes.check_side(pixels)
         self.tokenizer, self.pixels, self.no_caption, self.name = (
             tokenizer,
             pixels,

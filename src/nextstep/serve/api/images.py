@@ -66,6 +66,13 @@ _EDIT_FORM = {
 }
 
 
+OWN_MASK = (
+    "the picture is transparent in places and no mask was sent, so only those places change; send "
+    "it without transparency to change all of it"
+)
+"""As dall-e-2 has it: a picture with a hole is its own mask."""
+
+
 @router.post("/generations", response_model=s.ImagesAnswer, responses=STREAMED)
 async def generations(body: s.GenerationRequest, request: Request) -> Any:
     """Pictures from text; with `stream`, events of partial and finished pictures."""
@@ -78,10 +85,11 @@ async def edits(request: Request) -> Any:
     body, files, given = await _edit_form(request)
     service = service_of(request)
     sources = await service.uploads(files, "image")
+    warnings: tuple[str, ...] = ()
     if not given and len(files) == 1 and await run_in_threadpool(has_hole, files[0]):
-        given = files[0]  # a picture with a hole is its own mask, as dall-e-2 has it
+        given, warnings = files[0], (OWN_MASK,)
     mask = await service.mask(given, sources) if given else b""
-    return await _answer(request, body, b.EDIT, sources, mask)
+    return await _answer(request, body, b.EDIT, sources, mask, warnings)
 
 
 async def _edit_form(request: Request) -> tuple[s.EditRequest, list[bytes], bytes]:
@@ -128,7 +136,12 @@ async def _form_fields(request: Request) -> tuple[dict[str, Any], list[bytes], b
 
 
 async def _answer(
-    request: Request, body: s.ImageOptions, task: str, sources: list[bytes], mask: bytes
+    request: Request,
+    body: s.ImageOptions,
+    task: str,
+    sources: list[bytes],
+    mask: bytes,
+    warnings: tuple[str, ...] = (),
 ) -> s.ImagesAnswer | Response:
     service = service_of(request)
     service.check_model(body.model)
@@ -140,7 +153,7 @@ async def _answer(
         task=task,
         prompt=worded.text,
         given=worded.record().get("prompt_given", ""),
-        warnings=worded.warnings,
+        warnings=(*worded.warnings, *warnings),
         height=height,
         width=width,
         n=body.n or 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from nextstep.serve.api.app import create_app
 from nextstep.serve.api.keys import Keys
 from nextstep.serve.jobs.backend import ServiceBackend
 from nextstep.serve.jobs.engine_backend import EngineBackend
-from nextstep.serve.jobs.limits import ServiceLimits, check_binding, checked_origin
+from nextstep.serve.jobs.limits import ServiceLimits, bind, check_binding, checked_origin
 from nextstep.serve.jobs.metrics import Metrics
 from nextstep.serve.jobs.store import Store
 
@@ -218,7 +219,13 @@ def log_to_stderr() -> None:
 
 
 def serve(
-    app: FastAPI, host: str, port: int, keys: Path | None, grace: float, root_path: str = ""
+    app: FastAPI,
+    host: str,
+    port: int,
+    keys: Path | None,
+    grace: float,
+    root_path: str = "",
+    bound: socket.socket | None = None,
 ) -> None:
     """Listen until a signal stops it.
 
@@ -228,10 +235,11 @@ def serve(
         keys: file of API keys, if there is one.
         grace: seconds for running jobs when it stops.
         root_path: path under which a proxy shows the service, which it takes away itself.
+        bound: the socket of that address, see `bind`; None makes one.
 
     Raises:
         NextStepError: when anybody could reach it and there are no keys.
     """
     check_binding(host, keys)
     log_to_stderr()
-    server(app, host, port, grace, root_path).run()
+    server(app, host, port, grace, root_path).run([bound or bind(host, port)])

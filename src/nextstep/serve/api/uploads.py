@@ -20,6 +20,7 @@ from nextstep.image import formats
 from nextstep.image.encode import encode, texts_inside
 from nextstep.image.masks import HALF, fit_mask, read_mask
 from nextstep.image.pictures import (
+    MAX_PIXELS,
     ORIGINAL_SIZE,
     PictureTooLargeError,
     decoded_pixels,
@@ -147,7 +148,8 @@ def _header(data: bytes, limits: ServiceLimits, param: str) -> Image.Image:
         reason = formats.unread_by_content(data) or f"only {', '.join(kinds)} pictures are taken"
         raise bad(reason, param, "unsupported_picture") from None
     except PictureTooLargeError:
-        raise _too_large(f"at most {limits.picture_pixels:,} pixels", param) from None
+        most = min(limits.picture_pixels, MAX_PIXELS)
+        raise _too_large(f"at most {most:,} pixels of this format", param) from None
     except Exception:  # damaged headers raise what they like
         raise bad("the picture is damaged and cannot be read", param, "damaged_picture") from None
     if opened.width * opened.height > limits.picture_pixels:

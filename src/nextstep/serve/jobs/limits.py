@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nextstep.errors import NextStepError
@@ -52,6 +54,14 @@ class ServiceLimits:
     keep: int = 1000
     grace: float = 20.0
 
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not 0 < getattr(self, one.name) < math.inf:
+                raise NextStepError(
+                    f"the limit '{one.name}' must be a finite number above 0, not "
+                    f"{getattr(self, one.name)}"
+                )
+
 
 def check_binding(host: str, keys: Path | None) -> None:
     """Refuse to listen beyond this machine when anybody could ask.
@@ -64,6 +74,26 @@ def check_binding(host: str, keys: Path | None) -> None:
             f"--host {host} can be reached from other machines: give --keys FILE (made with "
             "`nextstep serve --new-key NAME --keys FILE`), or listen on 127.0.0.1"
         )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has an address to itself, and on which nobody is listened to yet.
+
+    Raises:
+        NextStepError: when the address is taken, unknown or not allowed.
+    """
+    bare = host.strip("[]")
+    made = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((bare, port))
+    except OSError as error:
+        made.close()
+        raise NextStepError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another "
+            "--port or --host"
+        ) from None
+    return made
 
 
 def checked_origin(origin: str) -> str:
