@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,3 +268,31 @@ def test_jacobi_decoding(tiny_pipeline: NextStepPipeline) -> None:
         assert (other.settings["jacobi_window"], other.settings["jacobi_tolerance"]) == (4, 0)
     with pytest.raises(ValueError, match="jacobi_window must be 1 to 64"):
         tiny_pipeline.generate("a red apple", jacobi_window=0)
+
+
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("a prompt is a text, not 5", {"prompt": 5}),
+    ("a prompt is a text, not None", {"prompt": ["a", None]}),
+    ("a seed is a whole number, not 1.5", {"seed": 1.5}),
+    ("a seed is a whole number, not '7'", {"seed": "7"}),
+    ("height and width are whole numbers, not 32.0 x 32", {"height": 32.0, "width": 32}),
+]
+
+
+@pytest.mark.parametrize(("why", "given"), WRONG, ids=[why for why, _ in WRONG])
+def test_values_of_another_type_get_a_sentence(
+    tiny_pipeline: NextStepPipeline, why: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        tiny_pipeline.generate(**{"prompt": "a", **given})
+
+
+def test_other_values_of_another_type(tiny_pipeline: NextStepPipeline, tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match="has no pixels"):
+        tiny_pipeline.edit(Image.new("RGB", (0, 0)), "a")
+    with pytest.raises(ValueError, match=r"dtype is a torch\.dtype such as"):
+        NextStepPipeline.from_pretrained(tiny_folder, dtype="bf16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a seed must lie between"):
+        tiny_pipeline.next_state(picture(), "left", seed=-1)
+    (numpy,) = tiny_pipeline.generate("a", seed=np.int64(3))  # type: ignore[arg-type]
+    assert numpy.png() == tiny_pipeline.generate("a", seed=3)[0].png()

@@ -346,7 +346,7 @@ class NextStepPipeline:
         told = self.conversation()
         told.read(*map(pictures.not_text, pictures.listed(image)))
         check_conversation(self.vocabulary, [image, question])
-        if question:
+        if question.strip():
             told.read_question(question)
         return told.write(max_tokens).strip()
 

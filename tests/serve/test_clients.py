@@ -241,3 +241,17 @@ def test_service_under_a_path_opens_the_same_pages(
 
 def test_app_can_be_built_without_pages(app_of: Callable[..., FastAPI], tmp_path: Path) -> None:
     assert app_of(tmp_path / "state").state.service.aliases == frozenset()
+
+
+@pytest.mark.parametrize(("given", "why"), [
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop: List should have at most 4 items"),
+    ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content"),
+])  # fmt: skip
+def test_an_error_names_no_branch_of_the_schema(
+    service: Running, given: dict[str, Any], why: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], **given}
+    told = httpx2.post(f"{service.url}/v1/chat/completions", json=body)
+    message = told.json()["error"]["message"]
+    assert told.status_code == 400 and message.startswith(why), message
+    assert "constrained" not in message and "valid string" not in message

@@ -64,6 +64,8 @@ def load_parts(
     products all go through torch, takes fp32 where torch would emulate the model's number format.
     """
     check_device(device)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise NextStepError(f"dtype is a torch.dtype such as torch.bfloat16, not {dtype!r}")
     folder, kind = find_folder(model), torch.device(device).type
     for_pictures = dtype
     if not keep_dtype:

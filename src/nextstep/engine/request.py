@@ -6,8 +6,9 @@ Legend: N tokens of a picture, n of a source, k known, g guessed, D values per t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,12 @@ def series(
     Raises:
         NextStepError: for a seed out of range, or another number of seeds than prompts.
     """
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    # NumPy's whole numbers count as such, too.
+    if isinstance(seed, str) or not isinstance(seed, Iterable):
+        seeds = [seed] * len(prompts)
+    else:
+        seeds = list(seed)
+    seeds = [int(one) if isinstance(one, Integral) else one for one in seeds]
     if len(seeds) != len(prompts):
         raise NextStepError(f"{len(seeds)} seeds were given for {len(prompts)} prompts")
     for value in seeds:

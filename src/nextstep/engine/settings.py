@@ -307,6 +307,8 @@ def check_seed(seed: int) -> None:
     Raises:
         NextStepError: for one.
     """
+    if not isinstance(seed, int):
+        raise NextStepError(f"a seed is a whole number, not {seed!r}")
     if not 0 <= seed < MAX_SEED:
         raise NextStepError(f"a seed must lie between 0 and 2^63 - 1, not {seed}")
 

@@ -63,6 +63,8 @@ def open_picture(source: PictureLike) -> Image.Image:
     with _told_by_name(source) as name:
         picture = open_header(source)
         ours, original = picture is not source, upright_size(picture)
+        if 0 in original:
+            raise ValueError(f"{name} has no pixels")
         _refuse_too_large(picture, name, whole=not ours)
         flat = flatten(_halved(_upright(picture, ours)))
         if flat.size != original:

@@ -54,6 +54,8 @@ class SizeLimits:
             NextStepError: when a side is no multiple of a token's, or too large for the model.
         """
         side = self.token_pixels
+        if not (isinstance(height, int) and isinstance(width, int)):
+            raise NextStepError(f"height and width are whole numbers, not {height!r} x {width!r}")
         if height < side or width < side or height % side or width % side:
             raise NextStepError(
                 f"height and width must be positive multiples of {side}, not {height}x{width}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,8 +114,8 @@ PLACES = ("body", "path", "query")
 
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """400 for the first thing that a schema does not allow."""
-    first = errors[0]
-    parts = first["loc"]
+    first = _nearest(errors)
+    parts = tuple(part for part in first["loc"] if not _is_branch(part))
     if parts and parts[0] in PLACES:
         parts = parts[1:]
     place = ".".join(map(str, parts))[:200]
@@ -123,6 +124,21 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     pattern = first.get("ctx", {}).get("pattern")
     said = IN_WORDS.get(pattern) or first["msg"].removeprefix("Value error, ")
     return bad(f"{place or 'the body'}: {said}", place or None)
+
+
+def _is_branch(part: Any) -> bool:
+    """Whether a part of a place names a branch of a union, such as list[str], and no field."""
+    return isinstance(part, str) and re.fullmatch(r"\w+", part) is None
+
+
+def _nearest(errors: Sequence[Any]) -> Any:
+    """The first error; of a union's the one of the branch that the value was nearest to."""
+    first = errors[0]
+    *place, last = first["loc"] or ("",)
+    if not _is_branch(last):
+        return first
+    union = [error for error in errors if list(error["loc"][: len(place)]) == place]
+    return next((error for error in union if not error["type"].endswith("_type")), first)
 
 
 def raise_for(event: Event) -> Event:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -372,7 +372,10 @@ def checked_prompts(
         given: one prompt or several.
         read: `Vocabulary.prompt` or `Vocabulary.instruction`.
     """
-    texts = [given] if isinstance(given, str) else list(given)
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a prompt is a text, not {text!r}")
     worded = [CheckedPrompt(text, text) if own is None else read(own, text) for text in texts]
     for message in dict.fromkeys(message for one in worded for message in one.warnings):
         warnings.warn(message, PromptWarning, stacklevel=4)
