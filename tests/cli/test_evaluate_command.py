@@ -120,3 +120,14 @@ def test_bad_wishes_are_named(
     assert why in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "e").exists()
+
+
+def test_a_model_to_compare_with_is_looked_for_before_anything_is_drawn(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    status, _, err = nextstep(
+        capsys, "eval", "world", "-m", tiny_folder, "-t", "single", "-n", 1, "-o", tmp_path / "e",
+        "--compare", tmp_path / "gone",
+    )  # fmt: skip
+    assert status == 2 and "no model folder" in err
+    assert not (tmp_path / "e").exists()

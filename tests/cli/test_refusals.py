@@ -84,6 +84,8 @@ REFUSED = {
     "fit-solver nano": "is no folder of yours",
     "fit-solver nano --steps 1 -o {tmp}/g.json": "a solver of 2 to",
     "finetune --data {tmp} -o {tmp}/f --rank 0": "rank of an adapter",
+    "finetune --data {tmp} -o {tmp}/f --alpha nan": "alpha of an adapter must be above 0",
+    "finetune --data {tmp} -o {tmp}/f --context-noise inf": "must be a finite number",
     "finetune --data {tmp}/none -o {tmp}/f": "no folder",
     "finetune --data {tmp} -o {tmp}/f --device tpu": "unknown device",
     "serve --host 0.0.0.0": "can be reached from other machines",

@@ -95,14 +95,16 @@ def test_a_text_whose_id_cannot_be_chosen_leaves_the_draws_of_others_alone() -> 
     assert written(text(never)) == written()
 
 
-def test_whoever_waits_gets_the_error_itself(tiny_pipeline: NextStepPipeline) -> None:
+def test_whoever_waits_gets_the_error_itself(
+    tiny_pipeline: NextStepPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = tiny_pipeline.engine()
     error = RuntimeError("out of memory")
 
     def fails(*_: Any) -> Any:
         raise error
 
-    engine.backend.sample = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.backend, "sample", fails)
     ticket = engine.submit(engine.request("a red apple"))
     with pytest.raises(RuntimeError) as caught:
         engine.wait([ticket])

@@ -243,12 +243,21 @@ def test_python_rewards_come_from_a_file(tmp_path: Path) -> None:
     reward = open_reward("python", f"{path}:worth")
     prompt = RolloutPrompt("k", "four", facts={"bonus": 2})
     assert [s.value for s in reward.score([Candidate(prompt, RED)])] == [6.0]
+    (tmp_path / "syntax.py").write_text("def f(:\n")
+    (tmp_path / "name.py").write_text("nothing\n")
     for place, told in (
         (f"{path}:other", "no function 'other'"),
         ("no.where:f", "cannot be loaded"),
+        (f"{tmp_path / 'syntax.py'}:f", "cannot be loaded: SyntaxError"),
+        (f"{tmp_path / 'name.py'}:f", "cannot be loaded: NameError"),
     ):
         with pytest.raises(NextStepError, match=told):
             open_reward("python", place)
+    number = FunctionReward(lambda *_: np.float32(0.5), "number")
+    assert [s.value for s in number.score([Candidate(prompt, RED)])] == [0.5]
+    fails = FunctionReward(lambda image, text: 1.0, "fails")
+    with pytest.raises(NextStepError, match="the reward fails failed: TypeError"):
+        fails.score([Candidate(prompt, RED)])
     bad = FunctionReward(lambda *_: float("nan"), "bad")
     with pytest.raises(NextStepError, match="not a finite number"):
         bad.score([Candidate(prompt, RED)])
@@ -309,3 +318,16 @@ def test_given_pictures_come_with_their_lines(text_tokenizer: TextTokenizer) -> 
         for scene in whole.example.scenes[:-1]:
             assert f"{describe(scene)}<image>" in whole.text
     assert drawn
+
+
+@pytest.mark.parametrize(("line", "why"), [
+    ('{"prompt": "a", "images": "ab.png"}', "'images' must be a list"),
+    ('{"prompt": "a", "images": ["none.png"]}', "none.png is no picture here"),
+])  # fmt: skip
+def test_pictures_of_a_prompt_are_a_list(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(line)
+    with pytest.raises(NextStepError, match=why):
+        read_prompts(path)
+    path.write_text('\ufeff{"prompt": "one\u2028line", "images": null}\r\n{"prompt": "b"}\n')
+    assert [one.text for one in read_prompts(path)] == ["one\u2028line", "b"]

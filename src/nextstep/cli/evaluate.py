@@ -108,12 +108,14 @@ def world(
 
     # A folder without verdicts is a model's; it is asked after the first model.
     others = {} if compare is None else {compare: _earlier(Path(compare).expanduser())}
+    # The image tokenizer and the adapter that were named belong to the first model alone.
+    second = ModelOptions(
+        compare or "", dtype=chosen.dtype, quantize=chosen.quantize, device=chosen.device
+    )
+    if compare is not None and others[compare] is None:
+        second.check()
     run = _made(chosen, asked, output, batch_size, as_json)
     if compare is not None and others[compare] is None:
-        # The image tokenizer and the adapter that were named belong to the first model alone.
-        second = ModelOptions(
-            compare, dtype=chosen.dtype, quantize=chosen.quantize, device=chosen.device
-        )
         others[compare] = rows_of(
             _made(second, asked, output / "other", batch_size, as_json), SCORES
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,5 +208,7 @@ def _reward(told: str) -> tuple[Reward, float]:
     try:
         number = float(weight)
     except ValueError:
-        raise NextStepError(f"the weight of the reward '{told}' is no number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise NextStepError(f"the weight of the reward '{told}' is no finite number")
     return open_reward(kind, argument), number

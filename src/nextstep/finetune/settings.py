@@ -93,8 +93,10 @@ class FinetuneSettings:
             if value is not None and not 0 < value < float("inf"):
                 raise NextStepError(f"{name.replace('_', ' ')} must be above 0, not {value}")
         for name in ("context_noise", "sheets"):
-            if not getattr(self, name) >= 0:
-                raise NextStepError(f"{name.replace('_', ' ')} must not be negative")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise NextStepError(
+                    f"{name.replace('_', ' ')} must be a finite number and not negative"
+                )
         if self.precision not in PRECISIONS:
             raise NextStepError(
                 f"precision '{self.precision}' is unknown; choose from {', '.join(PRECISIONS)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"the rank of an adapter must be at least 1, not {self.rank}")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ValueError(f"the alpha of an adapter must be above 0, not {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 up to below 1, not {self.dropout}")
         unknown = [part for part in self.parts if part not in PARTS]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nextstep.train.trainer import Trainer
 
 MODEL, SAMPLES, SHEETS = "model", "samples", "step-{:08d}.png"
+RECIPE = "recipe.yaml"
 
 
 class RunParts(Protocol):
@@ -160,7 +161,8 @@ def barrier(ranks: Ranks) -> Iterator[None]:
 
 def _prepare(recipe: Recipe, folder: Path, where: str) -> None:
     """What one rank does for all: recipe, text tokenizer."""
-    write_recipe(recipe, folder / "recipe.yaml")
+    if not (folder / RECIPE).exists():  # a run that is there keeps its own until this one goes on
+        write_recipe(recipe, folder / RECIPE)
     if recipe.stage != "tokenizer":
         build.make_text_tokenizer(recipe, folder, where)
 
@@ -171,6 +173,24 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(path, text.encode())
+
+
+def _changes(recipe: Recipe, path: Path) -> list[str]:
+    """How a recipe differs from the one in a file, key by key."""
+    import yaml
+
+    def flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+        """Values by their places; lists are taken whole."""
+        if not isinstance(value, dict):
+            yield place, value
+            return
+        for name, one in value.items():
+            yield from flat(one, f"{place}.{name}" if place else str(name))
+
+    before = dict(flat(yaml.safe_load(path.read_text("utf-8")), ""))
+    now = dict(flat(recipe.model_dump(mode="json"), ""))
+    names = [name for name in now | before if before.get(name) != now.get(name)]
+    return [f"{name} {before.get(name)} -> {now.get(name)}" for name in names]
 
 
 def _parts(recipe: Recipe, folder: Path, ranks: Ranks, where: str) -> RunParts:
@@ -199,9 +219,13 @@ def _train(recipe: Recipe, parts: RunParts, folder: Path, ranks: Ranks, progress
         mesh=parts.mesh, on_sample=_callback(recipe, parts, folder),
     )  # fmt: skip
     parts.attach(trainer)
-    trainer.resume()
+    resumed = trainer.resume()
     if trainer.finished and (folder / MODEL).is_dir():
         return Outcome(folder, trainer.step, True, folder / MODEL)
+    if trainer.peers.leads:
+        if resumed and (changed := _changes(recipe, folder / RECIPE)):
+            trainer.report("recipe", detail="; ".join(changed))
+        write_recipe(recipe, folder / RECIPE)
     finished = trainer.run()
     if trainer.peers.leads:
         save_loss_plot(folder / "log.jsonl", folder / "loss.png")

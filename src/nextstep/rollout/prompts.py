@@ -165,7 +165,7 @@ def read_prompts(path: Path) -> list[RolloutPrompt]:
         NextStepError: when the file cannot be read, naming the line that is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise NextStepError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -190,8 +190,10 @@ def _parsed(path: Path, number: int, line: str) -> RolloutPrompt:
         raise NextStepError(f"{path} line {number} is not valid JSON: {error}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("prompt"), str) or not raw["prompt"]:
         raise NextStepError(f"{path} line {number} must be an object with a text 'prompt'")
-    images = []
-    for name in raw.get("images", []):
+    images, names = [], raw.get("images") or []
+    if not isinstance(names, list):
+        raise NextStepError(f"{path} line {number}: 'images' must be a list of paths")
+    for name in names:
         try:
             images.append(Image.open(path.parent / str(name)).convert("RGB"))
         except OSError:

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,18 @@ class FunctionReward:
         """Scores in the order of the candidates.
 
         Raises:
-            NextStepError: when the function gives no finite number.
+            NextStepError: when the function fails, or gives no finite number.
         """
-        found = []
+        found: list[Score] = []
         for one in candidates:
-            value = self.function(one.image, one.prompt.text, one.line, dict(one.prompt.facts))
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            try:
+                value = self.function(one.image, one.prompt.text, one.line, dict(one.prompt.facts))
+            except Exception as error:
+                raise NextStepError(
+                    f"the reward {self.name} failed: {type(error).__name__}: {error}"
+                ) from error
+            # NumPy's numbers are such, too.
+            if not isinstance(value, Real) or not math.isfinite(value):
                 raise NextStepError(f"the reward {self.name} gave {value!r}, not a finite number")
             found.append(Score(float(value)))
         return found
@@ -108,5 +115,7 @@ def _module(name: str, place: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
-    except (ImportError, OSError, ValueError) as error:
-        raise NextStepError(f"the reward {place} cannot be loaded: {error}") from None
+    except Exception as error:  # whatever stands in the file is run
+        kind = "" if isinstance(error, ImportError | OSError | ValueError) else type(error).__name__
+        told = f"{kind}: {error}" if kind else str(error)
+        raise NextStepError(f"the reward {place} cannot be loaded: {told}") from error
