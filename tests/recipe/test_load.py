@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextstep.recipe.load import (
+    RECIPES,
     RecipeError,
     apply_override,
     check_recipe,
@@ -144,6 +145,16 @@ def test_extends_lays_one_file_over_another(recipe_file: Path) -> None:
     recipe = load_recipe(other)
     assert (recipe.steps, recipe.data.rows, recipe.text_tokenizer) == (20, 4, None)
     assert len(recipe.data.sources) == 2
+
+
+def test_a_shipped_recipe_is_extended_from_any_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: pretrain-nano.yaml\nseed: 7\n")
+    ground = load_recipe(RECIPES / "pretrain-nano.yaml")
+    assert load_recipe(mine) == ground.model_copy(update={"seed": 7})
+    (tmp_path / "pretrain-nano.yaml").write_text("steps: 5\n")  # one beside it goes first
+    with pytest.raises(RecipeError, match="stage"):
+        load_recipe(mine)
 
 
 def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:

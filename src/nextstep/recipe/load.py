@@ -136,7 +136,9 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Plain:
         raise RecipeError(f"{path}: extends: must be the name of a .yaml file, not {base!r:.60}")
     if len(seen) >= MAX_DEPTH:
         raise RecipeError(f"{path}: more than {MAX_DEPTH} recipes extend each other")
-    return merged(read_yaml(path.parent / base, (*seen, path.resolve())), raw)
+    beside, shipped = path.parent / base, RECIPES / base
+    ground = beside if beside.exists() or not shipped.is_file() else shipped
+    return merged(read_yaml(ground, (*seen, path.resolve())), raw)
 
 
 def _use_new_names(raw: Plain, where: str) -> None:

@@ -25,9 +25,9 @@ loads: an unknown key, a wrong type or an impossible combination is refused with
 `nextstep train RECIPE` and `nextstep plan RECIPE` take single values changed on the command line as
 `key.path=value`, e.g. `data.sources[1].weight=2`.
 
-`extends: other.yaml` lays a file over another one, beside it: mappings key by key, everything else
-replaced; `null` takes a value away. Scalars are read as in YAML 1.2, so `1e-4` is a number and `no`
-is text. Folders are looked for from where the command runs.
+`extends: other.yaml` lays a file over another one, beside it or shipped: mappings key by key,
+everything else replaced; `null` takes a value away. Scalars are read as in YAML 1.2, so `1e-4` is a
+number and `no` is text. Folders are looked for from where the command runs.
 """
 
 
