@@ -178,7 +178,7 @@ def test_default_steps_and_rates(tmp_path: Path) -> None:
         ({"steps": 3, "minutes": 1.0}, "not both"),
         ({"steps": None, "minutes": float("inf")}, "minutes must be above 0"),
         ({"learning_rate": -1.0}, "learning rate must be above 0"),
-        ({"context_noise": -0.1}, "context noise must not be negative"),
+        ({"context_noise": -0.1}, "context noise must be a finite number and not negative"),
         ({"prompts": ("x",) * 17}, "at most 16"),
         ({"edits": True}, "leave --prompt out"),
     ],
