@@ -92,42 +92,30 @@ def test_actions_that_do_not_fit_are_refused_before_the_first_picture(
     assert not list(tmp_path.glob("next*"))
 
 
+@pytest.mark.parametrize(("made_by", "command"), [
+    ("picture", ["generate", "a red apple", "-n", 3, "--batch-size", 1]),
+    ("show", ["predict", "{scene}", "-a", "left", "-a", "right"]),
+])  # fmt: skip
 def test_a_picture_is_written_as_soon_as_it_is_drawn(
     tiny_folder: Path,
     tmp_path: Path,
     scene: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    made_by: str,
+    command: list[Any],
 ) -> None:
     """What ends a run later takes no picture away."""
-    plain, drawn = Engine.picture, []
+    plain, made = getattr(Engine, made_by), []
 
-    def ends(engine: Engine, *given: Any) -> Any:
-        drawn.append(given)
-        if len(drawn) > 1:
+    def interrupted(engine: Engine, *given: Any) -> Any:
+        made.append(given)
+        if len(made) > 1:
             raise KeyboardInterrupt
         return plain(engine, *given)
 
-    monkeypatch.setattr(Engine, "picture", ends)
-    status, _, _ = nextstep(
-        capsys, "generate", "a red apple", "-n", 3, "--batch-size", 1, "-m", tiny_folder,
-        "-o", tmp_path / "g.png",
-    )  # fmt: skip
+    monkeypatch.setattr(Engine, made_by, interrupted)
+    words = [str(word).format(scene=scene) for word in command]
+    status, _, _ = nextstep(capsys, *words, "-m", tiny_folder, "-o", tmp_path / "out.png")
     assert status == 130
-    assert [path.name for path in sorted(tmp_path.glob("g-*"))] == ["g-0.png"]
-    drawn.clear()
-    shown, turns = Engine.show, []
-
-    def interrupted(engine: Engine, *given: Any) -> Any:
-        turns.append(given)
-        if len(turns) > 1:
-            raise KeyboardInterrupt
-        return shown(engine, *given)
-
-    monkeypatch.setattr(Engine, "show", interrupted)
-    status, _, _ = nextstep(
-        capsys, "predict", scene, "-a", "left", "-a", "right", "-m", tiny_folder,
-        "-o", tmp_path / "p.png",
-    )  # fmt: skip
-    assert status == 130
-    assert [path.name for path in sorted(tmp_path.glob("p-*"))] == ["p-0.png"]
+    assert [path.name for path in sorted(tmp_path.glob("out-*"))] == ["out-0.png"]

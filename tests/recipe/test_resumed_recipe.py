@@ -31,3 +31,6 @@ def test_the_recipe_of_a_run_is_the_one_that_it_went_on_with(
     (row,) = [line for line in told if line.get("event") == "recipe"]
     assert row["detail"] == "steps 2 -> 4; loss.context_noise 0.3 -> 0.1"
     assert b"context_noise: 0.1" in kept.read_bytes()
+    kept.write_text("steps: [")
+    run_recipe(recipe(shards, tiny_folder, steps=5), run, device="cpu")
+    assert b"steps: 5" in kept.read_bytes()

@@ -176,8 +176,8 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def _changes(recipe: Recipe, path: Path) -> list[str]:
-    """How a recipe differs from the one in a file, key by key."""
-    import yaml
+    """How a recipe differs from the one in a file, key by key; nothing of a damaged file."""
+    from nextstep.recipe.load import RecipeError, read_yaml
 
     def flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         """Values by their places; lists are taken whole."""
@@ -187,7 +187,10 @@ def _changes(recipe: Recipe, path: Path) -> list[str]:
         for name, one in value.items():
             yield from flat(one, f"{place}.{name}" if place else str(name))
 
-    before = dict(flat(yaml.safe_load(path.read_text("utf-8")), ""))
+    try:
+        before = dict(flat(read_yaml(path), ""))
+    except RecipeError:
+        return []
     now = dict(flat(recipe.model_dump(mode="json"), ""))
     names = [name for name in now | before if before.get(name) != now.get(name)]
     return [f"{name} {before.get(name)} -> {now.get(name)}" for name in names]
